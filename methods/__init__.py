@@ -1,0 +1,1 @@
+"""Training methods: objectives, reparametrisations, optimizers and batch transforms that fit any backbone."""

@@ -1,0 +1,1 @@
+"""Optimizers and schedules: builders of optax gradient transformations, chosen by path."""

@@ -1,0 +1,69 @@
+"""Classification with a softmax cross-entropy, soft labels and label smoothing included."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from methods.task import Batch, Metrics, Task, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(Task):
+    """Trains ``head(backbone(image))`` on ``label``, or on ``target`` where a batch transform made one.
+
+    Attributes:
+        backbone: image -> features; see modelzoo/features.py.
+        head: features -> logits; see modelzoo/heads.py.
+        label_smoothing: the share of each hard label spread over all classes (Szegedy et al., 2016,
+            https://arxiv.org/abs/1512.00567). Soft targets are taken as they are.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    label_smoothing: float = 0.0
+
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        backbone_rng, head_rng = jax.random.split(rng)
+        backbone = dict(self.backbone.init(backbone_rng, batch['image'], train=False))
+        features = self.backbone.apply(backbone, batch['image'], train=False)
+        head = self.head.init(head_rng, features)
+        params = {'backbone': backbone.pop('params'), 'head': head['params']}
+        return Variables(params, backbone, {})
+
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        del step
+        variables = {'params': v.params['backbone'], **v.state, 'example': {'row': batch['row']}}
+        features, state = self.backbone.apply(
+            variables, batch['image'], train=True, rngs={'drop_path': rng}, mutable=list(v.state))
+        logits = self.head.apply({'params': v.params['head']}, features)
+        losses = cross_entropy(logits, self._target(batch, logits.shape[-1]))
+        return losses.mean(), (dict(state), {'loss': losses.mean()})
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        features = self.backbone.apply({'params': v.params['backbone'], **v.state}, batch['image'], train=False)
+        return {**features, 'logits': self.head.apply({'params': v.params['head']}, features)}
+
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        logits, label = self.predict(v, batch)['logits'], batch['label']
+        # Counting the classes that beat the right one gives both figures without a sort.
+        right = jnp.take_along_axis(logits, label[:, None], axis=1)
+        rank = jnp.sum(logits > right, axis=1)
+        losses = cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
+        return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32),
+                'top5': (rank < 5).astype(jnp.float32)}
+
+    def _target(self, batch: Batch, classes: int) -> Float[Array, 'b classes']:
+        if 'target' in batch:
+            return batch['target']
+        return optax.smooth_labels(jax.nn.one_hot(batch['label'], classes), self.label_smoothing)
+
+
+def cross_entropy(logits: Float[Array, 'b c'], target: Float[Array, 'b c']) -> Float[Array, ' b']:
+    """Returns ``-sum_c target_c log softmax(logits)_c`` for each example, in float32."""
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), target)

@@ -1,0 +1,214 @@
+"""What a training method is, and the one training step that serves them all.
+
+A `Task` is a few pure functions over `Variables`: an objective builds one from backbones, a wrapper takes
+one and returns one, so methods nest by configuration. `make_step` never asks which method it runs.
+"""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, '']]
+Transform = Callable[[Batch, Key[Array, '']], Batch]
+
+
+class Variables(NamedTuple):
+    """One tree, three fates.
+
+    Attributes:
+        params: differentiated.
+        state: changes without gradients: batch statistics, averaged weights, masks, queues, centres.
+        fixed: never changes: a teacher, a frozen base. Reloaded at the start, not checkpointed.
+    """
+
+    params: Any
+    state: Any
+    fixed: Any
+
+
+class Task(abc.ABC):
+    """A training method. Final dataclasses implement it; nothing overrides an implementation."""
+
+    @abc.abstractmethod
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        """Returns the variables; called once, inside jit. Only shapes of `batch` may matter."""
+
+    @abc.abstractmethod
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        """Returns ``(scalar, (state, metrics))``, means over the batch.
+
+        `rng` is the same for every microbatch of a step: what is random per example takes the
+        example's ``batch['row']`` into account, so that accumulation changes no number.
+        """
+
+    def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
+        """Returns the variables after the optimizer's update: averages, mask schedules, queues."""
+        del grads, step
+        return v
+
+    @abc.abstractmethod
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        """Returns what would be deployed: ``logits``, ``pooled``, ..., one row per example."""
+
+    @abc.abstractmethod
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        """Returns metrics per example, for exact averages over a padded evaluation split."""
+
+    def depth_of(self, path: str) -> tuple[int, int]:
+        """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
+        raise NotImplementedError(f'{type(self).__name__} does not know the depth of {path!r}: set '
+                                  'layer_decay to 1.')
+
+
+class TrainState(NamedTuple):
+    """All that a run carries from step to step.
+
+    Attributes:
+        step: steps done.
+        variables: the task's.
+        opt_state: the optimizer's.
+        meters: metrics summed since the last multiple of ``log_every``.
+        bad_step: the first step that was not finite, or -1. From it on the state is kept as it was
+            before that step, so whatever is saved is sound.
+    """
+
+    step: Int[Array, '']
+    variables: Variables
+    opt_state: Any
+    meters: Metrics
+    bad_step: Int[Array, '']
+
+
+def init_state(task: Task, tx: optax.GradientTransformation, rng: Key[Array, ''], batch: Batch,
+               transform: Transform) -> TrainState:
+    """Builds the state from nothing; meant to be jitted with output shardings.
+
+    One program makes every copy of the weights (averages, moments), so no two leaves share a
+    buffer and the whole state can be donated to the step.
+    """
+    batch = _with_rows(transform(batch, rng))
+    variables = task.init(rng, batch)
+    step = jnp.zeros((), jnp.int32)
+    loss = jax.eval_shape(task.loss, variables, batch, rng, step)
+    names = [*loss[1][1], *_STEP_METERS]
+    meters = {name: jnp.zeros((), jnp.float32) for name in names}
+    return TrainState(step, variables, tx.init(variables.params), meters, jnp.full((), -1, jnp.int32))
+
+
+def make_step(task: Task, tx: optax.GradientTransformation, *, transform: Transform, accumulate: int = 1,
+              log_every: int = 1) -> Callable[[TrainState, Batch, Key[Array, '']], tuple[TrainState, Array]]:
+    """Returns the training step ``(state, batch, rng) -> (state, bad_step)``.
+
+    Args:
+        task: the method.
+        tx: the optimizer, clipping and schedules included.
+        transform: batch transforms, applied to the whole batch before it is split.
+        accumulate: microbatches per step; their gradients are averaged, so for a loss that is a mean
+            over examples the step is the same for any number that divides the batch.
+        log_every: the meters restart after every multiple of this.
+
+    The step takes one `rng` for the whole run: batch transforms fold each example's epoch and index into their
+    half of it, the task's half gets the step number. ``bad_step`` is the state's own, once more: the state is
+    donated to the next step, the copy can be waited for.
+    """
+
+    def step(state: TrainState, batch: Batch, rng: Key[Array, '']) -> tuple[TrainState, Array]:
+        v = state.variables
+        transform_rng, task_rng = jax.random.split(rng)
+        batch = _with_rows(transform(batch, transform_rng))
+        step_rng = jax.random.fold_in(task_rng, state.step)
+        grads, task_state, metrics = _gradients(task, v, batch, step_rng, state.step, accumulate)
+        updates, opt_state = tx.update(grads, state.opt_state, v.params)
+        v = Variables(optax.apply_updates(v.params, updates), task_state, v.fixed)
+        v = task.after(v, grads, state.step)
+        grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
+        finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+        metrics = {**metrics, 'grad_norm': grad_norm, 'update_norm': update_norm}
+        restart = state.step % log_every == 0
+        meters = jax.tree.map(lambda s, m: jnp.where(restart, 0.0, s) + m, state.meters, metrics)
+        new = TrainState(state.step + 1, v, opt_state, meters, state.bad_step)
+        state = _keep_if_bad(state, new, finite)
+        return state, state.bad_step
+
+    return step
+
+
+_STEP_METERS = ('grad_norm', 'update_norm')
+
+
+def make_score(task: Task, transform: Transform) -> Callable[[Variables, Batch, Key[Array, '']], Metrics]:
+    """Returns ``(variables, batch, rng) -> sums``: each score summed over the unmasked rows, and ``count``."""
+
+    def score(v: Variables, batch: Batch, rng: Key[Array, '']) -> Metrics:
+        mask = batch['mask']
+        scores = task.score(v, transform({k: x for k, x in batch.items() if k != 'mask'}, rng))
+        sums = {name: jnp.sum(jnp.where(mask, values, 0.0)) for name, values in scores.items()}
+        return {**sums, 'count': jnp.sum(mask.astype(jnp.float32))}
+
+    return score
+
+
+def chain(transforms: Sequence[Transform]) -> Transform:
+    """Applies batch transforms one after the other; without any, returns the batch as it is."""
+
+    def apply(batch: Batch, rng: Key[Array, '']) -> Batch:
+        for transform in transforms:
+            batch = transform(batch, rng)
+        return batch
+
+    return apply
+
+
+def _with_rows(batch: Batch) -> Batch:
+    rows = jnp.arange(len(jax.tree.leaves(batch)[0]), dtype=jnp.int32)
+    return {**batch, 'row': rows}
+
+
+def _gradients(task: Task, v: Variables, batch: Batch, rng: Array, step: Array, accumulate: int
+               ) -> tuple[Any, Any, Metrics]:
+    """Returns mean gradients, the last state and mean metrics over `accumulate` microbatches."""
+
+    def of(task_state: Any, micro: Batch) -> tuple[Any, Any, Metrics]:
+        def objective(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+            return task.loss(v._replace(params=params, state=task_state), micro, rng, step)
+
+        (loss, (new_state, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(v.params)
+        return grads, new_state, {**metrics, 'loss': loss}
+
+    if accumulate == 1:
+        return of(v.state, batch)
+    micros = jax.tree.map(lambda x: _split(x, accumulate), batch)
+    first = jax.tree.map(lambda x: x[0], micros)
+    shapes = jax.eval_shape(of, v.state, first)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
+
+    def body(carry: Any, micro: Batch) -> tuple[Any, None]:
+        task_state, sums = carry
+        grads, task_state, metrics = of(task_state, micro)
+        return (task_state, jax.tree.map(jnp.add, sums, (grads, metrics))), None
+
+    (task_state, sums), _ = jax.lax.scan(body, (v.state, zeros), micros)
+    grads, metrics = jax.tree.map(lambda x: x / accumulate, sums)
+    return grads, task_state, metrics
+
+
+def _split(x: Array, parts: int) -> Array:
+    """(B, ...) -> (parts, B / parts, ...); rows are dealt round, so a sharded batch stays where it is."""
+    if x.shape[0] % parts:
+        raise ValueError(f'a batch of {x.shape[0]} does not divide into {parts} microbatches: change '
+                         'config.batch_size or config.accumulate.')
+    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+
+
+def _keep_if_bad(old: TrainState, new: TrainState, finite: Array) -> TrainState:
+    good = finite & (old.bad_step < 0)
+    bad_step = jnp.where(good | (old.bad_step >= 0), old.bad_step, old.step)
+    kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    return kept._replace(bad_step=bad_step)

@@ -1,0 +1,174 @@
+"""Checkpoints: saved asynchronously by Orbax, restored onto any mesh.
+
+A workdir holds ``checkpoints/`` (the last few, to resume from) and ``best/`` (the one with the best score).
+Orbax writes each into a temporary folder and renames it when every byte is there, so a run killed at any
+moment, also during a save, finds only finished checkpoints. The config of the run lies beside them; a checkpoint
+of another config is refused before anything is read.
+"""
+
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from runtime.errors import RunError
+from runtime.mesh import path_of
+
+
+class Checkpoints:
+    """The checkpoints of one workdir.
+
+    Args:
+        workdir: made if missing.
+        keep: how many of the last checkpoints stay.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int = 2):
+        # Orbax logs each of its stages; a run's own log has room for its own news only.
+        logging.getLogger('absl').setLevel(logging.ERROR)
+        self.workdir = workdir.absolute()
+        self._last = _manager(self.workdir / 'checkpoints', keep)
+        self._best = _manager(self.workdir / 'best', 1)
+
+    def latest(self) -> int | None:
+        """The step of the last finished checkpoint, or None."""
+        return self._last.latest_step()
+
+    def save(self, step: int, state: Any) -> None:
+        """Starts saving `state` as the last checkpoint; returns before it is written."""
+        self._save(self._last, step, state)
+
+    def save_best(self, step: int, state: Any) -> None:
+        """Starts saving `state` as the best one so far."""
+        self._save(self._best, step, state)
+
+    def restore(self, abstract: Any, step: int | None = None, best: bool = False) -> Any:
+        """Returns the state at `step` (default: the last), placed as `abstract` says.
+
+        Args:
+            abstract: tree of ``jax.ShapeDtypeStruct`` with shardings; the mesh may differ from
+                the one the checkpoint was saved on.
+            best: read from ``best/`` instead.
+
+        Raises:
+            RunError: there is no checkpoint, or it is one of another config.
+        """
+        manager = self._best if best else self._last
+        step = manager.latest_step() if step is None else step
+        if step is None:
+            raise RunError(f'{manager.directory} holds no finished checkpoint: train first, or name another '
+                           '--workdir.')
+        self._check(manager, step, abstract)
+        try:
+            return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except (ValueError, OSError, KeyError) as error:
+            raise RunError(f'{manager.directory}/{step} cannot be read ({_first_line(error)}): remove that '
+                           'folder to resume from the one before it.') from error
+
+    def wait(self) -> None:
+        """Returns when everything started has been written.
+
+        Raises:
+            RunError: a save failed; earlier checkpoints are untouched.
+        """
+        for manager in (self._last, self._best):
+            try:
+                manager.wait_until_finished()
+                manager.check_for_errors()
+            except Exception as error:
+                raise self._failed(manager, error) from error
+
+    def close(self) -> None:
+        """Waits and releases Orbax's threads."""
+        self.wait()
+        self._last.close()
+        self._best.close()
+
+    def _save(self, manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+        try:
+            if step in manager.all_steps():
+                # A run killed after its best score and before its next checkpoint comes by here again
+                # with the same bits.
+                return
+            manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        except Exception as error:
+            raise self._failed(manager, error) from error
+
+    def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> RunError:
+        steps = sorted(manager.all_steps(read=True))
+        kept = f'the checkpoint of step {steps[-1]} is still there' if steps else 'none was saved before'
+        return RunError(f'a checkpoint could not be written to {manager.directory} ({_first_line(error)}); '
+                        f'{kept}: free some space or mend the folder, then run the same command again.')
+
+    def _check(self, manager: ocp.CheckpointManager, step: int, abstract: Any) -> None:
+        saved = _shapes(manager.item_metadata(step))
+        wanted = _shapes(abstract)
+        if saved == wanted:
+            return
+        for path in sorted(saved.keys() | wanted.keys()):
+            if saved.get(path) != wanted.get(path):
+                raise RunError(
+                    f'{manager.directory}/{step} was saved by another config: {path} is '
+                    f'{saved.get(path, "absent")} there and {wanted.get(path, "absent")} in this run; use that '
+                    'config, or another --workdir.')
+
+
+def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Makes the workdir and writes the config to ``config.json``, or compares it with the one there.
+
+    Args:
+        free: top-level keys that may change between the parts of a run, as they change no number.
+
+    Raises:
+        RunError: the folder cannot be written, or belongs to another config; the first difference
+            is named.
+    """
+    path = workdir / 'config.json'
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f'the workdir cannot be made ({error}): choose a --workdir where you may write.') from error
+    flat = _flatten(json.loads(json.dumps(config, default=str)))
+    if path.exists():
+        before = _flatten(json.loads(path.read_text()))
+        for key in sorted(flat.keys() | before.keys()):
+            if key.split('.')[0] not in free and flat.get(key) != before.get(key):
+                raise RunError(f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
+                               f'and is now {flat.get(key)!r}; use that value, or another --workdir.')
+    elif jax.process_index() == 0:
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(config, default=str, indent=1, sort_keys=True))
+        temporary.replace(path)
+
+
+def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    try:
+        # Registered at once so that the metadata of a checkpoint can be read before it is restored.
+        return ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+    except OSError as error:
+        raise RunError(f'the workdir cannot be written ({error}): choose a --workdir where you may write.'
+                       ) from error
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_of(path): f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves}
+
+
+def _flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+    if isinstance(tree, dict):
+        items = [_flatten(value, f'{prefix}{key}.') for key, value in tree.items()]
+        return {key: value for item in items for key, value in item.items()}
+    return {prefix.rstrip('.'): tree}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

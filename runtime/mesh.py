@@ -1,0 +1,124 @@
+"""The device mesh, and which array lies where on it.
+
+The mesh has three axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits parameters and
+optimizer state (fully sharded data parallelism: each device keeps a slice and gathers on use); ``tensor``
+splits what a path rule says it splits. Arrays are placed by their path in the tree: the first rule whose
+pattern is found in the path decides; without one, the longest axis that ``fsdp`` divides is split. Optimizer
+moments and averages contain the parameter's path in their own, so one rule places them all.
+"""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp', 'tensor')
+BATCH = PartitionSpec(('data', 'fsdp'))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes, and the rules that place parameters on it.
+
+    Attributes:
+        data, fsdp, tensor: devices along each axis; one of them may be -1, for all that remain.
+        rules: pairs of a regular expression and a partition spec, as a sequence with one axis name,
+            tuple of names or None per array axis: ``('.*/qkv/kernel', (None, 'tensor'))``.
+        fsdp_min_size: arrays with fewer values than this are copied to every device; splitting them
+            costs more in latency than it saves in memory.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    rules: Sequence[tuple[str, Sequence[Any]]] = ()
+    fsdp_min_size: int = 2**14
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns the mesh over `devices` (all of them by default).
+
+    Raises:
+        ValueError: the axis sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if -1 in sizes or int(np.prod(sizes)) != len(devices):
+        wanted = ' x '.join(f'{a}={s}' for a, s in zip(AXES, (config.data, config.fsdp, config.tensor)))
+        raise ValueError(
+            f'mesh {wanted} does not fit {len(devices)} devices: choose config.mesh sizes whose product '
+            f'is {len(devices)} (one may be -1).')
+    # Within a host or a slice, jax orders axes so that the last one has the fastest links.
+    types = (jax.sharding.AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits the leading axis of a batch over ``data`` and ``fsdp``."""
+    return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def tree_shardings(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
+    """Returns the sharding of each array in `tree`, which may be arrays or their shapes.
+
+    Raises:
+        ValueError: a rule matches an array it cannot split, or matches nothing at all.
+    """
+    used: set[str] = set()
+
+    def place(key_path: Any, leaf: Any) -> NamedSharding:
+        path = path_of(key_path)
+        for pattern, spec in config.rules:
+            if re.search(pattern, path):
+                used.add(pattern)
+                return NamedSharding(mesh, _checked(path, leaf.shape, pattern, spec, mesh))
+        return NamedSharding(mesh, _automatic(leaf.shape, mesh.shape['fsdp'], config.fsdp_min_size))
+
+    shardings = jax.tree_util.tree_map_with_path(place, tree)
+    unused = [pattern for pattern, _ in config.rules if pattern not in used]
+    if unused:
+        raise ValueError(f'config.mesh.rules: {unused[0]!r} matches no array of this run; paths look '
+                         f'like {path_of(jax.tree_util.tree_leaves_with_path(tree)[0][0])!r}.')
+    return shardings
+
+
+def path_of(key_path: Any) -> str:
+    """Writes a jax key path as ``a/b/c``."""
+    return jax.tree_util.keystr(key_path, simple=True, separator='/')
+
+
+def _automatic(shape: Sequence[int], fsdp: int, min_size: int) -> PartitionSpec:
+    splittable = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+    if fsdp == 1 or not splittable or int(np.prod(shape)) < min_size:
+        return PartitionSpec()
+    longest = max(splittable, key=lambda axis: shape[axis])
+    return PartitionSpec(*(None,) * longest, 'fsdp')
+
+
+def _checked(path: str, shape: Sequence[int], pattern: str, spec: Sequence[Any], mesh: Mesh) -> PartitionSpec:
+    if len(spec) > len(shape):
+        raise ValueError(f'config.mesh.rules: {pattern!r} gives {len(spec)} axes for {path}, which has '
+                         f'shape {tuple(shape)}.')
+    for axis, names in enumerate(spec):
+        names = (names,) if isinstance(names, str) else tuple(names or ())
+        unknown = [n for n in names if n not in AXES]
+        if unknown:
+            raise ValueError(f'config.mesh.rules: {pattern!r} names the axis {unknown[0]!r}; the mesh has '
+                             f'{", ".join(AXES)}.')
+        parts = int(np.prod([mesh.shape[n] for n in names], dtype=np.int64))
+        if shape[axis] % parts:
+            raise ValueError(f'config.mesh.rules: {pattern!r} splits axis {axis} of {path}, of size '
+                             f'{shape[axis]}, into {parts} parts; choose a size that divides.')
+    return PartitionSpec(*(tuple(s) if isinstance(s, (list, tuple)) else s for s in spec))

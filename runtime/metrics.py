@@ -1,0 +1,142 @@
+"""Metrics of a run: ``metrics.jsonl``, TensorBoard, and a progress bar when a person watches.
+
+``metrics.jsonl`` holds one object per line: ``step`` and what was measured there (``train/loss``,
+``eval/accuracy``, ...). Keys under ``time/`` depend on the machine; all others are the same bits however
+often the run was stopped. A run that resumes at a step drops what was written after it.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import tensorboardX
+import tqdm
+
+from runtime.errors import RunError
+
+
+class Metrics:
+    """Writes the metrics of one run.
+
+    Args:
+        workdir: the run's folder, which must exist.
+        step: the step resumed from; later lines are dropped.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self._path = workdir / 'metrics.jsonl'
+        self._board = None
+        self._rows = [row for row in read(self._path) if row['step'] <= step]
+        if jax.process_index() == 0:
+            _replace(self._path, self._rows)
+            self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends one line and flushes it to the disk.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        row = {'step': step, **{key: float(value) for key, value in values.items()}}
+        self._rows.append(row)
+        if self._board is None:
+            return
+        try:
+            with self._path.open('a') as file:
+                file.write(json.dumps(row) + '\n')
+                file.flush()
+                os.fsync(file.fileno())
+            for key, value in values.items():
+                self._board.add_scalar(key, value, step)
+            self._board.flush()
+        except OSError as error:
+            raise RunError(f'{self._path} cannot be written ({error}): free some space or mend the folder, then '
+                           'run the same command again; the checkpoints are untouched.') from error
+
+    def best(self, key: str, before: int, mode: str) -> float | None:
+        """The best value of `key` at any step earlier than `before`; `mode` is ``max`` or ``min``."""
+        values = [row[key] for row in self._rows if key in row and row['step'] < before]
+        return None if not values else max(values) if mode == 'max' else min(values)
+
+    def last(self, prefix: str) -> dict[str, float]:
+        """The newest row that has keys beginning with `prefix`; of those keys."""
+        rows = [{k: v for k, v in row.items() if k.startswith(prefix)} for row in self._rows]
+        return next((row for row in reversed(rows) if row), {})
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the rows of a ``metrics.jsonl``; a last line that was cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """A bar with rate and time left on a terminal; a plain line per log elsewhere."""
+
+    def __init__(self, total: int, start: int, batch_size: int):
+        self._batch_size, self._total, self._start = batch_size, total, start
+        self._watched = sys.stderr.isatty() and jax.process_index() == 0
+        self._bar = tqdm.tqdm(total=total, initial=start, unit='step', disable=not self._watched,
+                              dynamic_ncols=True)
+        self._clock = (time.perf_counter(), start)
+        self._note: dict[str, str] = {}
+
+    def advance(self) -> None:
+        self._bar.update()
+
+    def rate(self, step: int) -> dict[str, float]:
+        """Returns images and steps per second since the last call."""
+        now, (then, before) = time.perf_counter(), self._clock
+        self._clock = (now, step)
+        steps_per_second = (step - before) / max(now - then, 1e-9)
+        return {'time/images_per_second': steps_per_second * self._batch_size,
+                'time/steps_per_second': steps_per_second}
+
+    def pause(self) -> None:
+        """Leaves out of the rate what has passed since the last call of `rate`: an evaluation, say."""
+        self._clock = (time.perf_counter(), self._clock[1])
+
+    def report(self, step: int, values: dict[str, float]) -> None:
+        """Shows the newest values."""
+        shown = {k: f'{v:.4g}' for k, v in values.items() if k.split('/')[-1] in _SHOWN}
+        self._note |= shown
+        if self._watched:
+            self._bar.set_postfix(self._note)
+        elif jax.process_index() == 0:
+            rate = values.get('time/steps_per_second')
+            left = f'  {_duration((self._total - step) / rate)} left' if rate else ''
+            notes = '  '.join(f'{key} {value}' for key, value in shown.items())
+            print(f'step {step}/{self._total}  {notes}{left}', flush=True)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+_SHOWN = ('loss', 'accuracy', 'learning_rate', 'images_per_second')
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}'
+
+
+def _replace(path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    temporary = path.with_suffix('.tmp')
+    temporary.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    temporary.replace(path)

@@ -1,0 +1,103 @@
+"""A run as its config describes it, checked before anything is computed."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.mesh import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything `train.py` needs; the top level of every config, key for key.
+
+    Attributes:
+        task: what is trained (methods/task.py).
+        data: where batches come from (input_pipeline.py).
+        optimizer: ``(steps, steps_per_epoch, depth_of) -> Optimizer``.
+        batch_size: examples per step, over all devices and microbatches.
+        epochs, steps: the length of the run; give exactly one.
+        train_transforms, eval_transforms: batch transforms on the device, in order.
+        eval_batch_size: examples per evaluation batch; by default `batch_size`.
+        accumulate: microbatches per step.
+        seed: of weights, order, augmentation and stochastic depth.
+        mesh: devices and sharding rules (runtime/mesh.py).
+        log_every: steps between lines of training metrics.
+        eval_every, save_every: steps between evaluations and checkpoints; by default once per
+            epoch, at least 100 steps apart.
+        keep: how many of the last checkpoints stay.
+        best: which evaluation metric decides on the best checkpoint.
+        best_mode: ``max`` or ``min``.
+        matmul_precision: jax's name for the precision of float32 products on accelerators.
+    """
+
+    task: Any
+    data: Any
+    optimizer: Any
+    batch_size: int
+    epochs: float | None = None
+    steps: int | None = None
+    train_transforms: Sequence[Any] = ()
+    eval_transforms: Sequence[Any] = ()
+    eval_batch_size: int | None = None
+    accumulate: int = 1
+    seed: int = 0
+    mesh: MeshConfig = MeshConfig()
+    log_every: int = 50
+    eval_every: int | None = None
+    save_every: int | None = None
+    keep: int = 2
+    best: str = 'eval/accuracy'
+    best_mode: str = 'max'
+    matmul_precision: str = 'default'
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f'config gives epochs={self.epochs} and steps={self.steps}: give one of them.')
+        for name in ('batch_size', 'accumulate', 'log_every', 'keep'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1.')
+        if self.best_mode not in ('max', 'min'):
+            raise ValueError(f"config.best_mode is {self.best_mode!r}: it must be 'max' or 'min'.")
+
+
+# Keys that say how to run, not what to compute: a run may be resumed with others.
+EXECUTION = ('mesh', 'keep', 'save_every')
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The numbers of a run that follow from its config and its data set.
+
+    Attributes:
+        steps: of the whole run.
+        steps_per_epoch: may be a fraction: batches run on across epochs.
+        eval_every, save_every: in steps; the last step counts as both.
+    """
+
+    steps: int
+    steps_per_epoch: float
+    eval_every: int
+    save_every: int
+
+    @classmethod
+    def of(cls, run: Run, num_train: int) -> 'Plan':
+        """Works the numbers out.
+
+        Raises:
+            ValueError: the run has no step.
+        """
+        per_epoch = num_train / run.batch_size
+        steps = run.steps if run.steps is not None else round(run.epochs * per_epoch)
+        if steps < 1:
+            raise ValueError(f'the run has {steps} steps ({num_train} examples in batches of {run.batch_size}): '
+                             'raise config.epochs or lower config.batch_size.')
+        default = max(math.ceil(per_epoch), 100)
+        return cls(steps, per_epoch, run.eval_every or default, run.save_every or default)
+
+    def evaluates(self, step: int) -> bool:
+        return step % self.eval_every == 0 or step == self.steps
+
+    def saves(self, step: int) -> bool:
+        return step % self.save_every == 0 or step == self.steps

@@ -1,0 +1,108 @@
+"""Turns a config into the objects it names.
+
+A config is plain data. A dict with the key ``fn`` stands for a call, ``{'fn': 'package.module:name',
+**arguments}``; with ``fn!`` it stands for the function with those arguments already given
+(``functools.partial``), for slots that somebody else calls. Arguments are resolved first, depth first;
+lists become tuples. There is no registry: the import path is the name. A key that the function does
+not take is refused with the nearest one that it does, before anything is called.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config names something that does not exist; the message says what was most likely meant."""
+
+
+def resolve(node: Any, path: str = 'config') -> Any:
+    """Returns `node` with every ``fn`` called and every ``fn!`` made a partial.
+
+    Args:
+        node: a tree of mappings (an ``ml_collections.ConfigDict`` too), lists, tuples and leaves.
+        path: where the node stands in the whole config; only for messages.
+
+    Raises:
+        ConfigError: an unknown module, name or argument; the message names the nearest known one.
+    """
+    if isinstance(node, Mapping) or hasattr(node, 'items'):
+        return _resolve_mapping(dict(node.items()), path)
+    if isinstance(node, (list, tuple)):
+        return tuple(resolve(item, f'{path}[{i}]') for i, item in enumerate(node))
+    return node
+
+
+def call(fn: Callable[..., Any], arguments: Mapping[str, Any], path: str) -> Any:
+    """Calls `fn` after checking that it takes exactly such `arguments`; `path` is for messages."""
+    check_arguments(fn, arguments, path, complete=True)
+    return fn(**arguments)
+
+
+def check_arguments(fn: Callable, arguments: Iterable[str], path: str, *, complete: bool) -> None:
+    """Raises ConfigError for an argument `fn` does not take or, if `complete`, one it lacks."""
+    parameters = inspect.signature(fn).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    arguments = set(arguments)
+    for key in sorted(arguments - set(parameters)):
+        raise ConfigError(f'{path}.{key}: {_name(fn)} takes no {key!r}{nearest(key, parameters)}.')
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
+    if complete and missing:
+        raise ConfigError(f'{path}: {_name(fn)} also needs {", ".join(map(repr, missing))}.')
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns ``'; did you mean X?'``-like words for the known name closest to `name`."""
+    known = [k for k in known if k not in ('self', 'parent', 'name')]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f'; did you mean {close[0]!r}' if close else f'; it takes {", ".join(known) or "nothing"}'
+
+
+def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
+    if 'fn' in node and 'fn!' in node:
+        raise ConfigError(f"{path}: has both 'fn' (a call) and 'fn!' (a partial); keep one of them.")
+    kind = next((key for key in ('fn', 'fn!') if key in node), None)
+    spec = node.pop(kind) if kind else None
+    arguments = {key: resolve(value, f'{path}.{key}') for key, value in node.items()}
+    if kind is None:
+        return arguments
+    fn = locate(spec, path)
+    if kind == 'fn':
+        return call(fn, arguments, path)
+    check_arguments(fn, arguments, path, complete=False)
+    return functools.partial(fn, **arguments)
+
+
+def locate(spec: str, path: str = 'config') -> Any:
+    """Imports ``'package.module:name'``."""
+    module_name, separator, name = str(spec).partition(':')
+    if not separator:
+        raise ConfigError(f"{path}.fn: {spec!r} is not of the form 'package.module:name'.")
+    module = _import(module_name, path)
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith('_')]
+        raise ConfigError(f'{path}.fn: {module_name} has no {name!r}{nearest(name, public)}.')
+    return getattr(module, name)
+
+
+def _import(module_name: str, path: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # An import that fails inside the module is that module's own trouble, not a misspelt name.
+        if error.name is None or not (module_name + '.').startswith(error.name + '.'):
+            raise
+        parent, _, missing = error.name.rpartition('.')
+        siblings = pkgutil.iter_modules(importlib.import_module(parent).__path__ if parent else None)
+        hint = nearest(missing, [s.name for s in siblings if parent or not s.name.startswith('_')])
+        hint = hint if parent or 'mean' in hint else ''
+        raise ConfigError(f'{path}.fn: there is no module {error.name!r}{hint}.') from None
+
+
+def _name(fn: Any) -> str:
+    return f'{fn.__module__}:{getattr(fn, "__qualname__", fn)}'

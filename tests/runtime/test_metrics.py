@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from runtime import metrics
+from runtime.errors import RunError
+
+
+def test_resuming_drops_later_and_broken_lines(tmp_path) -> None:
+    first = metrics.Metrics(tmp_path, 0)
+    for step in (10, 20, 30):
+        first.write(step, {'eval/accuracy': step / 100})
+    first.close()
+    path = tmp_path / 'metrics.jsonl'
+    path.write_text(path.read_text() + '{"step": 40, "eval/acc')
+    again = metrics.Metrics(tmp_path, 20)
+    again.write(25, {'eval/accuracy': 0.5})
+    again.close()
+    assert [row['step'] for row in map(json.loads, path.read_text().splitlines())] == [10, 20, 25]
+
+
+def test_best_looks_only_at_earlier_steps(tmp_path) -> None:
+    log = metrics.Metrics(tmp_path, 0)
+    for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        log.write(step, {'eval/accuracy': value})
+    assert log.best('eval/accuracy', 1, 'max') is None
+    assert log.best('eval/accuracy', 2, 'max') == 0.5
+    assert log.best('eval/accuracy', 4, 'max') == 0.9
+    assert log.best('eval/accuracy', 4, 'min') == 0.5
+    assert log.last('eval/') == {'eval/accuracy': 0.7}
+    log.close()
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path) -> None:
+    log = metrics.Metrics(tmp_path, 0)
+    log.write(3, {'train/loss': 0.25})
+    log.close()
+    data = b''.join(f.read_bytes() for f in (tmp_path / 'tensorboard').iterdir())
+    assert b'train/loss' in data
+
+
+def test_a_metrics_file_that_cannot_be_written_is_one_sentence(tmp_path) -> None:
+    log = metrics.Metrics(tmp_path, 0)
+    (tmp_path / 'metrics.jsonl').unlink()
+    (tmp_path / 'metrics.jsonl').mkdir()
+    with pytest.raises(RunError, match='the checkpoints are untouched'):
+        log.write(1, {'train/loss': 1.0})
+    log.close()

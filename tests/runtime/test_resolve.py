@@ -1,0 +1,67 @@
+import dataclasses
+
+import ml_collections
+import pytest
+
+from runtime.resolve import ConfigError, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    width: int
+    depth: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    part: Part
+    extra: tuple = ()
+
+
+PART = f'{__name__}:Part'
+WHOLE = f'{__name__}:Whole'
+
+
+def test_calls_depth_first_and_makes_tuples() -> None:
+    config = ml_collections.ConfigDict({'fn': WHOLE, 'part': {'fn': PART, 'width': 3}, 'extra': [1, {'fn': PART, 'width': 1}]})
+    assert resolve(config) == Whole(Part(3), (1, Part(1)))
+
+
+def test_a_tree_without_fn_stays_a_tree() -> None:
+    assert resolve({'a': {'b': 1}, 'c': {'fn': PART, 'width': 1}}) == {'a': {'b': 1}, 'c': Part(1)}
+
+
+def test_partials_wait_for_the_rest() -> None:
+    slot = resolve({'fn!': PART, 'depth': 5})
+    assert slot(width=1) == Part(1, 5)
+
+
+def test_an_override_reaches_the_object() -> None:
+    config = ml_collections.ConfigDict({'part': {'fn': PART, 'width': 3}}).lock()
+    config.part.width = 4
+    assert resolve(config)['part'].width == 4
+
+
+@pytest.mark.parametrize('config, words', [
+    ({'fn': PART, 'widht': 3}, ["config: ", "takes no 'widht'", "did you mean 'width'"]),
+    ({'fn': WHOLE, 'part': {'fn': PART, 'width': 1, 'dept': 3}}, ['config.part.dept', "did you mean 'depth'"]),
+    ({'fn!': PART, 'dept': 3}, ["did you mean 'depth'"]),
+    ({'fn': PART}, ["also needs 'width'"]),
+    ({'fn': 'runtime.resolv:resolve'}, ["no module 'runtime.resolv'", "did you mean 'resolve'"]),
+    ({'fn': 'runtime.resolve:resolv'}, ["has no 'resolv'", "did you mean 'resolve'"]),
+    ({'fn': 'no_such_package_at_all.x:y'}, ["no module 'no_such_package_at_all'"]),
+    ({'fn': 'runtime.resolve'}, ["not of the form 'package.module:name'"]),
+    ({'fn': PART, 'fn!': PART}, ['both']),
+])
+def test_mistakes_are_named_with_the_nearest(config: dict, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve(config)
+    for word in words:
+        assert word.removesuffix(': ') in str(error.value)
+
+
+def test_an_error_inside_an_imported_module_is_not_hidden(tmp_path, monkeypatch) -> None:
+    (tmp_path / 'broken_module.py').write_text('import a_missing_dependency')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match='a_missing_dependency'):
+        resolve({'fn': 'broken_module:x'})

@@ -1,0 +1,77 @@
+"""Who may import whom: the table of docs/design.md, held by walking the imports."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+OURS = {'configs', 'modelzoo', 'methods', 'kernels', 'runtime', 'data', 'input_pipeline', 'train', 'benchmarks', 'tests'}
+
+# Folder or file -> prefixes of our own modules it may import. The longest entry that fits a file counts.
+MAY_IMPORT = {
+    'kernels': {'kernels.dispatch'},
+    'modelzoo': {'modelzoo'},
+    'modelzoo/layers': {'modelzoo.layers', 'kernels'},
+    'modelzoo/vision': {'modelzoo.layers', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.weights', 'kernels'},
+    'methods': {'methods', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'kernels'},
+    'runtime': {'runtime'},
+    'data': {'data'},
+    'input_pipeline.py': {'data', 'runtime.errors'},
+    'configs': {'configs.base'},
+    'train.py': {'methods.task', 'methods.diagnose', 'runtime', 'input_pipeline'},
+}
+
+
+def python_files() -> list[pathlib.Path]:
+    tops = {key.split('/')[0] for key in MAY_IMPORT}
+    files = [f for top in tops for f in ([ROOT / top] if top.endswith('.py') else (ROOT / top).rglob('*.py'))]
+    assert len(files) > 20
+    return sorted(f.relative_to(ROOT) for f in files)
+
+
+def imports_of(source: str) -> set[str]:
+    """Dotted names that a file imports; ``from a import b`` counts as ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, 'imports are absolute'
+            found |= {f'{node.module}.{alias.name}' for alias in node.names}
+    return found
+
+
+def violations(file: pathlib.Path, source: str) -> set[str]:
+    keys = [k for k in MAY_IMPORT if file.as_posix() == k or file.as_posix().startswith(k + '/')]
+    allowed = set(MAY_IMPORT[max(keys, key=len)])
+    if file.parts[0] == 'kernels' and len(file.parts) > 2:
+        allowed.add('.'.join(file.parts[:2]))
+    ours = {name for name in imports_of(source) if name.split('.')[0] in OURS}
+    fits = lambda name: any(f'{name}.'.startswith(f'{prefix}.') for prefix in allowed)
+    private = {n for n in ours if n.startswith('kernels.') and file.parts[0] != 'kernels' and n.count('.') > 2}
+    return {name for name in ours if not fits(name)} | private
+
+
+@pytest.mark.parametrize('file', python_files(), ids=str)
+def test_imports_follow_the_table(file: pathlib.Path) -> None:
+    assert not violations(file, (ROOT / file).read_text())
+
+
+@pytest.mark.parametrize('file, source', [
+    ('methods/supervised.py', 'from modelzoo.vision import vig'),
+    ('modelzoo/vision/vig.py', 'from modelzoo.vision.resnet import resnet'),
+    ('modelzoo/layers/norm.py', 'import methods.task'),
+    ('modelzoo/layers/norm.py', 'from kernels.gla.xla import chunked'),
+    ('kernels/gla/api.py', 'from kernels.selective_scan import api'),
+    ('runtime/mesh.py', 'import modelzoo'),
+    ('train.py', 'from methods.supervised import Supervised'),
+    ('configs/vig_s.py', 'from runtime import resolve'),
+])
+def test_the_table_refuses(file: str, source: str) -> None:
+    assert violations(pathlib.Path(file), source)
+
+
+def test_defaults_live_in_signatures_not_in_lookups() -> None:
+    offenders = [f for f in python_files() if 'config.get(' in (ROOT / f).read_text()]
+    assert not offenders

@@ -1,0 +1,252 @@
+"""Trains what a config describes: ``python train.py --config configs/vig_s.py:digits --workdir runs/vig``.
+
+The same command starts a run, resumes it after a kill and, on every host of a pod, joins it. It writes
+``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``best/`` into the workdir. On SIGTERM
+it saves and exits with status 0. What a user can mend ends it in one sentence and with status 1.
+"""
+
+import collections
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from absl import app, flags
+import jax
+from ml_collections import config_flags
+import numpy as np
+
+from methods import diagnose
+from methods.task import TrainState, chain, init_state, make_score, make_step
+from runtime import distributed, profile
+from runtime.checkpoint import Checkpoints, check_config
+from runtime.errors import RunError
+from runtime.mesh import batch_sharding, make_mesh, replicated, tree_shardings
+from runtime.metrics import Metrics, Progress
+from runtime.plan import EXECUTION, Plan, Run
+from runtime.preemption import Preempted, Sigterm
+from runtime.resolve import call, resolve
+
+_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config, FILE or FILE:PRESET.', lock_config=True)
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: made if missing, else resumed.')
+_PROFILE = flags.DEFINE_string('profile', None, 'Trace the steps FIRST:LAST into WORKDIR/profile.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, for several processes.')
+_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes, with --coordinator.')
+_PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is, with --coordinator.')
+_TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error came from, not only what it is.')
+
+# Steps handed to the devices ahead of the one being waited for: enough to keep them busy, few enough
+# that the batches in flight fit.
+_IN_FLIGHT = 2
+
+
+def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None = None) -> dict[str, float]:
+    """Runs `config` to its end, from its last checkpoint if there is one; returns the last scores.
+
+    Args:
+        config: the tree of a config file, as its ``get_config()`` returns it.
+        workdir: the run's folder.
+        span: first and last step to profile.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: the config or the data set cannot work; said
+            before anything is computed.
+        RunError: the run had to stop; what was saved is still there.
+        Preempted: SIGTERM came, and the state is saved.
+    """
+    workdir = pathlib.Path(workdir)
+    run = call(Run, resolve(config), 'config')
+    run.data.check()
+    plan = Plan.of(run, run.data.num_train)
+    check_config(workdir, config.to_dict(), free=EXECUTION)
+    with jax.default_matmul_precision(run.matmul_precision), contextlib.ExitStack() as stack:
+        return _Trainer(run, plan, workdir, span, stack).train()
+
+
+class _Trainer:
+    """The compiled functions of a run, and the loop that calls them.
+
+    Everything that has to be closed, whatever happens, is put on `stack`.
+    """
+
+    def __init__(self, run: Run, plan: Plan, workdir: pathlib.Path, span: tuple[int, int] | None,
+                 stack: contextlib.ExitStack):
+        self.run, self.plan, self.workdir, self.stack = run, plan, workdir, stack
+        self.mesh = make_mesh(run.mesh)
+        self.batches = batch_sharding(self.mesh)
+        self.everywhere = replicated(self.mesh)
+        self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
+        self.rng = jax.jit(jax.random.key, out_shardings=self.everywhere)(np.uint32(run.seed))
+        self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep)))
+        self.profiler = stack.enter_context(contextlib.closing(profile.Profiler(span, workdir)))
+        self._build()
+
+    def _build(self) -> None:
+        """Traces and compiles; the step and the score exist once, for fixed shapes and places."""
+        run, tx = self.run, self.optimizer.transform
+        spec = run.data.batch_spec(run.batch_size, train=True)
+        transform = chain(run.train_transforms)
+
+        def init(rng: jax.Array) -> TrainState:
+            # The zeros only lend their shapes: what would be computed from them is never run.
+            zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), spec)
+            return init_state(run.task, tx, rng, zeros, transform)
+
+        abstract = jax.eval_shape(init, self.rng)
+        shardings = tree_shardings(abstract, self.mesh, run.mesh)
+        self.abstract = jax.tree.map(lambda a, s: a.update(sharding=s), abstract, shardings)
+        self.init = jax.jit(init, out_shardings=shardings)
+        step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
+        self.step = jax.jit(
+            step, donate_argnums=0, in_shardings=(shardings, self.batches, self.everywhere),
+            out_shardings=(shardings, self.everywhere)).lower(self.abstract, spec, self.rng).compile()
+        self.score = jax.jit(
+            make_score(run.task, chain(run.eval_transforms)), out_shardings=self.everywhere,
+            in_shardings=(shardings.variables, self.batches, self.everywhere))
+
+    def train(self) -> dict[str, float]:
+        """Initialises or resumes, and runs the remaining steps."""
+        state, start = self._start()
+        close_later = lambda thing: self.stack.enter_context(contextlib.closing(thing))
+        self.metrics = close_later(Metrics(self.workdir, start))
+        self.progress = close_later(Progress(self.plan.steps, start, self.run.batch_size))
+        batches = close_later(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, start))
+        sigterm = self.stack.enter_context(Sigterm())
+        in_flight: collections.deque[jax.Array] = collections.deque()
+        for step in range(start, self.plan.steps):
+            self.profiler.before(step)
+            state, bad_step = self.step(state, next(batches), self.rng)
+            self.profiler.after(step, state)
+            in_flight.append(bad_step)
+            if len(in_flight) > _IN_FLIGHT:
+                self._stop_if_bad(in_flight.popleft(), state)
+            self._finish_step(step + 1, state, bad_step)
+            if sigterm.came(step + 1):
+                self._save(step + 1, state, bad_step)
+                raise Preempted(f'SIGTERM came: step {step + 1} of {self.plan.steps} is saved in {self.workdir}; '
+                                'the same command goes on from there.')
+        self.checkpoints.wait()
+        return self.metrics.last('eval/')
+
+    def _start(self) -> tuple[TrainState, int]:
+        """Returns the state to go on from, and its step."""
+        state = self.init(self.rng)
+        latest = self.checkpoints.latest()
+        if latest is not None:
+            saved = self.checkpoints.restore(_without_fixed(self.abstract), latest)
+            state = saved._replace(variables=saved.variables._replace(fixed=state.variables.fixed))
+        start = int(state.step)
+        if jax.process_index() == 0:
+            parameters = sum(x.size for x in jax.tree.leaves(state.variables.params))
+            mesh = ' x '.join(f'{axis}={size}' for axis, size in self.mesh.shape.items())
+            print(f'{parameters:,} parameters; steps {start} to {self.plan.steps}, {self.run.batch_size} '
+                  f'examples each; {len(self.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})', flush=True)
+        return state, start
+
+    def _finish_step(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
+        """What is due after `step` steps: metrics, evaluation, checkpoints."""
+        self.progress.advance()
+        if step % self.run.log_every == 0 or step == self.plan.steps:
+            self._stop_if_bad(bad_step, state)
+            self._log(step, state)
+        if self.plan.evaluates(step):
+            self._stop_if_bad(bad_step, state)
+            self._evaluate(step, state)
+        if self.plan.saves(step):
+            self._save(step, state, bad_step)
+
+    def _log(self, step: int, state: TrainState) -> None:
+        steps_in_window = (step - 1) % self.run.log_every + 1
+        values = {f'train/{k}': v / steps_in_window for k, v in jax.device_get(state.meters).items()}
+        values['train/learning_rate'] = self.optimizer.schedule(step - 1)
+        values['train/epoch'] = step / self.plan.steps_per_epoch
+        values |= self.progress.rate(step)
+        self.metrics.write(step, values)
+        self.progress.report(step, values)
+
+    def _evaluate(self, step: int, state: TrainState) -> None:
+        """Scores the whole evaluation split, and keeps the state if it is the best so far."""
+        size = self.run.eval_batch_size or self.run.batch_size
+        sums: collections.Counter[str] = collections.Counter()
+        with contextlib.closing(self.run.data.evaluate(self.batches, size)) as batches:
+            for batch in batches:
+                scores = jax.device_get(self.score(state.variables, batch, self.rng))
+                sums.update({k: float(v) for k, v in scores.items()})
+        count = sums.pop('count')
+        values = {f'eval/{k}': v / count for k, v in sums.items()}
+        values['eval/examples'] = count
+        self.metrics.write(step, values)
+        self.progress.report(step, values)
+        self.progress.pause()
+        if self.run.best not in values:
+            raise RunError(f'config.best is {self.run.best!r}, which the task does not score; it scores '
+                           f'{", ".join(values)}.')
+        sign = 1 if self.run.best_mode == 'max' else -1
+        before = self.metrics.best(self.run.best, step, self.run.best_mode)
+        if before is None or sign * values[self.run.best] > sign * before:
+            self.checkpoints.save_best(step, _without_fixed(state))
+
+    def _save(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
+        self._stop_if_bad(bad_step, state)
+        self.checkpoints.save(step, _without_fixed(state))
+
+    def _stop_if_bad(self, bad_step: jax.Array, state: TrainState) -> None:
+        """Raises RunError if a step so far was not finite; `state` is as it was before that step."""
+        step = int(bad_step)
+        if step < 0:
+            return
+        with contextlib.closing(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, step)) as it:
+            where = diagnose.first_bad(self.run.task, state, next(it), self.rng, chain(self.run.train_transforms))
+        latest = self.checkpoints.latest()
+        kept = f'the checkpoint of step {latest} is kept' if latest is not None else 'no checkpoint was saved yet'
+        raise RunError(f'step {step} is not finite: {where}; {kept} in {self.workdir}. Lower the learning rate, clip '
+                       'the gradients, or mend what is named here.')
+
+
+def _without_fixed(state: TrainState) -> TrainState:
+    """What a checkpoint holds: a teacher or a frozen base is loaded from where it came from."""
+    return state._replace(variables=state.variables._replace(fixed=None))
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistake in them is one sentence."""
+    try:
+        return flags.FLAGS(argv)
+    except Exception as error:
+        sys.exit(f'error: {_sentence(error)}')
+
+
+def _sentence(error: BaseException) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _main(argv: list[str]) -> None:
+    try:
+        if len(argv) > 1:
+            raise ValueError(f'{argv[1]!r} is not a flag; options are written --name=value.')
+        if _CONFIG.value is None:
+            raise ValueError('no --config was given: name one, as in --config configs/vig_s.py:digits.')
+        if _WORKDIR.value is None:
+            raise ValueError('no --workdir was given: name the folder of the run, as in --workdir runs/vig_digits.')
+        span = profile.parse(_PROFILE.value)
+        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        train(_CONFIG.value, _WORKDIR.value, span)
+    except Preempted as stop:
+        print(stop, flush=True)
+    except (RunError, ValueError, TypeError, OSError, NotImplementedError) as error:
+        if _TRACEBACK.value:
+            raise
+        sys.exit(f'error: {_sentence(error)} (--traceback shows where.)')
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs between runs, unless the user has named another place or none."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update('jax_compilation_cache_dir', os.path.expanduser('~/.cache/longview/xla'))
+
+
+if __name__ == '__main__':
+    _cache_compilations()
+    app.run(_main, flags_parser=_parse)
