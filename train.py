@@ -20,7 +20,7 @@ import numpy as np
 
 from methods import diagnose
 from methods.task import TrainState, chain, init_state, make_score, make_step
-from runtime import distributed, profile
+from runtime import commandline, distributed, profile
 from runtime.checkpoint import Checkpoints, check_config
 from runtime.errors import RunError
 from runtime.mesh import batch_sharding, make_mesh, replicated, tree_shardings
@@ -211,15 +211,10 @@ def _without_fixed(state: TrainState) -> TrainState:
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistake in them is one sentence."""
     try:
-        return flags.FLAGS(argv)
-    except Exception as error:
-        sys.exit(f'error: {_sentence(error)}')
-
-
-def _sentence(error: BaseException) -> str:
-    return ' '.join(str(error).split()) or type(error).__name__
+        return commandline.parse(argv)
+    except ValueError as error:
+        sys.exit(f'error: {error}')
 
 
 def _main(argv: list[str]) -> None:
@@ -238,7 +233,7 @@ def _main(argv: list[str]) -> None:
     except (RunError, ValueError, TypeError, OSError, NotImplementedError) as error:
         if _TRACEBACK.value:
             raise
-        sys.exit(f'error: {_sentence(error)} (--traceback shows where.)')
+        sys.exit(f'error: {commandline.sentence(error)} (--traceback shows where.)')
 
 
 def _cache_compilations() -> None:

@@ -58,6 +58,9 @@ class Supervised(Task):
         return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32),
                 'top5': (rank < 5).astype(jnp.float32)}
 
+    def depth_of(self, path: str) -> tuple[int, int]:
+        return self.backbone.layer_of(path), self.backbone.num_layers
+
     def _target(self, batch: Batch, classes: int) -> Float[Array, 'b classes']:
         if 'target' in batch:
             return batch['target']

@@ -17,7 +17,8 @@ class Run:
         data: where batches come from (input_pipeline.py).
         optimizer: ``(steps, steps_per_epoch, depth_of) -> Optimizer``.
         batch_size: examples per step, over all devices and microbatches.
-        epochs, steps: the length of the run; give exactly one.
+        epochs: the length of the run.
+        steps: the same in steps; where it is given, it counts.
         train_transforms, eval_transforms: batch transforms on the device, in order.
         eval_batch_size: examples per evaluation batch; by default `batch_size`.
         accumulate: microbatches per step.
@@ -53,8 +54,8 @@ class Run:
     matmul_precision: str = 'default'
 
     def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f'config gives epochs={self.epochs} and steps={self.steps}: give one of them.')
+        if self.epochs is None and self.steps is None:
+            raise ValueError('config gives neither epochs nor steps: give one of them.')
         for name in ('batch_size', 'accumulate', 'log_every', 'keep'):
             if getattr(self, name) < 1:
                 raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1.')

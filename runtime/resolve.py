@@ -50,17 +50,17 @@ def check_arguments(fn: Callable, arguments: Iterable[str], path: str, *, comple
         return
     arguments = set(arguments)
     for key in sorted(arguments - set(parameters)):
-        raise ConfigError(f'{path}.{key}: {_name(fn)} takes no {key!r}{nearest(key, parameters)}.')
+        raise ConfigError(f'{path}.{key}: {_name(fn)} takes no {key!r}{nearest(key, parameters)}')
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if complete and missing:
         raise ConfigError(f'{path}: {_name(fn)} also needs {", ".join(map(repr, missing))}.')
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns ``'; did you mean X?'``-like words for the known name closest to `name`."""
+    """Returns the end of a sentence: ``; did you mean 'x'?`` for the known name closest to `name`."""
     known = [k for k in known if k not in ('self', 'parent', 'name')]
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f'; did you mean {close[0]!r}' if close else f'; it takes {", ".join(known) or "nothing"}'
+    return f'; did you mean {close[0]!r}?' if close else f'; there is {", ".join(known) or "nothing"}.'
 
 
 def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
@@ -86,7 +86,7 @@ def locate(spec: str, path: str = 'config') -> Any:
     module = _import(module_name, path)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith('_')]
-        raise ConfigError(f'{path}.fn: {module_name} has no {name!r}{nearest(name, public)}.')
+        raise ConfigError(f'{path}.fn: {module_name} has no {name!r}{nearest(name, public)}')
     return getattr(module, name)
 
 
@@ -100,8 +100,8 @@ def _import(module_name: str, path: str) -> Any:
         parent, _, missing = error.name.rpartition('.')
         siblings = pkgutil.iter_modules(importlib.import_module(parent).__path__ if parent else None)
         hint = nearest(missing, [s.name for s in siblings if parent or not s.name.startswith('_')])
-        hint = hint if parent or 'mean' in hint else ''
-        raise ConfigError(f'{path}.fn: there is no module {error.name!r}{hint}.') from None
+        hint = hint if parent or 'mean' in hint else '.'
+        raise ConfigError(f'{path}.fn: there is no module {error.name!r}{hint}') from None
 
 
 def _name(fn: Any) -> str:

@@ -38,6 +38,11 @@ def test_profile_spans_that_are_refused(text: str) -> None:
         profile.parse(text)
 
 
+def test_steps_count_where_they_are_given() -> None:
+    run = Run(task=None, data=None, optimizer=None, batch_size=128, epochs=10, steps=3)
+    assert Plan.of(run, 1437).steps == 3
+
+
 def test_plan_counts_steps() -> None:
     run = Run(task=None, data=None, optimizer=None, batch_size=128, epochs=10)
     plan = Plan.of(run, 1437)
@@ -47,7 +52,6 @@ def test_plan_counts_steps() -> None:
 
 @pytest.mark.parametrize('change, words', [
     ({'epochs': None}, 'give one of them'),
-    ({'steps': 3}, 'give one of them'),
     ({'accumulate': 0}, 'config.accumulate is 0'),
     ({'best_mode': 'most'}, "must be 'max' or 'min'"),
 ])

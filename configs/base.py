@@ -1,0 +1,138 @@
+"""What configs share: the presets of data and recipe that a network is put into.
+
+Every config file has ``get_config(preset)``; ``imagenet`` is the paper's own run and the others put the same
+architecture on small real data:
+
+- ``imagenet``: the published recipe on ImageNet-1k, which the user has prepared with TFDS.
+- ``digits``: 1,797 images of 8 x 8, embedded in scikit-learn; minutes on two CPU cores.
+- ``fashion_mnist``: 70,000 images of 28 x 28; under an hour on two CPU cores.
+- ``smoke``: the published recipe, every augmentation included, for a few steps on a few tiny JPEGs made on the spot;
+  proves that a config runs, nothing else.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+Node = dict[str, Any]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_SIZE = 1_281_167
+
+
+def select(preset: str | None, presets: dict[str, Callable[[], Node]]) -> ConfigDict:
+    """Returns the config of `preset` (by default the first one).
+
+    Raises:
+        ValueError: there is no such preset; the nearest one is named.
+    """
+    name = preset or next(iter(presets))
+    if name not in presets:
+        close = difflib.get_close_matches(name, presets, n=1)
+        hint = f'did you mean {close[0]!r}? ' if close else ''
+        raise ValueError(f'there is no preset {name!r}; {hint}The presets are {", ".join(presets)}.')
+    return ConfigDict(presets[name](), convert_dict=True)
+
+
+def unset(kind: type) -> Any:
+    """None that an override may replace by a value of this type."""
+    return config_dict.placeholder(kind)
+
+
+def supervised(backbone: Node, num_classes: int, *, ema: float | None, ema_warmup: bool = False,
+               label_smoothing: float = 0.0) -> Node:
+    """Classification, evaluated with averaged weights unless `ema` is None."""
+    head = {'fn': 'modelzoo.heads:Linear', 'num_classes': num_classes}
+    task = {'fn': 'methods.supervised:Supervised', 'backbone': backbone, 'head': head,
+            'label_smoothing': label_smoothing}
+    if ema is None:
+        return task
+    return {'fn': 'methods.ema:Ema', 'inner': task, 'decay': ema, 'warmup': ema_warmup}
+
+
+def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float = 0.0, weight_decay: float = 0.05,
+          clip_norm: float | None = None, b2: float = 0.999, layer_decay: float = 1.0) -> Node:
+    """AdamW under a warm-up and a cosine."""
+    schedule = {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': peak, 'warmup_epochs': warmup_epochs,
+                'start': start, 'end': end}
+    return {'fn!': 'methods.optim.adamw:adamw', 'schedule': schedule, 'weight_decay': weight_decay,
+            'decay_rules': (), 'rate_rules': (), 'clip_norm': unset(float) if clip_norm is None else clip_norm, 'layer_decay': layer_decay, 'b1': 0.9,
+            'b2': b2, 'eps': 1e-8}
+
+
+def mesh() -> Node:
+    """All devices along ``data``; override for more."""
+    return {'fn': 'runtime.mesh:MeshConfig', 'data': -1, 'fsdp': 1, 'tensor': 1, 'rules': (), 'fsdp_min_size': 2**14}
+
+
+def run(task: Node, data: Node, optimizer: Node, **rest: Any) -> Node:
+    """The top level of a config: runtime/plan.py:Run, key for key."""
+    common = {'seed': 0, 'epochs': unset(float), 'steps': unset(int), 'accumulate': 1, 'log_every': 50, 'eval_every': unset(int), 'save_every': unset(int), 'keep': 2,
+              'eval_batch_size': unset(int), 'mesh': mesh(), 'matmul_precision': 'default'}
+    return {'task': task, 'data': data, 'optimizer': optimizer} | common | rest
+
+
+def normalize(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Node:
+    return {'fn': 'methods.augment:Normalize', 'mean': mean, 'std': std}
+
+
+def timm_transforms(num_classes: int) -> list[Node]:
+    """The recipe of DeiT and Swin, which timm made common: RandAugment m9 n2, mixup or cutmix, random erasing."""
+    return [
+        {'fn': 'methods.randaugment:RandAugment', 'magnitude': 9.0, 'magnitude_std': 0.5, 'layers': 2,
+         'probability': 0.5, 'mean': IMAGENET_MEAN},
+        normalize(),
+        {'fn': 'methods.augment:RandomErasing', 'probability': 0.25},
+        {'fn': 'methods.augment:MixupCutmix', 'num_classes': num_classes, 'mixup_alpha': 0.8, 'cutmix_alpha': 1.0,
+         'switch_probability': 0.5, 'label_smoothing': 0.1},
+    ]
+
+
+def imagenet_data(image_size: int = 224) -> Node:
+    """ImageNet-1k: random resized crops and flips to train, the central 87.5 % of the short side to evaluate."""
+    return {'fn': 'input_pipeline:Images', 'dataset': 'imagenet2012', 'data_dir': unset(str), 'train_split': 'train',
+            'eval_split': 'validation', 'image_size': image_size,
+            'train_crop': {'fn': 'data.images:RandomResizedCrop', 'flip': True, 'interpolation': 'bicubic'},
+            'eval_crop': {'fn': 'data.images:CenterCrop', 'fraction': 0.875, 'interpolation': 'bicubic'}}
+
+
+def imagenet(backbone: Node, optimizer: Node, *, epochs: float = 300.0, batch_size: int = 1024, image_size: int = 224,
+             ema: float | None = 0.9999) -> Node:
+    """The recipe most backbones since DeiT are published with."""
+    return run(supervised(backbone, 1000, ema=ema), imagenet_data(image_size), optimizer, epochs=epochs,
+               batch_size=batch_size, train_transforms=timm_transforms(1000), eval_transforms=[normalize()])
+
+
+def smoke(imagenet_config: Node, image_size: int, steps: int = 12, batch_size: int = 8) -> Node:
+    """`imagenet_config` on a few JPEGs made on the spot."""
+    data = imagenet_data(image_size) | {'dataset': 'fake_imagenet', 'eval_split': 'test'}
+    shrunk = {'data': data, 'epochs': unset(float), 'steps': steps, 'batch_size': batch_size, 'log_every': 4,
+              'eval_every': 6, 'save_every': 4}
+    return imagenet_config | shrunk
+
+
+def small(dataset: str, backbone: Node, *, epochs: float, batch_size: int, peak: float, padding: int, flip: bool,
+          mean: float, std: float, warmup_epochs: float = 5, weight_decay: float = 0.05, ema: float = 0.999) -> Node:
+    """Gray images of ten classes: shifted crops, label smoothing, AdamW."""
+    data = {'fn': 'input_pipeline:Images', 'dataset': dataset, 'data_dir': unset(str), 'train_split': 'train',
+            'eval_split': 'test', 'image_size': unset(int),
+            'train_crop': {'fn': 'data.images:PadCrop', 'padding': padding, 'flip': flip}}
+    optimizer = adamw(peak=peak, warmup_epochs=warmup_epochs, end=peak / 100, weight_decay=weight_decay, clip_norm=1.0)
+    transforms = [normalize((mean,), (std,))]
+    return run(supervised(backbone, 10, ema=ema, ema_warmup=True, label_smoothing=0.1), data, optimizer,
+               epochs=epochs, batch_size=batch_size, train_transforms=transforms, eval_transforms=transforms)
+
+
+def digits(backbone: Node, *, epochs: float = 60.0, peak: float = 3e-3) -> Node:
+    """1,438 images to train, 359 to test; a pixel's mean and deviation over the training images."""
+    return small('digits', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=False, mean=0.305,
+                 std=0.376)
+
+
+def fashion_mnist(backbone: Node, *, epochs: float = 15.0, peak: float = 2e-3) -> Node:
+    """60,000 images to train, 10,000 to test."""
+    return small('fashion_mnist', backbone, epochs=epochs, batch_size=128, peak=peak, padding=2, flip=True,
+                 mean=0.2860, std=0.3530, warmup_epochs=1)

@@ -1,0 +1,42 @@
+"""ViG-H-T: bidirectional gated linear attention for images, hierarchical.
+
+ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention, Liao et al., 2024,
+https://arxiv.org/abs/2405.18425. Recipe: https://github.com/hustvl/ViG (MIT), classification/configs/vig-h/vig-h-t.yaml.
+
+    python train.py --config configs/vig_h_t.py --workdir runs/vig_h_t
+    python train.py --config configs/vig_h_t.py:digits --workdir runs/vig_h_t_digits
+
+Published: 29 M parameters, 82.8 % top-1 on ImageNet-1k at 224 px. Not run here. 300 epochs of batches of 1,024,
+20 of them warm-up; the peak rate is 8e-4 per 512 images; weight decay on every parameter of two or more axes,
+the depthwise kernels included; trained in float16, and here in bfloat16 with float32 parameters
+(--config.task.inner.backbone.dtype=float32 for the published precision).
+"""
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.vig:vig_h', 'variant': 'vig_h_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
+            'scan': False}
+RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
+
+
+def get_config(preset=None):
+    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+
+    def imagenet():
+        optimizer = base.adamw(
+            peak=1.6e-3, start=1e-6, end=1e-5, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0)
+        return base.imagenet(BACKBONE | RECIPE, optimizer)
+
+    def digits():
+        return base.digits(BACKBONE | {'patch': 2, 'width': 32, 'depths': (2, 2), 'heads': (1, 2)})
+
+    def fashion_mnist():
+        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 48, 'depths': (2, 2, 2), 'heads': (2, 4, 8)})
+
+    def smoke():
+        shrunk = BACKBONE | {'drop_path': 0.1} | {'width': 16, 'depths': (1, 2, 1), 'heads': (1, 2, 4)}
+        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=5.0)
+        return base.smoke(base.imagenet(shrunk, optimizer, ema=0.9), image_size=32)
+
+    return base.select(preset, {
+        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -1,0 +1,74 @@
+"""Flags into a config; mistakes in them into one sentence."""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from runtime.resolve import ConfigError, nearest
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses `argv` into `values` as absl does.
+
+    Raises:
+        ConfigError: a flag, file, preset or key that does not exist, or a value of another type; the
+            nearest right one is named.
+    """
+    try:
+        rest = values(list(argv))
+        _touch_config(values)
+        return rest
+    except (AttributeError, KeyError) as error:
+        with contextlib.suppress(AttributeError, KeyError, flags.Error):
+            raise ConfigError(_unknown_key(argv) or sentence(error)) from error
+        raise ConfigError(f'the config file cannot be used: {sentence(error)}.') from error
+    except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise ConfigError(sentence(error)) from error
+
+
+def _touch_config(values: flags.FlagValues) -> None:
+    """A config file that is not there says so only when it is looked at; this looks."""
+    config = values['config'].value
+    if config is not None and not hasattr(config, 'to_dict'):
+        raise ConfigError('--config names no config: its get_config() must return an ml_collections.ConfigDict.')
+
+
+def sentence(error: BaseException) -> str:
+    """The message of an error on one line; of a traceback inside it, its last line."""
+    text = str(error)
+    if 'Traceback (most recent call last)' in text:
+        text = re.sub(r'^\w+(\.\w+)*(Error|Exception): ', '', text.strip().splitlines()[-1])
+    if 'Failed loading config file' in text:
+        text = f'the config cannot be read: {text.strip().splitlines()[-1].strip()}.'
+    return ' '.join(text.split()) or type(error).__name__
+
+
+def _unknown_key(argv: Sequence[str]) -> str | None:
+    """Which ``--config.a.b=...`` names a key that the config has not, if one does."""
+    config = _config_without_overrides(argv)
+    for argument in argv[1:]:
+        match = re.match(r'--?config\.([^=]+)', argument)
+        node, path = config, 'config'
+        for key in re.findall(r'[^.\[\]]+', match.group(1)) if match else ():
+            if isinstance(node, (list, tuple)) and key.isdecimal() and int(key) < len(node):
+                node, path = node[int(key)], f'{path}[{key}]'
+                continue
+            if not hasattr(node, 'keys') or key not in node:
+                known = list(node.keys()) if hasattr(node, 'keys') else []
+                return f'{argument.split("=")[0]}: {path} has no {key!r}{nearest(key, known)}'
+            node, path = node[key], f'{path}.{key}'
+    return None
+
+
+def _config_without_overrides(argv: Sequence[str]) -> Any:
+    values = flags.FlagValues()
+    # By default it would take the overrides from the command line, the wrong one among them.
+    config_flags.DEFINE_config_file('config', None, flag_values=values, sys_argv=[''])
+    files = [a for before, a in zip(['', *argv], argv)
+             if re.match(r'--?config=', a) or before in ('--config', '-config')]
+    values(['', *(f if f.startswith('-') else f'--config={f}' for f in files)])
+    return values['config'].value

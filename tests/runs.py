@@ -1,0 +1,94 @@
+"""Starts train.py as a user does, kills it as a cluster does, and reads what it leaves behind."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1, program: str = 'train.py'
+          ) -> subprocess.Popen:
+    """Starts a run in a process group of its own, so that whatever it starts dies with it."""
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
+           'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
+           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+    command = [sys.executable, program, f'--config={config}', f'--workdir={workdir}', *overrides]
+    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
+    """Waits for the end and returns what was printed; kills what takes too long."""
+    try:
+        out, err = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
+    assert process.returncode == status, f'status {process.returncode}\n{out}\n{err}'
+    return out, err
+
+
+def run(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1) -> tuple[str, str]:
+    return finish(start(config, workdir, *overrides, devices=devices))
+
+
+def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
+    os.killpg(process.pid, number)
+
+
+def when(process: subprocess.Popen, true: Callable[[], bool], then: int) -> None:
+    """Signals the whole group as soon as something is true of its workdir; it must still be running."""
+    deadline = time.monotonic() + 300
+    while not true():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, 'it never came to that'
+        time.sleep(0.002)
+    kill(process, then)
+
+
+def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The metrics, without what depends on the machine."""
+    path = workdir / 'metrics.jsonl'
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith('time/')} for line in lines]
+
+
+def last_step(workdir: pathlib.Path) -> int:
+    try:
+        return max((row['step'] for row in rows(workdir)), default=0)
+    except json.JSONDecodeError:
+        return 0
+
+
+def checkpoint(workdir: pathlib.Path, step: int, kind: str = 'checkpoints') -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by path."""
+    with ocp.StandardCheckpointer() as reader:
+        tree = reader.restore((workdir / kind / str(step) / 'default').absolute())
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(k, simple=True, separator='/'): np.asarray(x) for k, x in leaves}
+
+
+def assert_same_bits(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
+    """Parameters, optimizer, averages, meters and metrics, to the last bit."""
+    ours, theirs = checkpoint(one, step), checkpoint(other, step)
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    for path, array in ours.items():
+        assert array.tobytes() == theirs[path].tobytes(), path
+    assert rows(one) == rows(other)
+
+
+def relative(a: np.ndarray, b: np.ndarray) -> float:
+    """Root mean square of the difference over that of `a`."""
+    scale = np.sqrt(np.mean(np.square(a, dtype=np.float64)))
+    return float(np.sqrt(np.mean(np.square(a.astype(np.float64) - b))) / max(scale, 1e-30))

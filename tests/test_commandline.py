@@ -1,0 +1,48 @@
+"""Mistakes on the command line: one sentence, status 1, nothing computed."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from runtime import commandline
+
+ROOT = pathlib.Path(__file__).parents[1]
+GOOD = '--config=configs/vig_s.py:smoke'
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (('--config=configs/vig_s.py:smok',), "no preset 'smok'; did you mean 'smoke'?"),
+    (('--config=configs/vig_z.py',), "No such file or directory: 'configs/vig_z.py'"),
+    (('--config=configs/base.py',), "no attribute 'get_config'"),
+    (('--confg=x',), "Unknown command line flag 'confg'. Did you mean: config ?"),
+    ((GOOD, '--config.task.inner.lable_smoothing=0.1'), "config.task.inner has no 'lable_smoothing'; did you mean 'label_smoothing'?"),
+    ((GOOD, '--config.train_transforms[1].maen=1'), "config.train_transforms[1] has no 'maen'; did you mean 'mean'?"),
+    ((GOOD, '--config.dta.dataset=x'), "config has no 'dta'; did you mean 'data'?"),
+    ((GOOD, '--config.data.image_size=big'), "invalid literal for int() with base 10: 'big'"),
+])
+def test_flags_that_do_not_fit(arguments: tuple[str, ...], words: str, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    argv = ['train.py', *arguments]
+    config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values, sys_argv=argv)
+    with pytest.raises(ValueError) as error:
+        commandline.parse(argv, values)
+    assert words in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ((), 'no --config was given'),
+    ((GOOD,), 'no --workdir was given'),
+    ((GOOD, 'stray'), "'stray' is not a flag"),
+    ((GOOD, '--config.sede=1'), "config has no 'sede'; did you mean 'seed'?"),
+    ((GOOD, '--workdir=x', '--profile=5'), "--profile='5' is not FIRST:LAST"),
+])
+def test_train_ends_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
+    done = subprocess.run([sys.executable, 'train.py', *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert done.stderr.startswith('error: ') and len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,48 @@
+"""Every config, in every preset: it loads, it names what exists, and its network has the shapes it should."""
+
+import importlib
+import pathlib
+
+import jax
+import pytest
+
+from methods.task import chain, init_state
+from runtime.plan import Run
+from runtime.resolve import call, resolve
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
+PRESETS = ('imagenet', 'digits', 'fashion_mnist', 'smoke')
+SHAPES = {'imagenet': (224, 224, 3), 'digits': (8, 8, 1), 'fashion_mnist': (28, 28, 1), 'smoke': (32, 32, 3)}
+
+
+def load(name: str, preset: str):
+    return importlib.import_module(f'configs.{name}').get_config(preset)
+
+
+@pytest.mark.parametrize('preset', PRESETS)
+@pytest.mark.parametrize('name', NAMES)
+def test_config_builds_its_state(name: str, preset: str) -> None:
+    run = call(Run, resolve(load(name, preset)), 'config')
+    optimizer = run.optimizer(1000, 50.0, run.task.depth_of)
+    spec = lambda dtype, *shape: jax.ShapeDtypeStruct((8, *shape), dtype)
+    batch = {'image': spec('uint8', *SHAPES[preset]), **{k: spec('int32') for k in ('label', 'epoch', 'index')}}
+    init = lambda rng, batch: init_state(run.task, optimizer.transform, rng, batch, chain(run.train_transforms))
+    state = jax.eval_shape(init, jax.random.key(0), batch)
+    assert 'loss' in state.meters and len(jax.tree.leaves(state.variables.params)) > 20
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_docstring_says_paper_command_and_result(name: str) -> None:
+    text = importlib.import_module(f'configs.{name}').__doc__
+    assert 'https://' in text and f'python train.py --config configs/{name}.py' in text and 'Published: ' in text
+
+
+def test_the_first_preset_is_the_papers() -> None:
+    for name in NAMES:
+        assert load(name, None).to_dict() == load(name, 'imagenet').to_dict()
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(ValueError, match="no preset 'digit'; did you mean 'digits'"):
+        load('vig_s', 'digit')
