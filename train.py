@@ -23,7 +23,7 @@ from methods.task import TrainState, chain, init_state, make_score, make_step
 from runtime import commandline, distributed, profile
 from runtime.checkpoint import Checkpoints, check_config
 from runtime.errors import RunError
-from runtime.mesh import batch_sharding, make_mesh, replicated, tree_shardings
+from runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
 from runtime.metrics import Metrics, Progress
 from runtime.plan import EXECUTION, Plan, Run
 from runtime.preemption import Preempted, Sigterm
@@ -75,6 +75,9 @@ class _Trainer:
                  stack: contextlib.ExitStack):
         self.run, self.plan, self.workdir, self.stack = run, plan, workdir, stack
         self.mesh = make_mesh(run.mesh)
+        check_batch(self.mesh, 'batch_size', run.batch_size)
+        self.eval_batch_size = run.eval_batch_size or run.batch_size
+        check_batch(self.mesh, 'eval_batch_size', self.eval_batch_size)
         self.batches = batch_sharding(self.mesh)
         self.everywhere = replicated(self.mesh)
         self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
@@ -95,6 +98,7 @@ class _Trainer:
             return init_state(run.task, tx, rng, zeros, transform)
 
         abstract = jax.eval_shape(init, self.rng)
+        self._check_outputs(abstract, spec)
         shardings = tree_shardings(abstract, self.mesh, run.mesh)
         self.abstract = jax.tree.map(lambda a, s: a.update(sharding=s), abstract, shardings)
         self.init = jax.jit(init, out_shardings=shardings)
@@ -105,6 +109,21 @@ class _Trainer:
         self.score = jax.jit(
             make_score(run.task, chain(run.eval_transforms)), out_shardings=self.everywhere,
             in_shardings=(shardings.variables, self.batches, self.everywhere))
+
+    def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
+        """Finds out from shapes alone what would otherwise come to light after an epoch, or never."""
+        task, transform = self.run.task, chain(self.run.eval_transforms)
+        outputs, scores = jax.eval_shape(
+            lambda v, batch, rng: (task.predict(v, transform(batch, rng)), task.score(v, transform(batch, rng))),
+            abstract.variables, spec, self.rng)
+        classes = self.run.data.num_classes
+        if 'logits' in outputs and outputs['logits'].shape[-1] < classes:
+            raise ValueError(f'the head gives {outputs["logits"].shape[-1]} logits and the data set has {classes} '
+                             'classes: set num_classes of the head.')
+        scored = [f'eval/{name}' for name in scores]
+        if self.run.best not in scored:
+            raise ValueError(f'config.best is {self.run.best!r}, which the task does not score; it scores '
+                             f'{", ".join(scored)}.')
 
     def train(self) -> dict[str, float]:
         """Initialises or resumes, and runs the remaining steps."""
@@ -159,8 +178,8 @@ class _Trainer:
 
     def _log(self, step: int, state: TrainState) -> None:
         steps_in_window = (step - 1) % self.run.log_every + 1
-        values = {f'train/{k}': v / steps_in_window for k, v in jax.device_get(state.meters).items()}
-        values['train/learning_rate'] = self.optimizer.schedule(step - 1)
+        values = {f'train/{k}': float(v) / steps_in_window for k, v in jax.device_get(state.meters).items()}
+        values['train/learning_rate'] = float(self.optimizer.schedule(step - 1))
         values['train/epoch'] = step / self.plan.steps_per_epoch
         values |= self.progress.rate(step)
         self.metrics.write(step, values)
@@ -168,9 +187,8 @@ class _Trainer:
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         """Scores the whole evaluation split, and keeps the state if it is the best so far."""
-        size = self.run.eval_batch_size or self.run.batch_size
         sums: collections.Counter[str] = collections.Counter()
-        with contextlib.closing(self.run.data.evaluate(self.batches, size)) as batches:
+        with contextlib.closing(self.run.data.evaluate(self.batches, self.eval_batch_size)) as batches:
             for batch in batches:
                 scores = jax.device_get(self.score(state.variables, batch, self.rng))
                 sums.update({k: float(v) for k, v in scores.items()})
@@ -180,9 +198,6 @@ class _Trainer:
         self.metrics.write(step, values)
         self.progress.report(step, values)
         self.progress.pause()
-        if self.run.best not in values:
-            raise RunError(f'config.best is {self.run.best!r}, which the task does not score; it scores '
-                           f'{", ".join(values)}.')
         sign = 1 if self.run.best_mode == 'max' else -1
         before = self.metrics.best(self.run.best, step, self.run.best_mode)
         if before is None or sign * values[self.run.best] > sign * before:

@@ -83,10 +83,10 @@ def timm_transforms(num_classes: int) -> list[Node]:
     """The recipe of DeiT and Swin, which timm made common: RandAugment m9 n2, mixup or cutmix, random erasing."""
     return [
         {'fn': 'methods.randaugment:RandAugment', 'magnitude': 9.0, 'magnitude_std': 0.5, 'layers': 2,
-         'probability': 0.5, 'mean': IMAGENET_MEAN},
+         'probability': 0.5, 'contrast': 'pil'},
         normalize(),
         {'fn': 'methods.augment:RandomErasing', 'probability': 0.25},
-        {'fn': 'methods.augment:MixupCutmix', 'num_classes': num_classes, 'mixup_alpha': 0.8, 'cutmix_alpha': 1.0,
+        {'fn': 'methods.augment:Mix', 'num_classes': num_classes, 'mixup_alpha': 0.8, 'cutmix_alpha': 1.0,
          'switch_probability': 0.5, 'label_smoothing': 0.1},
     ]
 
@@ -126,7 +126,7 @@ def small(dataset: str, backbone: Node, *, epochs: float, batch_size: int, peak:
                epochs=epochs, batch_size=batch_size, train_transforms=transforms, eval_transforms=transforms)
 
 
-def digits(backbone: Node, *, epochs: float = 60.0, peak: float = 3e-3) -> Node:
+def digits(backbone: Node, *, epochs: float = 30.0, peak: float = 3e-3) -> Node:
     """1,438 images to train, 359 to test; a pixel's mean and deviation over the training images."""
     return small('digits', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=False, mean=0.305,
                  std=0.376)

@@ -65,6 +65,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def check_batch(mesh: Mesh, key: str, batch_size: int) -> None:
+    """Raises ValueError if the devices cannot share a batch evenly; `key` is where the size stands."""
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    if batch_size % parts:
+        raise ValueError(f'config.{key} is {batch_size}, which does not divide over the {parts} devices along data '
+                         f'and fsdp: use a multiple of {parts}, such as {max(batch_size // parts, 1) * parts}.')
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -3,11 +3,12 @@
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,15 +18,18 @@ import orbax.checkpoint as ocp
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1, program: str = 'train.py'
-          ) -> subprocess.Popen:
+def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1, program: str = 'train.py',
+          limits: Sequence[tuple[int, int]] = ()) -> subprocess.Popen:
     """Starts a run in a process group of its own, so that whatever it starts dies with it."""
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
            'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
     command = [sys.executable, program, f'--config={config}', f'--workdir={workdir}', *overrides]
-    return subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for kind, limit in limits:
+        resource.prlimit(process.pid, kind, (limit, limit))
+    return process
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
@@ -82,7 +86,7 @@ def checkpoint(workdir: pathlib.Path, step: int, kind: str = 'checkpoints') -> d
 def assert_same_bits(one: pathlib.Path, other: pathlib.Path, step: int) -> None:
     """Parameters, optimizer, averages, meters and metrics, to the last bit."""
     ours, theirs = checkpoint(one, step), checkpoint(other, step)
-    assert ours.keys() == theirs.keys() and len(ours) > 20
+    assert ours.keys() == theirs.keys() and len(ours) > 10
     for path, array in ours.items():
         assert array.tobytes() == theirs[path].tobytes(), path
     assert rows(one) == rows(other)

@@ -1,9 +1,15 @@
 """Small stand-ins for a network, for tests of what surrounds one."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from configs import base
 
 
 class Net(nn.Module):
@@ -32,3 +38,26 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, features: dict[str, Array]) -> Array:
         return nn.Dense(self.num_classes, name='classifier')(features['pooled'])
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoil:
+    """A batch transform that puts a NaN into the batch that holds example `index` of epoch `epoch`."""
+
+    index: int
+    epoch: int = 0
+
+    def __call__(self, batch: dict[str, Array], rng: Array) -> dict[str, Array]:
+        hit = (batch['index'] == self.index) & (batch['epoch'] == self.epoch)
+        image = batch['image'].astype(jnp.float32)
+        return {**batch, 'image': jnp.where(hit[:, None, None, None], jnp.nan, image)}
+
+
+def config(**changes: Any) -> ConfigDict:
+    """A run of a few steps on digits; `changes` are top-level keys."""
+    task = {'fn': 'methods.supervised:Supervised', 'backbone': {'fn': 'tests.toys:Net', 'width': 32, 'drop': 0.1},
+            'head': {'fn': 'tests.toys:Head', 'num_classes': 10}}
+    data = {'fn': 'input_pipeline:Images', 'dataset': 'digits'}
+    optimizer = base.adamw(peak=3e-3, warmup_epochs=0.0)
+    node = base.run(task, data, optimizer, steps=8, batch_size=64)
+    return ConfigDict(node | {'log_every': 2, 'eval_every': 4, 'save_every': 2} | changes)

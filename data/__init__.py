@@ -1,0 +1,1 @@
+"""Our own TFDS builders and the host code that turns their records into arrays."""

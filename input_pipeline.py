@@ -1,0 +1,320 @@
+"""Data sets as batches on the mesh.
+
+A config names one object, `{'fn': 'input_pipeline:Images', 'dataset': 'digits', ...}`; train.py
+asks it for batches. Reading is TFDS's (array_record, no TensorFlow). The order is a pure function
+of (seed, step) and every host-side augmentation of (seed, epoch, index), so a run resumes from its
+step number alone and the global batch is the same for any number of processes and any mesh. Nothing
+else is stored, and nothing has to be fast-forwarded.
+
+Batches are dicts of global arrays whose leading axis is laid out by the sharding that the caller
+gives:
+    image uint8 (B, H, W, C), label int32 (B,), epoch int32 (B,), index int32 (B,); evaluation adds
+    mask bool (B,).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+import contextlib
+from contextlib import closing
+import dataclasses
+import functools
+import itertools
+import math
+import os
+import queue
+import threading
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data import keyed
+from data.images import Resize
+from data.prepare import open_dataset
+from data.records import Crop, HostBatch, Split
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Labelled images of a TFDS data set.
+
+    Attributes:
+        dataset: 'digits', 'fashion_mnist', 'fake_imagenet' (ours, prepared when missing) or any
+            prepared TFDS name.
+        data_dir: the TFDS folder; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
+        train_split: a TFDS split, slices such as 'train[:90%]' too.
+        eval_split: likewise; ImageNet calls it 'validation'.
+        image_size: side of the square images; None keeps the stored size, which must then be fixed
+            and square.
+        train_crop: a crop of data/images.py.
+        eval_crop: likewise; it may not draw random numbers.
+        in_memory: keep the split decoded in memory; None does so when it fits in a GiB and the crop
+            allows it.
+        threads: threads that read and decode images not kept in memory; None is one per core.
+            Changes no number.
+        prefetch: batches prepared ahead and put on the devices by a background thread; 0 does all
+            in the caller's.
+    """
+
+    dataset: str
+    data_dir: str | None = None
+    train_split: str = 'train'
+    eval_split: str = 'test'
+    image_size: int | None = None
+    train_crop: Crop = Resize()
+    eval_crop: Crop = Resize()
+    in_memory: bool | None = None
+    threads: int | None = None
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        if self.eval_crop.draws:
+            raise ValueError(
+                f'eval_crop={self.eval_crop} draws random numbers; evaluation wants a fixed one: '
+                'CenterCrop or Resize.'
+            )
+        if self.in_memory and self.train_crop.keyed_read:
+            raise ValueError(
+                f'in_memory=True does not go with train_crop={self.train_crop}, which reads each '
+                'image anew in every epoch; leave in_memory out.'
+            )
+
+    @functools.cached_property
+    def _builder(self) -> tfds.core.DatasetBuilder:
+        builder = open_dataset(self.dataset, self.data_dir)
+        missing = {'image', 'label'} - set(builder.info.features)
+        if missing:
+            raise ValueError(
+                f'The data set {self.dataset!r} has no feature {sorted(missing)[0]!r}, only '
+                f'{", ".join(builder.info.features)}; Images reads sets of labelled images.'
+            )
+        return builder
+
+    def _split(self, name: str, crop: Crop) -> Split:
+        return Split(
+            self._builder,
+            name,
+            crop,
+            self.image_shape,
+            self.in_memory,
+            self.threads or os.cpu_count() or 1,
+        )
+
+    @functools.cached_property
+    def _train(self) -> Split:
+        return self._split(self.train_split, self.train_crop)
+
+    @functools.cached_property
+    def _eval(self) -> Split:
+        return self._split(self.eval_split, self.eval_crop)
+
+    @property
+    def num_train(self) -> int:
+        """Examples in the training split."""
+        return self._train.size
+
+    @property
+    def num_eval(self) -> int:
+        """Examples in the evaluation split."""
+        return self._eval.size
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the label."""
+        return self._builder.info.features['label'].num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the batches' images."""
+        height, width, channels = self._builder.info.features['image'].shape
+        if self.image_size is not None:
+            return self.image_size, self.image_size, channels or 3
+        if height is None or height != width:
+            raise ValueError(
+                f'The images of {self.dataset!r} are stored as {height} x {width} (None: it '
+                'varies); set image_size.'
+            )
+        return height, width, channels or 3
+
+    def check(self) -> None:
+        """Reads one example of each split, or says in one raised sentence what prevents it."""
+        for split in (self._train, self._eval):
+            split.read(0, np.full(split.crop.draws, 0.5))
+
+    def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of a global batch, to compile before the first one is read."""
+        vectors = {'label': np.int32, 'epoch': np.int32, 'index': np.int32} | (
+            {} if train else {'mask': np.bool_}
+        )
+        spec = {name: jax.ShapeDtypeStruct((batch_size,), dtype) for name, dtype in vectors.items()}
+        return {'image': jax.ShapeDtypeStruct((batch_size, *self.image_shape), np.uint8)} | spec
+
+    def train(
+        self, sharding: jax.sharding.Sharding, batch_size: int, seed: int, start_step: int = 0
+    ) -> Iterator[Batch]:
+        """Global batches without end, from `start_step` on.
+
+        The training rows are one stream: epoch 0 shuffled, then epoch 1, and so on, cut into
+        batches. Every example appears exactly once per epoch, none is dropped, and a batch may
+        straddle two epochs: each row carries its own.
+
+        Args:
+            sharding: layout of the leading axis, such as NamedSharding(mesh, P(('data', 'fsdp'))).
+            batch_size: rows of the global batch.
+            seed: 0 <= seed < 2**32; with the step it decides the rows.
+            start_step: the first batch's number; seeking costs nothing.
+
+        Returns:
+            An iterator with `close()`, which stops the reading threads.
+
+        Raises:
+            ValueError: the batch does not divide over the mesh, or the seed is out of range; later,
+                from `next`, an image that cannot be read.
+        """
+        if not 0 <= seed < 2**32:
+            raise ValueError(f'seed={seed} is out of range; use 0 <= seed < 2**32.')
+        own = local_rows(sharding, batch_size)
+
+        def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
+            epoch, index = keyed.rows(
+                seed, step * batch_size, (step + 1) * batch_size, self.num_train
+            )
+            return epoch[own], index[own]
+
+        batches = self._train.batches(map(rows, itertools.count(start_step)), seed)
+        return prefetch(_on_devices(batches, sharding, batch_size, own), self.prefetch)
+
+    def evaluate(self, sharding: jax.sharding.Sharding, batch_size: int) -> Iterator[Batch]:
+        """The whole evaluation split once, in order.
+
+        The last batch is filled up with copies of the last example, where `mask` is False.
+        """
+        own = local_rows(sharding, batch_size)
+        last = self.num_eval - 1
+
+        def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros_like(own), np.minimum(step * batch_size + own, last)
+
+        def masked() -> Iterator[HostBatch]:
+            steps = range(math.ceil(self.num_eval / batch_size))
+            with closing(self._eval.batches(map(rows, steps), 0)) as batches:
+                for step, batch in zip(steps, batches):
+                    yield batch | {'mask': step * batch_size + own <= last}
+
+        return prefetch(_on_devices(masked(), sharding, batch_size, own), self.prefetch)
+
+
+def local_rows(
+    sharding: jax.sharding.Sharding, batch_size: int, devices: Iterable[jax.Device] | None = None
+) -> np.ndarray:
+    """The rows of a global batch that live on `devices` (None: this process's), sorted, int64 (b,).
+
+    Raises:
+        ValueError: the batch does not divide over the mesh axes of its leading axis.
+    """
+    try:
+        sharding.shard_shape((batch_size,))
+    except ValueError:
+        shards = math.prod(
+            sharding.mesh.shape[axis] for axis in jax.tree.leaves(tuple(sharding.spec))
+        )
+        raise ValueError(
+            f'A batch of {batch_size} does not divide over the {shards} shards of the mesh axes '
+            f'{sharding.spec[0]}; make batch_size a multiple of {shards}.'
+        ) from None
+    slices = sharding.devices_indices_map((batch_size,))
+    devices = sharding.addressable_devices if devices is None else devices
+    return np.unique(np.concatenate([np.arange(batch_size)[slices[device]] for device in devices]))
+
+
+def to_global(
+    host: HostBatch, sharding: jax.sharding.Sharding, batch_size: int, own: np.ndarray
+) -> Batch:
+    """Rows `own` (see `local_rows`) held by this process -> arrays over the whole mesh."""
+
+    def place(array: np.ndarray) -> jax.Array:
+        def shard(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            return array[slice(*np.searchsorted(own, (start, stop)))]
+
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)
+
+    return {name: place(array) for name, array in host.items()}
+
+
+def _on_devices(
+    hosts: Iterator[HostBatch], sharding: jax.sharding.Sharding, batch_size: int, own: np.ndarray
+) -> Iterator[Batch]:
+    with closing(hosts):
+        for host in hosts:
+            yield to_global(host, sharding, batch_size, own)
+
+
+class _Raised:
+    """An exception on its way from the background thread to the consumer."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def prefetch(items: Iterator[Batch], size: int) -> Iterator[Batch]:
+    """Runs a generator in a background thread, `size` items ahead; size 0 leaves it as it is."""
+    return Prefetch(items, size) if size else items
+
+
+class Prefetch(Iterator[Batch]):
+    """The thread of `prefetch`; exceptions reach the consumer, `close()` leaves no thread."""
+
+    def __init__(self, items: Iterator[Batch], size: int) -> None:
+        self._queue: queue.Queue = queue.Queue(size)
+        self._stop = threading.Event()
+        arguments = (items, self._queue, self._stop)
+        self._thread = threading.Thread(target=_fill, args=arguments, name='prefetch', daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Batch:
+        if self._stop.is_set():
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, _Raised):
+            self.close()
+            raise item.error
+        return item
+
+    def close(self) -> None:
+        """Stops the thread and the generator behind it, and waits for both."""
+        self._tell()
+        self._thread.join()
+
+    def _tell(self) -> None:
+        self._stop.set()
+        with contextlib.suppress(queue.Empty):  # room for the one item the thread may be holding
+            while True:
+                self._queue.get_nowait()
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._tell()
+
+
+def _fill(items: Iterator[Batch], out: queue.Queue, stop: threading.Event) -> None:
+    """Puts items until told to stop; the last thing put says why it ended."""
+    end: BaseException = StopIteration()
+    try:
+        with closing(items):
+            for item in items:
+                out.put(item)
+                if stop.is_set():
+                    return
+    except BaseException as error:  # whatever it is: the consumer must not wait for ever
+        end = error
+    if not stop.is_set():
+        out.put(_Raised(end))

@@ -1,0 +1,65 @@
+"""Which implementation of an op runs where: the choice and its error contract, once for all ops.
+
+An op keeps a table `{name: Form}`. Asked for no name, `run` never fails for lack of hardware: it takes the first
+form that runs anywhere, and in its place, on a platform that has one of its own, that one. The platform is looked at
+when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for a TPU pod.
+Asked for a name, it takes that form or says in words why it cannot.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax import lax
+
+
+def _nothing(*args: Any) -> None:
+    """The answer of a form that serves every call."""
+
+
+class Form(NamedTuple):
+    """One implementation of an op.
+
+    run: the function; takes the op's arrays, whatever is static already bound.
+    platform: the only platform it can be lowered for ('tpu', 'cuda', 'rocm'), or None for all.
+    missing: takes the same arrays, says in words what this call lacks to be served, or None.
+    """
+
+    run: Callable[..., Any]
+    platform: str | None = None
+    missing: Callable[..., str | None] = _nothing
+
+
+def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any) -> Any:
+    """Runs `op` on `args` by the implementation named, or by the best for the platform of lowering.
+
+    Raises ValueError for a name that is not in `forms`, and NotImplementedError where the form named cannot serve.
+    """
+    if implementation is not None:
+        return _named(op, implementation, forms, *args)
+    anywhere = next(form.run for form in forms.values() if form.platform is None)
+    special = {
+        form.platform: form.run
+        for form in forms.values()
+        if form.platform is not None and form.missing(*args) is None
+    }
+    return lax.platform_dependent(*args, default=anywhere, **special) if special else anywhere(*args)
+
+
+def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
+    if name not in forms:
+        near = difflib.get_close_matches(name, forms, n=1, cutoff=0.0)[0]
+        raise ValueError(
+            f'{op} has no implementation {name!r}; it has {", ".join(map(repr, forms))} '
+            f'(the nearest is {near!r}), or None to let the platform decide.'
+        )
+    form = forms[name]
+    missing = form.missing(*args)
+    if missing is not None:
+        raise NotImplementedError(
+            f'{op}: implementation {name!r} cannot serve this call: {missing}. '
+            'Pass implementation=None to let the platform decide.'
+        )
+    if form.platform is None:
+        return form.run(*args)
+    return lax.platform_dependent(*args, **{form.platform: form.run})

@@ -1,0 +1,67 @@
+"""Gated linear attention token by token, as in section 4.1 of the paper: the definition that the fast forms are held to.
+
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023, https://arxiv.org/abs/2312.06635.
+In float32, or in float64 where `jax_enable_x64` is on. Gradients are JAX's own; memory grows with T times the state.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+def step(
+    q: Float[Array, 'b h k'],
+    k: Float[Array, 'b h k'],
+    v: Float[Array, 'b h v'],
+    g: Float[Array, 'b h k'] | Float[Array, 'b h'],
+    state: Float[Array, 'b h k v'],
+    *,
+    scale: float,
+) -> tuple[Float[Array, 'b h v'], Float[Array, 'b h k v']]:
+    """One token: fade the memory, add the token, read."""
+    decay = jnp.exp(g.astype(state.dtype))
+    decay = decay[..., None] if g.ndim == q.ndim else decay[..., None, None]
+    state = decay * state + k[..., :, None].astype(state.dtype) * v[..., None, :].astype(state.dtype)
+    return jnp.sum(scale * q[..., None].astype(state.dtype) * state, axis=-2), state
+
+
+def gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    initial_state: Float[Array, 'b h k v'] | None = None,
+    *,
+    scale: float,
+    reverse: bool = False,
+) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    """One direction; see `kernels.gla.gla`."""
+    batch, _, heads, channels = q.shape
+    dtype = jnp.result_type(float)
+    state = jnp.zeros((batch, heads, channels, v.shape[-1]), dtype)
+    if initial_state is not None:
+        state = initial_state.astype(dtype)
+
+    def read(state: jax.Array, token: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        o, state = step(*token, state, scale=scale)
+        return state, o
+
+    tokens = tuple(jnp.moveaxis(x, 1, 0) for x in (q, k, v, g))
+    state, o = lax.scan(read, state, tokens, reverse=reverse)
+    return jnp.moveaxis(o, 0, 1).astype(v.dtype), state
+
+
+def bidirectional_gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    *,
+    scale: float,
+) -> Float[Array, 'b t h v']:
+    """Both directions summed; see `kernels.gla.bidirectional_gla`."""
+    forward, _ = gla(q, k, v, g_forward, scale=scale)
+    backward, _ = gla(q, k, v, g_backward, scale=scale, reverse=True)
+    return forward + backward

@@ -1,0 +1,90 @@
+"""Lists the zoo: ``python -m modelzoo [PATTERN]``, say ``python -m modelzoo 'vig_h*'``.
+
+Each line has a variant's parameters and multiply-adds, counted here from its program without running it, beside the
+paper's figures; then the input size they are for and the paper.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+import modelzoo
+
+_ROW = '{:16} {:>10} {:>8} {:>10} {:>8} {:>9}  {}'
+_WITHOUT_FIGURES = (32, 32)
+
+
+def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
+    """Returns the multiply-adds of the matrix products and convolutions in ``function(*arguments)``.
+
+    Loops count as often as they run (an unbounded one once); of code chosen by platform the default counts.
+
+    Args:
+        function: traceable.
+        *arguments: arrays or their shapes.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    return sum(map(_count_equation, jaxpr.eqns))
+
+
+def _count_equation(equation: core.JaxprEqn) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == 'dot_general':
+        (contracted, _), _ = params['dimension_numbers']
+        shape = equation.invars[0].aval.shape
+        return math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
+    if name == 'conv_general_dilated':
+        kernel = equation.invars[1].aval.shape
+        outputs = kernel[params['dimension_numbers'].rhs_spec[0]]
+        return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+    if name == 'cond':
+        platforms = params.get('branches_platforms') or [()] * len(params['branches'])
+        default = [branch for branch, names in zip(params['branches'], platforms) if names is None]
+        return max(_count(branch.jaxpr) for branch in default or params['branches'])
+    repeats = params['length'] if name == 'scan' else 1
+    return repeats * sum(map(_count, _inner(params)))
+
+
+def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
+    """Returns the programs inside an equation: of calls, loops and functions with their own derivative."""
+    values = [item for value in params.values() for item in (value if isinstance(value, (tuple, list)) else [value])]
+    closed = [value.jaxpr for value in values if isinstance(value, core.ClosedJaxpr)]
+    return closed + [value for value in values if isinstance(value, core.Jaxpr)]
+
+
+def row(name: str) -> str:
+    """Returns the line of one variant."""
+    family, _ = modelzoo.find(name)
+    published = family.PUBLISHED.get(name)
+    size = published.image_size if published else _WITHOUT_FIGURES
+    model = modelzoo.create_model(name)
+    image = jax.ShapeDtypeStruct((1, *size, 3), 'float32')
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    macs = multiply_adds(model.apply, variables, image)
+    said = [f'{value:g}' if value else '-' for value in (published[2:4] if published else (None, None))]
+    return _ROW.format(name, f'{params / 1e6:.2f} M', said[0], f'{macs / 1e9:.2f} G', said[1],
+                       f'{size[0]}x{size[1]}', published.paper if published else '-')
+
+
+def main(pattern: str = '*') -> int:
+    """Prints the table; returns 1 where nothing matches."""
+    found = modelzoo.list_models(pattern)
+    if not found:
+        print(f'no model matches {pattern!r}.', file=sys.stderr)
+        return 1
+    print(_ROW.format('variant', 'parameters', 'paper', 'mult-adds', 'paper', 'input', 'paper'))
+    for name in found:
+        print(row(name), flush=True)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,157 @@
+"""The contract between backbones and everything that uses them.
+
+A backbone turns an image (or a sequence) into a dictionary of features and knows nothing of losses or classes.
+What more it can do is said by the abstract class it implements, not by a flag: a method asks for a capability
+with `require` and refuses other backbones when it is built. XLA drops the features nobody reads.
+
+| key                  | shape          | meaning                                                              |
+|----------------------|----------------|----------------------------------------------------------------------|
+| ``stem``             | (B, h, w, D)   | after the patch embedding, before the first block                    |
+| ``stage0``, ``stage1``, ... | (B, h, w, C) | a pyramid's stages, before they are made coarser                 |
+| ``tokens``           | (B, N, D)      | a token network's last tokens, normalized                            |
+| ``map``              | (B, h, w, D)   | the same, or a pyramid's last stage, as an image, normalized         |
+| ``pooled``           | (B, D)         | the vector that a classifier reads; float32 whatever the compute type |
+"""
+
+import abc
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+STEM = 'stem'
+TOKENS = 'tokens'
+MAP = 'map'
+POOLED = 'pooled'
+
+Features = dict[str, Array]
+Grid = tuple[int, int]
+
+
+def stage(index: int) -> str:
+    """Returns the key of a pyramid's stage."""
+    return f'stage{index}'
+
+
+class Published(NamedTuple):
+    """What a paper says of a variant; None where it does not say.
+
+    Attributes:
+        paper: its link.
+        image_size: height and width that the figures are for.
+        params: millions, classifier included.
+        macs: multiply-adds, thousand millions.
+        top1: ImageNet-1k accuracy, percent.
+    """
+
+    paper: str
+    image_size: Grid
+    params: float | None = None
+    macs: float | None = None
+    top1: float | None = None
+
+
+class Backbone(nn.Module, abc.ABC):
+    """image -> features. Classes below this one are abstract or final: nothing overrides an implementation."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Features:
+        """Returns features by the keys above; with `train`, whatever is random draws from its own rng."""
+
+    @property
+    @abc.abstractmethod
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Parameter paths in groups from the input to the output: the stem, one group a block, the rest."""
+
+    @property
+    def num_layers(self) -> int:
+        """Depths that `layer_of` tells apart; a head on top shares the last one."""
+        return len(self.layers)
+
+    def layer_of(self, path: str) -> int:
+        """Returns the depth of a parameter, for layer-wise learning rates.
+
+        Args:
+            path: such as ``backbone/block03/mlp/down/kernel``; what stands before the backbone does not matter.
+
+        Returns:
+            0 for the stem, i + 1 for block i, `num_layers` - 1 for all else: the last norm, a head.
+        """
+        for depth, group in enumerate(self.layers):
+            if any(f'/{prefix}/' in f'/{path}/' for prefix in group):
+                return depth
+        return self.num_layers - 1
+
+
+class TokenBackbone(Backbone):
+    """Has its tokens in reach between the patch embedding and the blocks, as masking methods need them.
+
+    ``__call__(x)`` equals ``encode(embed(x) + positions(grid), grid)`` with ``grid = self.grid(h, w)``.
+    """
+
+    @abc.abstractmethod
+    def grid(self, height: int, width: int) -> Grid:
+        """Returns rows and columns of tokens for an image size; ValueError where the size does not fit."""
+
+    @abc.abstractmethod
+    def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
+        """Returns the patch embedding, without positions."""
+
+    @abc.abstractmethod
+    def positions(self, grid: Grid) -> Float[Array, '1 n d']:
+        """Returns what is added to the tokens of a grid."""
+
+    @abc.abstractmethod
+    def encode(self, tokens: Float[Array, 'b n d'], grid: Grid | None, *, train: bool = False) -> Features:
+        """Runs the blocks; `grid` is None for a subset of the tokens, which some families refuse."""
+
+
+class PyramidBackbone(Backbone):
+    """Fills ``stage0``, ``stage1``, ...; dense tasks read them."""
+
+    @property
+    @abc.abstractmethod
+    def strides(self) -> tuple[int, ...]:
+        """Input pixels per output pixel of each stage; sizes that do not divide are rounded up."""
+
+    @property
+    @abc.abstractmethod
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+
+
+class SequenceBackbone(Backbone):
+    """Reads a sequence one element at a time in constant memory."""
+
+    @abc.abstractmethod
+    def init_state(self, batch: int) -> Any:
+        """Returns the state before the first element."""
+
+    @abc.abstractmethod
+    def step(self, state: Any, x: Float[Array, 'b c']) -> tuple[Any, Features]:
+        """Returns the next state and the features of this element."""
+
+
+_OFFERS = {
+    TokenBackbone: 'embed, positions and encode',
+    PyramidBackbone: 'stages with strides and channels',
+    SequenceBackbone: 'init_state and step',
+}
+
+
+def require(backbone: nn.Module, capability: type[Backbone], who: str) -> None:
+    """Refuses a backbone that lacks a capability.
+
+    Args:
+        backbone: what was given.
+        capability: TokenBackbone, PyramidBackbone or SequenceBackbone.
+        who: the name of the asking method, for the message.
+
+    Raises:
+        TypeError: with what is missing and what the backbone has.
+    """
+    if isinstance(backbone, capability):
+        return
+    has = [name for kind, name in _OFFERS.items() if isinstance(backbone, kind)]
+    raise TypeError(f'{who} needs a {capability.__name__} ({_OFFERS[capability]}), and {type(backbone).__name__} '
+                    f'has {" and ".join(has) or "neither tokens, stages nor steps"}: choose another backbone.')

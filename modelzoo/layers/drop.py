@@ -1,0 +1,50 @@
+"""Stochastic depth (Huang et al., 2016, https://arxiv.org/abs/1603.09382).
+
+The trunk draws the masks of all its blocks at once and hands each block its own, so blocks need no rng and can be
+scanned or recomputed. A mask depends on the step's key and on the example's row in the global batch, not on its
+place in memory: splitting the batch over devices or microbatches draws the same numbers. The rows come in the
+read-only collection ``example`` as ``{'example': {'row': int32 (B,)}}``; without it they are 0, 1, ....
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+def path_masks(module: nn.Module, rate: float, depth: int, batch: int, *, branches: int = 2, train: bool
+               ) -> Float[Array, 'l r b'] | None:
+    """Draws what each residual branch of each block is multiplied with, from the rng ``drop_path``.
+
+    Args:
+        module: the bound trunk.
+        rate: share of examples that skip the last block's branches; earlier blocks rise to it from 0 linearly.
+        depth: number of blocks.
+        batch: number of examples here.
+        branches: residual branches in a block.
+        train: without it nothing is drawn.
+
+    Returns:
+        0 where the branch is skipped, 1 / (1 - its rate) elsewhere; None where nothing is ever skipped.
+
+    Raises:
+        ValueError: `rate` is not in [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f'drop_path is {rate}: it must be at least 0 and below 1.')
+    if not train or rate == 0:
+        return None
+    rows = module.scope.root.get_variable('example', 'row', None)
+    rows = jnp.arange(batch) if rows is None else rows
+    key = module.make_rng('drop_path')
+    draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (depth, branches))
+    keep = 1 - np.linspace(0, rate, depth, dtype=np.float32)[:, None, None]
+    return (jax.vmap(draw, out_axes=-1)(rows) < keep) / keep
+
+
+def drop_path(y: Float[Array, 'b *n'], mask: Float[Array, ' b'] | None) -> Float[Array, 'b *n']:
+    """Multiplies each example of a branch with its mask."""
+    if mask is None:
+        return y
+    return y * mask.astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 1))

@@ -1,0 +1,42 @@
+"""Feed-forward layers.
+
+SwiGLU: Shazeer, 2020, https://arxiv.org/abs/2002.05202.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo.layers import init
+from modelzoo.layers.dense import Dense
+
+
+class SwiGLU(nn.Module):
+    """``down(silu(gate) * value)`` with ``[gate | value] = up(x)``, no biases.
+
+    Attributes:
+        ratio: hidden width over width that a plain two-matrix layer would have; this one has 2/3 of it.
+        multiple_of: the hidden width is rounded up to a multiple of this.
+        kernel_init: of both matrices.
+        dtype: compute type.
+    """
+
+    ratio: int = 4
+    multiple_of: int = 256
+    kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    def hidden(self, width: int) -> int:
+        """Returns the hidden width."""
+        return -(-int(width * self.ratio * 2 / 3) // self.multiple_of) * self.multiple_of
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
+        """Acts on the last axis."""
+        width, hidden = x.shape[-1], self.hidden(x.shape[-1])
+        up = Dense(2 * hidden, False, self.kernel_init, self.dtype, name='up')
+        down = Dense(width, False, self.kernel_init, self.dtype, name='down')
+        gate, value = jnp.split(up(x), 2, axis=-1)
+        return down(nn.silu(gate) * value)

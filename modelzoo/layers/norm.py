@@ -1,0 +1,58 @@
+"""Normalizations over the last axis, computed in float32 with two passes, as PyTorch's.
+
+Layer normalization: Ba et al., 2016, https://arxiv.org/abs/1607.06450.
+Root mean square normalization: Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467.
+Flax's own LayerNorm has epsilon 1e-6 and the variance as ``E[x^2] - E[x]^2``; torch has 1e-5 and two passes.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+
+class LayerNorm(nn.Module):
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias``.
+
+    Attributes:
+        epsilon: torch's default.
+        dtype: of the result.
+    """
+
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
+        """Normalizes the last axis."""
+        scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
+        bias = self.param('bias', jax.nn.initializers.zeros, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        return (x * _last_axis(scale, x) + _last_axis(bias, x)).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x^2) + epsilon) * scale``.
+
+    Attributes:
+        epsilon: as in the gated linear attention code that ViG builds on.
+        dtype: of the result.
+    """
+
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
+        """Normalizes the last axis; leading axes, heads for one, share the scale."""
+        scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
+        return (x * _last_axis(scale, x)).astype(self.dtype)
+
+
+def _last_axis(vector: Array, like: Array) -> Array:
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))

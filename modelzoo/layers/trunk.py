@@ -1,0 +1,89 @@
+"""A stack of equal blocks, with two ways to run it that change no number.
+
+Parameters are always stored block by block (``block00``, ``block01``, ...), so initial values, checkpoints, name
+maps and path rules are the same whichever way it runs. `remat` recomputes a block's activations in the backward
+pass. `scan` stacks the blocks' parameters while tracing and runs one compiled body, which compiles faster and costs
+a copy of the parameters. Both apply the blocks as pure functions of their parameters, so they serve blocks without
+other variables, rngs or recorded intermediates.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+
+def names(depth: int) -> list[str]:
+    """Returns the names of a trunk's blocks."""
+    return [f'block{index:02d}' for index in range(depth)]
+
+
+def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Array, masks: Float[Array, 'l r b'] | None, *,
+        train: bool, remat: bool, scan: bool) -> Array:
+    """Passes the stream `s` through the blocks.
+
+    Args:
+        trunk: the bound module whose children the blocks are.
+        blocks: bound and named; called as ``block(s, mask, train=train)``.
+        s: the residual stream; a block keeps its shape and type.
+        masks: from `drop.path_masks`, one entry a block.
+        train: handed on.
+        remat: recompute instead of keeping activations.
+        scan: one compiled body for all blocks.
+
+    Raises:
+        NotImplementedError: `remat` or `scan` with blocks that hold more than parameters.
+    """
+    rows = [None] * len(blocks) if masks is None else list(masks)
+    if trunk.is_initializing() or not (remat or scan):
+        for block, mask in zip(blocks, rows):
+            s = block(s, mask, train=train)
+        return s
+    params = _params(trunk, blocks)
+    block = blocks[0].clone(parent=None, name=None)
+
+    def apply(s: Array, inputs: tuple[dict, Array | None]) -> Array:
+        return block.apply({'params': inputs[0]}, s, inputs[1], train=train)
+
+    apply = jax.checkpoint(apply) if remat else apply
+    if not scan:
+        for inputs in zip(params, rows):
+            s = apply(s, inputs)
+        return s
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return jax.lax.scan(lambda s, inputs: (apply(s, inputs), None), s, (stacked, masks))[0]
+
+
+def _params(trunk: nn.Module, blocks: Sequence[nn.Module]) -> list[dict]:
+    extra = [kind for kind, values in trunk.variables.items() if kind != 'params' and blocks[0].name in values]
+    if extra:
+        raise NotImplementedError(f'blocks with {", ".join(extra)} cannot run with remat or scan: switch both off.')
+    return [trunk.variables['params'][block.name] for block in blocks]
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution.
+
+    Attributes:
+        block: factory of a block.
+        depth: number of blocks.
+        residual: opens and closes the stream.
+        remat, scan: see `run`.
+    """
+
+    block: Callable[..., nn.Module]
+    depth: int
+    residual: Callable[..., nn.Module]
+    remat: bool
+    scan: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h w d']:
+        """Keeps the shape; `masks` are this stage's rows."""
+        blocks = [self.block(name=name) for name in names(self.depth)]
+        join = self.residual(name='residual')
+        s = run(self, blocks, join.open(x), masks, train=train, remat=self.remat, scan=self.scan)
+        return join.close(s)

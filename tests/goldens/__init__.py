@@ -1,0 +1,131 @@
+"""Goldens: what published implementations compute, kept as numbers, and the comparison with ours.
+
+A golden records a reference network whose parameters and input are filled from a hash of their names: the shapes it
+has, its output, and the gradient of ``sum(output * cotangent)`` at its input. There are no weights in it. Ours, filled
+the same way through the family's name map, has to agree. The files beside this one are gzip-compressed JSON
+(``gzip -9n``).
+
+    python -m tests.goldens tests/goldens/vig_tiny.json.gz
+    python -m tests.goldens vig_small.json --build '{"name": "vig_small"}'
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import modelzoo
+from modelzoo import weights
+
+FOLDER = pathlib.Path(__file__).parent
+OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3
+
+
+class Report(NamedTuple):
+    """How ours compares with a golden.
+
+    Attributes:
+        name: the golden's.
+        parameters, wanted: number of trainable values, ours and the golden's.
+        output: largest difference over the output's standard deviation.
+        gradient: the larger of two relative errors: of the gradient's norm, and of its recorded first values by
+            root mean square.
+    """
+
+    name: str
+    parameters: int
+    wanted: int
+    output: float
+    gradient: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the counts are equal and both errors within their bars."""
+        return self.parameters == self.wanted and self.output <= OUTPUT_BAR and self.gradient <= GRADIENT_BAR
+
+    def __str__(self) -> str:
+        return (f'{self.name:24} {self.parameters:>12,} parameters   output {self.output:.1e}   '
+                f'gradient {self.gradient:.1e}   {"pass" if self.passed else "FAIL"}')
+
+
+def fill(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Returns the values of a parameter or an input: noise seeded by its name, scaled by what it is."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], 'little')
+    noise = np.asarray(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+    last = name.rsplit('.', 1)[-1]
+    if last in ('input', 'cotangent'):
+        return noise
+    if last == 'running_var':
+        return (1 + 0.1 * abs(noise)).astype(np.float32)
+    if last == 'running_mean':
+        return (0.1 * noise).astype(np.float32)
+    if len(shape) >= 2 and math.prod(shape) > max(shape):
+        return (noise / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+    if any(word in last for word in ('weight', 'gamma', 'scale', 'alpha')):
+        return (1 + 0.1 * noise).astype(np.float32)
+    return (0.1 * noise).astype(np.float32)
+
+
+def read(path: str | pathlib.Path) -> dict[str, Any]:
+    """Returns a golden from a .json or .json.gz file."""
+    data = pathlib.Path(path).read_bytes()
+    return json.loads(gzip.decompress(data) if data[:2] == b'\x1f\x8b' else data)
+
+
+def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Report:
+    """Builds ours, fills it as the golden was filled, and measures the differences.
+
+    Args:
+        golden: from `read`.
+        build: arguments of `modelzoo.create_model`; by default the golden's own name.
+    """
+    build = build or {'name': golden['name']}
+    model = modelzoo.create_model(**build)
+    family, backbone = modelzoo.find(build['name'])
+    x = jnp.asarray(np.moveaxis(fill('input', golden['input_shape']), 1, -1))
+    wanted = jax.eval_shape(model.init, jax.random.key(0), x)['params']
+    filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind == 'param'}
+    params = weights.load_published(family.NAMES[type(backbone).__name__], wanted, filled)
+    output, gradient = _answer(model, params, x, golden['output']['shape'])
+    return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted)), golden['parameters'],
+                  _output_error(golden['output'], output), _gradient_error(golden['input_gradient'], gradient))
+
+
+def _answer(model: Any, params: Any, x: jax.Array, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the logits, and the gradient at the input in the reference's layout."""
+    cotangent = jnp.asarray(fill('cotangent', shape))
+
+    @jax.jit
+    def run(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = lambda x: model.apply({'params': params}, x)['logits']
+        output, pull = jax.vjp(logits, x)
+        return output, pull(cotangent)[0]
+
+    with jax.default_matmul_precision('highest'):
+        output, gradient = run(params, x)
+    return np.asarray(output), np.moveaxis(np.asarray(gradient), -1, 1)
+
+
+def _output_error(recorded: dict[str, Any], output: np.ndarray) -> float:
+    wanted = _decode(recorded)
+    return float(abs(output - wanted).max() / wanted.std())
+
+
+def _gradient_error(recorded: dict[str, Any], gradient: np.ndarray) -> float:
+    first = _decode(recorded['first'])
+    ours = gradient.ravel()[:first.size]
+    norm = abs(np.linalg.norm(gradient.astype(np.float64)) / recorded['l2'] - 1)
+    return float(max(norm, np.linalg.norm(ours - first) / np.linalg.norm(first)))
+
+
+def _decode(recorded: dict[str, Any]) -> np.ndarray:
+    data = base64.b64decode(recorded['float32_le_base64'])
+    return np.frombuffer(data, '<f4').reshape(recorded['shape']).astype(np.float64)

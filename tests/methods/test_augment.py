@@ -1,0 +1,223 @@
+"""Batch transforms: keyed by the example alone, true to their sampling rules, the same on any mesh."""
+
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+import numpy as np
+import pytest
+
+from methods.augment import Mix, Normalize, RandomErasing, RandomFlip
+from methods.randaugment import RandAugment
+
+KEY = jax.random.key(7)
+PIXELS = {
+    'flip': RandomFlip(),
+    'rand_augment': RandAugment(),
+}
+NORMALIZED = {'erase': RandomErasing(probability=0.7)}
+
+
+def make_batch(size: int, side: int = 16, channels: int = 3, seed: int = 0) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    return {
+        'image': jnp.asarray(rng.integers(0, 256, (size, side, side, channels), dtype=np.uint8)),
+        'label': jnp.asarray(rng.integers(0, 10, size), jnp.int32),
+        'epoch': jnp.asarray(rng.integers(0, 5, size), jnp.int32),
+        'index': jnp.asarray(rng.permutation(1000)[:size], jnp.int32),
+    }
+
+
+def take(batch: dict, rows: np.ndarray) -> dict:
+    return {name: value[rows] for name, value in batch.items()}
+
+
+def normalized(batch: dict) -> dict:
+    return Normalize()(batch)
+
+
+@pytest.mark.parametrize('name', [*PIXELS, *NORMALIZED])
+def test_an_example_is_augmented_alike_in_any_batch(name):
+    transform = jax.jit((PIXELS | NORMALIZED)[name])
+    batch = make_batch(16)
+    batch = normalized(batch) if name in NORMALIZED else batch
+    whole = transform(batch, KEY)['image']
+    rows = np.array([11, 3, 3, 9, 0, 15, 1, 7])
+    # Exact for integers; float kernels may be compiled otherwise for another shape.
+    chex.assert_trees_all_close(transform(take(batch, rows), KEY)['image'], whole[rows], atol=1e-6)
+    other_epoch = batch | {'epoch': batch['epoch'] + 1}
+    assert (transform(other_epoch, KEY)['image'] != whole).any(axis=(1, 2, 3)).mean() > 0.3
+    assert (transform(batch, jax.random.key(8))['image'] != whole).any(axis=(1, 2, 3)).mean() > 0.3
+
+
+@pytest.mark.parametrize('shape', [(8, 1), (2, 4), (1, 1)])
+def test_any_mesh_gives_the_same_pixels(shape):
+    batch = make_batch(16)
+    chain = (RandomFlip(), RandAugment(), Normalize(), RandomErasing(), Mix(num_classes=10))
+
+    @jax.jit
+    def run(batch):
+        for transform in chain:
+            batch = transform(batch, KEY)
+        return batch
+
+    want = run(batch)
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh(shape, ('data', 'fsdp'), axis_types=auto, devices=jax.devices()[: math.prod(shape)])
+    sharding = NamedSharding(mesh, P(('data', 'fsdp')))
+    got = run(jax.device_put(batch, sharding))
+    chex.assert_trees_all_close(got, want, atol=2e-6)
+
+
+def test_per_example_transforms_gather_nothing():
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.device_put(make_batch(16), NamedSharding(mesh, P('data')))
+
+    def run(batch):
+        for transform in (RandomFlip(), RandAugment(), Normalize(), RandomErasing()):
+            batch = transform(batch, KEY)
+        return batch
+
+    text = jax.jit(run).lower(batch).compile().as_text()
+    for collective in ('all-gather', 'all-to-all', 'collective-permute', 'all-reduce'):
+        assert f' {collective}(' not in text
+
+
+def test_normalize_is_the_published_formula_and_checks_channels():
+    batch = make_batch(4)
+    transform = Normalize(mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.2), dtype=jnp.bfloat16)
+    got = transform(batch)['image']
+    assert got.dtype == jnp.bfloat16
+    want = (np.asarray(batch['image']) / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.25, 0.2]
+    chex.assert_trees_all_close(np.asarray(got, np.float64), want, rtol=1e-2, atol=1e-2)
+    chex.assert_trees_all_close(
+        np.asarray(Normalize((0.5,), (0.5,))(batch)['image']),
+        np.asarray(batch['image']) / np.float32(127.5) - 1,
+        atol=1e-6,
+    )
+    with pytest.raises(ValueError, match='2 means and 2 deviations for images of 3 channels; give 1 or 3'):
+        Normalize((0.5, 0.5), (0.5, 0.5))(batch)
+
+
+def test_flip_mirrors_half_of_the_examples():
+    batch = make_batch(4096, side=2)
+    got = np.asarray(RandomFlip()(batch, KEY)['image'])
+    image = np.asarray(batch['image'])
+    flipped = (got != image).any(axis=(1, 2, 3))
+    chex.assert_trees_all_equal(got, np.where(flipped[:, None, None, None], image[:, :, ::-1], image))
+    assert abs(flipped.mean() - 0.5) < 4 * 0.5 / math.sqrt(4096)
+
+
+def reference_erasing(rng: np.random.Generator, side: int) -> float:
+    """timm's rule, one image: the share of the area that is erased."""
+    if rng.random() > 0.25:
+        return 0.0
+    for _ in range(10):
+        area = rng.uniform(0.02, 1 / 3) * side * side
+        ratio = math.exp(rng.uniform(math.log(0.3), math.log(1 / 0.3)))
+        height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if width < side and height < side:
+            return height * width / side**2
+    return 0.0
+
+
+def test_erasing_follows_the_published_sampling():
+    count, side = 20_000, 24
+    keys = jax.random.split(KEY, count)
+    regions = np.asarray(jax.jit(jax.vmap(lambda k: RandomErasing().region(k, side, side)))(keys))
+    share = regions.mean(axis=(1, 2))
+    rng = np.random.default_rng(0)
+    want = np.array([reference_erasing(rng, side) for _ in range(count)])
+    assert abs((share > 0).mean() - 0.25) < 0.012
+    for moment in (1, 2):
+        assert abs((share**moment).mean() - (want**moment).mean()) < 0.05 * (want**moment).mean()
+    chex.assert_trees_all_close(
+        np.quantile(share[share > 0], [0.05, 0.5, 0.95]), np.quantile(want[want > 0], [0.05, 0.5, 0.95]), atol=0.02
+    )
+    # Every erased region is a full rectangle, and places are uniform: the mean mask is symmetric.
+    area = regions.any(axis=2).sum(axis=1) * regions.any(axis=1).sum(axis=1)
+    chex.assert_trees_all_equal(area, regions.sum(axis=(1, 2)))
+    density = regions.mean(axis=0)
+    chex.assert_trees_all_close(density, density[::-1, ::-1], atol=0.01)
+    chex.assert_trees_all_close(density, density.T, atol=0.01)
+
+
+def test_erasing_fills_with_unit_noise_in_every_pixel():
+    batch = make_batch(256) | {'image': jnp.full((256, 16, 16, 3), 9.0)}
+    got = np.asarray(RandomErasing(probability=1.0)(batch, KEY)['image'])
+    noise = got[got != 9.0]
+    assert len(noise) > 10_000
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    erased = (got != 9.0).any(axis=-1)
+    chex.assert_trees_all_equal(erased, (got != 9.0).all(axis=-1))
+    assert len(np.unique(noise)) > 0.99 * len(noise)
+
+
+def test_mix_pairs_each_row_with_the_one_opposite():
+    batch = normalized(make_batch(8))
+    for seed in range(6):
+        mix = Mix(num_classes=10, label_smoothing=0.1)
+        got = mix(batch, jax.random.key(seed))
+        image, flipped = np.asarray(batch['image']), np.asarray(batch['image'])[::-1]
+        hard = np.full((8, 10), 0.01) + 0.9 * np.eye(10)[np.asarray(batch['label'])]
+        first = {name: batch[name][:1] for name in ('epoch', 'index')}
+        from methods.augment import MIX, example_keys
+
+        cut, lam = mix.draw(example_keys(first, jax.random.key(seed), MIX)[0], 16, 16)
+        cut, lam = np.asarray(cut), float(lam)
+        if cut.any():
+            want = np.where(cut[None, ..., None], flipped, image)
+            assert lam == pytest.approx(1 - cut.mean())
+        else:
+            want = lam * image + (1 - lam) * flipped
+        chex.assert_trees_all_close(np.asarray(got['image']), want, atol=1e-5)
+        chex.assert_trees_all_close(np.asarray(got['target']), lam * hard + (1 - lam) * hard[::-1], atol=1e-6)
+        chex.assert_trees_all_close(np.asarray(got['target']).sum(axis=1), np.ones(8), atol=1e-6)
+
+
+def reference_rectangle(rng: np.random.Generator, side: int) -> float:
+    """timm's rule for CutMix, one batch: lambda after the correction."""
+    lam = rng.beta(1.0, 1.0)
+    cut = int(side * math.sqrt(1 - lam))
+    y, x = rng.integers(0, side), rng.integers(0, side)
+    box = np.clip([y - cut // 2, y + cut // 2, x - cut // 2, x + cut // 2], 0, side)
+    return 1 - (box[1] - box[0]) * (box[3] - box[2]) / side**2
+
+
+def test_mix_draws_follow_the_published_rules():
+    count, side = 20_000, 20
+    mix = Mix(num_classes=10)
+    draw = jax.jit(jax.vmap(lambda key: mix.draw(key, side, side)))
+    cut, lam = map(np.asarray, draw(jax.random.split(KEY, count)))
+    tenths = np.linspace(0.1, 0.9, 9)
+    rng = np.random.default_rng(0)
+    both = np.where(
+        rng.random(count) < 0.5,
+        [reference_rectangle(rng, side) for _ in range(count)],
+        rng.beta(0.8, 0.8, count),
+    )
+    chex.assert_trees_all_close(np.quantile(lam, tenths), np.quantile(both, tenths), atol=0.02)
+    # lambda = 1 - 0 means a rectangle of no area, which a bare count of masks would miss.
+    assert 0.42 < cut.any(axis=(1, 2)).mean() < 0.5
+
+    only_mixup = Mix(num_classes=10, cutmix_alpha=0.0)
+    cut, lam = map(np.asarray, jax.vmap(lambda key: only_mixup.draw(key, 4, 4))(jax.random.split(KEY, 5000)))
+    assert not cut.any()
+    assert lam.std() == pytest.approx(1 / math.sqrt(4 * (2 * 0.8 + 1)), rel=0.05)
+    only_cutmix = Mix(num_classes=10, mixup_alpha=0.0)
+    cut, lam = map(np.asarray, jax.vmap(lambda key: only_cutmix.draw(key, 4, 4))(jax.random.split(KEY, 500)))
+    chex.assert_trees_all_close(lam, 1 - cut.mean(axis=(1, 2)), atol=1e-6)
+
+
+def test_mistakes_are_answered_in_a_sentence():
+    batch = make_batch(4)
+    with pytest.raises(ValueError, match='Mix wants normalized images and got uint8: list it after Normalize'):
+        Mix(num_classes=10)(batch, KEY)
+    with pytest.raises(ValueError, match='RandomErasing wants normalized images and got uint8'):
+        RandomErasing()(batch, KEY)
+    with pytest.raises(ValueError, match='RandAugment wants uint8 images and got float32: list it before Normalize'):
+        RandAugment()(normalized(batch), KEY)
+    with pytest.raises(ValueError, match='mixup_alpha=0 and cutmix_alpha=0'):
+        Mix(num_classes=10, mixup_alpha=0, cutmix_alpha=0)

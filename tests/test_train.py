@@ -1,0 +1,127 @@
+"""The loop: what it writes, how often it compiles, and how it ends when something is wrong."""
+
+import json
+import resource
+import signal
+import subprocess
+
+import jax
+import pytest
+
+import train
+from runtime.errors import RunError
+from tests import runs, toys
+
+ON_ALL = {'fn': 'runtime.mesh:MeshConfig', 'data': -1}
+
+
+def test_a_run_writes_what_it_promises(tmp_path, capsys) -> None:
+    scores = train.train(toys.config(), tmp_path, span=(3, 5))
+    rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    logged = [row for row in rows if 'train/loss' in row]
+    scored = [row for row in rows if 'eval/accuracy' in row]
+    assert [row['step'] for row in logged] == [2, 4, 6, 8]
+    assert [row['step'] for row in scored] == [4, 8]
+    assert {'train/grad_norm', 'train/learning_rate', 'train/epoch', 'time/images_per_second'} <= logged[0].keys()
+    assert all(row['eval/examples'] == 359 for row in scored)
+    assert scores['eval/accuracy'] == scored[-1]['eval/accuracy']
+    assert logged[-1]['train/loss'] < logged[0]['train/loss']
+    assert sorted(p.name for p in (tmp_path / 'checkpoints').iterdir()) == ['6', '8']
+    best = max(scored, key=lambda row: row['eval/accuracy'])['step']
+    assert [p.name for p in (tmp_path / 'best').iterdir()] == [str(best)]
+    assert any((tmp_path / 'tensorboard').iterdir())
+    out = capsys.readouterr().out
+    assert 'costliest operations' in out and out.count(' ms ') == 10
+    assert list((tmp_path / 'profile').rglob('*.xplane.pb')) and list((tmp_path / 'profile').rglob('*.trace.json.gz'))
+
+
+def test_the_step_is_compiled_once(tmp_path, caplog) -> None:
+    with jax.log_compiles():
+        train.train(toys.config(), tmp_path)
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith('Compiling jit(step)')]
+    assert len(compiled) == 1
+
+
+def test_a_state_that_resumes_equals_one_that_ran_through(tmp_path) -> None:
+    train.train(toys.config(), tmp_path / 'whole')
+    train.train(toys.config(), tmp_path / 'parts')
+    for step in (8, 6):
+        subprocess.run(['rm', '-r', tmp_path / 'parts' / 'checkpoints' / str(step)], check=True)
+        if step == 8:
+            train.train(toys.config(), tmp_path / 'parts')
+            runs.assert_same_bits(tmp_path / 'whole', tmp_path / 'parts', 8)
+    with pytest.raises(RunError, match='another config: config.seed was 0 and is now 1'):
+        train.train(toys.config(seed=1), tmp_path / 'parts')
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path) -> None:
+    train.train(toys.config(), tmp_path)
+    (tmp_path / 'config.json').unlink()
+    other = toys.config()
+    other.task.backbone.width = 48
+    with pytest.raises(RunError, match=r'saved by another config: .*\[32\].* there and .*\[48\]'):
+        train.train(other, tmp_path)
+    assert (tmp_path / 'checkpoints' / '8').exists()
+
+
+def test_a_workdir_that_cannot_be_made(tmp_path) -> None:
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(RunError, match='workdir cannot be made .* choose a --workdir'):
+        train.train(toys.config(), tmp_path / 'file' / 'run')
+
+
+def test_a_batch_that_does_not_divide_by_the_mesh(tmp_path) -> None:
+    with pytest.raises(ValueError, match='config.batch_size is 60, which does not divide over the 8 devices .* such as 56'):
+        train.train(toys.config(batch_size=60, mesh=ON_ALL), tmp_path)
+
+
+def test_a_head_with_too_few_classes(tmp_path) -> None:
+    config = toys.config()
+    config.task.head.num_classes = 9
+    with pytest.raises(ValueError, match='9 logits and the data set has 10 classes'):
+        train.train(config, tmp_path)
+
+
+def test_a_metric_nobody_scores(tmp_path) -> None:
+    with pytest.raises(ValueError, match="'eval/acuracy', which the task does not score; it scores eval/"):
+        train.train(toys.config(best='eval/acuracy'), tmp_path)
+
+
+@pytest.mark.parametrize('mesh', [{'fn': 'runtime.mesh:MeshConfig', 'data': 2, 'fsdp': 4}, ON_ALL])
+def test_a_nan_in_a_batch_names_step_and_place(tmp_path, mesh) -> None:
+    spoil = {'fn': 'tests.toys:Spoil', 'index': 5, 'epoch': 0}
+    config = toys.config(train_transforms=[spoil], steps=40, save_every=1, mesh=mesh)
+    with pytest.raises(RunError, match=r'step \d+ is not finite: the batch transforms made it in image; the checkpoint'):
+        train.train(config, tmp_path)
+    assert list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_a_run_that_diverges_names_step_and_place(tmp_path) -> None:
+    config = toys.config()
+    config.optimizer.schedule.peak = 1e38
+    with pytest.raises(RunError, match=r'step \d+ is not finite: the .*Lower the learning rate'):
+        train.train(config, tmp_path)
+
+
+def test_a_full_disk_keeps_what_was_saved(tmp_path) -> None:
+    """A limit on the size of files makes every larger write fail, as a full disk does."""
+    config = 'configs/vig_s.py:digits'
+    options = ('--config.steps=12', '--config.save_every=4', '--config.log_every=2',
+               '--config.optimizer.schedule.warmup_epochs=0.0')
+    process = runs.start(config, tmp_path, *options)
+    runs.when(process, lambda: (tmp_path / 'checkpoints' / '4').exists(), signal.SIGTERM)
+    runs.finish(process, 0)
+    saved = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
+    size = max(p.stat().st_size for p in (tmp_path / 'checkpoints').rglob('*') if p.is_file())
+    process = runs.start(config, tmp_path, *options, limits=[(resource.RLIMIT_FSIZE, size // 2)])
+    _, err = runs.finish(process, 1)
+    assert 'a checkpoint could not be written' in err and 'is still there' in err
+    assert len(err.strip().splitlines()) == 1
+    assert saved <= {p.name for p in (tmp_path / 'checkpoints').iterdir()}
+    runs.run(config, tmp_path, *options)
+
+
+def test_an_image_that_the_patch_does_not_divide(tmp_path) -> None:
+    process = runs.start('configs/vig_s.py:smoke', tmp_path, '--config.data.image_size=36')
+    _, err = runs.finish(process, 1)
+    assert '36' in err and 'divide' in err and len(err.strip().splitlines()) == 1
