@@ -177,15 +177,8 @@ class Images:
         if not 0 <= seed < 2**32:
             raise ValueError(f'seed={seed} is out of range; use 0 <= seed < 2**32.')
         own = local_rows(sharding, batch_size)
-
-        def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
-            epoch, index = keyed.rows(
-                seed, step * batch_size, (step + 1) * batch_size, self.num_train
-            )
-            return epoch[own], index[own]
-
-        batches = self._train.batches(map(rows, itertools.count(start_step)), seed)
-        return prefetch(_on_devices(batches, sharding, batch_size, own), self.prefetch)
+        hosts = self.host_train(own, batch_size, seed, start_step)
+        return prefetch(_on_devices(hosts, sharding, batch_size, own), self.prefetch)
 
     def evaluate(self, sharding: jax.sharding.Sharding, batch_size: int) -> Iterator[Batch]:
         """The whole evaluation split once, in order.
@@ -193,18 +186,29 @@ class Images:
         The last batch is filled up with copies of the last example, where `mask` is False.
         """
         own = local_rows(sharding, batch_size)
-        last = self.num_eval - 1
+        hosts = self.host_evaluate(own, batch_size)
+        return prefetch(_on_devices(hosts, sharding, batch_size, own), self.prefetch)
+
+    def host_train(
+        self, own: np.ndarray, batch_size: int, seed: int, start_step: int
+    ) -> Iterator[HostBatch]:
+        """Rows `own` of the global batches of `train`, as host arrays."""
 
         def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
-            return np.zeros_like(own), np.minimum(step * batch_size + own, last)
+            start = step * batch_size
+            epoch, index = keyed.rows(seed, start, start + batch_size, self.num_train)
+            return epoch[own], index[own]
 
-        def masked() -> Iterator[HostBatch]:
-            steps = range(math.ceil(self.num_eval / batch_size))
-            with closing(self._eval.batches(map(rows, steps), 0)) as batches:
-                for step, batch in zip(steps, batches):
-                    yield batch | {'mask': step * batch_size + own <= last}
+        return self._train.batches(map(rows, itertools.count(start_step)), seed)
 
-        return prefetch(_on_devices(masked(), sharding, batch_size, own), self.prefetch)
+    def host_evaluate(self, own: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
+        """Rows `own` of the global batches of `evaluate`, as host arrays."""
+        steps = range(math.ceil(self.num_eval / batch_size))
+        last = self.num_eval - 1
+        plan = ((np.zeros_like(own), np.minimum(step * batch_size + own, last)) for step in steps)
+        with closing(self._eval.batches(plan, 0)) as batches:
+            for step, batch in zip(steps, batches):
+                yield batch | {'mask': step * batch_size + own <= last}
 
 
 def local_rows(

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 import numpy as np
@@ -258,5 +258,7 @@ def _cache_compilations() -> None:
 
 
 if __name__ == '__main__':
+    # Libraries report their progress as information; a run has its own.
+    logging.set_verbosity(logging.WARNING)
     _cache_compilations()
     app.run(_main, flags_parser=_parse)

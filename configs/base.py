@@ -108,7 +108,7 @@ def imagenet(backbone: Node, optimizer: Node, *, epochs: float = 300.0, batch_si
 
 def smoke(imagenet_config: Node, image_size: int, steps: int = 12, batch_size: int = 8) -> Node:
     """`imagenet_config` on a few JPEGs made on the spot."""
-    data = imagenet_data(image_size) | {'dataset': 'fake_imagenet', 'eval_split': 'test'}
+    data = imagenet_data(image_size) | {'dataset': 'fake_imagenet'}
     shrunk = {'data': data, 'epochs': unset(float), 'steps': steps, 'batch_size': batch_size, 'log_every': 4,
               'eval_every': 6, 'save_every': 4}
     return imagenet_config | shrunk

@@ -35,7 +35,7 @@ def get_config(preset=None):
         return base.fashion_mnist(BACKBONE | {'patch': 4, 'image_size': 28, 'width': 96, 'depth': 6, 'heads': 3})
 
     def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1} | {'image_size': 32, 'patch': 8, 'width': 32, 'depth': 3, 'heads': 2}
+        shrunk = BACKBONE | {'drop_path': 0.1} | {'image_size': 32, 'patch': 8, 'width': 32, 'depth': 2, 'heads': 2}
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=5.0)
         return base.smoke(base.imagenet(shrunk, optimizer, ema=0.9), image_size=32)
 

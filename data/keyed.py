@@ -68,7 +68,7 @@ def uniforms(seed: int, epoch: np.ndarray, index: np.ndarray, count: int) -> np.
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """An epoch's order, int64 (size,), read-only: the examples sorted by a random 64-bit word each."""
+    """An epoch's order, int64 (size,), read-only: examples sorted by 64 random bits each."""
     counter = np.zeros((size, 4), np.uint64)
     counter[:, 1] = np.arange(size)
     counter[:, 2] = epoch

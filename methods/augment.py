@@ -69,8 +69,8 @@ class Normalize:
         channels = batch['image'].shape[-1]
         if not {len(self.mean), len(self.std)} <= {1, channels}:
             raise ValueError(
-                f'Normalize has {len(self.mean)} means and {len(self.std)} deviations for images of '
-                f'{channels} channels; give 1 or {channels} of each.'
+                f'Normalize has {len(self.mean)} means and {len(self.std)} deviations for images '
+                f'of {channels} channels; give 1 or {channels} of each.'
             )
         scale = 1 / (255 * jnp.asarray(self.std, jnp.float32))
         offset = jnp.asarray(self.mean, jnp.float32) / jnp.asarray(self.std, jnp.float32)
@@ -98,8 +98,8 @@ class RandomErasing:
     """Replaces a random rectangle by normal noise, in every pixel and channel of its own.
 
     Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, https://arxiv.org/abs/1708.04896;
-    the sampling is timm's in mode 'pixel': ten tries at an area and a height/width ratio (uniform in
-    its logarithm) that are smaller than the image, and none erased if all fail.
+    the sampling is timm's in mode 'pixel': ten tries at an area and a height/width ratio (uniform
+    in its logarithm) that are smaller than the image, and none erased if all fail.
 
     Attributes:
         probability: that an example is erased.
@@ -188,22 +188,17 @@ class Mix:
         self, key: PRNGKeyArray, height: int, width: int
     ) -> tuple[Bool[Array, 'h w'], Float[Array, '']]:
         """The pixels taken from the partner (none in mixup), and lambda, the share of the own."""
-        choose, mixup, cutmix, place = jax.random.split(key, 4)
-        use_cutmix = jax.random.bernoulli(choose, self._cutmix_probability())
-        lam = jax.random.beta(mixup, self.mixup_alpha or 1.0, self.mixup_alpha or 1.0)
-        cut_lam = jax.random.beta(cutmix, self.cutmix_alpha or 1.0, self.cutmix_alpha or 1.0)
-        cut = use_cutmix & self.rectangle(place, cut_lam, height, width)
+        unit, beta = jax.random.split(key)
+        choose, y, x = jax.random.uniform(unit, (3,))
+        use_cutmix = choose < self._cutmix_probability()
+        alpha = jnp.where(use_cutmix, self.cutmix_alpha, self.mixup_alpha)
+        lam = jax.random.beta(beta, alpha, alpha)
+        # A rectangle of about 1 - lambda of the area around a uniform center, cut at the border.
+        half_h, half_w = (jnp.floor(jnp.floor(jnp.sqrt(1 - lam) * n) / 2) for n in (height, width))
+        y, x = jnp.floor(y * height), jnp.floor(x * width)
+        box = _inside(height, width, (y - half_h, y + half_h, x - half_w, x + half_w))
+        cut = use_cutmix & box
         return cut, jnp.where(use_cutmix, 1 - cut.mean(), lam)
-
-    def rectangle(
-        self, key: PRNGKeyArray, lam: Float[Array, ''], height: int, width: int
-    ) -> Bool[Array, 'h w']:
-        """A rectangle of about 1 - lambda of the area around a uniform center, clipped."""
-        side = jnp.sqrt(1 - lam)
-        half_h, half_w = (jnp.floor(jnp.floor(side * n) / 2) for n in (height, width))
-        y, x = jax.random.uniform(key, (2,)) * jnp.array([height, width])
-        y, x = jnp.floor(y), jnp.floor(x)
-        return _inside(height, width, (y - half_h, y + half_h, x - half_w, x + half_w))
 
     def soft_labels(self, label: Int[Array, 'b']) -> Float[Array, 'b k']:
         """Smoothed one-hot labels."""

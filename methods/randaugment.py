@@ -1,7 +1,7 @@
 """RandAugment on the device, with Pillow's pixels.
 
-Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2020,
-https://arxiv.org/abs/1909.13719, in the form of timm's `rand-m9-mstd0.5-inc1`,
+Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space",
+2020, https://arxiv.org/abs/1909.13719, in the form of timm's `rand-m9-mstd0.5-inc1`,
 https://github.com/huggingface/pytorch-image-models (Apache-2): fifteen operations, two drawn with
 replacement per image, each carried out with probability 1/2 at a magnitude from N(9, 0.5) cut to
 [0, 10], 'increasing' (a larger magnitude always changes more).
@@ -12,9 +12,9 @@ itself, five resample it by an affine map. Each layer makes one table, one blend
 of them trivial, and no image waits for another.
 
 Each operation gives Pillow's pixels within one gray level (float32 here, double there).
-Where we differ: drawn from keys, see methods/augment.py. `contrast='published'` reproduces the slip of
-big_vision (https://github.com/google-research/big_vision, Apache-2) and its descendants, which blend
-with H W / 256 (196 at 224 pixels) instead of the mean gray.
+Where we differ: drawn from keys, see methods/augment.py. `contrast='published'` reproduces the slip
+of big_vision (https://github.com/google-research/big_vision, Apache-2) and its descendants, which
+blend with H W / 256 (196 at 224 pixels) instead of the mean gray.
 """
 
 from __future__ import annotations
@@ -122,12 +122,12 @@ class RandAugment:
 
     def draw(self, key: PRNGKeyArray) -> tuple[Int[Array, ''], Float[Array, ''], Array]:
         """(operation as a position in `ops`, its argument, whether to carry it out)."""
-        which, level, sign, apply = jax.random.split(key, 4)
-        op = jax.random.randint(which, (), 0, len(self.ops))
-        level = self.magnitude + self.magnitude_std * jax.random.normal(level)
-        sign = jnp.where(jax.random.bernoulli(sign), -1.0, 1.0)
-        argument = self.argument(op, jnp.clip(level, 0, 10), sign)
-        return op, argument, jax.random.bernoulli(apply, self.probability)
+        unit, normal = jax.random.split(key)
+        which, sign, apply = jax.random.uniform(unit, (3,))
+        op = jnp.floor(which * len(self.ops)).astype(jnp.int32)
+        level = jnp.clip(self.magnitude + self.magnitude_std * jax.random.normal(normal), 0, 10)
+        argument = self.argument(op, level, jnp.where(sign < 0.5, -1.0, 1.0))
+        return op, argument, apply < self.probability
 
     def argument(
         self, op: Int[Array, ''], level: Float[Array, ''], sign: Float[Array, '']
@@ -277,7 +277,7 @@ def affine(
 ) -> Int[Array, 'h w c']:
     """Pixel (x, y) of the result is read at (a x + b y + c, d x + e y + f), `fill` outside.
 
-    Coordinates are of pixel centers, as in Pillow's Image.transform; `matrix` is (a, b, c, d, e, f).
+    Coordinates are of pixel centers, as in Pillow's Image.transform; `matrix` is (a, ..., f).
     """
     height, width = pixels.shape[:2]
     x, y = jnp.arange(width)[None] + 0.5, jnp.arange(height)[:, None] + 0.5

@@ -30,8 +30,8 @@ class Supervised(Task):
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         backbone_rng, head_rng = jax.random.split(rng)
         backbone = dict(self.backbone.init(backbone_rng, batch['image'], train=False))
-        features = self.backbone.apply(backbone, batch['image'], train=False)
-        head = self.head.init(head_rng, features)
+        features = jax.eval_shape(lambda image: self.backbone.apply(backbone, image, train=False), batch['image'])
+        head = self.head.init(head_rng, jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), features))
         params = {'backbone': backbone.pop('params'), 'head': head['params']}
         return Variables(params, backbone, {})
 

@@ -29,7 +29,7 @@ def test_a_run_killed_between_and_during_saves_ends_in_the_same_bits(undisturbed
     assert runs.last_step(tmp_path) < STEPS
     during = runs.start(CONFIG, tmp_path, program='tests/kill_during_save.py')
     runs.finish(during, -signal.SIGKILL)
-    assert list((tmp_path / 'checkpoints').glob('*tmp*')), 'the kill came after the save'
+    assert list(tmp_path.glob('*/*tmp*')), 'the kill came after the save'
     runs.run(CONFIG, tmp_path)
     runs.assert_same_bits(undisturbed, tmp_path, STEPS)
 

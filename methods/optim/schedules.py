@@ -25,4 +25,6 @@ def warmup_cosine(steps: int, steps_per_epoch: float, *, peak: float, warmup_epo
         raise ValueError(f'a warm-up of {warmup} steps is longer than the run of {steps} steps: shorten '
                          'warmup_epochs or train for longer.')
     cosine = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=end / peak)
+    if not warmup:
+        return cosine
     return optax.join_schedules([optax.linear_schedule(start, peak, warmup), cosine], [warmup])

@@ -23,7 +23,9 @@ ARGUMENTS = {
     'shear_y': (-0.3, 0.265, 0.013),
     'translate_x': (-0.405, 0.25, 0.39),
     'translate_y': (-0.405, 0.25, 0.39),
-} | dict.fromkeys(('color', 'contrast', 'brightness', 'sharpness'), (0.1, 0.19, 0.77, 1.0, 1.3, 1.81, 1.9))
+} | dict.fromkeys(
+    ('color', 'contrast', 'brightness', 'sharpness'), (0.1, 0.19, 0.77, 1.0, 1.3, 1.81, 1.9)
+)
 
 
 def calibration_images() -> dict[str, np.ndarray]:
@@ -56,7 +58,9 @@ def pillow(op: str, image: Image.Image, argument: float, resample: int) -> Image
         'invert': lambda: ImageOps.invert(image),
         'rotate': lambda: image.rotate(argument, resample, fillcolor=FILL),
         # Newer Pillows refuse to keep no bit at all; older ones make the image black.
-        'posterize': lambda: ImageOps.posterize(image, int(argument)) if argument else image.point(lambda _: 0),
+        'posterize': lambda: (
+            ImageOps.posterize(image, int(argument)) if argument else image.point(lambda _: 0)
+        ),
         'solarize': lambda: ImageOps.solarize(image, argument),
         'solarize_add': lambda: image.point(3 * added),
         'color': lambda: ImageEnhance.Color(image).enhance(argument),
@@ -87,7 +91,9 @@ def test_within_one_gray_level_of_pillow(distort, op, interpolation):
     resample = Image.Resampling[interpolation.upper()]
     for argument in ARGUMENTS.get(op, (0.0,)):
         argument = float(np.float32(argument))
-        got = np.asarray(distort[interpolation](stack, jnp.int32(OPS.index(op)), jnp.float32(argument)))
+        got = np.asarray(
+            distort[interpolation](stack, jnp.int32(OPS.index(op)), jnp.float32(argument))
+        )
         for name, image, mine in zip(IMAGES, IMAGES.values(), got, strict=True):
             want = np.asarray(pillow(op, Image.fromarray(image), argument, resample))
             difference = np.abs(mine.astype(int) - want.astype(int))
@@ -98,28 +104,32 @@ def test_within_one_gray_level_of_pillow(distort, op, interpolation):
 def test_operations_do_something():
     stack = jnp.stack([IMAGES['dark noise']])
     augment = RandAugment()
+
+    @jax.jit
+    def strong(op):
+        argument = augment.argument(op, jnp.float32(9.0), jnp.float32(1.0))
+        return augment.distort(stack[0], op, argument)
+
     for number, op in enumerate(OPS):
-        argument = augment.argument(jnp.int32(number), jnp.float32(9.0), jnp.float32(1.0))
-        changed = augment.distort(stack[0], jnp.int32(number), argument) != stack[0]
-        assert changed.mean() > 0.5 or op == 'solarize', op
+        assert (strong(jnp.int32(number)) != stack[0]).mean() > 0.5, op
 
 
 def test_published_contrast_blends_with_the_number_of_pixels():
-    image = np.full((224, 224, 3), 115, np.uint8)
+    image = jnp.full((224, 224, 3), 115, jnp.uint8)
     argument = jnp.float32(0.5)
-    op = jnp.int32(OPS.index('contrast'))
-    assert (np.asarray(RandAugment().distort(image, op, argument)) == 115).all()
-    published = np.asarray(RandAugment(contrast='published').distort(image, op, argument))
-    assert (published == (196 + 115) // 2).all()
+    for contrast, level in (('pil', 115), ('published', 196)):
+        augment = RandAugment(ops=('contrast',), contrast=contrast)
+        got = jax.jit(augment.distort)(image, jnp.int32(0), argument)
+        assert (got == (level + 115) // 2).all()
 
 
 def test_gray_images_keep_their_one_channel():
     image = jnp.asarray(IMAGES['china'][..., :1])
     augment = RandAugment(fill=(0,))
+    distort = jax.jit(augment.distort)
     for number in range(len(OPS)):
-        out = augment.distort(image, jnp.int32(number), jnp.float32(1.3))
-        chex.assert_shape(out, image.shape)
-    color = augment.distort(image, jnp.int32(OPS.index('color')), jnp.float32(1.8))
+        chex.assert_shape(distort(image, jnp.int32(number), jnp.float32(1.3)), image.shape)
+    color = distort(image, jnp.int32(OPS.index('color')), jnp.float32(1.8))
     chex.assert_trees_all_equal(color, image)
 
 
@@ -153,16 +163,17 @@ def test_draws_follow_the_published_distribution():
             continue
         got = arguments[ops == number]
         want = np.array([reference_argument(op, rng) for _ in range(len(got))])
-        tolerance = 0.03 * (np.abs(want).max() + 1e-6)
-        for q in (0.02, 0.2, 0.4, 0.6, 0.8, 0.98):
-            assert abs(np.quantile(got, q) - np.quantile(want, q)) <= tolerance, (op, q)
-        assert abs(np.mean(got) - np.mean(want)) < 0.1 * want.std() + 1e-6, op
+        # Kolmogorov-Smirnov at p = 1e-4; ties only make it stricter on nothing.
+        values = np.union1d(got, want)
+        below = [np.searchsorted(np.sort(x), values, side='right') / len(x) for x in (got, want)]
+        assert np.abs(below[0] - below[1]).max() < 2.23 * math.sqrt(2 / len(got)), op
 
 
 def test_layers_are_drawn_apart_with_replacement():
     keys = jax.random.split(jax.random.key(2), 4000)
     augment = RandAugment()
-    ops = jax.vmap(lambda key: jax.vmap(lambda k: augment.draw(k)[0])(jax.random.split(key, 2)))(keys)
+    split = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
+    ops = jax.jit(jax.vmap(jax.vmap(lambda key: augment.draw(key)[0])))(split)
     same = (ops[:, 0] == ops[:, 1]).mean()
     assert abs(same - 1 / 15) < 0.02
 
@@ -178,5 +189,7 @@ def test_unknown_names_are_refused(field, value):
 
 def test_fill_must_fit_the_channels():
     batch = {'image': jnp.zeros((2, 8, 8, 1), jnp.uint8)}
-    with pytest.raises(ValueError, match='3 fill levels for images of 1 channels; give one for each'):
+    with pytest.raises(
+        ValueError, match='3 fill levels for images of 1 channels; give one for each'
+    ):
         RandAugment()(batch, jax.random.key(0))

@@ -1,0 +1,183 @@
+"""What every backbone of the zoo promises: shapes for all variants, numbers for the tiny ones."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import modelzoo
+from modelzoo import features as ft
+from modelzoo.heads import Classifier
+
+TINY = modelzoo.list_models('*_test')
+CLASSES = 7
+SIZE = (16, 16, 3)
+
+
+def image(batch: int = 4, size: tuple[int, int, int] = SIZE) -> jax.Array:
+    return jax.random.normal(jax.random.key(5), (batch, *size))
+
+
+@functools.cache
+def start(name: str) -> tuple[Classifier, dict]:
+    """Returns a tiny model and parameters that are moved off their initial ones and zeros."""
+    model = modelzoo.create_model(name, CLASSES, drop_path=0.5)
+    params = jax.jit(model.init)(jax.random.key(0), image())['params']
+    noise = lambda leaf: leaf + 0.05 * np.random.default_rng(leaf.size).normal(size=leaf.shape).astype(np.float32)
+    return model, jax.tree.map(noise, params)
+
+
+def train_answer(model: Classifier, params: dict, x: jax.Array) -> tuple:
+    """Returns logits, and the gradients of their weighted sum in training."""
+    cotangent = jnp.cos(jnp.arange(len(x) * CLASSES)).reshape(len(x), CLASSES)
+
+    def loss(params):
+        rngs = {'drop_path': jax.random.key(2)}
+        logits = model.apply({'params': params}, x, train=True, rngs=rngs)['logits']
+        return jnp.sum(logits * cotangent), logits
+
+    gradients, logits = jax.grad(loss, has_aux=True)(params)
+    return logits, gradients
+
+
+@functools.cache
+def plain_answer(name: str) -> tuple:
+    model, params = start(name)
+    return jax.jit(functools.partial(train_answer, model))(params, image())
+
+
+@functools.cache
+def features_of(name: str) -> ft.Features:
+    model, params = start(name)
+    return jax.jit(model.apply)({'params': params}, image())
+
+
+def assert_close(ours, wanted, relative: float) -> None:
+    """Each array within `relative` of its largest value."""
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=relative * float(abs(b).max()), rtol=0)
+    jax.tree.map(close, ours, wanted)
+
+
+@pytest.mark.parametrize('name', modelzoo.list_models())
+def test_shapes_of_every_variant(name):
+    _, backbone = modelzoo.find(name)
+    x = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+    shapes = jax.eval_shape(backbone.init_with_output, jax.random.key(0), x)[0]
+    shapes = {key: value.shape for key, value in shapes.items()}
+    height, width, channels = shapes[ft.MAP][1:]
+    assert shapes[ft.POOLED] == (2, channels)
+    if isinstance(backbone, ft.TokenBackbone):
+        assert (height, width) == backbone.grid(64, 96)
+        assert shapes[ft.TOKENS] == (2, height * width, channels)
+        assert shapes[ft.STEM] == shapes[ft.MAP]
+    if isinstance(backbone, ft.PyramidBackbone):
+        for index, (stride, width) in enumerate(zip(backbone.strides, backbone.channels, strict=True)):
+            assert shapes[ft.stage(index)] == (2, 64 // stride, 96 // stride, width)
+        assert shapes[ft.MAP] == shapes[ft.stage(index)]
+    assert set(shapes) <= {ft.STEM, ft.TOKENS, ft.MAP, ft.POOLED, *(ft.stage(index) for index in range(9))}
+
+
+@pytest.mark.parametrize('name', modelzoo.list_models())
+def test_every_parameter_has_one_depth_and_a_telling_name(name):
+    _, backbone = modelzoo.find(name)
+    params = jax.eval_shape(backbone.init, jax.random.key(0), image(1, (32, 32, 3)))['params']
+    groups = [prefix for group in backbone.layers for prefix in group]
+    for path, leaf in traverse_util.flatten_dict(params, sep='/').items():
+        owners = [prefix for prefix in groups if f'{path}/'.startswith(f'{prefix}/')]
+        assert len(owners) == 1, path
+        assert owners[0] in backbone.layers[backbone.layer_of(f'backbone/{path}')]
+        assert (leaf.ndim > 1) == (path.endswith('/kernel') or path == 'pos_embed'), path
+        assert leaf.dtype == jnp.float32
+    assert backbone.layer_of('head/kernel') == backbone.num_layers - 1
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_every_parameter_gets_a_finite_gradient(name):
+    logits, gradients = plain_answer(name)
+    chex.assert_tree_all_finite((logits, gradients))
+    for path, gradient in traverse_util.flatten_dict(gradients, sep='/').items():
+        assert abs(gradient).max() > 0, path
+
+
+@pytest.mark.parametrize('options', [{'remat': True}, {'scan': True}, {'remat': True, 'scan': True}],
+                         ids=lambda options: '-'.join(options))
+@pytest.mark.parametrize('name', TINY)
+def test_execution_options_change_no_number(name, options):
+    model, params = start(name)
+    other = Classifier(model.backbone.clone(**options), model.head)
+    same = lambda tree: jax.tree.map(jnp.shape, tree)
+    assert same(jax.eval_shape(other.init, jax.random.key(0), image())['params']) == same(params)
+    answer = jax.jit(functools.partial(train_answer, other))(params, image())
+    assert_close(answer, plain_answer(name), 1e-6)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_jit_changes_no_number(name):
+    model, params = start(name)
+    assert_close(model.apply({'params': params}, image()), features_of(name), 2e-6)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_evaluation_treats_examples_apart_and_draws_nothing(name):
+    model, params = start(name)
+    one = jax.jit(model.apply)({'params': params}, image()[2:3])
+    assert_close(one, jax.tree.map(lambda value: value[2:3], features_of(name)), 2e-6)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_training_drops_by_row_however_the_batch_is_split(name):
+    model, params = start(name)
+    half = jax.jit(lambda rows, x: model.apply(
+        {'params': params, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)})['logits'])
+    rows = jnp.arange(4)
+    logits = jnp.concatenate([half(rows[part], image()[part]) for part in (slice(0, 2), slice(2, 4))])
+    assert_close(logits, plain_answer(name)[0], 2e-6)
+    assert abs(logits - features_of(name)['logits']).max() > 0.01
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_bfloat16_is_close_to_float32(name):
+    model, params = start(name)
+    half = Classifier(model.backbone.clone(dtype=jnp.bfloat16), model.head)
+    features = jax.jit(half.apply)({'params': params}, image())
+    wanted = features_of(name)
+    assert {key for key, value in features.items() if value.dtype == jnp.float32} == {ft.POOLED, 'logits'}
+    for key, value in features.items():
+        error = np.linalg.norm(np.asarray(value, np.float32) - wanted[key]) / np.linalg.norm(wanted[key])
+        assert error < 0.03, (key, error)
+
+
+@pytest.mark.parametrize('size', [(8, 28, 1), (20, 12, 3)])
+@pytest.mark.parametrize('name', TINY)
+def test_other_image_sizes_and_channels(name, size):
+    backbone = modelzoo.find(name)[1]
+    if size[-1] == 3:
+        params = start(name)[1]['backbone']
+    else:
+        params = jax.jit(backbone.init)(jax.random.key(0), image(1, size))['params']
+    features = jax.jit(backbone.apply)({'params': params}, image(1, size))
+    chex.assert_tree_all_finite(features)
+    assert features[ft.STEM].shape[1:3] == (size[0] // 4, size[1] // 4)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_an_image_that_does_not_divide_is_refused(name):
+    backbone = modelzoo.find(name)[1]
+    with pytest.raises(ValueError, match='image 18x16 does not divide by patch 4: use e.g. 16x16'):
+        jax.eval_shape(backbone.init, jax.random.key(0), image(1, (18, 16, 3)))
+
+
+@pytest.mark.parametrize('name', [name for name in TINY if isinstance(modelzoo.find(name)[1], ft.TokenBackbone)])
+def test_a_token_backbone_is_the_sum_of_its_parts(name):
+    model, params = start(name)
+
+    def in_parts(backbone, x):
+        grid = backbone.grid(*x.shape[1:3])
+        return backbone.encode(backbone.embed(x) + backbone.positions(grid), grid)
+
+    features = model.backbone.apply({'params': params['backbone']}, image(), method=in_parts)
+    assert_close(features, {key: features_of(name)[key] for key in features}, 2e-6)
