@@ -56,8 +56,8 @@ def supervised(backbone: Node, num_classes: int, *, ema: float | None, ema_warmu
 def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float = 0.0, weight_decay: float = 0.05,
           clip_norm: float | None = None, b2: float = 0.999, layer_decay: float = 1.0) -> Node:
     """AdamW under a warm-up and a cosine."""
-    schedule = {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': peak, 'warmup_epochs': warmup_epochs,
-                'start': start, 'end': end}
+    schedule = {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
+                'warmup_epochs': float(warmup_epochs), 'start': float(start), 'end': float(end)}
     return {'fn!': 'methods.optim.adamw:adamw', 'schedule': schedule, 'weight_decay': weight_decay,
             'decay_rules': (), 'rate_rules': (), 'clip_norm': unset(float) if clip_norm is None else clip_norm, 'layer_decay': layer_decay, 'b1': 0.9,
             'b2': b2, 'eps': 1e-8}
@@ -132,7 +132,7 @@ def digits(backbone: Node, *, epochs: float = 30.0, peak: float = 3e-3) -> Node:
                  std=0.376)
 
 
-def fashion_mnist(backbone: Node, *, epochs: float = 15.0, peak: float = 2e-3) -> Node:
+def fashion_mnist(backbone: Node, *, epochs: float = 6.0, peak: float = 3e-3) -> Node:
     """60,000 images to train, 10,000 to test."""
     return small('fashion_mnist', backbone, epochs=epochs, batch_size=128, peak=peak, padding=2, flip=True,
                  mean=0.2860, std=0.3530, warmup_epochs=1)

@@ -1,24 +1,24 @@
 """Image records to arrays on the host: decoding, resizing and the crops a config can name.
 
 A crop is a frozen dataclass with
-    draws                                 uniform numbers it needs per example (see data/keyed.py)
-    keyed_read                            whether `read` uses them; if not, what it returns may be
-    kept in memory read(data, size, channels, draws)     one record -> uint8 (size, size, channels)
-    adjust(images, draws)                 a batch uint8 (B, size, size, C) -> the same shape; the
-    vectorized part
+    draws        how many uniform numbers it needs per example (see data/keyed.py)
+    keyed_read   whether `read` uses them; if not, what it returns may be kept in memory
+    read         (record, size, channels, draws) -> uint8 (size, size, channels)
+    adjust       (images uint8 (B, size, size, C), draws (B, n)) -> the same shape, vectorized
 
 Sources: torchvision (https://github.com/pytorch/vision, BSD-3) and timm
 (https://github.com/huggingface/pytorch-image-models, Apache-2) for the sampling of the random crop
 and the rounding of the central one. Pillow resizes, with its antialiasing, as theirs.
 
 Of the decoders that pip installs, simplejpeg is the fastest whose pixels equal Pillow's (500 x 375,
-one core: 919 images/s; imagecodecs 867, OpenCV 882, Pillow 780, libvips 356). None that is free of
-CUDA decodes a part of a JPEG faster than simplejpeg the whole; what can be saved is decoding large
-files at 1/2, 1/4 or 1/8, see `RandomResizedCrop.scaled_decode`.
+one core: 919 images/s; imagecodecs 867, OpenCV 882, Pillow 780). libvips can decode only the part
+that a crop needs, and takes longer for it (463) than simplejpeg for the whole. What remains to be
+saved is decoding large files at 1/2, 1/4 or 1/8, see `RandomResizedCrop.scaled_decode`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -64,12 +64,12 @@ def decode(data: Record, channels: int, at_least: tuple[int, int] = (0, 0)) -> n
     if simplejpeg.is_jpeg(data):
         space, (height, width) = 'RGB' if channels == 3 else 'GRAY', at_least
         factor = 2 if any(at_least) else 1
-        try:
-            return simplejpeg.decode_jpeg(
-                data, space, min_height=height, min_width=width, min_factor=factor
-            )
-        except ValueError:  # CMYK, or damage that Pillow may forgive: it decides
-            pass
+        with contextlib.suppress(ValueError):  # damage that Pillow may forgive: it decides
+            # simplejpeg's own way from CMYK to RGB is one gray level off Pillow's.
+            if simplejpeg.decode_jpeg_header(data)[2] in ('YCbCr', 'RGB', 'Gray'):
+                return simplejpeg.decode_jpeg(
+                    data, space, min_height=height, min_width=width, min_factor=factor
+                )
     with Image.open(io.BytesIO(data)) as image:
         return _to_array(image.convert('RGB' if channels == 3 else 'L'))
 

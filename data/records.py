@@ -90,7 +90,12 @@ class Split:
             raise ValueError(
                 f'The data set {builder.name!r} has no split {name!r}; it has {", ".join(splits)}.'
             )
-        self.size = splits[name].num_examples
+        try:
+            self.size = splits[name].num_examples
+        except ValueError:
+            raise ValueError(
+                f"{name!r} is no slice of a split; write it like 'train[:90%]' or 'train[100:]'."
+            ) from None
         self.crop = crop
         self.in_memory = in_memory
         if in_memory is None:

@@ -291,7 +291,7 @@ VARIANTS = {
     'vig_h_small': HierViG(96, (2, 2, 17, 2), drop_path=0.3),
     'vig_h_base': HierViG(128, (2, 2, 17, 2), (4, 8, 16, 32), drop_path=0.6),
     'vig_test': ViG(32, 2, 2, patch=4, image_size=16, mlp=functools.partial(SwiGLU, multiple_of=16)),
-    'vig_h_test': HierViG(16, (1, 2, 1, 1), (1, 2, 2, 4)),
+    'vig_h_test': HierViG(16, (1, 2), (1, 2)),
 }
 
 # Multiply-adds: the abstract says 20 % of DeiT-B's 17.5. Ours are 4.42: the published network ends its feed-forward

@@ -7,28 +7,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
+from jax.flatten_util import ravel_pytree
 
 import modelzoo
 from modelzoo import features as ft
 from modelzoo.heads import Classifier
+from modelzoo.layers.patch import stem_grid
+from tests import goldens
 
 TINY = modelzoo.list_models('*_test')
 CLASSES = 7
-SIZE = (16, 16, 3)
+# Numbers do not depend on how hard the compiler tries; the time of these tests does.
+jit = functools.partial(jax.jit, compiler_options={
+    'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True})
 
 
-def image(batch: int = 4, size: tuple[int, int, int] = SIZE) -> jax.Array:
+def image(batch: int = 4, size: tuple[int, int, int] = (16, 16, 3)) -> jax.Array:
     return jax.random.normal(jax.random.key(5), (batch, *size))
+
+
+def filled(module: nn.Module, x: jax.Array) -> dict:
+    """Returns parameters with no structure in their values, and no zeros or ones."""
+    shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), x)['params'], sep='.')
+    return traverse_util.unflatten_dict(
+        {path: jnp.asarray(goldens.fill(path, leaf.shape)) for path, leaf in shapes.items()}, sep='.')
 
 
 @functools.cache
 def start(name: str) -> tuple[Classifier, dict]:
-    """Returns a tiny model and parameters that are moved off their initial ones and zeros."""
+    """Returns a tiny model and its parameters."""
     model = modelzoo.create_model(name, CLASSES, drop_path=0.5)
-    params = jax.jit(model.init)(jax.random.key(0), image())['params']
-    noise = lambda leaf: leaf + 0.05 * np.random.default_rng(leaf.size).normal(size=leaf.shape).astype(np.float32)
-    return model, jax.tree.map(noise, params)
+    return model, filled(model, image())
 
 
 def train_answer(model: Classifier, params: dict, x: jax.Array) -> tuple:
@@ -47,19 +58,25 @@ def train_answer(model: Classifier, params: dict, x: jax.Array) -> tuple:
 @functools.cache
 def plain_answer(name: str) -> tuple:
     model, params = start(name)
-    return jax.jit(functools.partial(train_answer, model))(params, image())
+    return jit(functools.partial(train_answer, model))(params, image())
 
 
 @functools.cache
 def features_of(name: str) -> ft.Features:
     model, params = start(name)
-    return jax.jit(model.apply)({'params': params}, image())
+    return jit(model.apply)({'params': params}, image())
 
 
-def assert_close(ours, wanted, relative: float) -> None:
-    """Each array within `relative` of its largest value."""
-    close = lambda a, b: np.testing.assert_allclose(a, b, atol=relative * float(abs(b).max()), rtol=0)
-    jax.tree.map(close, ours, wanted)
+def error(ours, wanted) -> float:
+    """Returns the root mean square of the difference over that of what is wanted."""
+    ours, wanted = (np.asarray(array, np.float64) for array in (ours, wanted))
+    return float(np.linalg.norm(ours - wanted) / np.linalg.norm(wanted))
+
+
+def assert_close(ours, wanted, bar: float) -> None:
+    """Every array of a tree within `bar`."""
+    errors = jax.tree.map(error, ours, wanted)
+    assert max(jax.tree.leaves(errors)) <= bar, errors
 
 
 @pytest.mark.parametrize('name', modelzoo.list_models())
@@ -111,31 +128,26 @@ def test_execution_options_change_no_number(name, options):
     other = Classifier(model.backbone.clone(**options), model.head)
     same = lambda tree: jax.tree.map(jnp.shape, tree)
     assert same(jax.eval_shape(other.init, jax.random.key(0), image())['params']) == same(params)
-    answer = jax.jit(functools.partial(train_answer, other))(params, image())
-    assert_close(answer, plain_answer(name), 1e-6)
-
-
-@pytest.mark.parametrize('name', TINY)
-def test_jit_changes_no_number(name):
-    model, params = start(name)
-    assert_close(model.apply({'params': params}, image()), features_of(name), 2e-6)
+    answer = jit(functools.partial(train_answer, other))(params, image())
+    assert error(ravel_pytree(answer)[0], ravel_pytree(plain_answer(name))[0]) <= 1e-6
+    assert_close(answer, plain_answer(name), 1e-5)  # the gates' gradients are small differences of large sums
 
 
 @pytest.mark.parametrize('name', TINY)
 def test_evaluation_treats_examples_apart_and_draws_nothing(name):
     model, params = start(name)
-    one = jax.jit(model.apply)({'params': params}, image()[2:3])
-    assert_close(one, jax.tree.map(lambda value: value[2:3], features_of(name)), 2e-6)
+    one = jit(model.apply)({'params': params}, image()[2:3])
+    assert_close(one, jax.tree.map(lambda value: value[2:3], features_of(name)), 1e-6)
 
 
 @pytest.mark.parametrize('name', TINY)
 def test_training_drops_by_row_however_the_batch_is_split(name):
     model, params = start(name)
-    half = jax.jit(lambda rows, x: model.apply(
+    half = jit(lambda rows, x: model.apply(
         {'params': params, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)})['logits'])
     rows = jnp.arange(4)
     logits = jnp.concatenate([half(rows[part], image()[part]) for part in (slice(0, 2), slice(2, 4))])
-    assert_close(logits, plain_answer(name)[0], 2e-6)
+    assert_close(logits, plain_answer(name)[0], 1e-6)
     assert abs(logits - features_of(name)['logits']).max() > 0.01
 
 
@@ -143,25 +155,26 @@ def test_training_drops_by_row_however_the_batch_is_split(name):
 def test_bfloat16_is_close_to_float32(name):
     model, params = start(name)
     half = Classifier(model.backbone.clone(dtype=jnp.bfloat16), model.head)
-    features = jax.jit(half.apply)({'params': params}, image())
-    wanted = features_of(name)
+    features = jit(half.apply)({'params': params}, image())
     assert {key for key, value in features.items() if value.dtype == jnp.float32} == {ft.POOLED, 'logits'}
-    for key, value in features.items():
-        error = np.linalg.norm(np.asarray(value, np.float32) - wanted[key]) / np.linalg.norm(wanted[key])
-        assert error < 0.03, (key, error)
+    assert_close(features, features_of(name), 0.03)
 
 
-@pytest.mark.parametrize('size', [(8, 28, 1), (20, 12, 3)])
 @pytest.mark.parametrize('name', TINY)
-def test_other_image_sizes_and_channels(name, size):
-    backbone = modelzoo.find(name)[1]
-    if size[-1] == 3:
-        params = start(name)[1]['backbone']
-    else:
-        params = jax.jit(backbone.init)(jax.random.key(0), image(1, size))['params']
-    features = jax.jit(backbone.apply)({'params': params}, image(1, size))
+def test_other_image_sizes_with_the_same_parameters(name):
+    model, params = start(name)
+    features = jit(model.apply)({'params': params}, image(1, (20, 12, 3)))
     chex.assert_tree_all_finite(features)
-    assert features[ft.STEM].shape[1:3] == (size[0] // 4, size[1] // 4)
+    assert features[ft.STEM].shape[1:3] == (5, 3)
+
+
+@pytest.mark.parametrize('size', [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
+@pytest.mark.parametrize('patch', [2, 4])
+@pytest.mark.parametrize('name', TINY)
+def test_small_images_with_small_patches(name, patch, size):
+    backbone = modelzoo.find(name)[1].clone(patch=patch)
+    features = jax.eval_shape(backbone.init_with_output, jax.random.key(0), image(1, size))[0]
+    assert features[ft.STEM].shape[1:3] == stem_grid(*size[:2], patch)
 
 
 @pytest.mark.parametrize('name', TINY)
@@ -172,7 +185,7 @@ def test_an_image_that_does_not_divide_is_refused(name):
 
 
 @pytest.mark.parametrize('name', [name for name in TINY if isinstance(modelzoo.find(name)[1], ft.TokenBackbone)])
-def test_a_token_backbone_is_the_sum_of_its_parts(name):
+def test_a_token_backbone_is_the_sum_of_its_parts_also_without_jit(name):
     model, params = start(name)
 
     def in_parts(backbone, x):
@@ -180,4 +193,4 @@ def test_a_token_backbone_is_the_sum_of_its_parts(name):
         return backbone.encode(backbone.embed(x) + backbone.positions(grid), grid)
 
     features = model.backbone.apply({'params': params['backbone']}, image(), method=in_parts)
-    assert_close(features, {key: features_of(name)[key] for key in features}, 2e-6)
+    assert_close(features, {key: features_of(name)[key] for key in features}, 1e-6)

@@ -1,0 +1,333 @@
+"""Batches: a pure function of (seed, step) on any mesh, every example once, nothing left behind."""
+
+import contextlib
+import gc
+import threading
+import time
+
+import chex
+import jax
+from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
+import numpy as np
+import pytest
+
+from data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
+from input_pipeline import Images, Prefetch, local_rows
+from tests.data.folder import GARBAGE, data_dir, with_broken_sets
+
+
+def sharding(**axes: int) -> NamedSharding:
+    """The batch's sharding on a mesh of as many devices as the axes need."""
+    names, sizes = tuple(axes), tuple(axes.values())
+    auto = (jax.sharding.AxisType.Auto,) * len(axes)
+    devices = jax.devices()[: int(np.prod(sizes))]
+    return NamedSharding(
+        jax.make_mesh(sizes, names, axis_types=auto, devices=devices), P(('data', 'fsdp'))
+    )
+
+
+ONE = SingleDeviceSharding(jax.devices()[0])
+
+
+def digits(**fields) -> Images:
+    return Images('digits', data_dir=data_dir(), **fields)
+
+
+def photos(**fields) -> Images:
+    fields = {
+        'train_crop': RandomResizedCrop(),
+        'eval_crop': CenterCrop(),
+        'image_size': 32,
+    } | fields
+    return Images('fake_imagenet', data_dir=data_dir(), eval_split='validation', **fields)
+
+
+def first(
+    images: Images, count: int, batch_size: int, seed: int = 0, start_step: int = 0, at=ONE
+) -> list[dict]:
+    with contextlib.closing(images.train(at, batch_size, seed, start_step)) as batches:
+        return [jax.tree.map(np.asarray, next(batches)) for _ in range(count)]
+
+
+def test_sizes_and_spec_are_those_of_the_batches():
+    images = digits()
+    assert (images.num_train, images.num_eval, images.num_classes) == (1438, 359, 10)
+    assert images.image_shape == (8, 8, 1)
+    at = sharding(data=4, fsdp=2)
+    with contextlib.closing(images.train(at, 16, seed=0)) as batches:
+        batch = next(batches)
+    for name, spec in images.batch_spec(16).items():
+        assert (batch[name].shape, batch[name].dtype) == (spec.shape, spec.dtype)
+        assert batch[name].sharding.is_equivalent_to(at, batch[name].ndim)
+    assert set(batch) == {'image', 'label', 'epoch', 'index'}
+    evaluated = next(iter(images.evaluate(ONE, 16)))
+    spec = images.batch_spec(16, train=False)
+    assert {k: (v.shape, v.dtype) for k, v in evaluated.items()} == {
+        k: (v.shape, v.dtype) for k, v in spec.items()
+    }
+    assert photos().image_shape == (32, 32, 3) and photos().num_classes == 1000
+
+
+@pytest.mark.parametrize('make', [digits, photos])
+def test_every_example_appears_once_per_epoch_and_rows_carry_theirs(make):
+    images = make()
+    steps = -(-3 * images.num_train // 48)
+    batches = first(images, steps, 48, seed=3)
+    epoch, index = (np.concatenate([b[name] for b in batches]) for name in ('epoch', 'index'))
+    assert (epoch == np.arange(steps * 48) // images.num_train).all()
+    for number in range(3):
+        assert (np.sort(index[epoch == number]) == np.arange(images.num_train)).all()
+    assert (index[: images.num_train] != index[images.num_train : 2 * images.num_train]).any()
+    assert any(len(set(b['epoch'].tolist())) == 2 for b in batches), (
+        'some batch straddles two epochs'
+    )
+
+
+@pytest.mark.parametrize(
+    'images', [digits(train_crop=PadCrop(padding=2, flip=True)), photos()], ids=['memory', 'stream']
+)
+def test_starting_at_a_step_continues_the_same_batches(images):
+    batches = first(images, 6, 24, seed=1)
+    for step in (1, 4, 5):
+        chex.assert_trees_all_equal(
+            first(images, 6 - step, 24, seed=1, start_step=step), batches[step:]
+        )
+    assert (first(images, 1, 24, seed=2)[0]['index'] != batches[0]['index']).any()
+
+
+def test_seeking_costs_nothing():
+    begin = time.perf_counter()
+    far = first(digits(), 1, 16, start_step=10**12)[0]
+    assert time.perf_counter() - begin < 2
+    assert far['epoch'][0] == 10**12 * 16 // 1438 & 0xFFFFFFFF or far['epoch'].dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    'images', [digits(train_crop=PadCrop(padding=2, flip=True)), photos()], ids=['memory', 'stream']
+)
+def test_augmentation_belongs_to_the_example_not_to_the_batch(images):
+    seen = {}
+    for size in (24, 36):
+        for batch in first(images, 72 // size, size, seed=1):
+            for image, epoch, index in zip(batch['image'], batch['epoch'], batch['index']):
+                chex.assert_trees_all_equal(image, seen.setdefault((int(epoch), int(index)), image))
+    assert len(seen) == 72
+    other_seed = first(images, 1, 24, seed=5)[0]
+    same_place = [
+        seen[key]
+        for key in zip(other_seed['epoch'].tolist(), other_seed['index'].tolist())
+        if key in seen
+    ]
+    assert same_place or images.dataset == 'digits'
+
+
+@pytest.mark.parametrize(
+    'axes',
+    [{'data': 4, 'fsdp': 2}, {'data': 8, 'fsdp': 1}, {'data': 2, 'fsdp': 2, 'tensor': 2}],
+    ids=str,
+)
+@pytest.mark.parametrize('processes', [1, 2, 4])
+def test_processes_together_hold_the_global_batch(axes, processes):
+    """Each simulated process owns a slice of the devices, as a real one would."""
+    images = digits(train_crop=PadCrop(padding=1))
+    want = first(images, 2, 32, seed=9)
+    at = sharding(**axes)
+    devices = list(at.mesh.devices.flat)
+    per = len(devices) // processes
+    covered = set()
+    for process in range(processes):
+        own = local_rows(at, 32, devices[process * per : (process + 1) * per])
+        covered |= set(own.tolist())
+        with contextlib.closing(images.host_train(own, 32, 9, 0)) as hosts:
+            for host, whole in zip(hosts, want):
+                chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
+        with contextlib.closing(images.host_evaluate(own, 32)) as hosts:
+            mask = [host['mask'].sum() for host in hosts]
+        assert len(mask) == 12 and sum(mask) <= 359
+    assert covered == set(range(32))
+
+
+def test_processes_that_share_rows_each_hold_them():
+    """With the batch on fewer shards than processes, several hold the same rows."""
+    at = sharding(tensor=4, data=2, fsdp=1)
+    devices = list(at.mesh.devices.flat)
+    for process in range(4):
+        assert local_rows(at, 8, devices[2 * process : 2 * process + 2]).tolist() == list(range(8))
+    strided = local_rows(sharding(data=4, fsdp=2), 16, devices[1::4])
+    assert strided.tolist() == [2, 3, 10, 11], 'rows need not be contiguous'
+
+
+@pytest.mark.parametrize(
+    'axes', [{'data': 8, 'fsdp': 1}, {'data': 2, 'fsdp': 2, 'tensor': 2}], ids=str
+)
+def test_any_mesh_gives_the_same_global_batch(axes):
+    images = digits(train_crop=PadCrop(padding=1))
+    chex.assert_trees_all_equal(first(images, 2, 16, at=sharding(**axes)), first(images, 2, 16))
+
+
+@pytest.mark.parametrize('batch_size', [8, 40, 359, 400])
+def test_evaluation_sees_every_example_once_and_in_order(batch_size):
+    images = digits()
+    batches = [jax.tree.map(np.asarray, b) for b in images.evaluate(ONE, batch_size)]
+    assert all(b['image'].shape == (batch_size, 8, 8, 1) for b in batches)
+    mask = np.concatenate([b['mask'] for b in batches])
+    index = np.concatenate([b['index'] for b in batches])
+    assert (index[mask] == np.arange(359)).all()
+    assert mask[:359].all() and not mask[359:].any()
+    source = images._builder.as_data_source('test')
+    pixels = np.concatenate([b['image'] for b in batches])[mask]
+    chex.assert_trees_all_equal(pixels, np.stack([example['image'] for example in source]))
+    labels = np.concatenate([b['label'] for b in batches])[mask]
+    assert labels.tolist() == [example['label'] for example in source]
+
+
+def test_how_it_is_read_changes_no_number():
+    want = first(photos(), 3, 16)
+    for fields in ({'threads': 1}, {'threads': 5, 'prefetch': 0}, {'prefetch': 7}):
+        chex.assert_trees_all_equal(first(photos(**fields), 3, 16), want)
+    fixed = {'train_crop': PadCrop(padding=4, flip=True)}
+    memory, stream = (first(photos(in_memory=kept, **fixed), 3, 16) for kept in (True, False))
+    chex.assert_trees_all_equal(memory, stream)
+    # The same photographs at the same sizes, wherever they come from.
+    one, two = (
+        (list(photos(in_memory=kept).evaluate(ONE, 4)) for kept in (True, False))
+        if False
+        else ([], [])
+    )
+    chex.assert_trees_all_equal(one, two)
+
+
+def test_small_splits_are_kept_in_memory_and_random_reads_are_not():
+    assert digits()._train.in_memory and digits()._eval.in_memory
+    assert not photos()._train.in_memory and photos()._eval.in_memory
+    assert not digits(image_size=1024)._train.in_memory
+    assert not digits(in_memory=False)._eval.in_memory
+
+
+def test_slices_of_splits_are_splits():
+    images = digits(train_split='train[:10%]', eval_split='train[10%:]')
+    assert (images.num_train, images.num_eval) == (144, 1438 - 144)
+    assert max(b['index'].max() for b in first(images, 9, 16)) == 143
+
+
+def test_an_image_size_resizes():
+    (batch,) = first(digits(image_size=20), 1, 4)
+    assert batch['image'].shape == (4, 20, 20, 1)
+
+
+MISTAKES = {
+    'batch': (lambda: digits().train(sharding(data=4, fsdp=2), 20, 0), 'A batch of 20 does not divide over the 8 shards of the mesh axes .*; make batch_size a multiple of 8'),
+    'eval batch': (lambda: digits().evaluate(sharding(data=4, fsdp=2), 12), 'A batch of 12 does not divide over the 8'),
+    'seed': (lambda: digits().train(ONE, 8, -1), r'seed=-1 is out of range; use 0 <= seed < 2\*\*32'),
+    'split': (lambda: digits(train_split='trian').check(), "'digits' has no split 'trian'; it has train, test"),
+    'slice': (lambda: digits(train_split='train[:1o%]').check(), "is no slice of a split; write it like"),
+    'varying size': (lambda: photos(image_size=None).check(), "'fake_imagenet' are stored as None x None .*; set image_size"),
+    'random evaluation': (lambda: digits(eval_crop=PadCrop()), 'eval_crop=PadCrop.* draws random numbers; evaluation wants a fixed one'),
+    'memory': (lambda: photos(in_memory=True), 'in_memory=True does not go with train_crop=RandomResizedCrop'),
+    'name': (lambda: Images('digitz', data_dir=data_dir()).check(), "No data set is called 'digitz'.*did you mean 'digits'"),
+    'features': (lambda: Images('unlabelled', data_dir=with_broken_sets(), eval_split='train').check(), "'unlabelled' has no feature 'image', only text"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistakes_are_answered_in_a_sentence(mistake):
+    call, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'fields', [{}, {'prefetch': 0}, {'train_crop': Resize()}], ids=['stream', 'alone', 'memory']
+)
+def test_a_damaged_image_is_named(fields):
+    settings = {
+        'image_size': 32,
+        'train_crop': RandomResizedCrop(),
+        'eval_split': 'validation',
+    } | fields
+    images = Images('broken', data_dir=with_broken_sets(), **settings)
+    images.check()  # the first image of each split is whole
+    message = f"Example {GARBAGE} of the split 'train' in .*broken.* cannot be read .*; prepare the data set again"
+    with (
+        contextlib.closing(images.train(ONE, 8, seed=0)) as batches,
+        pytest.raises(ValueError, match=message),
+    ):
+        for _ in range(4):
+            next(batches)
+    with pytest.raises(ValueError, match=f"Example {GARBAGE} of the split 'validation'"):
+        list(images.evaluate(ONE, 8))
+    sliced = Images(
+        'broken',
+        data_dir=with_broken_sets(),
+        **settings | {'train_split': f'train[{GARBAGE + 1}:]'},
+    )
+    assert len(first(sliced, 4, 8)) == 4
+    assert threads() == []
+
+
+def threads() -> list[str]:
+    """Names of the reading threads that are alive."""
+    return [t.name for t in threading.enumerate() if t.name.startswith(('prefetch', 'images'))]
+
+
+@pytest.mark.parametrize('make', [digits, photos])
+def test_closing_leaves_no_thread(make):
+    batches = make().train(ONE, 8, seed=0)
+    next(batches)
+    assert threads()
+    batches.close()
+    assert threads() == []
+    with pytest.raises(StopIteration):
+        next(batches)
+    batches.close()  # twice is fine
+
+    list(make().evaluate(ONE, 8))
+    assert threads() == []
+
+    dropped = make().train(ONE, 8, seed=0)
+    next(dropped)
+    del dropped
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads() == [], 'an iterator that is only dropped ends its threads too'
+
+
+def test_prefetch_runs_ahead_by_so_much_and_hands_exceptions_over():
+    begun = []
+
+    def items():
+        for number in range(100):
+            begun.append(number)
+            if number == 20:
+                raise KeyError('twenty')
+            yield {'number': number}
+
+    ahead = Prefetch(items(), 3)
+    assert next(ahead)['number'] == 0
+    time.sleep(0.3)
+    assert len(begun) == 5  # one taken, three waiting, one in the thread's hands
+    with pytest.raises(KeyError, match='twenty'):
+        for _ in range(50):
+            next(ahead)
+    assert threads() == []
+    assert [item for item in Prefetch(iter(()) if False else (x for x in range(5)), 2)] == list(
+        range(5)
+    )
+
+
+def test_prefetch_closes_the_generator_behind_it():
+    closed = threading.Event()
+
+    def items():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    with Prefetch(items(), 2) as ahead:
+        next(ahead)
+    assert closed.is_set()
