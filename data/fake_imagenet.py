@@ -18,17 +18,9 @@ import tensorflow_datasets as tfds
 
 from data import keyed
 
-# (height, width) in turn; most of ImageNet is 375 x 500 or 500 x 375.
-SIZES = (
-    (375, 500),
-    (500, 375),
-    (333, 500),
-    (500, 500),
-    (150, 200),
-    (1200, 1600),
-    (60, 480),
-    (375, 500),
-)
+# (height, width) in turn: mostly ImageNet's usual ones, and one each that is small, long or large.
+_USUAL = ((375, 500), (500, 375), (333, 500), (375, 500))
+SIZES = 3 * _USUAL + ((500, 500), (150, 200), (60, 480), (1200, 1600))
 COUNTS = {'train': 32, 'validation': 10}
 
 
@@ -46,8 +38,8 @@ def make_image(photo: np.ndarray, number: int) -> Image.Image:
 
 
 def encode(image: Image.Image, number: int) -> bytes:
-    """JPEG bytes; every thirteenth is gray, CMYK or in truth a PNG."""
-    kind = {3: 'gray', 6: 'cmyk', 9: 'png'}.get(number % 13)
+    """JPEG bytes; three of thirty-two are gray, CMYK and in truth a PNG."""
+    kind = {3: 'gray', 6: 'cmyk', 9: 'png'}.get(number % 32)
     if kind in ('gray', 'cmyk'):
         image = image.convert('L' if kind == 'gray' else 'CMYK')
     out = io.BytesIO()
@@ -58,7 +50,7 @@ def encode(image: Image.Image, number: int) -> bytes:
 class FakeImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Splits `train` (32), `validation` (10); `image` (H, W, 3), `label` of 1,000, `file_name`."""
 
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version('1.0.1')
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -7,7 +7,9 @@ import time
 
 import chex
 import jax
-from jax.sharding import NamedSharding, PartitionSpec as P, SingleDeviceSharding
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
@@ -97,9 +99,9 @@ def test_starting_at_a_step_continues_the_same_batches(images):
 
 def test_seeking_costs_nothing():
     begin = time.perf_counter()
-    far = first(digits(), 1, 16, start_step=10**12)[0]
+    far = first(digits(), 1, 16, start_step=10**8)[0]
     assert time.perf_counter() - begin < 2
-    assert far['epoch'][0] == 10**12 * 16 // 1438 & 0xFFFFFFFF or far['epoch'].dtype == np.int32
+    assert far['epoch'][0] == 16 * 10**8 // 1438
 
 
 @pytest.mark.parametrize(
@@ -112,13 +114,18 @@ def test_augmentation_belongs_to_the_example_not_to_the_batch(images):
             for image, epoch, index in zip(batch['image'], batch['epoch'], batch['index']):
                 chex.assert_trees_all_equal(image, seen.setdefault((int(epoch), int(index)), image))
     assert len(seen) == 72
-    other_seed = first(images, 1, 24, seed=5)[0]
-    same_place = [
-        seen[key]
-        for key in zip(other_seed['epoch'].tolist(), other_seed['index'].tolist())
-        if key in seen
-    ]
-    assert same_place or images.dataset == 'digits'
+
+
+def test_another_epoch_or_seed_augments_otherwise():
+    """Without the draw for the place, all shifted copies of an image would be equal."""
+    images = digits(train_crop=PadCrop(padding=2))
+    shifts: dict[int, set[bytes]] = {}
+    for seed in range(2):
+        for batch in first(images, 3 * 1438 // 32, 32, seed=seed):
+            for image, index in zip(batch['image'], batch['index']):
+                shifts.setdefault(int(index), set()).add(image.tobytes())
+    # Six draws among 25 shifts, some of which give equal pixels: 5.4 different ones are expected.
+    assert 4.8 < np.mean([len(different) for different in shifts.values()]) < 5.5
 
 
 @pytest.mark.parametrize(
@@ -131,6 +138,7 @@ def test_processes_together_hold_the_global_batch(axes, processes):
     """Each simulated process owns a slice of the devices, as a real one would."""
     images = digits(train_crop=PadCrop(padding=1))
     want = first(images, 2, 32, seed=9)
+    evaluated = [jax.tree.map(np.asarray, batch) for batch in images.evaluate(ONE, 32)]
     at = sharding(**axes)
     devices = list(at.mesh.devices.flat)
     per = len(devices) // processes
@@ -142,8 +150,8 @@ def test_processes_together_hold_the_global_batch(axes, processes):
             for host, whole in zip(hosts, want):
                 chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
         with contextlib.closing(images.host_evaluate(own, 32)) as hosts:
-            mask = [host['mask'].sum() for host in hosts]
-        assert len(mask) == 12 and sum(mask) <= 359
+            for host, whole in zip(hosts, evaluated, strict=True):
+                chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
     assert covered == set(range(32))
 
 
@@ -188,13 +196,6 @@ def test_how_it_is_read_changes_no_number():
     fixed = {'train_crop': PadCrop(padding=4, flip=True)}
     memory, stream = (first(photos(in_memory=kept, **fixed), 3, 16) for kept in (True, False))
     chex.assert_trees_all_equal(memory, stream)
-    # The same photographs at the same sizes, wherever they come from.
-    one, two = (
-        (list(photos(in_memory=kept).evaluate(ONE, 4)) for kept in (True, False))
-        if False
-        else ([], [])
-    )
-    chex.assert_trees_all_equal(one, two)
 
 
 def test_small_splits_are_kept_in_memory_and_random_reads_are_not():
@@ -215,18 +216,50 @@ def test_an_image_size_resizes():
     assert batch['image'].shape == (4, 20, 20, 1)
 
 
+EIGHT = {'data': 4, 'fsdp': 2}
 MISTAKES = {
-    'batch': (lambda: digits().train(sharding(data=4, fsdp=2), 20, 0), 'A batch of 20 does not divide over the 8 shards of the mesh axes .*; make batch_size a multiple of 8'),
-    'eval batch': (lambda: digits().evaluate(sharding(data=4, fsdp=2), 12), 'A batch of 12 does not divide over the 8'),
-    'seed': (lambda: digits().train(ONE, 8, -1), r'seed=-1 is out of range; use 0 <= seed < 2\*\*32'),
-    'split': (lambda: digits(train_split='trian').check(), "'digits' has no split 'trian'; it has train, test"),
-    'slice': (lambda: digits(train_split='train[:1o%]').check(), "is no slice of a split; write it like"),
-    'varying size': (lambda: photos(image_size=None).check(), "'fake_imagenet' are stored as None x None .*; set image_size"),
-    'random evaluation': (lambda: digits(eval_crop=PadCrop()), 'eval_crop=PadCrop.* draws random numbers; evaluation wants a fixed one'),
-    'memory': (lambda: photos(in_memory=True), 'in_memory=True does not go with train_crop=RandomResizedCrop'),
-    'name': (lambda: Images('digitz', data_dir=data_dir()).check(), "No data set is called 'digitz'.*did you mean 'digits'"),
-    'features': (lambda: Images('unlabelled', data_dir=with_broken_sets(), eval_split='train').check(), "'unlabelled' has no feature 'image', only text"),
-}  # fmt: skip
+    'batch': (
+        lambda: digits().train(sharding(**EIGHT), 20, 0),
+        'A batch of 20 does not divide over the 8 shards of the mesh axes .*; '
+        'make batch_size a multiple of 8',
+    ),
+    'eval batch': (
+        lambda: digits().evaluate(sharding(**EIGHT), 12),
+        'A batch of 12 does not divide over the 8 shards',
+    ),
+    'seed': (
+        lambda: digits().train(ONE, 8, -1),
+        r'seed=-1 is out of range; use 0 <= seed < 2\*\*32',
+    ),
+    'split': (
+        lambda: digits(train_split='trian').check(),
+        "'digits' has no split 'trian'; it has train, test",
+    ),
+    'slice': (
+        lambda: digits(train_split='train[:1o%]').check(),
+        "'train.:1o%.' is no slice of a split; write it like",
+    ),
+    'varying size': (
+        lambda: photos(image_size=None).check(),
+        "'fake_imagenet' are stored as None x None .*; set image_size",
+    ),
+    'random evaluation': (
+        lambda: digits(eval_crop=PadCrop()),
+        'eval_crop=PadCrop.* draws random numbers; evaluation wants a fixed one',
+    ),
+    'memory': (
+        lambda: photos(in_memory=True),
+        'in_memory=True does not go with train_crop=RandomResizedCrop',
+    ),
+    'name': (
+        lambda: Images('digitz', data_dir=data_dir()).check(),
+        "No data set is called 'digitz'.*did you mean 'digits'",
+    ),
+    'features': (
+        lambda: Images('unlabelled', data_dir=with_broken_sets(), eval_split='train').check(),
+        "'unlabelled' has no feature 'image', only text",
+    ),
+}
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
@@ -248,7 +281,7 @@ def test_a_damaged_image_is_named(fields):
     } | fields
     images = Images('broken', data_dir=with_broken_sets(), **settings)
     images.check()  # the first image of each split is whole
-    message = f"Example {GARBAGE} of the split 'train' in .*broken.* cannot be read .*; prepare the data set again"
+    message = f"Example {GARBAGE} of the split 'train' in .*broken.* cannot be read .*; prepare"
     with (
         contextlib.closing(images.train(ONE, 8, seed=0)) as batches,
         pytest.raises(ValueError, match=message),
@@ -303,7 +336,7 @@ def test_prefetch_runs_ahead_by_so_much_and_hands_exceptions_over():
             begun.append(number)
             if number == 20:
                 raise KeyError('twenty')
-            yield {'number': number}
+            yield {'number': jnp.asarray(number)}
 
     ahead = Prefetch(items(), 3)
     assert next(ahead)['number'] == 0
@@ -313,9 +346,8 @@ def test_prefetch_runs_ahead_by_so_much_and_hands_exceptions_over():
         for _ in range(50):
             next(ahead)
     assert threads() == []
-    assert [item for item in Prefetch(iter(()) if False else (x for x in range(5)), 2)] == list(
-        range(5)
-    )
+    few = Prefetch(({'number': jnp.asarray(number)} for number in range(5)), 2)
+    assert [int(item['number']) for item in few] == list(range(5))
 
 
 def test_prefetch_closes_the_generator_behind_it():
@@ -324,7 +356,7 @@ def test_prefetch_closes_the_generator_behind_it():
     def items():
         try:
             while True:
-                yield 1
+                yield {'number': jnp.zeros(())}
         finally:
             closed.set()
 

@@ -243,7 +243,7 @@ def _scores(q: jax.Array, k: jax.Array, decays: Pair) -> jax.Array:
     """(B, H, C, C): row i holds what query i takes of each value."""
     size = q.shape[2]
     directions = sum(d is not None for d in decays)
-    scores = directions * jnp.sum(q * k, axis=-1, keepdims=True) * jnp.eye(size, dtype=q.dtype)
+    scores = directions * jnp.sum(q * k, axis=-1, keepdims=True) * jnp.eye(size, dtype=q.dtype)[None, None]
     for level in _halvings(decays):
         product = jnp.einsum('bhik,bhjk->bhij', q * level.query, k * level.key)
         scores = jnp.where(level.mask, product, scores)

@@ -142,5 +142,8 @@ def test_the_folder_comes_from_the_environment(monkeypatch, tmp_path):
 
 
 def test_tensorflow_stays_out():
-    program = 'import sys, input_pipeline, data.prepare, data.fashion_mnist; sys.exit("tensorflow" in sys.modules)'
+    program = (
+        'import sys, input_pipeline, data.prepare, data.fashion_mnist\n'
+        'sys.exit("tensorflow" in sys.modules)'
+    )
     subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)

@@ -14,7 +14,7 @@ from methods.ema import Ema
 from methods.optim.adamw import adamw
 from methods.optim.schedules import warmup_cosine
 from methods.supervised import Supervised, cross_entropy
-from methods.task import Variables, chain, init_state, make_score, make_step
+from methods.task import Task, Variables, chain, init_state, make_score, make_step
 from runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
 from tests.toys import Head, Net
 
@@ -230,4 +230,4 @@ def test_rules_that_match_nothing_are_refused(name: str) -> None:
 
 def test_a_task_that_knows_no_depths_says_so() -> None:
     with pytest.raises(NotImplementedError, match='set layer_decay to 1'):
-        TASK.depth_of('hidden')
+        Task.depth_of(TASK, 'hidden')

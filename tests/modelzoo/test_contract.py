@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from flax import traverse_util
 from jax.flatten_util import ravel_pytree
 
@@ -15,24 +14,14 @@ import modelzoo
 from modelzoo import features as ft
 from modelzoo.heads import Classifier
 from modelzoo.layers.patch import stem_grid
-from tests import goldens
+from tests.modelzoo.tiny import filled, jit
 
 TINY = modelzoo.list_models('*_test')
 CLASSES = 7
-# Numbers do not depend on how hard the compiler tries; the time of these tests does.
-jit = functools.partial(jax.jit, compiler_options={
-    'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True})
 
 
 def image(batch: int = 4, size: tuple[int, int, int] = (16, 16, 3)) -> jax.Array:
     return jax.random.normal(jax.random.key(5), (batch, *size))
-
-
-def filled(module: nn.Module, x: jax.Array) -> dict:
-    """Returns parameters with no structure in their values, and no zeros or ones."""
-    shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), x)['params'], sep='.')
-    return traverse_util.unflatten_dict(
-        {path: jnp.asarray(goldens.fill(path, leaf.shape)) for path, leaf in shapes.items()}, sep='.')
 
 
 @functools.cache

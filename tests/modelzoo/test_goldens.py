@@ -1,0 +1,48 @@
+"""Ours against what the published implementations answer; see tests/goldens."""
+
+import pytest
+
+from tests import goldens
+from tests.goldens import __main__ as commandline
+
+# Ours pass with less than these; the bars of the comparison itself are 1e-4 and 1e-3.
+REACHED = {
+    'vig_tiny': (1e-5, 2e-5),
+    'vig_h_tiny': (5e-5, 2e-5),
+}
+
+
+@pytest.mark.parametrize('name', REACHED)
+def test_ours_agrees_with_the_golden(name):
+    report = goldens.compare(goldens.read(goldens.FOLDER / f'{name}.json.gz'))
+    assert report.passed, str(report)
+    assert report.output < REACHED[name][0] and report.gradient < REACHED[name][1], str(report)
+
+
+def test_filling_follows_the_rule():
+    assert abs(goldens.fill('input', (4000,)).std() - 1) < 0.05
+    assert abs(goldens.fill('cotangent', (40, 100)).std() - 1) < 0.05
+    assert abs(goldens.fill('blocks.0.mlp.weight', (400, 100)).std() * 10 - 1) < 0.02
+    assert abs(goldens.fill('norm.weight', (4000,)).mean() - 1) < 0.01
+    assert abs(goldens.fill('pos_embed', (1, 50, 80)).std() * 4000**0.5 - 1) < 0.05
+    assert abs(goldens.fill('head.bias', (4000,)).std() - 0.1) < 0.01
+    assert abs(goldens.fill('bn.running_mean', (4000,)).std() - 0.1) < 0.01
+    assert goldens.fill('bn.running_var', (4000,)).min() >= 1
+
+
+def test_a_report_fails_on_any_of_its_three_figures():
+    good = goldens.Report('x', 3, 3, 1e-5, 1e-4)
+    assert good.passed and str(good).endswith('pass')
+    for change in ({'parameters': 4}, {'output': 2e-4}, {'gradient': 2e-3}, {'output': float('nan')}):
+        assert not good._replace(**change).passed
+
+
+def test_the_command_prints_a_line_for_each_and_tells_failure(capsys, monkeypatch):
+    reports = iter([goldens.Report('a', 3, 3, 1e-6, 1e-6), goldens.Report('b', 3, 4, 1e-6, 1e-6)])
+    built = []
+    monkeypatch.setattr(goldens, 'compare', lambda golden, build: built.append(build) or next(reports))
+    path = str(goldens.FOLDER / 'vig_tiny.json.gz')
+    assert commandline.main([path, path, '--build', '{"name": "vig_tiny"}']) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith('pass') and second.endswith('FAIL')
+    assert built == [{'name': 'vig_tiny'}] * 2

@@ -1,0 +1,21 @@
+"""What the tests of networks share: a quick jit, and parameters without structure."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from tests import goldens
+
+# Numbers do not depend on how hard the compiler tries; the time of the tests does.
+jit = functools.partial(jax.jit, compiler_options={
+    'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True})
+
+
+def filled(module: nn.Module, x: jax.Array) -> dict:
+    """Returns parameters with no structure in their values, and no zeros or ones."""
+    shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), x)['params'], sep='.')
+    return traverse_util.unflatten_dict(
+        {path: jnp.asarray(goldens.fill(path, leaf.shape)) for path, leaf in shapes.items()}, sep='.')
