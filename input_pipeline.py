@@ -241,12 +241,18 @@ def to_global(
 
     def place(array: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...]) -> np.ndarray:
-            start, stop, _ = index[0].indices(batch_size)
-            return array[slice(*np.searchsorted(own, (start, stop)))]
+            return array[find(index[0], own)]
 
         return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)
 
     return {name: place(array) for name, array in host.items()}
+
+
+def find(shard: slice, own: np.ndarray) -> slice:
+    """Where a device's slice of the global rows lies among the sorted rows `own`."""
+    start, stop = (0 if shard.start is None else shard.start), shard.stop
+    first = int(np.searchsorted(own, start))
+    return slice(first, None if stop is None else first + stop - start)
 
 
 def _on_devices(

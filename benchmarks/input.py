@@ -54,13 +54,13 @@ def table(images: Images, batch_size: int, seconds: float) -> str:
     sharding = NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), PartitionSpec('data'))
     rows = np.arange(batch_size)
     pipelines = {
-        'train, host': images.host_train(rows, batch_size, 0, 0),
-        'train, on the devices': images.train(sharding, batch_size, 0),
-        'evaluation, host': again_and_again(images, rows),
+        'train, host': lambda: images.host_train(rows, batch_size, 0, 0),
+        'train, on the devices': lambda: images.train(sharding, batch_size, 0),
+        'evaluation, host': lambda: again_and_again(images, rows),
     }
     lines = ['| what | images/s | per core | first batch, s |', '| --- | --- | --- | --- |']
-    for name, batches in pipelines.items():
-        with closing(batches):
+    for name, start in pipelines.items():
+        with closing(start()) as batches:
             rate, per_core, first = measure(batches, seconds)
         lines.append(f'| {name} | {rate:,.0f} | {per_core:,.0f} | {first:.1f} |')
     return '\n'.join([*lines, _QUOTED])

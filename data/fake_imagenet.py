@@ -27,7 +27,7 @@ COUNTS = {'train': 32, 'validation': 10}
 def make_image(photo: np.ndarray, number: int) -> Image.Image:
     """A random part of the photograph, resized to the `number`-th size."""
     height, width = SIZES[number % len(SIZES)]
-    part, top, left = keyed.uniforms(0, [0], [number], 3)[0]
+    part, top, left = keyed.uniforms(0, np.array([0]), np.array([number]), 3)[0]
     side = 0.4 + 0.6 * part
     scale = side * min(photo.shape[0] / height, photo.shape[1] / width)
     box_height, box_width = scale * height, scale * width

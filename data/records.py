@@ -115,7 +115,7 @@ class Split:
             ValueError: the record is damaged; the sentence names split and index.
         """
         try:
-            return self._finish(self._source[int(index)], draws)
+            return self._finish(self._source[index], draws)
         except (ValueError, OSError, RuntimeError, IndexError) as error:
             raise ValueError(
                 f'Example {index} of the split {self._name!r} in {self._builder.data_dir} cannot '
@@ -183,7 +183,7 @@ class Split:
     def _streamed(self, plan: Iterable, seed: int) -> Iterator[tuple]:
         drawn = ((*rows, keyed.uniforms(seed, *rows, self.crop.draws)) for rows in plan)
         ahead, now = itertools.tee(drawn)
-        items = (item for _, index, draws in ahead for item in zip(index, draws))
+        items = (item for _, index, draws in ahead for item in zip(index.tolist(), draws))
         with closing(
             ordered_map(lambda item: self.read(*item), items, self._threads, 16 * self._threads)
         ) as read:

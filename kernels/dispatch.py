@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 from jax import lax
 
 
@@ -63,3 +64,20 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
     if form.platform is None:
         return form.run(*args)
     return lax.platform_dependent(*args, **{form.platform: form.run})
+
+
+def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward pass of an op that has no second derivative: differentiating it is refused in words."""
+
+    @jax.custom_jvp
+    def once(*args: Any) -> Any:
+        return pullback(*args)
+
+    @once.defjvp
+    def refuse(primals: tuple, tangents: tuple) -> None:
+        raise NotImplementedError(
+            f'{op} has first derivatives only: its gradient was differentiated again. '
+            "Pass implementation='reference' where second derivatives are needed."
+        )
+
+    return once

@@ -82,11 +82,15 @@ def _alternate(parts: Iterable[str]) -> Iterable[tuple[bool, str]]:
 
 
 def _to_ours(path: str, array: np.ndarray) -> np.ndarray:
-    return np.moveaxis(array, (0, 1), (-1, -2)) if path.endswith('/kernel') else array
+    return np.moveaxis(array, (0, 1), (-1, -2)) if _is_kernel(path) else array
 
 
 def _to_torch(path: str, array: np.ndarray) -> np.ndarray:
-    return np.moveaxis(array, (-1, -2), (0, 1)) if path.endswith('/kernel') else array
+    return np.moveaxis(array, (-1, -2), (0, 1)) if _is_kernel(path) else array
+
+
+def _is_kernel(path: str) -> bool:
+    return path.rsplit('/', 1)[-1] == 'kernel'
 
 
 def _refuse(**problems: list[str]) -> None:
@@ -126,8 +130,9 @@ def write_safetensors(path: str | os.PathLike, arrays: Mapping[str, np.ndarray])
     kinds = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
     header, offset = {}, 0
     for name, array in arrays.items():
-        header[name] = {'dtype': kinds[array.dtype], 'shape': array.shape, 'data_offsets': [offset, offset + array.nbytes]}
-        offset += array.nbytes
+        stop = offset + array.nbytes
+        header[name] = {'dtype': kinds[array.dtype], 'shape': array.shape, 'data_offsets': [offset, stop]}
+        offset = stop
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)
     with open(path, 'wb') as file:

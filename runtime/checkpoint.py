@@ -9,6 +9,7 @@ of another config is refused before anything is read.
 import json
 import logging
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -123,7 +124,7 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str,
     """Makes the workdir and writes the config to ``config.json``, or compares it with the one there.
 
     Args:
-        free: top-level keys that may change between the parts of a run, as they change no number.
+        free: keys, and all below them, that may change between the parts of a run.
 
     Raises:
         RunError: the folder cannot be written, or belongs to another config; the first difference
@@ -138,7 +139,7 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str,
     if path.exists():
         before = _flatten(json.loads(path.read_text()))
         for key in sorted(flat.keys() | before.keys()):
-            if key.split('.')[0] not in free and flat.get(key) != before.get(key):
+            if not _below(key, free) and flat.get(key) != before.get(key):
                 raise RunError(f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
                                f'and is now {flat.get(key)!r}; use that value, or another --workdir.')
     elif jax.process_index() == 0:
@@ -167,6 +168,10 @@ def _flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
         items = [_flatten(value, f'{prefix}{key}.') for key, value in tree.items()]
         return {key: value for item in items for key, value in item.items()}
     return {prefix.rstrip('.'): tree}
+
+
+def _below(key: str, prefixes: Iterable[str]) -> bool:
+    return any(f'{key}.'.startswith(f'{prefix}.') for prefix in prefixes)
 
 
 def _first_line(error: BaseException) -> str:

@@ -64,7 +64,8 @@ class Run:
 
 
 # Keys that say how to run, not what to compute: a run may be resumed with others.
-EXECUTION = ('mesh', 'keep', 'save_every')
+EXECUTION = ('mesh', 'accumulate', 'keep', 'save_every', 'data.data_dir', 'data.threads', 'data.prefetch',
+             'data.in_memory')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
-from input_pipeline import Images, Prefetch, local_rows
+from input_pipeline import Images, Prefetch, find, local_rows
 from tests.data.folder import GARBAGE, data_dir, with_broken_sets
 
 
@@ -161,8 +161,13 @@ def test_processes_that_share_rows_each_hold_them():
     devices = list(at.mesh.devices.flat)
     for process in range(4):
         assert local_rows(at, 8, devices[2 * process : 2 * process + 2]).tolist() == list(range(8))
-    strided = local_rows(sharding(data=4, fsdp=2), 16, devices[1::4])
-    assert strided.tolist() == [2, 3, 10, 11], 'rows need not be contiguous'
+    at = sharding(data=4, fsdp=2)
+    some = list(at.mesh.devices.flat)[1::4]
+    own = local_rows(at, 16, some)
+    assert own.tolist() == [2, 3, 10, 11], 'rows need not be contiguous'
+    held = {device: at.devices_indices_map((16,))[device][0] for device in some}
+    assert [own[find(shard, own)].tolist() for shard in held.values()] == [[2, 3], [10, 11]]
+    assert own[find(slice(None), own)].tolist() == own.tolist()
 
 
 @pytest.mark.parametrize(

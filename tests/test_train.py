@@ -9,8 +9,10 @@ import jax
 import pytest
 
 import train
+from configs import vig_s
 from runtime.errors import RunError
 from tests import runs, toys
+from tests.data import folder
 
 ON_ALL = {'fn': 'runtime.mesh:MeshConfig', 'data': -1}
 
@@ -94,6 +96,24 @@ def test_a_nan_in_a_batch_names_step_and_place(tmp_path, mesh) -> None:
     with pytest.raises(RunError, match=r'step \d+ is not finite: the batch transforms made it in image; the checkpoint'):
         train.train(config, tmp_path)
     assert list((tmp_path / 'checkpoints').iterdir())
+
+
+def test_a_damaged_image_ends_the_run_and_keeps_what_was_saved(tmp_path) -> None:
+    data = {'fn': 'input_pipeline:Images', 'dataset': 'broken', 'data_dir': folder.with_broken_sets(), 'image_size': 8,
+            'eval_split': 'train[3:]', 'train_crop': {'fn': 'data.images:RandomResizedCrop'}}
+    config = toys.config(data=data, batch_size=4, save_every=1, mesh={'fn': 'runtime.mesh:MeshConfig', 'data': 4, 'tensor': 2})
+    config.task.head.num_classes = 1000
+    with pytest.raises(ValueError, match="Example 2 of the split 'train' .* cannot be read"):
+        train.train(config, tmp_path)
+    saved = list((tmp_path / 'checkpoints').iterdir())
+    assert saved and not any('tmp' in path.name for path in saved)
+
+
+def test_a_variant_that_does_not_exist(tmp_path) -> None:
+    config = vig_s.get_config('smoke')
+    config.task.inner.backbone.variant = 'vig_smal'
+    with pytest.raises(ValueError, match='vig_smal.*vig_small'):
+        train.train(config, tmp_path)
 
 
 def test_a_run_that_diverges_names_step_and_place(tmp_path) -> None:

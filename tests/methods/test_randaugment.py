@@ -170,12 +170,15 @@ def test_draws_follow_the_published_distribution():
 
 
 def test_layers_are_drawn_apart_with_replacement():
-    keys = jax.random.split(jax.random.key(2), 4000)
-    augment = RandAugment()
-    split = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-    ops = jax.jit(jax.vmap(jax.vmap(lambda key: augment.draw(key)[0])))(split)
-    same = (ops[:, 0] == ops[:, 1]).mean()
-    assert abs(same - 1 / 15) < 0.02
+    """Of two layers that invert or do nothing, half invert an odd number of times."""
+    count = 1000
+    image = jnp.arange(256, dtype=jnp.uint8).reshape(16, 16, 1)
+    augment = RandAugment(ops=('invert', 'autocontrast'), probability=1.0, fill=(0,))
+    keys = jax.random.split(jax.random.key(2), count)
+    out = jax.jit(jax.vmap(augment.augment, (None, 0)))(image, keys)
+    inverted = (out == 255 - image[None]).all(axis=(1, 2, 3))
+    assert (inverted | (out == image[None]).all(axis=(1, 2, 3))).all()
+    assert abs(inverted.mean() - 0.5) < 4 * 0.5 / math.sqrt(count)
 
 
 @pytest.mark.parametrize(

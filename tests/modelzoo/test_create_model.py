@@ -64,7 +64,7 @@ def test_the_table_has_our_figures_beside_the_paper_s(capsys):
     assert head.split()[:3] == ['variant', 'parameters', 'paper']
     name, params, _, said, macs, *_ = line.split()
     assert (name, params, said) == ('vig_h_tiny', '28.60', '29')
-    assert 4.4 < float(macs) < 4.6
+    assert 4.4 < float(macs) < 4.9
     assert '224x224' in line and 'arxiv.org/abs/2405.18425' in line
 
 

@@ -11,10 +11,7 @@ from flax import traverse_util
 
 import modelzoo
 from modelzoo import weights
-
-
-def shapes_of(name: str) -> dict:
-    return jax.eval_shape(modelzoo.create_model(name, 5).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
+from tests.modelzoo.tiny import shapes
 
 
 def names_of(name: str) -> weights.Names:
@@ -22,15 +19,14 @@ def names_of(name: str) -> weights.Names:
     return family.NAMES[type(backbone).__name__]
 
 
-def random_like(shapes: dict) -> dict:
+def random_like(like: dict) -> dict:
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), shapes)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), like)
 
 
 @pytest.mark.parametrize('name', modelzoo.list_models())
 def test_every_parameter_has_a_published_name_and_returns_from_it(name):
-    params = random_like(shapes_of(name)) if name.endswith('_test') else shapes_of(name)
-    flat = traverse_util.flatten_dict(params, sep='/')
+    flat = traverse_util.flatten_dict(shapes(name)[1], sep='/')
     published = {weights._translate(names_of(name), path, 1): path for path in flat}
     assert len(published) == len(flat) and None not in published
     assert all(weights._translate(names_of(name), there, 0) == path for there, path in published.items())
@@ -38,15 +34,15 @@ def test_every_parameter_has_a_published_name_and_returns_from_it(name):
 
 @pytest.mark.parametrize('name', modelzoo.list_models('*_test'))
 def test_round_trip_through_a_file_keeps_every_bit(name, tmp_path):
-    params = random_like(shapes_of(name))
+    params = random_like(shapes(name)[1])
     weights.save_published(names_of(name), params, tmp_path / 'w.safetensors')
-    loaded = weights.load_published(names_of(name), shapes_of(name), tmp_path / 'w.safetensors')
+    loaded = weights.load_published(names_of(name), shapes(name)[1], tmp_path / 'w.safetensors')
     assert jax.tree.structure(loaded) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 def test_layouts_are_torch_s():
-    params = random_like(shapes_of('vig_test'))
+    params = random_like(shapes('vig_test')[1])
     published = weights.to_published(names_of('vig_test'), params)
     stem, head = params['backbone']['stem']['conv0']['kernel'], params['head']['kernel']
     np.testing.assert_array_equal(published['patch_embed.proj.0.weight'], np.transpose(stem, (3, 2, 0, 1)))
@@ -63,16 +59,16 @@ def test_half_precision_weights_become_the_parameters_type():
 
 
 def test_what_does_not_fit_is_listed():
-    names, shapes = names_of('vig_test'), shapes_of('vig_test')
-    published = weights.to_published(names, random_like(shapes))
+    names, wanted = names_of('vig_test'), shapes('vig_test')[1]
+    published = weights.to_published(names, random_like(wanted))
     missing = {name: array for name, array in published.items() if name != 'norm.weight'}
     with pytest.raises(ValueError, match=r'1 missing: norm\.weight\. Check the variant and num_classes'):
-        weights.load_published(names, shapes, missing)
+        weights.load_published(names, wanted, missing)
     with pytest.raises(ValueError, match=r'2 extra: blocks\.7\.mlp_norm\.weight, fc\.weight'):
-        weights.load_published(names, shapes, published | {
+        weights.load_published(names, wanted, published | {
             'blocks.7.mlp_norm.weight': published['norm.weight'], 'fc.weight': published['norm.weight']})
-    with pytest.raises(ValueError, match=r'1 misshapen: head\.bias \(\(9,\), not \(5,\)\)'):
-        weights.load_published(names, shapes, published | {'head.bias': np.zeros(9, np.float32)})
+    with pytest.raises(ValueError, match=r'1 misshapen: head\.bias \(\(9,\), not \(1000,\)\)'):
+        weights.load_published(names, wanted, published | {'head.bias': np.zeros(9, np.float32)})
     with pytest.raises(ValueError, match='1 extra: backbone/adapter/kernel'):
         weights.to_published(names, {'backbone': {'adapter': {'kernel': np.zeros((1, 1))}}})
 

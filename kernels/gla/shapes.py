@@ -1,0 +1,30 @@
+"""Named shapes of gated linear attention: one list for tests, benchmarks and tuning."""
+
+from typing import NamedTuple
+
+
+class Shape(NamedTuple):
+    """B, T, H, K, V as in `kernels.gla`; `timed` marks those that benchmarks run."""
+
+    batch: int
+    tokens: int
+    heads: int
+    keys: int
+    values: int
+    timed: bool = False
+
+
+SHAPES = {
+    'one_token': Shape(2, 1, 2, 16, 16),
+    'odd': Shape(2, 63, 2, 60, 32),
+    'even': Shape(1, 64, 2, 16, 48),
+    'prime': Shape(2, 127, 1, 16, 64),
+    'class_token': Shape(1, 197, 3, 64, 16),
+    'wide': Shape(1, 1000, 1, 128, 60),
+    'long_prime': Shape(1, 4097, 1, 16, 16),
+    'digits': Shape(128, 25, 2, 16, 32, timed=True),
+    'vig_small_224': Shape(32, 196, 6, 32, 64, timed=True),
+    'vig_small_448': Shape(8, 784, 6, 32, 64, timed=True),
+    'language_2k': Shape(1, 2048, 4, 64, 128, timed=True),
+    'language_4k': Shape(1, 4096, 4, 64, 128, timed=True),
+}

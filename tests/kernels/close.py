@@ -1,0 +1,20 @@
+"""The measure of kernels: root-mean-square error relative to the tensor's own, one number and one name per tensor."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+BARS = {'float32': 1e-5, 'bfloat16': 5e-3, 'float64': 1e-12}
+
+
+def assert_close(found: Mapping[str, object], wanted: Mapping[str, object], bars: Mapping[str, float]) -> None:
+    """Holds every tensor of `found` to that of `wanted`, by the bar of the dtype in `bars`; a NaN fails."""
+    assert found.keys() == wanted.keys()
+    errors = {}
+    for name, want in wanted.items():
+        got, want = np.asarray(found[name], np.float64), np.asarray(want, np.float64)
+        assert got.shape == want.shape, f'{name} is {got.shape}, wanted {want.shape}'
+        error, size = np.linalg.norm(got - want), np.linalg.norm(want)
+        errors[name] = error / size if size else error
+    far = {name: error for name, error in errors.items() if not error <= bars[name]}
+    assert not far, f'relative RMS {far}; all: {errors}'

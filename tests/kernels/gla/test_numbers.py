@@ -1,0 +1,150 @@
+"""Every output and every gradient of gated linear attention against a sequential reference in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.gla import gla, gla_step
+from kernels.gla.shapes import SHAPES
+from tests import goldens
+from tests.kernels.gla import cases
+from tests.kernels.gla.cases import Case
+
+CASES = [
+    Case('one_token', state=True),
+    Case('one_token', gates='kk'),
+    Case('odd', reverse=True, state=True),
+    Case('odd', gates='hh'),
+    Case('odd', gates='hk'),
+    Case('even'),
+    Case('prime'),
+    Case('prime', reverse=True, gates='h'),
+    Case('prime', state=True, dtype='bfloat16'),
+    Case('class_token', gates='kk'),
+    Case('class_token', gates='kk', shared=True),
+    Case('class_token', state=True, gates='h'),
+    Case('class_token', gates='kk', dtype='bfloat16'),
+    Case('wide', state=True),
+    Case('wide', gates='kk'),
+    Case('long_prime'),
+]
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_outputs_and_gradients(case):
+    cases.check(case, cases.inputs(case))
+
+
+@pytest.mark.parametrize('case', [Case('odd', state=True), Case('odd', gates='kk'), Case('odd', reverse=True)], ids=str)
+def test_reference_outputs_and_gradients(case):
+    cases.check(case, cases.inputs(case), 'reference')
+
+
+@pytest.mark.parametrize('chunk', [1, 20, 1000])
+def test_chunk_changes_no_number(chunk):
+    case = Case('odd', gates='kk')
+    cases.check(case, cases.inputs(case), chunk=chunk)
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+def test_float64(implementation):
+    with jax.enable_x64(True):
+        case = Case('odd', state=True, dtype='float64')
+        cases.check(case, cases.inputs(case), implementation)
+
+
+def _mixture(strong):
+    def decay(random, shape):
+        return np.where(random.random(shape) < 0.3, strong, cases.mild(random, shape))
+
+    return decay
+
+
+DECAYS = {
+    'zero': lambda random, shape: np.zeros(shape),
+    'all -50': lambda random, shape: np.full(shape, -50.0),
+    'all -1e4': lambda random, shape: np.full(shape, -1e4),
+    'some -50': _mixture(-50.0),
+    'some -1e4': _mixture(-1e4),
+    'some -inf': _mixture(-np.inf),
+    'whole tokens -1e4': lambda random, shape: np.where(np.arange(shape[1]) % 5, 0, -1e4)[None, :, None, None] + np.zeros(shape),
+}
+
+
+@pytest.mark.parametrize('decay', DECAYS)
+@pytest.mark.parametrize('case', [
+    Case('prime', state=True, dtype='bfloat16'),
+    Case('odd', reverse=True, state=True),
+    Case('odd', gates='kk'),
+], ids=str)
+def test_strong_decay(case, decay):
+    cases.check(case, cases.inputs(case, DECAYS[decay]))
+
+
+@pytest.mark.parametrize('decay', ['zero', 'all -50', 'some -1e4', 'some -inf'])
+def test_strong_decay_per_head(decay):
+    case = Case('odd', gates='hh')
+    four = lambda random, shape: DECAYS[decay](random, shape)
+    cases.check(case, cases.inputs(case, four))
+
+
+def test_steps_are_the_sequence():
+    case = Case('odd', state=True)
+    arrays = cases.device(case, cases.inputs(case))
+    q, k, v, g, state = (arrays[name] for name in ('q', 'k', 'v', 'g0', 'state'))
+    whole, last = gla(q, k, v, g, initial_state=state)
+    step = jax.jit(gla_step)
+    outputs = []
+    for t in range(q.shape[1]):
+        o, state = step(q[:, t], k[:, t], v[:, t], g[:, t], state)
+        outputs.append(o)
+    np.testing.assert_allclose(jnp.stack(outputs, 1), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state, last, rtol=1e-4, atol=1e-5)
+
+
+def test_halves_joined_by_the_state_are_the_whole():
+    case = Case('prime')
+    arrays = cases.device(case, cases.inputs(case))
+    parts = [arrays[name] for name in ('q', 'k', 'v', 'g0')]
+    for reverse in (False, True):
+        whole, last = gla(*parts, reverse=reverse)
+        halves = [[x[:, :50] for x in parts], [x[:, 50:] for x in parts]]
+        outputs, state = [], None
+        for half in halves[::-1] if reverse else halves:
+            o, state = gla(*half, initial_state=state, reverse=reverse)
+            outputs.append(o)
+        joined = jnp.concatenate(outputs[::-1] if reverse else outputs, axis=1)
+        np.testing.assert_allclose(joined, whole, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(state, last, rtol=1e-4, atol=1e-5)
+
+
+def test_scale_and_dtypes():
+    case = Case('prime', dtype='bfloat16')
+    arrays = cases.device(case, cases.inputs(case))
+    q, k, v, g = (arrays[name] for name in ('q', 'k', 'v', 'g0'))
+    o, last = gla(q, k, v, g)
+    scaled, _ = gla(q, k, v, g, scale=SHAPES['prime'].keys ** -0.5 * 4)
+    assert o.dtype == jnp.bfloat16 and last.dtype == jnp.float32
+    np.testing.assert_allclose(scaled.astype('float32'), 4 * o.astype('float32'), rtol=2**-7)
+
+
+def test_golden():
+    golden = goldens.read(goldens.FOLDER / 'gla_op.json.gz')
+    x = goldens.fill('input', golden['input_shape'])
+    cotangent = goldens.fill('cotangent', golden['output']['shape'])
+    values = cotangent.shape[-1]
+    keys = (x.shape[-1] - values) // 3
+
+    @jax.jit
+    def run(x):
+        def op(x):
+            q, k, v, gate = jnp.split(x, (keys, 2 * keys, 2 * keys + values), axis=-1)
+            return gla(q, k, v, jax.nn.log_sigmoid(gate) / 16)[0]
+
+        output, pull = jax.vjp(op, x)
+        return output, pull(cotangent)[0]
+
+    output, gradient = map(np.asarray, run(jnp.asarray(x)))
+    assert goldens._output_error(golden['output'], output) < 1e-5
+    assert goldens._gradient_error(golden['input_gradient'], gradient) < 1e-5
