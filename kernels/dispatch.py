@@ -66,6 +66,15 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
     return lax.platform_dependent(*args, **{form.platform: form.run})
 
 
+def sharded(x: jax.Array) -> bool:
+    """Whether the partitioner may split `x` over devices: it lives on a mesh, outside of `shard_map`."""
+    mesh = jax.typeof(x).sharding.mesh
+    manual = jax.sharding.AxisType.Manual
+    return any(
+        size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types)
+    )
+
+
 def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:
     """The backward pass of an op that has no second derivative: differentiating it is refused in words."""
 

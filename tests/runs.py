@@ -23,7 +23,8 @@ def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1,
     """Starts a run in a process group of its own, so that whatever it starts dies with it."""
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.5',
-           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+           # Compiling is most of what these runs cost, and they compare with each other only.
+           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'}
     command = [sys.executable, program, f'--config={config}', f'--workdir={workdir}', *overrides]
     process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -10,6 +10,7 @@ the same way through the family's name map, has to agree. The files beside this 
 """
 
 import base64
+import functools
 import gzip
 import hashlib
 import json
@@ -27,6 +28,8 @@ from modelzoo import weights
 
 FOLDER = pathlib.Path(__file__).parent
 OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3
+# Compiling takes longer than running; the numbers do not depend on how hard the compiler tries.
+QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
 
 class Report(NamedTuple):
@@ -103,7 +106,7 @@ def _answer(model: Any, params: Any, x: jax.Array, shape: Sequence[int]) -> tupl
     """Returns the logits, and the gradient at the input in the reference's layout."""
     cotangent = jnp.asarray(fill('cotangent', shape))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = lambda x: model.apply({'params': params}, x)['logits']
         output, pull = jax.vjp(logits, x)

@@ -10,9 +10,7 @@ from flax import traverse_util
 import modelzoo
 from tests import goldens
 
-# Numbers do not depend on how hard the compiler tries; the time of the tests does.
-jit = functools.partial(jax.jit, compiler_options={
-    'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True})
+jit = functools.partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 def filled(module: nn.Module, x: jax.Array) -> dict:
