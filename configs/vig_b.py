@@ -32,7 +32,7 @@ def get_config(preset=None):
         return base.digits(BACKBONE | {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 3, 'heads': 2})
 
     def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'patch': 4, 'image_size': 28, 'width': 48, 'depth': 3, 'heads': 2})
+        return base.fashion_mnist(BACKBONE | {'patch': 4, 'image_size': 28, 'width': 64, 'depth': 3, 'heads': 2})
 
     def smoke():
         shrunk = BACKBONE | {'drop_path': 0.1} | {'image_size': 32, 'patch': 8, 'width': 32, 'depth': 2, 'heads': 2}
