@@ -2,9 +2,10 @@
 
 Parameters are always stored block by block (``block00``, ``block01``, ...), so initial values, checkpoints, name
 maps and path rules are the same whichever way it runs. `remat` recomputes a block's activations in the backward
-pass. `scan` stacks the blocks' parameters while tracing and runs one compiled body, which compiles faster and costs
-a copy of the parameters. Both apply the blocks as pure functions of their parameters, so they serve blocks without
-other variables, rngs or recorded intermediates.
+pass. `scan` stacks the blocks' parameters while tracing and runs one compiled body, for a copy of the parameters.
+Both apply the blocks as pure functions of their parameters, so they serve blocks without other variables, rngs or
+recorded intermediates. On a CPU the compiler undoes most of `remat` unless `scan` goes with it: the gradient of 12
+ViG blocks of width 64 (batch 32, 25 tokens) needs 114 MB, with remat 105, with scan 133, with both 21.
 """
 
 from collections.abc import Callable, Sequence
