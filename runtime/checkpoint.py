@@ -102,7 +102,7 @@ class Checkpoints:
             raise self._failed(manager, error) from error
 
     def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> RunError:
-        steps = sorted(manager.all_steps(read=True))
+        steps = sorted(self._last.all_steps(read=True))
         kept = f'the checkpoint of step {steps[-1]} is still there' if steps else 'none was saved before'
         return RunError(f'a checkpoint could not be written to {manager.directory} ({_first_line(error)}); '
                         f'{kept}: free some space or mend the folder, then run the same command again.')

@@ -78,8 +78,12 @@ def last_step(workdir: pathlib.Path) -> int:
 
 def checkpoint(workdir: pathlib.Path, step: int, kind: str = 'checkpoints') -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by path."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    path = (workdir / kind / str(step) / 'default').absolute()
     with ocp.StandardCheckpointer() as reader:
-        tree = reader.restore((workdir / kind / str(step) / 'default').absolute())
+        saved = dict(reader.metadata(path).item_metadata.tree)
+        target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), saved)
+        tree = reader.restore(path, target)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(k, simple=True, separator='/'): np.asarray(x) for k, x in leaves}
 
