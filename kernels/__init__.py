@@ -1,1 +1,1 @@
-"""Cores whose speed depends on how they are lowered: one folder an op, one signature, several implementations."""
+"""Ops whose speed depends on how they are lowered: a folder each, several implementations."""

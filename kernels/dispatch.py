@@ -1,17 +1,20 @@
 """Which implementation of an op runs where: the choice and its error contract, once for all ops.
 
-An op keeps a table `{name: Form}`. Asked for no name, `run` never fails for lack of hardware: it takes the first
-form that runs anywhere, and in its place, on a platform that has one of its own, that one. The platform is looked at
-when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for a TPU pod.
-Asked for a name, it takes that form or says in words why it cannot.
+An op keeps a table `{name: Form}`. Asked for no name, `run` never fails for lack of hardware: it
+takes the first form that runs anywhere, or the one that a platform has for itself. The platform is
+looked at when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for
+a TPU pod. Asked for a name, it takes that form or says in words why it cannot.
 """
 
 import difflib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 from jax import lax
+from jax.interpreters import mlir
 
 
 def _nothing(*args: Any) -> None:
@@ -34,7 +37,8 @@ class Form(NamedTuple):
 def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any) -> Any:
     """Runs `op` on `args` by the implementation named, or by the best for the platform of lowering.
 
-    Raises ValueError for a name that is not in `forms`, and NotImplementedError where the form named cannot serve.
+    Raises ValueError for a name that is not in `forms`, and NotImplementedError where the form
+    named cannot serve: at once for what the arguments lack, when lowered for a wrong platform.
     """
     if implementation is not None:
         return _named(op, implementation, forms, *args)
@@ -44,7 +48,9 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
         for form in forms.values()
         if form.platform is not None and form.missing(*args) is None
     }
-    return lax.platform_dependent(*args, default=anywhere, **special) if special else anywhere(*args)
+    if not special:
+        return anywhere(*args)
+    return lax.platform_dependent(*args, default=anywhere, **special)
 
 
 def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
@@ -63,11 +69,38 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
         )
     if form.platform is None:
         return form.run(*args)
-    return lax.platform_dependent(*args, **{form.platform: form.run})
+
+    def elsewhere(*args: Any) -> Any:
+        refuse = partial(_refused.bind, op=op, name=name, platform=form.platform)
+        return jax.tree.map(lambda x: refuse(aval=x), jax.eval_shape(form.run, *args))
+
+    return lax.platform_dependent(*args, default=elsewhere, **{form.platform: form.run})
+
+
+# An array that can be traced and differentiated but not lowered: the platform is known only then.
+_refused = jax.extend.core.Primitive('implementation_for_another_platform')
+
+
+@_refused.def_abstract_eval
+def _(*, aval: jax.ShapeDtypeStruct, **_: str) -> jax.core.ShapedArray:
+    return jax.core.ShapedArray(aval.shape, aval.dtype)
+
+
+def _refuse(
+    context: mlir.LoweringRuleContext, *, op: str, name: str, platform: str, **_: Any
+) -> None:
+    raise NotImplementedError(
+        f'{op}: implementation {name!r} runs on {platform} only, not on '
+        f'{", ".join(context.module_context.platforms)}. '
+        'Pass implementation=None to let the platform decide.'
+    )
+
+
+mlir.register_lowering(_refused, _refuse)
 
 
 def sharded(x: jax.Array) -> bool:
-    """Whether the partitioner may split `x` over devices: it lives on a mesh, outside of `shard_map`."""
+    """Whether `x` may be split over devices: it lives on a mesh, and not inside of `shard_map`."""
     mesh = jax.typeof(x).sharding.mesh
     manual = jax.sharding.AxisType.Manual
     return any(
@@ -76,7 +109,7 @@ def sharded(x: jax.Array) -> bool:
 
 
 def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward pass of an op that has no second derivative: differentiating it is refused in words."""
+    """The backward pass of an op without second derivatives: refuses to be differentiated."""
 
     @jax.custom_jvp
     def once(*args: Any) -> Any:

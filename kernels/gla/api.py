@@ -1,15 +1,16 @@
-"""Gated linear attention (GLA), the public functions: shapes, checks and the choice of implementation.
+"""Gated linear attention (GLA): the public functions, their checks and their implementations.
 
-Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023, https://arxiv.org/abs/2312.06635.
-The two-way form is that of Liao et al., ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention,
-2024, https://arxiv.org/abs/2405.18425. Shapes and conventions follow flash-linear-attention (MIT licence).
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
+https://arxiv.org/abs/2312.06635. Read in two directions: Liao et al., ViG: Linear-complexity Visual
+Sequence Learning with Gated Linear Attention, 2024, https://arxiv.org/abs/2405.18425. Shapes and
+conventions are those of flash-linear-attention (MIT licence); no code was taken.
 
-Shapes: B batch, T tokens, H heads, K key channels, V value channels. Per head the memory is a (K, V) matrix S,
+B batch, T tokens, H heads, K key channels, V value channels. A head's memory is a (K, V) matrix S:
 
     S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T        o_t = scale * q_t S_t
 
-so the memory fades before a token is added, and a token always reads itself undimmed.
-Where we differ: the decay may be one number a head (as in RetNet or Mamba-2), and -inf is a legal log decay (forget everything).
+The memory fades before a token is added, so a token reads itself undimmed. Where we differ: the
+decay may be one number a head (as in RetNet and Mamba-2), and a log decay of -inf is allowed.
 """
 
 from functools import partial
@@ -23,6 +24,8 @@ from kernels.gla import reference, xla
 Gate = Float[Array, 'b t h k'] | Float[Array, 'b t h']
 Output = Float[Array, 'b t h v']
 State = Float[Array, 'b h k v']
+
+_AXES = ('batch', 'tokens', 'heads')
 
 
 def gla(
@@ -45,10 +48,11 @@ def gla(
       g: log decay, at most 0, per key channel or one per head.
       scale: factor on the queries; K ** -0.5 by default.
       initial_state: the memory before the first token read; zero by default.
-      reverse: read from the last token to the first: `initial_state` enters after the last token, and the state
-        returned is the one after token 0.
+      reverse: read from the last token to the first: `initial_state` enters after the last token,
+        and the state returned is the one after token 0.
       implementation: 'reference', 'xla', or None for what suits the platform.
-      chunk: tokens worked on at once by 'xla' (rounded up to a power of two); chosen from the shapes by default.
+      chunk: tokens that 'xla' works on at once, rounded up to a power of two; by default chosen
+        from the shapes. No number depends on it but by rounding.
 
     Returns:
       The outputs in the dtype of `v`, and the last state in float32 (float64 for float64 inputs).
@@ -57,7 +61,8 @@ def gla(
       ValueError: shapes that do not fit, or an unknown implementation.
       NotImplementedError: the implementation named cannot serve this call.
     """
-    _check(q, k, v, {'g': g}, initial_state, chunk)
+    _check(_AXES, q, k, v, {'g': g}, initial_state)
+    _check_chunk(chunk)
     static = {'scale': _scale(scale, q), 'reverse': reverse}
     forms = {
         'xla': dispatch.Form(partial(xla.gla, chunk=chunk, **static)),
@@ -79,10 +84,11 @@ def bidirectional_gla(
 ) -> Output:
     """The sum of gated linear attention read forwards and read backwards, in one pass.
 
-    Both directions include the current token, which therefore counts twice: halve the sum for their mean, as ViG does.
-    Gates are shared by passing the same array twice. Arguments and errors as in `gla`.
+    Both include the current token, which therefore counts twice; halve the sum for the mean of the
+    two, as ViG does. Share gates by passing one array twice. Arguments and errors as in `gla`.
     """
-    _check(q, k, v, {'g_forward': g_forward, 'g_backward': g_backward}, None, chunk)
+    _check(_AXES, q, k, v, {'g_forward': g_forward, 'g_backward': g_backward}, None)
+    _check_chunk(chunk)
     static = {'scale': _scale(scale, q)}
     forms = {
         'xla': dispatch.Form(partial(xla.bidirectional_gla, chunk=chunk, **static)),
@@ -105,8 +111,7 @@ def gla_step(
     Returns the output in the dtype of `v` and the state after the token, in the dtype of `state`.
     Raises ValueError where shapes do not fit.
     """
-    one = lambda x: x[:, None]
-    _check(one(q), one(k), one(v), {'g': one(g)}, state, None)
+    _check(('batch', 'heads'), q, k, v, {'g': g}, state)
     o, state = reference.step(q, k, v, g, state, scale=_scale(scale, q))
     return o.astype(v.dtype), state
 
@@ -116,25 +121,37 @@ def _scale(scale: float | None, q: jax.Array) -> float:
 
 
 def _check(
-    q: jax.Array, k: jax.Array, v: jax.Array, gates: dict[str, jax.Array], state: jax.Array | None, chunk: int | None
+    axes: tuple[str, ...],
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    gates: dict[str, jax.Array],
+    state: jax.Array | None,
 ) -> None:
     """Refuses in words what the implementations take for granted."""
-    if q.ndim != 4:
-        raise ValueError(f'q has shape {q.shape}; wanted (batch, tokens, heads, channels).')
+    rows = q.shape[:-1]
+    if len(rows) != len(axes):
+        raise ValueError(f'q has shape {q.shape}; wanted ({", ".join(axes)}, channels).')
+    if not all(rows):
+        raise ValueError(f'q has shape {q.shape}, which is empty; wanted at least one of each.')
     if k.shape != q.shape:
         raise ValueError(f'k has shape {k.shape}; wanted that of q, {q.shape}.')
-    if v.ndim != 4 or v.shape[:3] != q.shape[:3]:
-        raise ValueError(f'v has shape {v.shape}; wanted {(*q.shape[:3], "channels")} to go with q of shape {q.shape}.')
+    if v.shape[:-1] != rows:
+        wanted = ', '.join(map(str, rows))
+        raise ValueError(f'v has shape {v.shape}; wanted ({wanted}, channels), to go with q.')
     for name, g in gates.items():
-        if g.shape not in (q.shape, q.shape[:3]):
+        if g.shape not in (q.shape, rows):
             raise ValueError(
-                f'{name} has shape {g.shape}; wanted {q.shape} (a decay per key channel) or {q.shape[:3]} (one per head).'
+                f'{name} has shape {g.shape}; wanted {q.shape}, a log decay per key channel, '
+                f'or {rows}, one per head.'
             )
-    batch, tokens, heads, channels = q.shape
-    if tokens == 0:
-        raise ValueError(f'q has shape {q.shape}: there is no token; wanted at least one.')
-    wanted = (batch, heads, channels, v.shape[-1])
+    wanted = (q.shape[0], *q.shape[-2:], v.shape[-1])
     if state is not None and state.shape != wanted:
-        raise ValueError(f'The state has shape {state.shape}; wanted (batch, heads, K, V) = {wanted}.')
+        raise ValueError(
+            f'The state has shape {state.shape}; wanted (batch, heads, K, V), here {wanted}.'
+        )
+
+
+def _check_chunk(chunk: int | None) -> None:
     if chunk is not None and chunk < 1:
-        raise ValueError(f'chunk is {chunk}; wanted at least 1 token, or None to have it chosen from the shapes.')
+        raise ValueError(f'chunk is {chunk}; wanted 1 or more, or None to choose by the shapes.')

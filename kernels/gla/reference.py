@@ -1,7 +1,8 @@
-"""Gated linear attention token by token, as in section 4.1 of the paper: the definition that the fast forms are held to.
+"""Gated linear attention token by token, the definition that the fast forms are held to.
 
-Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023, https://arxiv.org/abs/2312.06635.
-In float32, or in float64 where `jax_enable_x64` is on. Gradients are JAX's own; memory grows with T times the state.
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
+https://arxiv.org/abs/2312.06635 (section 4.1). In float32, or in float64 where `jax_enable_x64` is
+on. Gradients are JAX's own, and need memory for the state after each token.
 """
 
 import jax
@@ -22,8 +23,9 @@ def step(
     """One token: fade the memory, add the token, read."""
     decay = jnp.exp(g.astype(state.dtype))
     decay = decay[..., None] if g.ndim == q.ndim else decay[..., None, None]
-    state = decay * state + k[..., :, None].astype(state.dtype) * v[..., None, :].astype(state.dtype)
-    return jnp.sum(scale * q[..., None].astype(state.dtype) * state, axis=-2), state
+    q, k, v = (x.astype(state.dtype) for x in (q, k, v))
+    state = decay * state + k[..., :, None] * v[..., None, :]
+    return jnp.sum(scale * q[..., None] * state, axis=-2), state
 
 
 def gla(

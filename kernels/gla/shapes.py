@@ -20,6 +20,8 @@ SHAPES = {
     'even': Shape(1, 64, 2, 16, 48),
     'prime': Shape(2, 127, 1, 16, 64),
     'class_token': Shape(1, 197, 3, 64, 16),
+    'batch': Shape(12, 40, 8, 32, 64),  # more than a CPU works on at a time
+    'mesh': Shape(128, 16, 4, 16, 16),
     'wide': Shape(1, 1000, 1, 128, 60),
     'long_prime': Shape(1, 4097, 1, 16, 16),
     'digits': Shape(128, 25, 2, 16, 32, timed=True),

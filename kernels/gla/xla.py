@@ -1,30 +1,17 @@
-"""Gated linear attention in chunks of tokens: plain XLA, forward and backward, any length.
+"""Gated linear attention by walks over chunks of tokens: plain XLA, any length, with gradients.
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
-https://arxiv.org/abs/2312.06635. No code of a reference implementation was used.
+https://arxiv.org/abs/2312.06635 (the chunkwise form, section 4.2). No code was taken from others.
 
-A loop walks over chunks of C tokens and carries the (K, V) state. Between chunks everything is a
-matrix product. Inside one, the score of query i for key j < i is
-sum_k q_ik k_jk exp(g_{j+1,k} + .. + g_{i,k}). The paper divides exponentials of prefix sums, which
-overflows for strong decay, and cures that by a second level of tiles, the innermost done pair by
-pair. Here a chunk is halved again and again instead: where i lies in the right half of a block and
-j in the left, the decay between them is (from the middle to i) times (from j to the middle), two
-products of numbers in [0, 1]. Each of the log2 C levels is one matrix product; no exponential of a
-positive number is formed and no long sum is subtracted from another, so log decays of -50, -1e4 or
--inf need no special care.
+A walk carries the (K, V) state from chunk to chunk; between chunks everything is a matrix product.
+What happens inside one is in `intra.py`. Two directions of reading share that: the states that
+enter a chunk from its right are computed by a first walk, and the outputs of both by a second. A
+sequence of one chunk needs no state, which is the parallel, quadratic form.
 
-Reading backwards is the mirror image (i left, j right). It fills the upper triangle of the same
-score matrix, so two directions cost the matrix products of one. "Forward" and "backward" below are
-directions of reading (0 and 1); derivatives are "cotangents". A sequence of one chunk needs no
-state: that is the parallel, quadratic form.
+The backward pass keeps the inputs only, so its memory is linear in T. A first walk rebuilds the
+states at the edges of the chunks; a second, against it, carries the cotangent of the state.
 
-The backward pass keeps the inputs only. A first walk rebuilds the states at the chunk edges; a
-second one, against it, carries the cotangent of the state and works inside each chunk. A score
-fades with every decay between its key and its query, hence the cotangent of a log decay follows
-from those of queries and keys, summed inside the chunk:
-
-    dg_t = sum_{i >= t} q_i dq_i - sum_{j >= t} k_j dk_j + what crosses an edge of the chunk.
-
+"Forward" and "backward" name directions of reading (0 and 1) below, derivatives are "cotangents".
 Inputs may be bfloat16; arithmetic and state are float32 (float64 for float64 inputs).
 """
 
@@ -39,15 +26,16 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels import dispatch
+from kernels.gla import intra
 
-_CHUNK = 32  # measured on a CPU against 16, 64 and 128, heads of (32, 64) and (64, 128)
-_BYTES = 2**18  # what the keys and values of a chunk may take: some thirty such arrays share a cache
+_CHUNK = 32  # the fastest of 16 .. 128 on a CPU, for heads of (32, 64) and (64, 128)
+_BYTES = 2**18  # of keys and values in a chunk: with all that is made of them, about a cache
 
 Pair = tuple[Any, Any]  # one entry per direction of reading; None where it is not asked for
 
 
 class Plan(NamedTuple):
-    """The static part of a call: tokens per chunk, factor on the queries, is the last state wanted."""
+    """What is static: tokens per chunk, factor on the queries, whether last states are wanted."""
 
     chunk: int
     scale: float
@@ -67,8 +55,9 @@ def gla(
 ) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
     """One direction; see `kernels.gla.gla`."""
     gates, states = (_place(reverse, x) for x in (_with_channels(g, q), initial_state))
-    o, states = _attend(Plan(_chunk(q, chunk), scale, True), q, k, v, gates, states)
-    return o, states[reverse]
+    plan = Plan(_chunk(chunk, q, v, 1), scale, True)
+    o, states = _attend(plan, *_of_one_width(q, k, v, gates, states))
+    return o.astype(v.dtype), states[reverse]
 
 
 def bidirectional_gla(
@@ -85,7 +74,9 @@ def bidirectional_gla(
     gates = tuple(_with_channels(g, q) for g in (g_forward, g_backward))
     if gates[0].shape != gates[1].shape:
         gates = tuple(jnp.broadcast_to(g, q.shape) for g in gates)
-    return _attend(Plan(_chunk(q, chunk), scale, False), q, k, v, gates, (None, None))[0]
+    plan = Plan(_chunk(chunk, q, v, 2), scale, False)
+    o, _ = _attend(plan, *_of_one_width(q, k, v, gates, (None, None)))
+    return o.astype(v.dtype)
 
 
 def _with_channels(g: jax.Array, q: jax.Array) -> jax.Array:
@@ -93,8 +84,21 @@ def _with_channels(g: jax.Array, q: jax.Array) -> jax.Array:
     return g if g.ndim == q.ndim else g[..., None]
 
 
-def _chunk(q: jax.Array, chunk: int | None) -> int:
-    return _power(min(chunk or _CHUNK, q.shape[1]))
+def _of_one_width(*inputs: Any) -> tuple:
+    """All in float64 where one is: the state has the dtype of whatever it meets."""
+    wide = jnp.result_type(*jax.tree.leaves(inputs)) == jnp.float64
+    return jax.tree.map(lambda x: x.astype(jnp.float64), inputs) if wide else inputs
+
+
+def _chunk(chunk: int | None, q: jax.Array, v: jax.Array, directions: int) -> int:
+    """Tokens per chunk: more for wide heads, so that states at the edges take less than inputs."""
+    if chunk is None:
+        keys, values = q.shape[-1], v.shape[-1]
+        inputs, state = (2 + directions) * keys + 2 * values, directions * keys * values
+        chunk = _CHUNK
+        while 4 * state > 3 * inputs * chunk:
+            chunk *= 2
+    return _power(min(chunk, q.shape[1]))
 
 
 def _power(size: int) -> int:
@@ -128,25 +132,35 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any:
-    """Runs on the whole batch; on a CPU a few sequences at a time, for a chunk of them stays cached.
+    """Runs on the whole batch; on a CPU in float32, a few sequences at a time.
 
-    Twice as fast there from about 8 sequences on. Not where a batch may be split over devices:
-    a loop over it would have to gather it.
+    A chunk of a few sequences stays cached, which doubles the speed of large batches. It is not for
+    a batch that may be split over devices: a loop over it would have to gather it. And a loop that
+    slices bfloat16 arrays makes XLA on CPUs widen the whole of them, in every step where it writes.
     """
-    q, _, v, _, _ = inputs
-    batch, _, heads, _ = q.shape
-    fit = _BYTES // (plan.chunk * heads * (q.shape[-1] + v.shape[-1]) * 4)
-    few = next(n for n in range(min(max(fit, 1), batch), 0, -1) if batch % n == 0)
     whole = partial(run, plan)
-    if few == batch or dispatch.sharded(q):
+    few = _few(plan, inputs[0], inputs[2])
+    narrow = any(x.dtype != _wide(x.dtype) for x in jax.tree.leaves((inputs, more)))
+    if few == inputs[0].shape[0] and not narrow:
         return whole(inputs, *more)
+    given = jax.eval_shape(whole, inputs, *more)
 
-    def in_turn(*args: tuple) -> Any:
-        groups = jax.tree.map(lambda x: x.reshape(batch // few, few, *x.shape[1:]), args)
-        found = lax.map(lambda args: whole(*args), groups)
-        return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), found)
+    def on_cpu(*args: tuple) -> Any:
+        args = jax.tree.map(lambda x: x.astype(_wide(x.dtype)), args)
+        split = lambda x: x.reshape(x.shape[0] // few, few, *x.shape[1:])
+        found = lax.map(lambda args: whole(*args), jax.tree.map(split, args))
+        return jax.tree.map(lambda x, like: x.reshape(like.shape).astype(like.dtype), found, given)
 
-    return lax.platform_dependent(inputs, *more, cpu=in_turn, default=whole)
+    return lax.platform_dependent(inputs, *more, cpu=on_cpu, default=whole)
+
+
+def _few(plan: Plan, q: jax.Array, v: jax.Array) -> int:
+    """How many sequences to run at a time on a CPU: a divisor of their number."""
+    batch, _, heads, keys = q.shape
+    if dispatch.sharded(q):
+        return batch
+    fit = _BYTES // (plan.chunk * heads * (keys + v.shape[-1]) * 4)
+    return next(n for n in range(min(max(fit, 2), batch), 0, -1) if batch % n == 0)
 
 
 class Memory(NamedTuple):
@@ -176,9 +190,9 @@ def _forward(plan: Plan, inputs: tuple) -> tuple[jax.Array, Pair]:
         state, o = carry
         qc, kc, vc = (_read(x, start, size) for x in (q, k, v))
         qc *= plan.scale
-        decays = _chunk_decays(gates, start, size)
-        oc = _scores(qc, kc, decays) @ vc
-        for n, entering in ((first, state), (other, edge and edge[0])):
+        decays = _decays(gates, start, size)
+        oc = intra.scores(qc, kc, decays) @ vc
+        for n, entering in ((first, state), (other, _unstack(edge)[0])):
             oc = oc if entering is None else oc + (qc * decays[n].query[-1]) @ entering
         return (_advance(memories[first], state, start, size), _write(o, oc, start, size)), None
 
@@ -201,12 +215,13 @@ def _backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
 
     def step(carry: Any, start: Any, size: int, edge: Any) -> tuple[Any, None]:
         walked, outs = carry
+        edge = _unstack(edge)
         # Per direction: the state that enters the chunk, the cotangent of the one that leaves it.
         pairs = ((edge[0], walked[0]), (walked[1], edge[1]))
         qc, kc, vc, doc = (_read(x, start, size) for x in (q, k, v, do))
-        decays = _chunk_decays(gates, start, size)
+        decays = _decays(gates, start, size)
         pairs = pairs if first == 0 else pairs[::-1]
-        found = _chunk_cotangents(qc, kc, vc, doc * plan.scale, decays, pairs)
+        found = intra.cotangents(qc, kc, vc, doc * plan.scale, decays, pairs)
         outs = jax.tree.map(lambda out, x: _write(out, x, start, size), outs, found)
         return (_advance_all((costate[first], state[other]), walked, start, size), outs), None
 
@@ -252,13 +267,23 @@ def _sweep(
 
 
 def _edges(plan: Plan, memories: tuple, begin: tuple, direction: int) -> Pair:
-    """What the memories hold before each chunk, walking in the direction given."""
+    """What the memories hold before each chunk, walking in the direction given; see `_unstack`.
+
+    One array for all of them: XLA would give each a buffer of zeros and keep another to copy from.
+    """
 
     def step(carry: Any, start: Any, size: int, _: None) -> tuple[Any, Any]:
-        return _advance_all(memories, carry, start, size), carry
+        held = [x for x in carry if x is not None]
+        return _advance_all(memories, carry, start, size), jnp.stack(held) if held else None
 
     length = memories[0].rows.shape[1]
     return _sweep(step, begin, length, plan.chunk, direction, (None, None))[1]
+
+
+def _unstack(edge: jax.Array | None) -> Pair:
+    """What two memories held before a chunk, from one array; None where nothing or nobody did."""
+    held = () if edge is None else tuple(edge)
+    return (*held, None, None)[:2]
 
 
 def _advance_all(memories: tuple, held: tuple, start: Any, size: int) -> tuple:
@@ -269,7 +294,8 @@ def _advance(memory: Memory | None, held: jax.Array | None, start: Any, size: in
     """What the memory holds after a chunk, from what it held before: fade, then add the chunk."""
     if memory is None:
         return None
-    decays = _decays(_read_gate(memory.gate, start, size), memory.direction)
+    a = _read_gate(memory.gate, start, size)
+    decays = intra.decays(a, memory.direction)
     fade = decays.key[-1] if memory.with_reading else decays.query[-1]
     rows, columns = (_read(x, start, size) for x in (memory.rows, memory.columns))
     added = jnp.einsum('bhck,bhcv->bhkv', rows * fade, columns * memory.scale)
@@ -290,7 +316,7 @@ def _read(x: jax.Array, start: Any, size: int) -> jax.Array:
 def _read_gate(g: jax.Array, start: Any, size: int) -> jax.Array:
     """The decays of a chunk.
 
-    Heads and channels are one axis for the exponential: on a CPU, XLA vectorises it in long rows only.
+    Heads and channels are one axis for the exponential: XLA on CPUs vectorises long rows only.
     """
     rows = g.reshape(*g.shape[:2], 1, -1)
     a = jnp.exp(_read(rows, start, size))
@@ -302,165 +328,6 @@ def _write(out: jax.Array, x: jax.Array, start: Any, size: int) -> jax.Array:
     return lax.dynamic_update_slice_in_dim(out, x, start, axis=1)
 
 
-class Decays(NamedTuple):
-    """How one direction fades inside a chunk; every number is in [0, 1]; K is 1 for one a head.
-
-    query[n]: (B, H, C, K), in blocks of 2 ** n tokens, from the edge where the reading enters the
-      block up to the token and with it.
-    key[n]: (B, H, C, K), from behind the token to the edge where the reading leaves the block.
-    total: (B, H, K), over the chunk.
-    """
-
-    query: list[jax.Array]
-    key: list[jax.Array]
-    total: jax.Array
-
-
-def _chunk_decays(gates: Pair, start: Any, size: int) -> Pair:
-    return tuple(
-        None if g is None else _decays(_read_gate(g, start, size), n) for n, g in enumerate(gates)
-    )
-
-
-def _decays(a: jax.Array, direction: int) -> Decays:
-    """Doubles the blocks until one is the chunk, scaling a half by its sibling's total."""
-    query, key = [a], [jnp.ones_like(a)]
-    for half in _halves(a.shape[2]):
-        q, k = (x[-1].reshape(*a.shape[:2], -1, 2, half, a.shape[-1]) for x in (query, key))
-        total = q[..., :1, :] if direction else q[..., -1:, :]
-        one = jnp.ones_like(total[..., :1, :, :])
-        right = jnp.concatenate([one, total[..., :1, :, :]], axis=-3)
-        left = jnp.concatenate([total[..., 1:, :, :], one], axis=-3)
-        query.append((q * (left if direction else right)).reshape(a.shape))
-        key.append((k * (right if direction else left)).reshape(a.shape))
-    return Decays(query, key, query[-1][:, :, 0 if direction else -1])
-
-
-def _halves(size: int) -> Iterator[int]:
-    """1, 2, 4, .. size / 2: what blocks of 2, 4, 8, .. tokens are halved into."""
-    half = 1
-    while half < size:
-        yield half
-        half *= 2
-
-
-class Level(NamedTuple):
-    """One halving: the scores it makes (1, 1, C, C), the rows in right halves (1, 1, C, 1), decays."""
-
-    mask: np.ndarray
-    right: np.ndarray
-    query: jax.Array
-    key: jax.Array
-
-
-def _levels(decays: Pair) -> Iterator[Level]:
-    forward, backward = decays
-    for n, half in enumerate(_halves(_any(decays).query[0].shape[2])):
-        block = np.arange(_any(decays).query[0].shape[2])[None, None, :, None] // half
-        right, siblings = block % 2 == 1, block ^ np.swapaxes(block, -1, -2) == 1
-        if backward is None:
-            yield Level(siblings & right, right, forward.query[n], forward.key[n])
-        elif forward is None:
-            yield Level(siblings & ~right, right, backward.query[n], backward.key[n])
-        else:
-            query = jnp.where(right, forward.query[n], backward.query[n])
-            key = jnp.where(right, backward.key[n], forward.key[n])
-            yield Level(siblings, right, query, key)
-
-
-def _any(decays: Pair) -> Decays:
-    return decays[0] or decays[1]
-
-
-def _one_per_head(q: jax.Array, decays: Pair) -> bool:
-    return _any(decays).total.shape[-1] != q.shape[-1]
-
-
-def _scores(q: jax.Array, k: jax.Array, decays: Pair) -> jax.Array:
-    """(B, H, C, C): what query i takes of value j; on the diagonal, once per direction."""
-    if _one_per_head(q, decays):
-        return jnp.einsum('bhik,bhjk->bhij', q, k) * _fading(decays)
-    scores = _diagonal(jnp.sum(q * k, axis=-1, keepdims=True), decays)
-    for level in _levels(decays):
-        product = jnp.einsum('bhik,bhjk->bhij', q * level.query, k * level.key)
-        scores = jnp.where(level.mask, product, scores)
-    return scores
-
-
-def _fading(decays: Pair) -> jax.Array:
-    """(B, H, C, C) for one decay a head: what is left of token j at token i."""
-    fading = _diagonal(jnp.ones_like(_any(decays).query[0]), decays)
-    for level in _levels(decays):
-        fading = jnp.where(level.mask, level.query * jnp.swapaxes(level.key, -1, -2), fading)
-    return fading
-
-
-def _diagonal(x: jax.Array, decays: Pair) -> jax.Array:
-    """(B, H, C, 1) -> (B, H, C, C), counted once per direction."""
-    return x * (sum(d is not None for d in decays) * np.eye(x.shape[2], dtype=x.dtype))[None, None]
-
-
-def _chunk_cotangents(
-    q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, decays: Pair, edges: Pair
-) -> tuple[jax.Array, jax.Array, jax.Array, Pair]:
-    """Cotangents of a chunk's q, k, v and log decays.
-
-    edges: per direction the state that enters the chunk and the cotangent of the one that leaves.
-    """
-    dscores = jnp.einsum('bhiv,bhjv->bhij', do, v)
-    own = sum(d is not None for d in decays) * jnp.sum(do * v, axis=-1, keepdims=True)
-    dq, dk = own * k, own * q
-    dv = jnp.einsum('bhij,bhiv->bhjv', _scores(q, k, decays), do)
-    dgates = [None, None]
-    for n, inside in enumerate(_inside_cotangents(q, k, dscores, decays)):
-        if inside is None:
-            continue
-        d, (state, costate) = decays[n], edges[n]
-        dq_inside, dk_inside = inside
-        if state is not None:
-            dq_inside += d.query[-1] * jnp.einsum('bhcv,bhkv->bhck', do, state)
-        dgate = _running(_like_gate(q * dq_inside - k * dk_inside, d), n, inclusive=True)
-        if costate is not None:
-            dk_cross = d.key[-1] * jnp.einsum('bhcv,bhkv->bhck', v, costate)
-            dgate += _running(_like_gate(k * dk_cross, d), 1 - n, inclusive=False)
-            dv += (k * d.key[-1]) @ costate
-            dk += dk_cross
-        if state is not None and costate is not None:
-            dgate += _like_gate(d.total * jnp.sum(state * costate, axis=-1), d)[:, :, None]
-        dq, dk, dgates[n] = dq + dq_inside, dk + dk_inside, dgate
-    return dq, dk, dv, tuple(dgates)
-
-
-def _inside_cotangents(q: jax.Array, k: jax.Array, dscores: jax.Array, decays: Pair) -> list:
-    """Per direction, what the scores off the diagonal give to queries and keys."""
-    found = [None if d is None else [0.0, 0.0] for d in decays]
-    if _one_per_head(q, decays):
-        faded = dscores * _fading(decays)
-        for n, pair in enumerate(found):
-            if pair is not None:
-                masked = jnp.triu(faded, 1) if n else jnp.tril(faded, -1)
-                found[n] = [masked @ k, jnp.einsum('bhij,bhik->bhjk', masked, q)]
-        return found
-    for level in _levels(decays):
-        masked = jnp.where(level.mask, dscores, 0.0)
-        dq = level.query * (masked @ (k * level.key))
-        dk = level.key * jnp.einsum('bhij,bhik->bhjk', masked, q * level.query)
-        for pair, rows in zip(found, (level.right, ~level.right)):
-            if pair is not None:
-                pair[0] += jnp.where(rows, dq, 0.0)
-                pair[1] += jnp.where(~rows, dk, 0.0)
-    return found
-
-
-def _like_gate(x: jax.Array, decays: Decays) -> jax.Array:
-    """Summed over the channels where they share a decay."""
-    one = decays.total.shape[-1] != x.shape[-1]
-    return jnp.sum(x, axis=-1, keepdims=True) if one else x
-
-
-def _running(x: jax.Array, direction: int, inclusive: bool) -> jax.Array:
-    """At token t the sum of x over the tokens read after it, and its own where inclusive."""
-    size = x.shape[2]
-    after = np.tril(np.ones((size, size), x.dtype), 0 if inclusive else -1)
-    after = jnp.broadcast_to((after if direction else after.T)[None, None], (*x.shape[:2], size, size))
-    return jnp.matmul(after, x, precision=lax.Precision.HIGHEST)
+def _decays(gates: Pair, start: Any, size: int) -> Pair:
+    reads = [None if g is None else _read_gate(g, start, size) for g in gates]
+    return tuple(None if a is None else intra.decays(a, n) for n, a in enumerate(reads))

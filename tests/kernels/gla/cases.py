@@ -71,7 +71,7 @@ def op(case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int
     return {'o': o, 'last': last}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 3))
+@partial(jax.jit, static_argnums=(0, 1, 3), static_argnames='chunk')
 def run(
     case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int | None = None
 ) -> dict[str, jax.Array]:

@@ -1,0 +1,202 @@
+"""Gated linear attention inside one chunk of tokens: decays, scores and their cotangents.
+
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
+https://arxiv.org/abs/2312.06635 (section 4.3). No code was taken from others.
+
+The score of query i for key j < i is sum_k q_ik k_jk exp(g_{j+1,k} + .. + g_{i,k}). The paper
+divides exponentials of prefix sums, which overflows for strong decay, and cures that by a second
+level of tiles, the innermost done pair by pair. We halve the chunk again and again instead: where
+i lies in the right half of a block and j in the left, the decay between them is (from the middle
+to i) times (from j to the middle), two products of numbers in [0, 1]. Each of the log2 C levels is
+one matrix product. No exponential of a positive number is formed and no long sum is subtracted
+from another, so log decays of -50, -1e4 or -inf need no special care.
+
+Reading backwards is the mirror image (i left, j right). It fills the upper triangle of the same
+score matrix, so two directions cost the matrix products of one.
+
+All arrays are (B, H, C, ..), C a power of two; pairs hold one entry per direction of reading
+(forward, backward), None where it is not asked for.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Pair = tuple[Any, Any]
+
+
+class Decays(NamedTuple):
+    """How one direction fades inside a chunk: numbers in [0, 1]. K is 1 for one decay a head.
+
+    query[n]: (B, H, C, K), in blocks of 2 ** n tokens, from the edge where the reading enters the
+      block up to the token and with it.
+    key[n]: (B, H, C, K), from behind the token to the edge where the reading leaves the block.
+    total: (B, H, K), over the chunk.
+    """
+
+    query: list[jax.Array]
+    key: list[jax.Array]
+    total: jax.Array
+
+
+def decays(a: jax.Array, direction: int) -> Decays:
+    """From the decay of each token; doubles the blocks until one is the chunk.
+
+    A half then fades further by the total of its sibling, if that is what lies before or behind.
+    """
+    query, key = [a], [jnp.ones_like(a)]
+    for half in _halves(a.shape[2]):
+        q, k = (x[-1].reshape(*a.shape[:2], -1, 2, half, a.shape[-1]) for x in (query, key))
+        total = q[..., :1, :] if direction else q[..., -1:, :]
+        one = jnp.ones_like(total[..., :1, :, :])
+        by_left = jnp.concatenate([one, total[..., :1, :, :]], axis=-3)
+        by_right = jnp.concatenate([total[..., 1:, :, :], one], axis=-3)
+        before, behind = (by_right, by_left) if direction else (by_left, by_right)
+        query.append((q * before).reshape(a.shape))
+        key.append((k * behind).reshape(a.shape))
+    return Decays(query, key, query[-1][:, :, 0 if direction else -1])
+
+
+def scores(q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
+    """(B, H, C, C): what query i takes of value j; on the diagonal, once per direction."""
+    if _per_head(pair, q):
+        return jnp.einsum('bhik,bhjk->bhij', q, k) * _faded(pair)
+    found = _diagonal(jnp.sum(q * k, axis=-1, keepdims=True), pair)
+    for level in _levels(pair):
+        product = jnp.einsum('bhik,bhjk->bhij', q * level.query, k * level.key)
+        found = jnp.where(level.mask, product, found)
+    return found
+
+
+def cotangents(
+    q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, pair: Pair, edges: Pair
+) -> tuple[jax.Array, jax.Array, jax.Array, Pair]:
+    """Cotangents of a chunk's q, k, v and log decays, from that of its outputs.
+
+    Every score fades with each decay between its key and its query, so forwards
+    dg_t = sum_{i >= t} q_i dq_i - sum_{j >= t} k_j dk_j, where keys count the scores only: what
+    they add to the state that leaves fades with all decays behind them, and is summed from there.
+
+    edges: per direction the state that enters the chunk and the cotangent of the one that leaves.
+    """
+    dscores = jnp.einsum('bhiv,bhjv->bhij', do, v)
+    own = sum(d is not None for d in pair) * jnp.sum(do * v, axis=-1, keepdims=True)
+    dq, dk = own * k, own * q
+    dv = jnp.einsum('bhij,bhiv->bhjv', scores(q, k, pair), do)
+    dgates = [None, None]
+    for n, d in enumerate(pair):
+        if d is None:
+            continue
+        dq_one, dk_one = _from_scores(q, k, dscores, pair, n)
+        state, costate = edges[n]
+        if state is not None:
+            dq_one += d.query[-1] * jnp.einsum('bhcv,bhkv->bhck', do, state)
+        dgate = _running(_like_gate(q * dq_one - k * dk_one, d), n, own=True)
+        if costate is not None:
+            dk_leaving = d.key[-1] * jnp.einsum('bhcv,bhkv->bhck', v, costate)
+            dgate += _running(_like_gate(k * dk_leaving, d), 1 - n, own=False)
+            dk_one += dk_leaving
+            dv += (k * d.key[-1]) @ costate
+        if state is not None and costate is not None:
+            dgate += _like_gate(d.total * jnp.sum(state * costate, axis=-1), d)[:, :, None]
+        dq, dk, dgates[n] = dq + dq_one, dk + dk_one, dgate
+    return dq, dk, dv, tuple(dgates)
+
+
+def _from_scores(
+    q: jax.Array, k: jax.Array, dscores: jax.Array, pair: Pair, direction: int
+) -> tuple[jax.Array, jax.Array]:
+    """What the scores of one direction, off the diagonal, give to queries and keys.
+
+    The products are those of both directions and shared: the compiler makes them once.
+    """
+    if _per_head(pair, q):
+        faded = dscores * _faded(pair)
+        faded = jnp.triu(faded, 1) if direction else jnp.tril(faded, -1)
+        return faded @ k, jnp.einsum('bhij,bhik->bhjk', faded, q)
+    dq, dk = jnp.zeros_like(q), jnp.zeros_like(k)
+    for level in _levels(pair):
+        faded = jnp.where(level.mask, dscores, 0.0)
+        from_keys = level.query * (faded @ (k * level.key))
+        from_queries = level.key * jnp.einsum('bhij,bhik->bhjk', faded, q * level.query)
+        rows = ~level.right if direction else level.right
+        dq += jnp.where(rows, from_keys, 0.0)
+        dk += jnp.where(rows, 0.0, from_queries)
+    return dq, dk
+
+
+class Level(NamedTuple):
+    """One halving: the scores it makes (1, 1, C, C), which rows are right halves (1, 1, C, 1)."""
+
+    mask: np.ndarray
+    right: np.ndarray
+    query: jax.Array
+    key: jax.Array
+
+
+def _levels(pair: Pair) -> Iterator[Level]:
+    forward, backward = pair
+    size = _any(pair).query[0].shape[2]
+    for n, half in enumerate(_halves(size)):
+        block = np.arange(size)[None, None, :, None] // half
+        right, siblings = block % 2 == 1, block ^ np.swapaxes(block, -1, -2) == 1
+        if backward is None:
+            yield Level(siblings & right, right, forward.query[n], forward.key[n])
+        elif forward is None:
+            yield Level(siblings & ~right, right, backward.query[n], backward.key[n])
+        else:
+            query = jnp.where(right, forward.query[n], backward.query[n])
+            key = jnp.where(right, backward.key[n], forward.key[n])
+            yield Level(siblings, right, query, key)
+
+
+def _halves(size: int) -> Iterator[int]:
+    """1, 2, 4, .. size / 2: what blocks of 2, 4, 8, .. tokens are halved into."""
+    half = 1
+    while half < size:
+        yield half
+        half *= 2
+
+
+def _any(pair: Pair) -> Decays:
+    return pair[0] or pair[1]
+
+
+def _per_head(pair: Pair, q: jax.Array) -> bool:
+    """Whether all channels of a head share a decay: scores are then one product, faded."""
+    return _any(pair).total.shape[-1] != q.shape[-1]
+
+
+def _faded(pair: Pair) -> jax.Array:
+    """(B, H, C, C), for one decay a head: what is left of token j at token i."""
+    found = _diagonal(jnp.ones_like(_any(pair).query[0]), pair)
+    for level in _levels(pair):
+        found = jnp.where(level.mask, level.query * jnp.swapaxes(level.key, -1, -2), found)
+    return found
+
+
+def _diagonal(x: jax.Array, pair: Pair) -> jax.Array:
+    """(B, H, C, 1) -> (B, H, C, C), once per direction."""
+    directions = sum(d is not None for d in pair)
+    return x * (directions * np.eye(x.shape[2], dtype=x.dtype))[None, None]
+
+
+def _like_gate(x: jax.Array, d: Decays) -> jax.Array:
+    """Summed over the channels where they share a decay."""
+    return x if d.total.shape[-1] == x.shape[-1] else jnp.sum(x, axis=-1, keepdims=True)
+
+
+def _running(x: jax.Array, direction: int, own: bool) -> jax.Array:
+    """At each token the sum of x over all that are read after it, and its own if asked for.
+
+    A product with a constant: a cumulative sum is slower on CPUs and no better on matrix units.
+    """
+    size = x.shape[2]
+    after = np.triu(np.ones((size, size), x.dtype), 0 if own else 1)
+    after = (after.T if direction else after)[None, None]
+    shape = (*x.shape[:2], size, size)
+    return jnp.matmul(jnp.broadcast_to(after, shape), x, precision=lax.Precision.HIGHEST)

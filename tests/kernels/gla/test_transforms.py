@@ -1,0 +1,110 @@
+"""Gated linear attention under vmap, remat, scan and a mesh; its memory; its programs for other platforms."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from kernels.gla import bidirectional_gla, gla
+from tests.kernels.close import assert_close
+from tests.kernels.gla import cases
+from tests.kernels.gla.cases import Case
+
+ONE_WAY, TWO_WAY = Case('odd', state=True), Case('odd', gates='kk')
+CHUNK = 8  # shorter than by default: the loop, the rest and the halving are all there and compile faster
+
+
+def _same(found, wanted):
+    assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
+
+
+@pytest.mark.parametrize('case', [ONE_WAY, TWO_WAY], ids=str)
+def test_vmap(case):
+    several = [cases.device(case, cases.inputs(case, batch=n)) for n in (2, 2)]
+    several[1] = jax.tree.map(lambda x: x[::-1] * 0.5, several[1])
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    found = jax.vmap(partial(cases.run, case, 'xla', chunk=CHUNK))(stacked)
+    for n, arrays in enumerate(several):
+        _same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays, CHUNK))
+
+
+def test_remat_and_scan():
+    """Three layers in a scan, each rematerialised, against the same written out."""
+    arrays = cases.device(TWO_WAY, cases.inputs(TWO_WAY))
+    q, k, v, g, h = (arrays[name] for name in ('q', 'k', 'v', 'g0', 'g1'))
+
+    def layer(v, g):
+        return bidirectional_gla(q, k, v, g, h, chunk=CHUNK) / 4, None
+
+    def scanned(v, gs):
+        return jnp.sum(jax.lax.scan(jax.checkpoint(layer), v, gs)[0] ** 2)
+
+    def written_out(v, gs):
+        for g in gs:
+            v, _ = layer(v, g)
+        return jnp.sum(v**2)
+
+    gs = jnp.stack([g, g / 2, h])
+    found, wanted = (jax.jit(jax.value_and_grad(f, (0, 1)))(v, gs) for f in (scanned, written_out))
+    name = lambda x: {'loss': x[0], 'dv': x[1][0], 'dgs': x[1][1]}
+    _same(name(found), name(wanted))
+
+
+@pytest.mark.parametrize('case', [Case('mesh', gates='kk'), Case('mesh', state=True)], ids=str)
+def test_batch_and_heads_over_a_mesh_need_no_communication(case):
+    arrays = cases.device(case, cases.inputs(case))
+    mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    spec = lambda name: PartitionSpec(*(('data', 'tensor') if 'state' in name or name == 'dlast' else ('data', None, 'tensor')))
+    split = {name: jax.device_put(x, NamedSharding(mesh, spec(name))) for name, x in arrays.items()}
+    compiled = cases.run.lower(case, 'xla', split, CHUNK).compile()
+    text = compiled.as_text()
+    words = ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute', 'reduce-scatter')
+    assert not [word for word in words if word in text]
+    found = compiled(split)
+    assert all(not x.sharding.is_fully_replicated for x in found.values())
+    _same(found, cases.run(case, 'xla', arrays, CHUNK))
+
+
+def _grad(bidirectional, tokens, keys=64, values=128):
+    """The gradient of a loss on a long sequence, not compiled; and the bytes of its inputs and cotangent."""
+    row = lambda width: jax.ShapeDtypeStruct((1, tokens, 2, width), jnp.float32)
+    inputs = (row(keys), row(keys), row(values)) + (row(keys),) * (1 + bidirectional)
+    op = bidirectional_gla if bidirectional else (lambda *x: gla(*x)[0])
+    loss = lambda *x: jnp.sum(op(*x) ** 2)
+    lowered = jax.jit(jax.grad(loss, tuple(range(len(inputs))))).lower(*inputs)
+    return lowered, sum(x.size * 4 for x in inputs) + inputs[2].size * 4
+
+
+@pytest.mark.parametrize('bidirectional', [False, True])
+def test_memory_is_that_of_the_inputs_and_linear(bidirectional):
+    """Temporaries of a training step (the output among them) against inputs and cotangent."""
+    short, _ = _grad(bidirectional, 1024)
+    long, size = _grad(bidirectional, 4096)
+    short, long = (x.compile().memory_analysis().temp_size_in_bytes for x in (short, long))
+    assert long <= 1.25 * size and long <= 4.1 * short, (short, long, size)
+
+
+def test_program_does_not_grow_with_the_length():
+    short, long = (_grad(True, tokens)[0].as_text().count('\n') for tokens in (2048, 16384))
+    assert short == long
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
+def test_export(platform):
+    """Also with a batch that a CPU takes in turn, and in bfloat16, which it widens."""
+    case = Case('batch', gates='kk', dtype='bfloat16')
+    arrays = cases.device(case, cases.inputs(case))
+    exported = jax.export.export(jax.jit(partial(cases.run, case, 'xla')), platforms=[platform])(arrays)
+    assert exported.platforms == (platform,)
+
+
+def test_second_derivatives_are_refused_in_words():
+    arrays = cases.device(ONE_WAY, cases.inputs(ONE_WAY))
+    q, k, v, g = (arrays[name] for name in ('q', 'k', 'v', 'g0'))
+    slope = lambda implementation: jax.grad(lambda q: jnp.sum(gla(q, k, v, g, implementation=implementation)[0] ** 2))
+    with pytest.raises(NotImplementedError, match="gla has first derivatives only.*implementation='reference'"):
+        jax.grad(lambda q: jnp.sum(slope(None)(q) ** 2))(q)
+    assert np.isfinite(jax.grad(lambda q: jnp.sum(slope('reference')(q) ** 2))(q)).all()
