@@ -134,5 +134,5 @@ def digits(backbone: Node, *, epochs: float = 30.0, peak: float = 3e-3) -> Node:
 
 def fashion_mnist(backbone: Node, *, epochs: float = 15.0, peak: float = 3e-3) -> Node:
     """60,000 images to train, 10,000 to test."""
-    return small('fashion_mnist', backbone, epochs=epochs, batch_size=128, peak=peak, padding=2, flip=True,
+    return small('fashion_mnist', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=True,
                  mean=0.2860, std=0.3530, warmup_epochs=1)

@@ -31,7 +31,7 @@ def get_config(preset=None):
         return base.digits(BACKBONE | {'patch': 2, 'width': 32, 'depths': (2, 2), 'heads': (1, 2)})
 
     def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 48, 'depths': (2, 2, 2), 'heads': (2, 4, 8)})
+        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 48, 'depths': (2, 2), 'heads': (1, 2)})
 
     def smoke():
         shrunk = BACKBONE | {'drop_path': 0.1} | {'width': 16, 'depths': (1, 2, 1), 'heads': (1, 2, 4)}
