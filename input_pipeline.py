@@ -15,16 +15,12 @@ gives:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-import contextlib
-from contextlib import closing
 import dataclasses
 import functools
-import itertools
 import math
 import os
-import queue
-import threading
 
+import grain
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,6 +31,8 @@ from data.prepare import open_dataset
 from data.records import Crop, HostBatch, Split
 
 Batch = dict[str, jax.Array]
+
+_ENDLESS = 2**40  # steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +176,7 @@ class Images:
             raise ValueError(f'seed={seed} is out of range; use 0 <= seed < 2**32.')
         own = local_rows(sharding, batch_size)
         hosts = self.host_train(own, batch_size, seed, start_step)
-        return prefetch(_on_devices(hosts, sharding, batch_size, own), self.prefetch)
+        return _placed(hosts, sharding, batch_size, own, self.prefetch)
 
     def evaluate(self, sharding: jax.sharding.Sharding, batch_size: int) -> Iterator[Batch]:
         """The whole evaluation split once, in order.
@@ -187,28 +185,29 @@ class Images:
         """
         own = local_rows(sharding, batch_size)
         hosts = self.host_evaluate(own, batch_size)
-        return prefetch(_on_devices(hosts, sharding, batch_size, own), self.prefetch)
+        return _placed(hosts, sharding, batch_size, own, self.prefetch)
 
     def host_train(
         self, own: np.ndarray, batch_size: int, seed: int, start_step: int
-    ) -> Iterator[HostBatch]:
+    ) -> grain.IterDataset:
         """Rows `own` of the global batches of `train`, as host arrays."""
 
-        def rows(step: int) -> tuple[np.ndarray, np.ndarray]:
+        def rows(step: int) -> HostBatch:
             start = step * batch_size
             epoch, index = keyed.rows(seed, start, start + batch_size, self.num_train)
-            return epoch[own], index[own]
+            return {'epoch': epoch[own], 'index': index[own]}
 
-        return self._train.batches(map(rows, itertools.count(start_step)), seed)
+        return self._train.batches(rows, range(start_step, _ENDLESS), seed)
 
-    def host_evaluate(self, own: np.ndarray, batch_size: int) -> Iterator[HostBatch]:
+    def host_evaluate(self, own: np.ndarray, batch_size: int) -> grain.IterDataset:
         """Rows `own` of the global batches of `evaluate`, as host arrays."""
-        steps = range(math.ceil(self.num_eval / batch_size))
         last = self.num_eval - 1
-        plan = ((np.zeros_like(own), np.minimum(step * batch_size + own, last)) for step in steps)
-        with closing(self._eval.batches(plan, 0)) as batches:
-            for step, batch in zip(steps, batches):
-                yield batch | {'mask': step * batch_size + own <= last}
+
+        def rows(step: int) -> HostBatch:
+            row = step * batch_size + own
+            return {'epoch': np.zeros_like(row), 'index': np.minimum(row, last), 'mask': row <= last}
+
+        return self._eval.batches(rows, range(math.ceil(self.num_eval / batch_size)), 0)
 
 
 def local_rows(
@@ -255,76 +254,9 @@ def find(shard: slice, own: np.ndarray) -> slice:
     return slice(first, None if stop is None else first + stop - start)
 
 
-def _on_devices(
-    hosts: Iterator[HostBatch], sharding: jax.sharding.Sharding, batch_size: int, own: np.ndarray
+def _placed(
+    hosts: grain.IterDataset, sharding: jax.sharding.Sharding, batch_size: int, own: np.ndarray, ahead: int
 ) -> Iterator[Batch]:
-    with closing(hosts):
-        for host in hosts:
-            yield to_global(host, sharding, batch_size, own)
-
-
-class _Raised:
-    """An exception on its way from the background thread to the consumer."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def prefetch(items: Iterator[Batch], size: int) -> Iterator[Batch]:
-    """Runs a generator in a background thread, `size` items ahead; size 0 leaves it as it is."""
-    return Prefetch(items, size) if size else items
-
-
-class Prefetch(Iterator[Batch]):
-    """The thread of `prefetch`; exceptions reach the consumer, `close()` leaves no thread."""
-
-    def __init__(self, items: Iterator[Batch], size: int) -> None:
-        self._queue: queue.Queue = queue.Queue(size)
-        self._stop = threading.Event()
-        arguments = (items, self._queue, self._stop)
-        self._thread = threading.Thread(target=_fill, args=arguments, name='prefetch', daemon=True)
-        self._thread.start()
-
-    def __next__(self) -> Batch:
-        if self._stop.is_set():
-            raise StopIteration
-        item = self._queue.get()
-        if isinstance(item, _Raised):
-            self.close()
-            raise item.error
-        return item
-
-    def close(self) -> None:
-        """Stops the thread and the generator behind it, and waits for both."""
-        self._tell()
-        self._thread.join()
-
-    def _tell(self) -> None:
-        self._stop.set()
-        with contextlib.suppress(queue.Empty):  # room for the one item the thread may be holding
-            while True:
-                self._queue.get_nowait()
-
-    def __enter__(self) -> Prefetch:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self._tell()
-
-
-def _fill(items: Iterator[Batch], out: queue.Queue, stop: threading.Event) -> None:
-    """Puts items until told to stop; the last thing put says why it ended."""
-    end: BaseException = StopIteration()
-    try:
-        with closing(items):
-            for item in items:
-                out.put(item)
-                if stop.is_set():
-                    return
-    except BaseException as error:  # whatever it is: the consumer must not wait for ever
-        end = error
-    if not stop.is_set():
-        out.put(_Raised(end))
+    """Host batches as global arrays, made and put on the devices by a thread, `ahead` of them."""
+    batches = hosts.map(lambda host: to_global(host, sharding, batch_size, own))
+    return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=ahead))

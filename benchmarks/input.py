@@ -3,7 +3,7 @@
     python -m benchmarks.input --config configs/vig_s.py:smoke --config.data.image_size=224
 
 Three measurements of the same batches: rows of the training split as host arrays, the same put on
-the devices behind the prefetch thread, and the evaluation split. `per core` is images per second of
+the devices by the prefetch thread, and the evaluation split. `per core` is images per second of
 CPU time, whatever else the machine does. What fits is read from memory: the first batch then
 contains reading the whole split. The last line is quoted, not measured here: tf.data, one
 thread, `decode_and_crop_jpeg` and a bilinear resize without antialiasing, on 500 x 375 JPEGs.
@@ -46,7 +46,8 @@ def measure(batches: Iterator[dict], seconds: float) -> tuple[float, float, floa
 def again_and_again(images: Images, rows: np.ndarray) -> Iterator[dict]:
     """Evaluation batches without end."""
     while True:
-        yield from images.host_evaluate(rows, len(rows))
+        with closing(iter(images.host_evaluate(rows, len(rows)))) as batches:
+            yield from batches
 
 
 def table(images: Images, batch_size: int, seconds: float) -> str:
@@ -60,7 +61,7 @@ def table(images: Images, batch_size: int, seconds: float) -> str:
     }
     lines = ['| what | images/s | per core | first batch, s |', '| --- | --- | --- | --- |']
     for name, start in pipelines.items():
-        with closing(start()) as batches:
+        with closing(iter(start())) as batches:
             rate, per_core, first = measure(batches, seconds)
         lines.append(f'| {name} | {rate:,.0f} | {per_core:,.0f} | {first:.1f} |')
     return '\n'.join([*lines, _QUOTED])

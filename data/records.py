@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import closing
 import functools
 import itertools
 import math
 from typing import Any, Protocol, runtime_checkable
 
+import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -40,24 +39,11 @@ class Crop(Protocol):
         ...
 
 
-def ordered_map(function: Callable, items: Iterable, threads: int, ahead: int) -> Iterator:
-    """`map` over a pool of threads: results in order, at most `ahead` of them begun before they are
-    asked for.
+Rows = Callable[[int], HostBatch]
 
-    Closing the generator cancels what has not begun and waits for what has. (Grain's thread
-    prefetch does the same at 6 times the overhead per example, and leaves its threads behind for a
-    while.)
-    """
-    pool = ThreadPoolExecutor(threads, thread_name_prefix='images')
-    try:
-        items = iter(items)
-        pending = deque(pool.submit(function, item) for item in itertools.islice(items, ahead))
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-            yield result
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+# Images that a thread reads at a time: Grain's overhead for an element is then nothing, and a batch
+# is still spread over all threads.
+_PIECE = 16
 
 
 class Split:
@@ -146,50 +132,69 @@ class Split:
             self._threads if self._shape[0] >= 64 else 1
         )  # tiny images: threads would only fight for the GIL
         chunks = [range(start, min(start + 512, self.size)) for start in range(0, self.size, 512)]
-        for chunk, examples in zip(
-            chunks, ordered_map(self._read_many, chunks, threads, 2 * threads)
-        ):
-            for index, (image, label) in zip(chunk, examples, strict=True):
+        read = grain.MapDataset.source(chunks).map(self._read_many)
+        with closing(iter(read.to_iter_dataset(_in_threads(threads)))) as examples:
+            for index, (image, label) in enumerate(itertools.chain.from_iterable(examples)):
                 images[index], labels[index] = image, label
         return images, labels
 
-    def batches(
-        self, plan: Iterable[tuple[np.ndarray, np.ndarray]], seed: int
-    ) -> Iterator[HostBatch]:
-        """Batches of the planned rows.
+    def batches(self, rows: Rows, steps: range, seed: int) -> grain.IterDataset:
+        """Batches of the rows planned for each step.
 
         Args:
-            plan: (epoch, index) of each batch, int (b,).
+            rows: step -> vectors of the batch's rows, epoch and index among them, int (b,), b the
+                same for all steps.
+            steps: which batches.
             seed: keys the augmentation, with epoch and index.
 
         Returns:
-            A generator of dicts: image uint8 (b, H, W, C), label, epoch, index int32 (b,).
+            Dicts: image uint8 (b, H, W, C), label, epoch, index int32 (b,), and whatever else
+            `rows` gave. Iterators have `close()`, which ends the reading threads.
         """
-        with closing(
-            self._gathered(plan, seed) if self.in_memory else self._streamed(plan, seed)
-        ) as batches:
-            for images, labels, epoch, index, draws in batches:
-                vectors = {'label': labels, 'epoch': epoch, 'index': index}
-                yield {'image': self.crop.adjust(images, draws)} | {
-                    name: np.asarray(values, np.int32) for name, values in vectors.items()
-                }
+        read = self._gathered if self.in_memory else self._streamed
+        return read(rows, steps, seed).map(self._finished)
 
-    def _gathered(self, plan: Iterable, seed: int) -> Iterator[tuple]:
-        images, labels = self.memory
-        for epoch, index in plan:
-            draws = keyed.uniforms(seed, epoch, index, self.crop.draws)
-            yield images[index], labels[index], epoch, index, draws
+    def _gathered(self, rows: Rows, steps: range, seed: int) -> grain.IterDataset:
+        def gather(step: int) -> HostBatch:
+            images, labels = self.memory
+            batch = rows(step)
+            index = batch['index']
+            draws = keyed.uniforms(seed, batch['epoch'], index, self.crop.draws)
+            return batch | {'image': images[index], 'label': labels[index], 'draws': draws}
 
-    def _streamed(self, plan: Iterable, seed: int) -> Iterator[tuple]:
-        drawn = ((*rows, keyed.uniforms(seed, *rows, self.crop.draws)) for rows in plan)
-        ahead, now = itertools.tee(drawn)
-        items = (item for _, index, draws in ahead for item in zip(index.tolist(), draws))
-        with closing(
-            ordered_map(lambda item: self.read(*item), items, self._threads, 16 * self._threads)
-        ) as read:
-            for epoch, index, draws in now:
-                images, labels = zip(*itertools.islice(read, len(index)))
-                yield np.stack(images), labels, epoch, index, draws
+        # In the caller's thread: several would only fight for the interpreter's lock.
+        return grain.MapDataset.source(steps).map(gather).to_iter_dataset(_in_threads(0))
+
+    def _streamed(self, rows: Rows, steps: range, seed: int) -> grain.IterDataset:
+        rows = functools.lru_cache(maxsize=8)(rows)  # the pieces of a batch share its plan
+        size = len(rows(steps[0])['index'])
+        pieces = math.ceil(size / _PIECE)
+
+        def read(number: int) -> HostBatch:
+            step, piece = divmod(number, pieces)
+            own = slice(piece * _PIECE, (piece + 1) * _PIECE)
+            batch = {name: vector[own] for name, vector in rows(steps[step]).items()}
+            draws = keyed.uniforms(seed, batch['epoch'], batch['index'], self.crop.draws)
+            images, labels = zip(*map(self.read, batch['index'].tolist(), draws))
+            return batch | {'image': np.stack(images), 'label': np.array(labels), 'draws': draws}
+
+        numbers = grain.MapDataset.source(range(len(steps) * pieces))
+        read_ahead = numbers.map(read).to_iter_dataset(_in_threads(self._threads))
+        return read_ahead.batch(pieces, batch_fn=_joined)
+
+    def _finished(self, batch: HostBatch) -> HostBatch:
+        vectors = {name: x for name, x in batch.items() if name not in ('image', 'draws')}
+        vectors = {name: x if x.dtype == bool else x.astype(np.int32) for name, x in vectors.items()}
+        return {'image': self.crop.adjust(batch['image'], batch['draws'])} | vectors
+
+
+def _in_threads(threads: int) -> grain.ReadOptions:
+    """Elements made by so many threads, twice as many begun ahead; 0 is in the caller's."""
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+
+def _joined(pieces: Sequence[HostBatch]) -> HostBatch:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def _first_line(error: Exception) -> str:

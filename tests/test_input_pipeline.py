@@ -1,20 +1,19 @@
 """Batches: a pure function of (seed, step) on any mesh, every example once, nothing left behind."""
 
 import contextlib
-import gc
 import threading
 import time
 
 import chex
 import jax
-import jax.numpy as jnp
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
+from data import keyed
 from data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
-from input_pipeline import Images, Prefetch, find, local_rows
+from input_pipeline import Images, find, local_rows
 from tests.data.folder import GARBAGE, data_dir, with_broken_sets
 
 
@@ -146,10 +145,10 @@ def test_processes_together_hold_the_global_batch(axes, processes):
     for process in range(processes):
         own = local_rows(at, 32, devices[process * per : (process + 1) * per])
         covered |= set(own.tolist())
-        with contextlib.closing(images.host_train(own, 32, 9, 0)) as hosts:
+        with contextlib.closing(iter(images.host_train(own, 32, 9, 0))) as hosts:
             for host, whole in zip(hosts, want):
                 chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
-        with contextlib.closing(images.host_evaluate(own, 32)) as hosts:
+        with contextlib.closing(iter(images.host_evaluate(own, 32))) as hosts:
             for host, whole in zip(hosts, evaluated, strict=True):
                 chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
     assert covered == set(range(32))
@@ -305,8 +304,14 @@ def test_a_damaged_image_is_named(fields):
 
 
 def threads() -> list[str]:
-    """Names of the reading threads that are alive."""
-    return [t.name for t in threading.enumerate() if t.name.startswith(('prefetch', 'images'))]
+    """Names of the reading threads that are alive, once those told to end have had the time to."""
+    names = []
+    for _ in range(200):
+        names = [t.name for t in threading.enumerate() if t.name.startswith('grain')]
+        if not names:
+            break
+        time.sleep(0.01)
+    return names
 
 
 @pytest.mark.parametrize('make', [digits, photos])
@@ -316,55 +321,19 @@ def test_closing_leaves_no_thread(make):
     assert threads()
     batches.close()
     assert threads() == []
-    with pytest.raises(StopIteration):
-        next(batches)
     batches.close()  # twice is fine
 
-    list(make().evaluate(ONE, 8))
+    with contextlib.closing(make().evaluate(ONE, 8)) as batches:
+        list(batches)
     assert threads() == []
 
-    dropped = make().train(ONE, 8, seed=0)
-    next(dropped)
-    del dropped
-    gc.collect()
-    deadline = time.monotonic() + 10
-    while threads() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threads() == [], 'an iterator that is only dropped ends its threads too'
 
-
-def test_prefetch_runs_ahead_by_so_much_and_hands_exceptions_over():
-    begun = []
-
-    def items():
-        for number in range(100):
-            begun.append(number)
-            if number == 20:
-                raise KeyError('twenty')
-            yield {'number': jnp.asarray(number)}
-
-    ahead = Prefetch(items(), 3)
-    assert next(ahead)['number'] == 0
-    time.sleep(0.3)
+def test_batches_are_prepared_ahead_by_so_many():
+    images, begun = digits(prefetch=3), []
+    rows = keyed.rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyed, 'rows', lambda *args: begun.append(1) or rows(*args))
+        with contextlib.closing(images.train(ONE, 8, seed=0)) as batches:
+            next(batches)
+            time.sleep(0.3)
     assert len(begun) == 5  # one taken, three waiting, one in the thread's hands
-    with pytest.raises(KeyError, match='twenty'):
-        for _ in range(50):
-            next(ahead)
-    assert threads() == []
-    few = Prefetch(({'number': jnp.asarray(number)} for number in range(5)), 2)
-    assert [int(item['number']) for item in few] == list(range(5))
-
-
-def test_prefetch_closes_the_generator_behind_it():
-    closed = threading.Event()
-
-    def items():
-        try:
-            while True:
-                yield {'number': jnp.zeros(())}
-        finally:
-            closed.set()
-
-    with Prefetch(items(), 2) as ahead:
-        next(ahead)
-    assert closed.is_set()

@@ -1,0 +1,62 @@
+"""TPU kernels without a TPU: interpreted with a strict model of its memory, and compiled ahead of time for real chips.
+
+libtpu compiles on the CPU host. What it says of bytes counts the body of a loop once, and of a Pallas kernel what its
+CostEstimate says; its memory figures are those of the program it would run.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from kernels import pallas
+
+# The chips whose kernels are compiled in tests, with the smallest topology that libtpu knows of each.
+CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
+
+
+class Compiled(NamedTuple):
+    """What the compiler says of a program on one chip, in bytes; `program` is the compiled program itself."""
+
+    bytes: float  # moved to and from HBM
+    peak: int
+    temp: int
+    arguments: int
+    program: jax.stages.Compiled
+
+
+@functools.cache
+def topology(chip: str = 'v5e') -> Any:
+    """The devices of a TPU that is not there, by a name of `CHIPS` or a topology such as 'v5e:4x4'."""
+    return topologies.get_topology_desc(CHIPS.get(chip, chip), platform='tpu')
+
+
+def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled:
+    """Compiles for one device of the chip; `inputs` are trees of jax.ShapeDtypeStruct."""
+    device = SingleDeviceSharding(topology(chip).devices[0])
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+    program = jax.jit(function).lower(*jax.tree.map(place, inputs)).compile()
+    memory = program.memory_analysis()
+    return Compiled(
+        program.cost_analysis()['bytes accessed'], memory.peak_memory_in_bytes, memory.temp_size_in_bytes,
+        memory.argument_size_in_bytes, program,
+    )
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """TPU kernels run on the CPU: unwritten memory is NaN, reads out of bounds raise, a race fails.
+
+    Call the implementation itself, not the op by its name, which is for TPUs only. What runs inside must finish inside
+    (`jax.block_until_ready`). Races are those of the last kernel that ran.
+    """
+    try:
+        with pallas.interpret_tpu_kernels():
+            yield
+        assert not pallas.races_found(), 'a race between reads and writes of the last kernel'
+    finally:
+        pallas.reset_tpu_interpreter()
