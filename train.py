@@ -21,7 +21,7 @@ import numpy as np
 from methods import diagnose
 from methods.task import TrainState, chain, init_state, make_score, make_step
 from runtime import commandline, distributed, profile
-from runtime.checkpoint import Checkpoints, check_config
+from runtime.checkpoint import Checkpoints, check_config, quiet_failed_writes
 from runtime.errors import RunError
 from runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
 from runtime.metrics import Metrics, Progress
@@ -260,5 +260,6 @@ def _cache_compilations() -> None:
 if __name__ == '__main__':
     # Libraries report their progress as information; a run has its own.
     logging.set_verbosity(logging.WARNING)
+    quiet_failed_writes()
     _cache_compilations()
     app.run(_main, flags_parser=_parse)

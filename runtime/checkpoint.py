@@ -9,6 +9,7 @@ of another config is refused before anything is read.
 import json
 import logging
 import pathlib
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,8 +32,8 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 2):
-        # Orbax logs each of its stages; a run's own log has room for its own news only.
-        logging.getLogger('absl').setLevel(logging.ERROR)
+        # Orbax logs each of its stages, and each failure in each of its threads; all are raised too.
+        logging.getLogger('absl').setLevel(logging.CRITICAL)
         self.workdir = workdir.absolute()
         self._last = _manager(self.workdir / 'checkpoints', keep)
         self._best = _manager(self.workdir / 'best', 1)
@@ -118,6 +119,22 @@ class Checkpoints:
                     f'{manager.directory}/{step} was saved by another config: {path} is '
                     f'{saved.get(path, "absent")} there and {wanted.get(path, "absent")} in this run; use that '
                     'config, or another --workdir.')
+
+
+def quiet_failed_writes() -> None:
+    """For a program that says itself what went wrong: one failed write is not reported by all the others.
+
+    When the first write of a checkpoint fails, Orbax closes the event loop that the other writes still report to;
+    TensorStore and asyncio then print a traceback for each of them.
+    """
+    logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str, ...]) -> None:
