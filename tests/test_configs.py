@@ -24,7 +24,7 @@ def load(name: str, preset: str):
 @pytest.mark.parametrize('name', NAMES)
 def test_config_builds_its_state(name: str, preset: str) -> None:
     run = call(Run, resolve(load(name, preset)), 'config')
-    optimizer = run.optimizer(1000, 50.0, run.task.depth_of)
+    optimizer = run.optimizer(100_000, 50.0, run.task.depth_of)
     spec = lambda dtype, *shape: jax.ShapeDtypeStruct((8, *shape), dtype)
     batch = {'image': spec('uint8', *SHAPES[preset]), **{k: spec('int32') for k in ('label', 'epoch', 'index')}}
     init = lambda rng, batch: init_state(run.task, optimizer.transform, rng, batch, chain(run.train_transforms))

@@ -7,6 +7,8 @@ core, float32, 3x3 (ms): forward 0.2 against 5.2 at 128x5x5x64 and 1.8 against 6
 gradient 0.6 and 6.4.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,33 +22,63 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
 class Conv(nn.Module):
-    """A dense 2-D convolution, square kernel and stride.
+    """A 2-D convolution, square kernel and stride.
 
     Attributes:
         features: output channels.
         kernel_size: side of the kernel.
         stride: step of the output grid.
-        padding: zeros on each side.
+        padding: zeros on each side, or 'SAME' for TensorFlow's, which is uneven where the stride is not 1.
         dtype: compute type.
+        groups: channels are split into so many parts that do not see each other.
+        use_bias: whether there is a bias.
+        kernel_init: initial values of the kernel; by default torch's.
     """
 
     features: int
     kernel_size: int
     stride: int = 1
-    padding: int = 0
+    padding: int | str = 0
     dtype: DTypeLike = jnp.float32
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: init.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns ``out_size(h) x out_size(w)`` pixels."""
-        fan_in = x.shape[-1] * self.kernel_size**2
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param('kernel', init.uniform_fan_in(fan_in), shape)
+        """Returns ``out_size(h) x out_size(w)`` pixels; with 'SAME', h / stride rounded up.
+
+        Raises:
+            ValueError: the groups do not divide the channels.
+        """
+        shape = kernel_shape(x.shape[-1], self.features, self.kernel_size, self.groups)
+        fan_in = math.prod(shape[:-1])
+        kernel = self.param('kernel', self.kernel_init or init.uniform_fan_in(fan_in), shape)
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
+        if not self.use_bias:
+            return x
         bias = self.param('bias', init.uniform_fan_in(fan_in), (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        x = lax.conv_general_dilated(x, kernel, (self.stride,) * 2, [(self.padding,) * 2] * 2,
-                                     dimension_numbers=_LAYOUT)
-        return x + bias[None, None, None]
+        return x + bias.astype(self.dtype)[None, None, None]
+
+
+def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) -> tuple[int, int, int, int]:
+    """Returns the shape of a kernel from `channels` to `features`.
+
+    Raises:
+        ValueError: the groups do not divide both.
+    """
+    if channels % groups or features % groups:
+        raise ValueError(f'{channels} input and {features} output channels do not divide into {groups} groups: '
+                         'change the width or the groups.')
+    return kernel_size, kernel_size, channels // groups, features
+
+
+def convolve(x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
+             ) -> Float[Array, 'b h2 w2 d']:
+    """Returns a correlation; the groups are the channels over those that the kernel has."""
+    sides = padding if isinstance(padding, str) else [(padding, padding)] * 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=_LAYOUT,
+                                    feature_group_count=x.shape[-1] // kernel.shape[2])
 
 
 def out_size(size: int, kernel_size: int, stride: int, padding: int) -> int:

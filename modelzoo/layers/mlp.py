@@ -1,7 +1,9 @@
 """Feed-forward layers.
 
-SwiGLU: Shazeer, 2020, https://arxiv.org/abs/2002.05202.
+Mlp: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762. SwiGLU: Shazeer, 2020, https://arxiv.org/abs/2002.05202.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,34 @@ from jaxtyping import Array, Float
 
 from modelzoo.layers import init
 from modelzoo.layers.dense import Dense
+
+
+def gelu(x: Array) -> Array:
+    """``x * Phi(x)`` by the error function, as torch's default; Hendrycks and Gimpel, 2016."""
+    return nn.gelu(x, approximate=False)
+
+
+class Mlp(nn.Module):
+    """``down(activation(up(x)))``, with biases.
+
+    Attributes:
+        ratio: hidden width over width.
+        activation: between the two.
+        kernel_init: of both matrices.
+        dtype: compute type.
+    """
+
+    ratio: float = 4.0
+    activation: Callable[[Array], Array] = gelu
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
+        """Acts on the last axis."""
+        up = Dense(int(x.shape[-1] * self.ratio), True, self.kernel_init, self.dtype, name='up')
+        down = Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='down')
+        return down(self.activation(up(x)))
 
 
 class SwiGLU(nn.Module):

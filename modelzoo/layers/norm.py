@@ -1,9 +1,12 @@
-"""Normalizations over the last axis, computed in float32 with two passes, as PyTorch's.
+"""Normalizations of each example apart, computed in float32 with two passes, as PyTorch's.
 
 Layer normalization: Ba et al., 2016, https://arxiv.org/abs/1607.06450.
 Root mean square normalization: Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467.
+Group normalization: Wu and He, 2018, https://arxiv.org/abs/1803.08494.
 Flax's own LayerNorm has epsilon 1e-6 and the variance as ``E[x^2] - E[x]^2``; torch has 1e-5 and two passes.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +55,42 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
         return (x * _last_axis(scale, x)).astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` with one mean and variance a group of channels.
+
+    Attributes:
+        groups: runs of channels that share their statistics, over all pixels.
+        epsilon: torch's default.
+        scale_init: initial values of the scale.
+        dtype: of the result.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    scale_init: Callable[..., Array] = jax.nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
+        """Normalizes each example, alike with and without `train`, so that it can stand where `BatchNorm` does.
+
+        Raises:
+            ValueError: the groups do not divide the channels.
+        """
+        del train
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ValueError(f'{channels} channels do not divide into {self.groups} groups: change the width or '
+                             'the groups.')
+        scale = self.param('scale', self.scale_init, (channels,))
+        bias = self.param('bias', jax.nn.initializers.zeros, (channels,))
+        grouped = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)
+        grouped = grouped - jnp.mean(grouped, axis=(1, 2, 4), keepdims=True)
+        variance = jnp.mean(grouped * grouped, axis=(1, 2, 4), keepdims=True)
+        x = (grouped * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
+        return (x * _last_axis(scale, x) + _last_axis(bias, x)).astype(self.dtype)
 
 
 def _last_axis(vector: Array, like: Array) -> Array:

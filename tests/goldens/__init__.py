@@ -88,32 +88,32 @@ def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Repo
 
     Args:
         golden: from `read`.
-        build: arguments of `modelzoo.create_model`; by default the golden's own name.
+        build: arguments of `modelzoo.create_model`; by default the golden's own name and number of outputs.
     """
-    build = build or {'name': golden['name']}
+    build = {'num_classes': golden['output']['shape'][-1], **(build or {'name': golden['name']})}
     model = modelzoo.create_model(**build)
     family, backbone = modelzoo.find(build['name'])
     x = jnp.asarray(np.moveaxis(fill('input', golden['input_shape']), 1, -1))
-    wanted = jax.eval_shape(model.init, jax.random.key(0), x)['params']
-    filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind == 'param'}
-    params = weights.load_published(family.NAMES[type(backbone).__name__], wanted, filled)
-    output, gradient = _answer(model, params, x, golden['output']['shape'])
-    return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted)), golden['parameters'],
+    wanted = jax.eval_shape(model.init, jax.random.key(0), x)
+    filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind in ('param', 'batch_stat')}
+    loaded = weights.load_published(family.NAMES[type(backbone).__name__], weights.merge(wanted), filled)
+    output, gradient = _answer(model, weights.separate(loaded, wanted), x, golden['output']['shape'])
+    return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])), golden['parameters'],
                   _output_error(golden['output'], output), _gradient_error(golden['input_gradient'], gradient))
 
 
-def _answer(model: Any, params: Any, x: jax.Array, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _answer(model: Any, variables: Any, x: jax.Array, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns the logits, and the gradient at the input in the reference's layout."""
     cotangent = jnp.asarray(fill('cotangent', shape))
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def run(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = lambda x: model.apply({'params': params}, x)['logits']
+    def run(variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = lambda x: model.apply(variables, x)['logits']
         output, pull = jax.vjp(logits, x)
         return output, pull(cotangent)[0]
 
     with jax.default_matmul_precision('highest'):
-        output, gradient = run(params, x)
+        output, gradient = run(variables, x)
     return np.asarray(output), np.moveaxis(np.asarray(gradient), -1, 1)
 
 

@@ -9,6 +9,16 @@ from tests.goldens import __main__ as commandline
 REACHED = {
     'vig_tiny': (1e-5, 2e-5),
     'vig_h_tiny': (5e-5, 2e-5),
+    'resnet18': (1e-5, 1e-5),
+    'wrn_16_8_cifar': (1e-5, 1e-5),
+    'res2net50_26w_4s': (1e-5, 1e-5),
+    'vit_tiny_patch16_224': (1e-5, 1e-5),
+    'deit_small_patch16_224': (1e-5, 1e-5),
+    'mixer_s32_224': (1e-5, 1e-5),
+    'resmlp_12_224': (1e-5, 1e-5),
+    'convit_tiny': (1e-5, 1e-5),
+    'pvt_v1_tiny': (1e-5, 1e-5),
+    'pvt_v2_b0': (1e-5, 1e-5),
 }
 
 

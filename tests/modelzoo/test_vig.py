@@ -63,7 +63,7 @@ def mixer_output(eval_scale: float, train: bool) -> jax.Array:
     """Returns a mixer's answer to a faint input, where the norm's epsilon is felt."""
     mixer = vig.BiGLA(heads=2, eval_scale=eval_scale)
     x = 0.05 * jax.random.normal(jax.random.key(0), (1, 3, 3, 8))
-    return jit(functools.partial(mixer.apply, train=train))({'params': filled(mixer, x)}, x)
+    return jit(functools.partial(mixer.apply, train=train))(filled(mixer, x), x)
 
 
 def test_only_plain_vig_halves_the_scan_twice_outside_training():
@@ -91,8 +91,8 @@ def test_gates_stay_float32_in_bfloat16(monkeypatch):
 def test_a_token_sees_both_ends_of_the_image():
     model = modelzoo.create_model('vig_test', 3, depth=1)
     image = jax.random.normal(jax.random.key(0), (1, 32, 32, 1))
-    params = filled(model, image)
-    middle = lambda image: model.apply({'params': params}, image)['map'][0, 4, 4].sum()
+    variables = filled(model, image)
+    middle = lambda image: model.apply(variables, image)['map'][0, 4, 4].sum()
     reach = abs(jit(jax.grad(middle))(image))[0, :, :, 0]
     assert reach[0, 0] > 0 and reach[-1, -1] > 0
 

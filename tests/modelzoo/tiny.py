@@ -14,10 +14,20 @@ jit = functools.partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 def filled(module: nn.Module, x: jax.Array) -> dict:
-    """Returns parameters with no structure in their values, and no zeros or ones."""
-    shapes = traverse_util.flatten_dict(jax.eval_shape(module.init, jax.random.key(0), x)['params'], sep='.')
-    return traverse_util.unflatten_dict(
-        {path: jnp.asarray(goldens.fill(path, leaf.shape)) for path, leaf in shapes.items()}, sep='.')
+    """Returns variables with no structure in their values, and no zeros or ones."""
+    wanted = jax.eval_shape(module.init, jax.random.key(0), x)
+    statistics = {'mean': 'running_mean', 'var': 'running_var'}  # what the rule of the goldens knows them as
+    return {kind: _filled(tree, statistics if kind == 'batch_stats' else {}) for kind, tree in wanted.items()}
+
+
+def _filled(tree: dict, names: dict[str, str]) -> dict:
+    flat = traverse_util.flatten_dict(tree, sep='.')
+
+    def fill(path: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        *above, last = path.split('.')
+        return jnp.asarray(goldens.fill('.'.join([*above, names.get(last, last)]), leaf.shape))
+
+    return traverse_util.unflatten_dict({path: fill(path, leaf) for path, leaf in flat.items()}, sep='.')
 
 
 @functools.cache

@@ -25,7 +25,7 @@ def wave(*shape: int, frequency: float) -> np.ndarray:
 def test_conv_pads_as_torch(kernel_size, stride, size, shape, first, squares):
     x = jnp.moveaxis(jnp.asarray(wave(1, 2, *size, frequency=0.37)), 1, -1)
     kernel = np.transpose(wave(3, 2, kernel_size, kernel_size, frequency=0.53), (2, 3, 1, 0))
-    params = {'kernel': kernel, 'bias': np.array([0.1, -0.2, 0.3], np.float32)}
+    params = {'kernel': jnp.asarray(kernel), 'bias': jnp.array([0.1, -0.2, 0.3], jnp.float32)}
     y = np.moveaxis(conv.Conv(3, kernel_size, stride, 1).apply({'params': params}, x), -1, 1)
     assert y.shape == (1, 3, *shape)
     assert shape == tuple(conv.out_size(side, kernel_size, stride, 1) for side in size)

@@ -1,0 +1,97 @@
+"""Stages of blocks that differ, as convolutional pyramids have: the first changes resolution and width.
+
+`trunk.run` runs equal blocks that hold parameters only. Here a block may be of any kind and hold batch statistics;
+`remat` recomputes each block in the backward pass all the same, and there is nothing to scan over.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from modelzoo.layers import trunk
+from modelzoo.layers.drop import path_masks
+
+_STATE = 'batch_stats'
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution.
+
+    Attributes:
+        blocks: a factory for each block; what it makes is called as ``block(x, mask, train=train)``.
+        remat: recompute a block's activations in the backward pass.
+    """
+
+    blocks: Sequence[Callable[..., nn.Module]]
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Runs the blocks; `masks` has a row for each."""
+        for index, name in enumerate(trunk.names(len(self.blocks))):
+            block, mask = self.blocks[index](name=name), None if masks is None else masks[index]
+            run = self._recomputed if self.remat and not self.is_initializing() else _run
+            x = run(block, x, mask, train=train)
+        return x
+
+    def _recomputed(self, block: nn.Module, x: Array, mask: Array | None, *, train: bool) -> Array:
+        variables = {kind: values[block.name] for kind, values in self.variables.items() if block.name in values}
+        pure = block.clone(parent=None, name=None)
+
+        def apply(variables: Any, x: Array, mask: Array | None) -> tuple[Array, Any]:
+            return pure.apply(variables, x, mask, train=train, mutable=[_STATE] if train else [])
+
+        x, updates = jax.checkpoint(apply)(variables, x, mask)
+        if _STATE in updates:
+            self.put_variable(_STATE, block.name, updates[_STATE])
+        return x
+
+
+def _run(block: nn.Module, x: Array, mask: Array | None, *, train: bool) -> Array:
+    return block(x, mask, train=train)
+
+
+def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence[Callable[..., nn.Module]]], *,
+        drop_path: float, remat: bool, train: bool) -> list[Float[Array, 'b h2 w2 d']]:
+    """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
+
+    Args:
+        module: bound, inside its compact ``__call__``.
+        x: what the stem made.
+        stages: factories of the blocks of each stage.
+        drop_path: stochastic depth of the last block; the blocks before rise to it from 0.
+        remat: see `Stage`.
+        train: handed on.
+    """
+    masks = path_masks(module, drop_path, sum(map(len, stages)), len(x), branches=1, train=train)
+    maps, first = [], 0
+    for index, blocks in enumerate(stages):
+        rows = None if masks is None else masks[first:first + len(blocks), 0]
+        x = Stage(blocks, remat, name=f'stage{index}')(x, rows, train=train)
+        maps.append(x)
+        first += len(blocks)
+    return maps
+
+
+def layers(depths: Sequence[int], last: Sequence[str] = ()) -> tuple[tuple[str, ...], ...]:
+    """Returns the parameter paths of a pyramid by depth: the stem, each block, and what comes `last`."""
+    blocks = [(f'stage{index}/{name}',) for index, depth in enumerate(depths) for name in trunk.names(depth)]
+    return (('stem',), *blocks, tuple(last))
+
+
+def with_stride(block: Callable[..., nn.Module], features: int, depth: int, stride: int
+                ) -> list[Callable[..., nn.Module]]:
+    """Returns the factories of a stage whose first block has the stride.
+
+    Args:
+        block: factory that takes `features`, `stride` and a name.
+        features: output channels of every block.
+        depth: number of blocks.
+        stride: of the first; the others have 1.
+    """
+    return [functools.partial(block, features=features, stride=1 if index else stride) for index in range(depth)]

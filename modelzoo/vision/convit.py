@@ -1,0 +1,247 @@
+"""ConViT: self-attention that starts as a convolution and may let go of it.
+
+d'Ascoli et al., 2021, "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
+https://arxiv.org/abs/2103.10697. Reference: https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0),
+release 1.0.31, a port of https://github.com/facebookresearch/convit (Apache-2.0), with the same parameter names.
+
+The first blocks mix each head's attention with one that knows only where pixels are,
+
+    A = (1 - sigmoid(g)) softmax(q k^T / sqrt(K)) + sigmoid(g) softmax(r w),    r = (dx, dy, dx^2 + dy^2),
+
+and start with every head looking at one neighbor of a small square. The class token joins after them, and plain
+attention follows. The position table has no row for the class token.
+
+We differ in that any grid serves, not only a square, and that for images of another size the table is resized, as
+timm resizes ViT's; the reference takes one size.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import attention, init, posemb, trunk
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.mlp import Mlp
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import Patches, pair, patch_grid
+from modelzoo.layers.residual import Add
+from modelzoo.layers.variants import changed
+
+
+class GatedPositionalAttention(nn.Module):
+    """Attention by content and by place, blended by one gate a head.
+
+    Attributes:
+        heads: number of heads; as many as fit into a square start as a convolution.
+        locality: how sharply they do.
+        kernel_init: of the matrices, but for the values, which start as the identity.
+        dtype: compute type; the softmaxes and gates are float32.
+    """
+
+    heads: int
+    locality: float = 1.0
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
+        """Mixes the pixels of a map."""
+        width, flat = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
+        qk = Dense(2 * width, False, self.kernel_init, self.dtype, name='qk')(flat)
+        v = Dense(width, False, _identity, self.dtype, name='v')(flat)
+        q, k, v = (attention.split_heads(part, self.heads) for part in (*jnp.split(qk, 2, axis=-1), v))
+        gate = self.param('gate', jax.nn.initializers.ones, (self.heads,))
+        gate = jax.nn.sigmoid(gate).reshape(1, -1, 1, 1)
+        blend = (1 - gate) * attention.weights(q, k) + gate * self._by_place(x.shape[1:3])
+        blend = blend / blend.sum(-1, keepdims=True)
+        out = attention.merge_heads(blend.astype(v.dtype) @ v)
+        return Dense(width, True, self.kernel_init, self.dtype, name='out')(out).reshape(x.shape)
+
+    def _by_place(self, grid: ft.Grid) -> Float[Array, '1 n q k']:
+        project = Dense(self.heads, True, functools.partial(_neighbors, self.locality), name='place')
+        scores = project(jnp.asarray(offsets(grid)))
+        return jax.nn.softmax(scores, axis=1).transpose(2, 0, 1)[None]
+
+
+def offsets(grid: ft.Grid) -> Float[np.ndarray, 'n n 3']:
+    """Returns (dx, dy, dx^2 + dy^2) from each pixel of a row-major grid to each other."""
+    places = np.indices(grid).reshape(2, -1)[::-1].astype(np.float32)
+    between = places[:, None] - places[:, :, None]
+    return np.stack([*between, (between**2).sum(0)], axis=-1)
+
+
+def _identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    return jnp.eye(*shape, dtype=dtype)
+
+
+def _neighbors(locality: float, key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
+    """One pixel of a square for each head: scores are ``-(distance to it)^2`` but for a constant."""
+    side = math.isqrt(shape[1])
+    center = (side - 1) / 2 if side % 2 == 0 else side // 2
+    x, y = np.indices((side, side)).reshape(2, -1) - center  # x is the slower, as published
+    local = locality * np.stack([2 * x, 2 * y, -np.ones_like(x)])
+    start = init.trunc_normal(0.02)(key, shape, dtype) * locality
+    return start.at[:, :side * side].set(jnp.asarray(local, dtype))
+
+
+class ConViT(ft.TokenBackbone):
+    """The network, of one resolution.
+
+    Attributes:
+        width: channels of the tokens.
+        depth: number of blocks.
+        local: how many of them, from the first, have gated positional attention.
+        heads: heads of each block; a square number for a convolution of that many pixels.
+        patch: side of the patches.
+        image_size: what the position table is made for, a side or (height, width). Images of any other size that
+            the patch divides get it resized.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        norm, local_mixer, mixer, mlp, residual: factories of the blocks' parts.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks run; see layers/trunk.py.
+    """
+
+    width: int = 192
+    depth: int = 12
+    local: int = 10
+    heads: int = 4
+    patch: int = 16
+    image_size: int | tuple[int, int] = 224
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = functools.partial(LayerNorm, epsilon=1e-6)
+    local_mixer: Callable[..., nn.Module] = GatedPositionalAttention
+    mixer: Callable[..., nn.Module] = functools.partial(attention.Attention, qkv_bias=False)
+    mlp: Callable[..., nn.Module] = Mlp
+    residual: Callable[..., nn.Module] = Add
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    def setup(self) -> None:
+        """Makes the parts; `grid` refuses an `image_size` that does not fit."""
+        self.stem = Patches(self.width, self.patch, dtype=self.dtype)
+        rows, columns = self._table_grid()
+        self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), (1, rows * columns, self.width))
+        self.cls_token = self.param('cls_token', init.trunc_normal(0.02), (1, 1, self.width))
+        norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.mlp))
+        mixers = [self.local_mixer] * self.local + [self.mixer] * (self.depth - self.local)
+        self.blocks = [
+            PreNorm(norm, functools.partial(mixer, heads=self.heads, dtype=self.dtype), mlp, self.residual, name=name)
+            for mixer, name in zip(mixers, trunk.names(self.depth))]
+        self.local_join, self.join = self.residual(), self.residual()
+        self.last_norm = norm(name='norm')
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The patch embedding with positions and class token, each block, the last norm."""
+        blocks = ((name,) for name in trunk.names(self.depth))
+        return (('stem', 'pos_embed', 'cls_token'), *blocks, ('norm',))
+
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``, which is the class token.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        grid = self.grid(*x.shape[1:3])
+        tokens = self.embed(x)
+        features = self.encode(tokens + self.positions(grid), grid, train=train)
+        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **features}
+
+    def grid(self, height: int, width: int) -> ft.Grid:
+        """Returns rows and columns of patches."""
+        return patch_grid(height, width, self.patch)
+
+    def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
+        """Returns the embedded patches in rows, without positions."""
+        return self.stem(x).reshape(len(x), -1, self.width)
+
+    def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
+        """Returns the position table, resized where `grid` is not its own."""
+        matrix = posemb.smooth_cubic_matrix
+        return posemb.resize(self.pos_embed, self._table_grid(), grid, matrix=matrix).astype(self.dtype)
+
+    def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
+        """Runs the blocks on a whole grid of patches.
+
+        Raises:
+            ValueError: `grid` is None: the blocks must know where the patches are.
+        """
+        if grid is None:
+            raise ValueError('ConViT attends by the places of its patches in a whole grid, so it cannot encode a '
+                             'subset of them: replace tokens instead of dropping them.')
+        batch, shape = len(tokens), (len(tokens), *grid, self.width)
+        masks = path_masks(self, self.drop_path, self.depth, batch, train=train)
+        local, rest = (None, None) if masks is None else (masks[:self.local], masks[self.local:])
+        options = {'train': train, 'remat': self.remat, 'scan': self.scan}
+        s = trunk.run(self, self.blocks[:self.local], self.local_join.open(tokens.reshape(shape)), local, **options)
+        x = self.local_join.close(s).reshape(tokens.shape)
+        token = jnp.broadcast_to(self.cls_token, (batch, 1, self.width)).astype(x.dtype)
+        s = self.join.open(jnp.concatenate([token, x], axis=1))
+        x = self.last_norm(self.join.close(trunk.run(self, self.blocks[self.local:], s, rest, **options)))
+        return {ft.TOKENS: x[:, 1:], ft.MAP: x[:, 1:].reshape(shape), ft.POOLED: x[:, 0].astype(jnp.float32)}
+
+    def _table_grid(self) -> ft.Grid:
+        return self.grid(*pair(self.image_size))
+
+
+# Table 1 of the paper: 48 channels a head.
+VARIANTS = {
+    'convit_tiny': ConViT(192, heads=4),
+    'convit_small': ConViT(432, heads=9),
+    'convit_base': ConViT(768, heads=16),
+    'convit_test': ConViT(32, 3, 2, patch=4, image_size=16),
+}
+
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2103.10697', (224, 224))
+PUBLISHED = {
+    'convit_tiny': _PAPER(params=6, macs=1, top1=73.1),
+    'convit_small': _PAPER(params=27, macs=5.4, top1=81.3),
+    'convit_base': _PAPER(params=86, macs=17, top1=82.4),
+}
+
+
+def convit(variant: str = 'convit_tiny', *, width: int | None = None, depth: int | None = None,
+           local: int | None = None, heads: int | None = None, patch: int | None = None,
+           image_size: int | Sequence[int] | None = None, drop_path: float | None = None,
+           dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> ConViT:
+    """Returns a variant, changed where a value is given; see `ConViT`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'width': width, 'depth': depth, 'local': local, 'heads': heads, 'patch': patch,
+               'image_size': None if image_size is None else pair(image_size), 'drop_path': drop_path,
+               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
+    return changed(VARIANTS, variant, ConViT, changes)
+
+
+# The published names of a classifier's parameters and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_MIXER = (('qkv', 'qkv'), ('qk', 'qk'), ('v', 'v'), ('proj', 'out'), ('pos_proj', 'place'))
+NAMES = {
+    'ConViT': (
+        *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
+        *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
+        *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
+        ('blocks.{i}.attn.gating_param', 'backbone/block{i:02d}/mixer/gate'),
+        *((f'blocks.{{i}}.attn.{there}.{a}', f'backbone/block{{i:02d}}/mixer/{here}/{b}')
+          for there, here in _MIXER for a, b in _AFFINE),
+        *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),
+        *(('blocks.{i}.mlp.fc1.' + a, 'backbone/block{i:02d}/mlp/up/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.mlp.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+    ),
+}

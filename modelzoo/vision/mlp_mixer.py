@@ -1,0 +1,254 @@
+"""MLP-Mixer and ResMLP: matrices across the patches in place of attention.
+
+Tolstikhin et al., 2021, "MLP-Mixer: An all-MLP Architecture for Vision", https://arxiv.org/abs/2105.01601; Touvron et
+al., 2021, "ResMLP: Feedforward networks for image classification with data-efficient training",
+https://arxiv.org/abs/2105.03404. Reference: https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0),
+release 1.0.31, whose names and numbers ours has.
+
+Both are the same trunk. Mixer has two matrices across the patches, with GELU between them, and LayerNorms; ResMLP has
+one, scales and shifts in place of the norms, and LayerScale. The classifier reads the mean of the patches. The
+matrices across the patches are made for the number of patches that they first see.
+
+Mixer's GELU is the exact one, as in timm; the JAX original has the tanh approximation. Its matrices start as the
+original's (LeCun normal, biases 0), ResMLP's as Meta's code has them.
+
+Where we differ: the rate of stochastic depth rises from 0 along the blocks, as Mixer's paper has it; ResMLP's code
+has one rate for all.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init, trunk
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.layer_scale import LayerScale
+from modelzoo.layers.mlp import Mlp, gelu
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import Patches, patch_grid
+from modelzoo.layers.residual import Add
+from modelzoo.layers.variants import changed
+
+_LECUN, _ZEROS = jax.nn.initializers.lecun_normal(), jax.nn.initializers.zeros
+
+
+class TokenMlp(nn.Module):
+    """Mixer's: two matrices across the tokens, the same for each channel, GELU between them.
+
+    Attributes:
+        ratio: hidden width over the number of channels.
+        kernel_init: of both matrices.
+        dtype: compute type.
+    """
+
+    ratio: float = 0.5
+    kernel_init: init.Initializer = _LECUN
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
+        """Mixes the tokens."""
+        _check_tokens(self, ('up', 'kernel'), x.shape[1])
+        up = Dense(int(x.shape[2] * self.ratio), True, self.kernel_init, self.dtype, name='up')
+        down = Dense(x.shape[1], True, self.kernel_init, self.dtype, name='down')
+        return down(gelu(up(x.swapaxes(1, 2)))).swapaxes(1, 2)
+
+
+class TokenLinear(nn.Module):
+    """ResMLP's: one matrix across the tokens.
+
+    Attributes:
+        kernel_init: of the matrix.
+        dtype: compute type.
+    """
+
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
+        """Mixes the tokens."""
+        _check_tokens(self, ('mix', 'kernel'), x.shape[1])
+        mix = Dense(x.shape[1], True, self.kernel_init, self.dtype, name='mix')
+        return mix(x.swapaxes(1, 2)).swapaxes(1, 2)
+
+
+class Affine(nn.Module):
+    """``x * alpha + beta``, ResMLP's place-holder of a norm.
+
+    Attributes:
+        dtype: of the result.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
+        """Acts on each channel."""
+        alpha = self.param('alpha', jax.nn.initializers.ones, (1, 1, x.shape[-1]))
+        beta = self.param('beta', jax.nn.initializers.zeros, (1, 1, x.shape[-1]))
+        return (x.astype(jnp.float32) * alpha + beta).astype(self.dtype)
+
+
+class Mixer(ft.TokenBackbone):
+    """The trunk of both.
+
+    Attributes:
+        width: channels of the tokens.
+        depth: number of blocks.
+        patch: side of the patches.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        stem_init, stem_bias_init: of the patch embedding; by default torch's.
+        norm, mixer, mlp, residual: factories of a block's parts.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks run; see layers/trunk.py.
+    """
+
+    width: int = 512
+    depth: int = 8
+    patch: int = 16
+    drop_path: float = 0.0
+    stem_init: init.Initializer | None = None
+    stem_bias_init: init.Initializer | None = None
+    norm: Callable[..., nn.Module] = functools.partial(LayerNorm, epsilon=1e-6)
+    mixer: Callable[..., nn.Module] = TokenMlp
+    mlp: Callable[..., nn.Module] = functools.partial(Mlp, kernel_init=_LECUN)
+    residual: Callable[..., nn.Module] = Add
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        self.stem = Patches(self.width, self.patch, self.stem_init, self.stem_bias_init, self.dtype)
+        parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
+        self.blocks = [PreNorm(**parts, residual=self.residual, name=name) for name in trunk.names(self.depth)]
+        self.join = self.residual()
+        self.last_norm = parts['norm'](name='norm')
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The patch embedding, each block, the last norm."""
+        return (('stem',), *((name,) for name in trunk.names(self.depth)), ('norm',))
+
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``.
+
+        Raises:
+            ValueError: the patch does not divide the image, or the weights are for another number of patches.
+        """
+        grid = self.grid(*x.shape[1:3])
+        tokens = self.embed(x)
+        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **self.encode(tokens, grid, train=train)}
+
+    def grid(self, height: int, width: int) -> ft.Grid:
+        """Returns rows and columns of patches."""
+        return patch_grid(height, width, self.patch)
+
+    def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
+        """Returns the embedded patches in rows."""
+        return self.stem(x).reshape(len(x), -1, self.width)
+
+    def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
+        """Returns zeros: the matrices across the patches know the places."""
+        return jnp.zeros((1, grid[0] * grid[1], self.width), self.dtype)
+
+    def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
+        """Runs the blocks on a whole grid of patches.
+
+        Raises:
+            ValueError: `grid` is None: the blocks have a weight for each pair of places.
+        """
+        if grid is None:
+            raise ValueError('Mixer has a weight for each pair of patches, so it cannot encode a subset of them: '
+                             'replace tokens instead of dropping them.')
+        masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
+        s = trunk.run(self, self.blocks, self.join.open(tokens), masks, train=train, remat=self.remat,
+                      scan=self.scan)
+        x = self.last_norm(self.join.close(s))
+        pooled = jnp.mean(x.astype(jnp.float32), axis=1)
+        return {ft.TOKENS: x, ft.MAP: x.reshape(len(x), *grid, self.width), ft.POOLED: pooled}
+
+
+def _check_tokens(module: nn.Module, path: tuple[str, str], tokens: int) -> None:
+    """Raises ValueError where weights are there, for another number of tokens."""
+    kernel = module.variables.get('params', {}).get(path[0], {}).get(path[1])
+    if kernel is not None and kernel.shape[0] != tokens:
+        raise ValueError(f'the weights mix {kernel.shape[0]} patches and the image has {tokens}: use the image size '
+                         'and the patch that they were made for.')
+
+
+# Table 1 of each paper; the names are timm's. LayerScale starts as in Meta's code, smaller in deeper networks.
+_MIXER = functools.partial(Mixer, stem_init=_LECUN, stem_bias_init=_ZEROS)
+_RESMLP = functools.partial(Mixer, norm=Affine, mixer=TokenLinear, mlp=Mlp)
+VARIANTS = {
+    'mixer_s32_224': _MIXER(512, 8, 32),
+    'mixer_s16_224': _MIXER(512, 8, 16),
+    'mixer_b32_224': _MIXER(768, 12, 32),
+    'mixer_b16_224': _MIXER(768, 12, 16),
+    'mixer_l32_224': _MIXER(1024, 24, 32),
+    'mixer_l16_224': _MIXER(1024, 24, 16),
+    'resmlp_12_224': _RESMLP(384, 12, residual=functools.partial(LayerScale, initial=0.1)),
+    'resmlp_24_224': _RESMLP(384, 24, residual=functools.partial(LayerScale, initial=1e-5)),
+    'resmlp_36_224': _RESMLP(384, 36, residual=functools.partial(LayerScale, initial=1e-6)),
+    'resmlp_big_24_224': _RESMLP(768, 24, 8, residual=functools.partial(LayerScale, initial=1e-6)),
+    'mixer_test': _MIXER(32, 2, 4),
+    'resmlp_test': _RESMLP(32, 2, 4, residual=functools.partial(LayerScale, initial=0.1)),
+}
+
+_MIXER_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2105.01601', (224, 224))
+_RESMLP_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2105.03404', (224, 224))
+PUBLISHED = {
+    'mixer_s32_224': _MIXER_PAPER(params=19),
+    'mixer_s16_224': _MIXER_PAPER(params=18),
+    'mixer_b32_224': _MIXER_PAPER(params=60),
+    'mixer_b16_224': _MIXER_PAPER(params=59, top1=76.4),
+    'mixer_l32_224': _MIXER_PAPER(params=206),
+    'mixer_l16_224': _MIXER_PAPER(params=207, top1=71.8),
+    'resmlp_12_224': _RESMLP_PAPER(params=15, macs=3.0, top1=76.6),
+    'resmlp_24_224': _RESMLP_PAPER(params=30, macs=6.0, top1=79.4),
+    'resmlp_36_224': _RESMLP_PAPER(params=45, macs=8.9, top1=79.7),
+    'resmlp_big_24_224': _RESMLP_PAPER(params=129, macs=100),
+}
+
+
+def mlp_mixer(variant: str = 'mixer_s16_224', *, width: int | None = None, depth: int | None = None,
+              patch: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
+              remat: bool = False, scan: bool = False) -> Mixer:
+    """Returns a variant of either family, changed where a value is given; see `Mixer`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'width': width, 'depth': depth, 'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype),
+               'remat': remat, 'scan': scan}
+    return changed(VARIANTS, variant, Mixer, changes)
+
+
+# The published names of a classifier's parameters and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'), ('alpha', 'alpha'), ('beta', 'beta'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+NAMES = {
+    'Mixer': (
+        *((f'stem.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
+        *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
+        *(('blocks.{i}.mlp_tokens.fc1.' + a, 'backbone/block{i:02d}/mixer/up/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.mlp_tokens.fc2.' + a, 'backbone/block{i:02d}/mixer/down/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.linear_tokens.' + a, 'backbone/block{i:02d}/mixer/mix/' + b) for a, b in _AFFINE),
+        ('blocks.{i}.ls1', 'backbone/block{i:02d}/mixer_residual/scale'),
+        *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),
+        *(('blocks.{i}.mlp_channels.fc1.' + a, 'backbone/block{i:02d}/mlp/up/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.mlp_channels.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),
+        ('blocks.{i}.ls2', 'backbone/block{i:02d}/mlp_residual/scale'),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+    ),
+}

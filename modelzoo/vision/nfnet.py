@@ -1,0 +1,324 @@
+"""Networks without normalization: NF-ResNet and NFNet.
+
+Brock, De and Smith, 2021, "Characterizing signal propagation to close the performance gap in unnormalized ResNets",
+https://arxiv.org/abs/2101.08692. Brock, De, Smith and Simonyan, 2021, "High-Performance Large-Scale Image Recognition
+Without Normalization", https://arxiv.org/abs/2102.06171. Reference: timm 1.0.31
+(https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has DeepMind's published weights
+(https://github.com/google-deepmind/deepmind-research, nfnets, Apache-2.0).
+
+Kernels are standardized (layers/weight_standardization.py), and each block divides its input by the deviation that
+it should have by construction:
+
+    x <- shortcut + alpha * scale * branch(act(x) / sqrt(v)),    v <- v + alpha^2,
+
+from v = 1 at the start and again in the first block of each stage, before the addition.
+
+What the published code does and the papers do not say, kept here:
+  * a projection reads the scaled activation, after 2x2 averages where the resolution changes;
+  * NFNets double what squeeze-and-excitation lets through, and multiply each activation by its gamma; NF-ResNets have
+    gamma in the kernels;
+  * NFNets pad as TensorFlow, unevenly at stride 2;
+  * NF-ResNets have no activation between stem and pooling, and their last 1x1 convolutions start at scale 0 in place
+    of SkipInit.
+We differ from DeepMind's Haiku code as timm does: GELU is exact, and a kernel's variance has an epsilon and no bound.
+A head starts as heads.py says (published: deviation 0.01), and dropout before it is not built.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import pyramid
+from modelzoo.layers.conv_norm import stem_conv
+from modelzoo.layers.drop import drop_path
+from modelzoo.layers.pool import global_mean, halve, max_pool
+from modelzoo.layers.squeeze_excite import SqueezeExcite
+from modelzoo.layers.variants import changed
+from modelzoo.layers.weight_standardization import ScaledConv
+
+# What keeps the variance of a standard normal through each activation.
+GELU_GAMMA, RELU_GAMMA, SILU_GAMMA = 1.7015043497085571, 1.7139588594436646, 1.7881293296813965
+
+
+def scaled_gelu(x: Array) -> Array:
+    """GELU times its gamma."""
+    return nn.gelu(x, approximate=False) * GELU_GAMMA
+
+
+class PoolStem(nn.Module):
+    """One convolution, and for stride 4 a max-pooling; nothing in between.
+
+    Attributes:
+        features: output channels.
+        stride: 4, a 7x7 convolution, or 1, a 3x3 one for small images.
+        conv: factory of the convolution.
+        activation: not used; for the sake of one signature with `DeepStem`.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    activation: Callable[[Array], Array]
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
+        """Returns h / stride rows, rounded up.
+
+        Raises:
+            ValueError: another stride.
+        """
+        kernel_size, stride = stem_conv(self.stride)
+        x = self.conv(self.features, kernel_size, stride, dtype=self.dtype, name='conv')(x)
+        return max_pool(x, 3, 2, 1) if stride == 2 else x
+
+
+class DeepStem(nn.Module):
+    """Four 3x3 convolutions with activations in between, of an eighth, a quarter, half and all of the features.
+
+    Attributes:
+        features, conv, dtype: as `PoolStem`'s.
+        stride: 4, in the first and the last convolution, or 1 for small images.
+        activation: between two convolutions.
+    """
+
+    features: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    activation: Callable[[Array], Array]
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
+        """Returns h / stride rows, rounded up.
+
+        Raises:
+            ValueError: another stride.
+        """
+        _, step = stem_conv(self.stride)
+        for index, stride in enumerate((step, 1, 1, step)):
+            width = self.features // 2**(3 - index)
+            x = self.activation(x) if index else x
+            x = self.conv(width, 3, stride, dtype=self.dtype, name=f'conv{index + 1}')(x)
+        return x
+
+
+class Block(nn.Module):
+    """A bottleneck without normalization.
+
+    Attributes:
+        features: output channels.
+        stride: of the first 3x3 convolution.
+        variance: of the input, by construction.
+        alpha: weight of the branch.
+        ratio: channels of the 3x3 convolutions over the features.
+        group_size: their channels in a group; None for one group.
+        spatial: number of 3x3 convolutions, 1 or 2.
+        squeeze: factory of what follows the last convolution, doubled; None for nothing.
+        skip_init: the branch has a scale that starts at 0; else its last convolution starts there.
+        conv: factory of every convolution.
+        activation: before each of them.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int = 1
+    variance: float = 1.0
+    alpha: float = 0.2
+    ratio: float = 0.25
+    group_size: int | None = None
+    spatial: int = 1
+    squeeze: Callable[..., nn.Module] | None = None
+    skip_init: bool = False
+    conv: Callable[..., nn.Module] = functools.partial(ScaledConv, gamma=RELU_GAMMA)
+    activation: Callable[[Array], Array] = nn.relu
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        del train
+        conv = functools.partial(self.conv, dtype=self.dtype)
+        y = self.activation(x) * self.variance**-0.5
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = conv(self.features, 1, name='shortcut')(halve(y) if self.stride == 2 else y)
+        y = self._spatial(conv(self._width(), 1, name='conv1')(y))
+        last_scale = jax.nn.initializers.ones if self.skip_init else jax.nn.initializers.zeros
+        y = conv(self.features, 1, scale_init=last_scale, name='conv3')(self.activation(y))
+        if self.squeeze is not None:
+            y = 2 * self.squeeze(dtype=self.dtype, name='squeeze')(y)
+        if self.skip_init:
+            y = y * self.param('skip_scale', jax.nn.initializers.zeros, ()).astype(self.dtype)
+        return x + self.alpha * drop_path(y, mask)
+
+    def _width(self) -> int:
+        width = int(self.features * self.ratio)
+        return width if self.group_size is None else width // self.group_size * self.group_size
+
+    def _spatial(self, y: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+        width = self._width()
+        groups = 1 if self.group_size is None else width // self.group_size
+        for index, name in enumerate(('conv2', 'conv2b')[:self.spatial]):
+            conv = self.conv(width, 3, 1 if index else self.stride, groups=groups, dtype=self.dtype, name=name)
+            y = conv(self.activation(y))
+        return y
+
+
+class NFNet(ft.PyramidBackbone):
+    """A pyramid of these blocks.
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: output channels of each stage.
+        block: factory of a block.
+        stem: factory of the stem: `PoolStem` or `DeepStem`.
+        stem_width: channels after the stem.
+        stem_stride: 4, or 1 for small images.
+        final_width: channels of a last 1x1 convolution; None for none.
+        alpha: weight of each branch.
+        conv, activation: of every block and the stem.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        dtype: compute type; parameters are float32.
+        remat: recompute each block in the backward pass.
+    """
+
+    depths: Sequence[int] = (3, 4, 6, 3)
+    widths: Sequence[int] = (256, 512, 1024, 2048)
+    block: Callable[..., nn.Module] = Block
+    stem: Callable[..., nn.Module] = PoolStem
+    stem_width: int = 64
+    stem_stride: int = 4
+    final_width: int | None = None
+    alpha: float = 0.2
+    conv: Callable[..., nn.Module] = functools.partial(ScaledConv, gamma=RELU_GAMMA)
+    activation: Callable[[Array], Array] = nn.relu
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the last convolution."""
+        return pyramid.layers(self.depths, ['final'] if self.final_width else [])
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``; the last two are activated."""
+        conv, activation = self.conv, self.activation
+        stem = self.stem(self.stem_width, self.stem_stride, conv, activation, self.dtype, name='stem')(x)
+        maps = pyramid.run(self, stem, self._stages(), drop_path=self.drop_path, remat=self.remat, train=train)
+        features = {ft.stage(index): value for index, value in enumerate(maps)}
+        x = maps[-1]
+        if self.final_width is not None:
+            x = conv(self.final_width, 1, dtype=self.dtype, name='final')(x)
+        x = activation(x)
+        return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
+
+    def _stages(self) -> list[list[Callable[..., nn.Module]]]:
+        """Returns the blocks' factories, each with the variance that its input has by construction."""
+        stages, variance = [], 1.0
+        for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
+            block = functools.partial(self.block, alpha=self.alpha, conv=self.conv, activation=self.activation,
+                                      dtype=self.dtype)
+            factories = pyramid.with_stride(block, width, depth, 2 if index else 1)
+            for place, factory in enumerate(factories):
+                factories[place] = functools.partial(factory, variance=variance)
+                variance = (1.0 if place == 0 else variance) + self.alpha**2
+            stages.append(factories)
+        return stages
+
+
+_F_BLOCK = functools.partial(Block, ratio=0.5, group_size=128, spatial=2, skip_init=True,
+                             squeeze=functools.partial(SqueezeExcite, 0.5))
+_F = {'widths': (256, 512, 1536, 1536), 'block': _F_BLOCK, 'stem': DeepStem, 'stem_width': 128, 'final_width': 3072,
+      'conv': functools.partial(ScaledConv, padding='SAME'), 'activation': scaled_gelu}
+
+# Table 1 of the second paper: F0 to F6 differ in depth, image size and regularization; "dm" as timm names those with
+# DeepMind's weights.
+VARIANTS = {
+    'nf_resnet26': NFNet((2, 2, 2, 2)),
+    'nf_resnet50': NFNet(),
+    'nf_resnet101': NFNet((3, 4, 23, 3)),
+    **{f'dm_nfnet_f{size}': NFNet(tuple((size + 1) * depth for depth in (1, 2, 6, 3)), **_F) for size in range(7)},
+    'nf_resnet_test': NFNet((1, 2), (32, 64), stem_width=16),
+    'nfnet_test': NFNet((1, 2), **_F | {'widths': (32, 64), 'stem_width': 16, 'final_width': 48,
+                                        'block': functools.partial(_F_BLOCK, group_size=8)}),
+}
+
+# The first paper has 288-layer networks besides; tables 3 and 4 of the second have these, at the test resolution.
+_NF = functools.partial(ft.Published, 'https://arxiv.org/abs/2101.08692', (224, 224))
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2102.06171')
+PUBLISHED = {
+    'nf_resnet50': _NF(),
+    'nf_resnet101': _NF(),
+    'dm_nfnet_f0': _PAPER((256, 256), 71.5, 12.38, 83.6),
+    'dm_nfnet_f1': _PAPER((320, 320), 132.6, 35.54, 84.7),
+    'dm_nfnet_f2': _PAPER((352, 352), 193.8, 62.59, 85.1),
+    'dm_nfnet_f3': _PAPER((416, 416), 254.9, 114.76, 85.7),
+    'dm_nfnet_f4': _PAPER((512, 512), 316.1, 215.24, 85.9),
+    'dm_nfnet_f5': _PAPER((544, 544), 377.2, 289.76, 86.0),
+    'dm_nfnet_f6': _PAPER((576, 576), 438.4, 377.28, 86.0),
+}
+
+
+def nfnet(variant: str = 'dm_nfnet_f0', *, depths: Sequence[int] | None = None, widths: Sequence[int] | None = None,
+          stem_width: int | None = None, stem_stride: int | None = None, final_width: int | None = None,
+          group_size: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
+          remat: bool = False) -> NFNet:
+    """Returns a variant, changed where a value is given; see `NFNet` and, for `group_size`, `Block`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
+               'stem_stride': stem_stride, 'final_width': final_width, 'drop_path': drop_path,
+               'dtype': jnp.dtype(dtype), 'remat': remat}
+    backbone = changed(VARIANTS, variant, NFNet, changes)
+    return backbone if group_size is None else backbone.clone(
+        block=functools.partial(backbone.block, group_size=group_size))
+
+
+# The published names of a classifier's parameters and ours; see weights.py. The goldens call a gain gain_scale.
+_GAINS = ('gain', 'gain_scale')
+
+
+def _conv_names(there: str, here: str) -> tuple[tuple, ...]:
+    gains = ((f'{there}.{gain}', f'{here}/scale', 3) for gain in _GAINS)
+    return (f'{there}.weight', f'{here}/kernel'), (f'{there}.bias', f'{here}/bias'), *gains
+
+
+_THERE, _HERE = 'stages.{s}.{i}', 'backbone/stage{s}/block{i:02d}'
+NAMES = {
+    'NFNet': (
+        *_conv_names('stem.conv', 'backbone/stem/conv'),
+        *_conv_names('stem.conv{k}', 'backbone/stem/conv{k}'),
+        *_conv_names(f'{_THERE}.conv{{k}}', f'{_HERE}/conv{{k}}'),
+        *_conv_names(f'{_THERE}.conv{{k}}b', f'{_HERE}/conv{{k}}b'),
+        *_conv_names(f'{_THERE}.downsample.conv', f'{_HERE}/shortcut'),
+        *((f'{_THERE}.skipinit_{gain}', f'{_HERE}/skip_scale') for gain in _GAINS),
+        *(pair for there, here in (('fc1', 'down'), ('fc2', 'up')) for pair in (
+            (f'{_THERE}.attn_last.{there}.weight', f'{_HERE}/squeeze/{here}/kernel', 2),
+            (f'{_THERE}.attn_last.{there}.bias', f'{_HERE}/squeeze/{here}/bias'))),
+        *_conv_names('final_conv', 'backbone/final'),
+        ('head.fc.weight', 'head/kernel'),
+        ('head.fc.bias', 'head/bias'),
+    ),
+}

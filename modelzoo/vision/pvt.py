@@ -1,0 +1,405 @@
+"""PVT: a transformer in four resolutions whose queries look at a coarser map; versions 1 and 2.
+
+Wang et al., 2021, "Pyramid Vision Transformer", https://arxiv.org/abs/2102.12122, and "PVT v2: Improved Baselines
+with Pyramid Vision Transformer", https://arxiv.org/abs/2106.13797. Reference: https://github.com/whai362/PVT
+(Apache-2.0), commit 57e2dfa, whose parameter names ours has.
+
+Keys and values come from the map after one matrix on each square of pixels (spatial reduction), or, in v2's linear
+variant, from its 7x7 averages. v1 cuts the image into patches, adds position tables and reads a class token that
+joins in the last stage; v2 convolves overlapping patches, has a depthwise convolution inside its feed-forward layers
+in place of positions, a norm after each stage, and reads the mean. LayerNorm's epsilon is 1e-6 in blocks and after
+stages, 1e-5 after patch embeddings and spatial reductions.
+
+For images of another size v1's tables are resized linearly, as the reference resizes them.
+
+We differ where sides do not divide: patches and squares are then filled up with zeros; the reference cuts off.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init, posemb, trunk
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.conv import convolve, depthwise
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.mlp import Mlp, gelu
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import Patches, pair, patch_grid
+from modelzoo.layers.reduced_attention import Averages, ReducedAttention, Squares
+from modelzoo.layers.residual import Add
+from modelzoo.layers.variants import changed
+
+_HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+_ZEROS = jax.nn.initializers.zeros
+
+
+def squares(side: int) -> Callable[..., nn.Module] | None:
+    """v1's memory for a reduction by `side`."""
+    return None if side == 1 else functools.partial(Squares, side)
+
+
+def he_squares(side: int) -> Callable[..., nn.Module] | None:
+    """v2's, which differs in its initial values."""
+    return None if side == 1 else functools.partial(Squares, side, _HE, _ZEROS)
+
+
+def averages(side: int) -> Callable[..., nn.Module]:
+    """The linear variant's, whatever the reduction of the others."""
+    return functools.partial(Averages, _HE, _ZEROS)
+
+
+class ConvMlp(nn.Module):
+    """``down(gelu(conv(up(x))))`` with a 3x3 depthwise convolution, all with biases.
+
+    Attributes:
+        ratio: hidden width over width.
+        activation: of the hidden map before the convolution; None for none.
+        kernel_init: of both matrices.
+        dtype: compute type.
+    """
+
+    ratio: float = 4.0
+    activation: Callable[[Array], Array] | None = None
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
+        """Acts on a map."""
+        hidden = int(x.shape[-1] * self.ratio)
+        y = Dense(hidden, True, self.kernel_init, self.dtype, name='up')(x)
+        y = y if self.activation is None else self.activation(y)
+        y = gelu(BiasedDepthwise(self.dtype, name='conv')(y))
+        return Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='down')(y)
+
+
+class BiasedDepthwise(nn.Module):
+    """A 3x3 depthwise convolution with a bias.
+
+    Attributes:
+        dtype: compute type.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Keeps the size."""
+        kernel = self.param('kernel', jax.nn.initializers.normal((2 / 9)**0.5), (3, 3, 1, x.shape[-1]))
+        bias = self.param('bias', _ZEROS, (x.shape[-1],))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return depthwise(x, kernel) + bias[None, None, None]
+
+
+class PatchEmbedding(nn.Module):
+    """v1: patches, LayerNorm, a table of positions.
+
+    Attributes:
+        features: output channels.
+        patch: side of the patches.
+        table: rows and columns that the table is made for.
+        dtype: compute type.
+    """
+
+    features: int
+    patch: int
+    table: ft.Grid
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], token: Float[Array, '1 1 d'] | None = None
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns ``ceil(h / patch) x ceil(w / patch)`` pixels; with `token`, it and them as one row."""
+        x = Patches(self.features, self.patch, dtype=self.dtype, name='patches')(x)
+        x = LayerNorm(dtype=self.dtype, name='norm')(x)
+        before = 0 if token is None else 1
+        shape = (1, before + self.table[0] * self.table[1], self.features)
+        table = self.param('pos_embed', init.trunc_normal(0.02), shape)
+        pixels = posemb.resize(table[:, before:], self.table, x.shape[1:3], matrix=posemb.linear_matrix)
+        x = x + pixels.reshape(1, *x.shape[1:]).astype(self.dtype)
+        if token is None:
+            return x
+        token = jnp.broadcast_to((token + table[:, :1])[None], (len(x), 1, 1, self.features)).astype(self.dtype)
+        return jnp.concatenate([token, x.reshape(len(x), 1, -1, self.features)], axis=2)
+
+
+class OverlappingPatches(nn.Module):
+    """v2: a convolution of stride `patch` with a kernel of 2 patch - 1 pixels, then LayerNorm.
+
+    Attributes:
+        features: output channels.
+        patch: the stride.
+        dtype: compute type.
+    """
+
+    features: int
+    patch: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
+        """Returns ``ceil(h / patch) x ceil(w / patch)`` pixels."""
+        side = 2 * self.patch - 1
+        kernel = self.param('kernel', _HE, (side, side, x.shape[-1], self.features))
+        bias = self.param('bias', _ZEROS, (self.features,))
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        x = convolve(x, kernel, self.patch, self.patch - 1) + bias[None, None, None]
+        return LayerNorm(dtype=self.dtype, name='norm')(x)
+
+
+class _Pyramid(ft.PyramidBackbone):
+    """What both versions have.
+
+    Attributes:
+        widths, depths, heads: of each stage.
+        ratios: hidden over outer width of each stage's feed-forward layers.
+        reductions: side of the squares that each stage's keys and values come from.
+        patch: stride of the first stage; each further one has twice its predecessor's.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        norm, mixer, mlp, residual: factories of the blocks' parts.
+        memory: reduction -> factory of what makes the map that keys and values come from.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks of a stage run; see layers/trunk.py.
+    """
+
+    widths: Sequence[int] = (64, 128, 320, 512)
+    depths: Sequence[int] = (2, 2, 2, 2)
+    heads: Sequence[int] = (1, 2, 5, 8)
+    ratios: Sequence[float] = (8, 8, 4, 4)
+    reductions: Sequence[int] = (8, 4, 2, 1)
+    patch: int = 4
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = functools.partial(LayerNorm, epsilon=1e-6)
+    mixer: Callable[..., nn.Module] = ReducedAttention
+    mlp: Callable[..., nn.Module] = Mlp
+    memory: Callable[[int], Callable[..., nn.Module] | None] = squares
+    residual: Callable[..., nn.Module] = Add
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.patch * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    def _stage(self, index: int) -> trunk.Stage:
+        memory, dtype = self.memory(self.reductions[index]), self.dtype
+        mixer = functools.partial(self.mixer, heads=self.heads[index], memory=memory, dtype=dtype)
+        mlp = functools.partial(self.mlp, ratio=float(self.ratios[index]), dtype=dtype)
+        block = functools.partial(PreNorm, functools.partial(self.norm, dtype=dtype), mixer, mlp, self.residual)
+        return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
+
+    def _masks(self, batch: int, *, train: bool) -> list[Array | None]:
+        """Returns each stage's masks of stochastic depth."""
+        masks = path_masks(self, self.drop_path, sum(self.depths), batch, train=train)
+        ends = np.cumsum(self.depths)
+        return [None if masks is None else masks[end - depth:end] for end, depth in zip(ends, self.depths)]
+
+    def _blocks(self) -> list[list[str]]:
+        """Returns the paths of each block, what leads to the next stage with the last one before it."""
+        paths = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
+        for index in range(1, len(self.depths)):
+            paths[sum(self.depths[:index]) - 1].append(f'embed{index}')
+        return paths
+
+
+class PVT(_Pyramid):
+    """Version 1; attributes as in `_Pyramid`.
+
+    Attributes:
+        image_size: what the position tables are made for, a side or (height, width). Images of any other size that
+            the patch divides get them resized.
+    """
+
+    image_size: int | tuple[int, int] = 224
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The first embedding, each block, the last norm; the class token goes with the embedding of its stage."""
+        blocks = self._blocks()
+        blocks[sum(self.depths[:-1]) - 1].append('cls_token')
+        return (('embed0',), *map(tuple, blocks), ('norm',))
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``, which is the class token.
+
+        Raises:
+            ValueError: the patch does not divide the image, or the last stage reduces.
+        """
+        if self.reductions[-1] != 1:
+            raise ValueError(f'the last of the reductions {tuple(self.reductions)} must be 1: a class token is in its map.')
+        tables, grids = (_grids(pair(size), self.patch, len(self.depths)) for size in (self.image_size, x.shape[1:3]))
+        last = len(self.depths) - 1
+        token = self.param('cls_token', init.trunc_normal(0.02), (1, 1, self.widths[last]))
+        features = {}
+        for index, masks in enumerate(self._masks(len(x), train=train)):
+            patch = self.patch if index == 0 else 2
+            embed = PatchEmbedding(self.widths[index], patch, tables[index], self.dtype, name=f'embed{index}')
+            x = embed(x, token if index == last else None)
+            features.setdefault(ft.STEM, x)
+            x = self._stage(index)(x, masks, train=train)
+            features[ft.stage(index)] = x
+        image = lambda tokens: tokens[:, 0, 1:].reshape(len(tokens), *grids[last], -1)
+        normed = self.norm(dtype=self.dtype, name='norm')(x)
+        return {**features, ft.stage(last): image(x), ft.MAP: image(normed),
+                ft.POOLED: normed[:, 0, 0].astype(jnp.float32)}
+
+
+class PVTv2(_Pyramid):
+    """Version 2; attributes as in `_Pyramid`. The stages it returns are normalized."""
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The first embedding, each block, the last norm; other norms go with the last block before them."""
+        blocks = self._blocks()
+        for index in range(len(self.depths) - 1):
+            blocks[sum(self.depths[:index + 1]) - 1].append(f'norm{index}')
+        return (('embed0',), *map(tuple, blocks), (f'norm{len(self.depths) - 1}',))
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        patch_grid(*x.shape[1:3], self.patch)
+        features = {}
+        for index, masks in enumerate(self._masks(len(x), train=train)):
+            patch = self.patch if index == 0 else 2
+            x = OverlappingPatches(self.widths[index], patch, self.dtype, name=f'embed{index}')(x)
+            features.setdefault(ft.STEM, x)
+            x = self._stage(index)(x, masks, train=train)
+            x = self.norm(dtype=self.dtype, name=f'norm{index}')(x)
+            features[ft.stage(index)] = x
+        return {**features, ft.MAP: x, ft.POOLED: jnp.mean(x.astype(jnp.float32), axis=(1, 2))}
+
+
+def _grids(size: tuple[int, int], patch: int, stages: int) -> list[ft.Grid]:
+    """Returns rows and columns of each stage."""
+    rows, columns = patch_grid(*size, patch)
+    return [(-(-rows // 2**index), -(-columns // 2**index)) for index in range(stages)]
+
+
+# Table 1 of the first paper, table 1 of the second; the widths are those of the code.
+_LARGE = {'depths': (3, 8, 27, 3)}
+_V2 = functools.partial(PVTv2, mlp=ConvMlp, memory=he_squares)
+VARIANTS = {
+    'pvt_v1_tiny': PVT(),
+    'pvt_v1_small': PVT(depths=(3, 4, 6, 3)),
+    'pvt_v1_medium': PVT(depths=(3, 4, 18, 3)),
+    'pvt_v1_large': PVT(**_LARGE),
+    'pvt_v2_b0': _V2((32, 64, 160, 256)),
+    'pvt_v2_b1': _V2(),
+    'pvt_v2_b2': _V2(depths=(3, 4, 6, 3)),
+    'pvt_v2_b2_li': _V2(depths=(3, 4, 6, 3), memory=averages, mlp=functools.partial(ConvMlp, activation=nn.relu)),
+    'pvt_v2_b3': _V2(depths=(3, 4, 18, 3)),
+    'pvt_v2_b4': _V2(**_LARGE),
+    'pvt_v2_b5': _V2(depths=(3, 6, 40, 3), ratios=(4, 4, 4, 4)),
+    'pvt_v1_test': PVT((16, 32), (1, 2), (1, 2), (2, 2), (2, 1), image_size=16),
+    'pvt_v2_test': _V2((16, 32), (2, 1), (1, 2), (2, 2), (2, 1)),
+}
+
+# Accuracies and parameters of the repository's README, multiply-adds of the papers.
+_V1_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2102.12122', (224, 224))
+_V2_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2106.13797', (224, 224))
+PUBLISHED = {
+    'pvt_v1_tiny': _V1_PAPER(params=13.2, macs=1.9, top1=75.1),
+    'pvt_v1_small': _V1_PAPER(params=24.5, macs=3.8, top1=79.8),
+    'pvt_v1_medium': _V1_PAPER(params=44.2, macs=6.7, top1=81.2),
+    'pvt_v1_large': _V1_PAPER(params=61.4, macs=9.8, top1=81.7),
+    'pvt_v2_b0': _V2_PAPER(params=3.7, macs=0.6, top1=70.5),
+    'pvt_v2_b1': _V2_PAPER(params=14.0, macs=2.1, top1=78.7),
+    'pvt_v2_b2': _V2_PAPER(params=25.4, macs=4.0, top1=82.0),
+    'pvt_v2_b2_li': _V2_PAPER(params=22.6, macs=3.9, top1=82.1),
+    'pvt_v2_b3': _V2_PAPER(params=45.2, macs=6.9, top1=83.1),
+    'pvt_v2_b4': _V2_PAPER(params=62.6, macs=10.1, top1=83.6),
+    'pvt_v2_b5': _V2_PAPER(params=82.0, macs=11.8, top1=83.8),
+}
+
+
+def pvt(variant: str = 'pvt_v1_tiny', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None, ratios: Sequence[float] | None = None,
+        reductions: Sequence[int] | None = None, patch: int | None = None,
+        image_size: int | Sequence[int] | None = None, drop_path: float | None = None,
+        dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> PVT:
+    """Returns a variant of version 1, changed where a value is given; see `PVT`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'widths': _tuple(widths), 'depths': _tuple(depths), 'heads': _tuple(heads), 'ratios': _tuple(ratios),
+               'reductions': _tuple(reductions), 'patch': patch,
+               'image_size': None if image_size is None else pair(image_size), 'drop_path': drop_path,
+               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
+    return changed(VARIANTS, variant, PVT, changes)
+
+
+def pvt_v2(variant: str = 'pvt_v2_b0', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
+           heads: Sequence[int] | None = None, ratios: Sequence[float] | None = None,
+           reductions: Sequence[int] | None = None, patch: int | None = None, drop_path: float | None = None,
+           dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> PVTv2:
+    """Returns a variant of version 2, changed where a value is given; see `PVTv2`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'widths': _tuple(widths), 'depths': _tuple(depths), 'heads': _tuple(heads), 'ratios': _tuple(ratios),
+               'reductions': _tuple(reductions), 'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype),
+               'remat': remat, 'scan': scan}
+    return changed(VARIANTS, variant, PVTv2, changes)
+
+
+def _tuple(values: Sequence | None) -> tuple | None:
+    return None if values is None else tuple(values)
+
+
+# The published names of a classifier's parameters and ours; see weights.py. Stages count from 1 there, from 0 here.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_BLOCK = (
+    *((f'norm1.{a}', f'mixer_norm/{b}') for a, b in _NORM),
+    *((f'attn.{there}.{a}', f'mixer/{here}/{b}') for a, b in _AFFINE
+      for there, here in (('q', 'q'), ('kv', 'kv'), ('proj', 'out'), ('sr', 'memory/conv'))),
+    *((f'attn.norm.{a}', f'mixer/memory/norm/{b}') for a, b in _NORM),
+    *((f'norm2.{a}', f'mlp_norm/{b}') for a, b in _NORM),
+    *((f'mlp.{there}.{a}', f'mlp/{here}/{b}') for a, b in _AFFINE
+      for there, here in (('fc1', 'up'), ('dwconv.dwconv', 'conv'), ('fc2', 'down'))),
+)
+_BLOCKS = tuple((f'block{s + 1}.{{i}}.{a}', f'backbone/stage{s}/block{{i:02d}}/{b}')
+                for s in range(4) for a, b in _BLOCK)
+_HEAD = tuple((f'head.{a}', f'head/{b}') for a, b in _AFFINE)
+NAMES = {
+    'PVT': (
+        *((f'pos_embed{s + 1}', f'backbone/embed{s}/pos_embed') for s in range(4)),
+        ('cls_token', 'backbone/cls_token'),
+        *((f'patch_embed{s + 1}.proj.{a}', f'backbone/embed{s}/patches/{b}') for s in range(4) for a, b in _AFFINE),
+        *((f'patch_embed{s + 1}.norm.{a}', f'backbone/embed{s}/norm/{b}') for s in range(4) for a, b in _NORM),
+        *_BLOCKS,
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *_HEAD,
+    ),
+    'PVTv2': (
+        *((f'patch_embed{s + 1}.proj.{a}', f'backbone/embed{s}/{b}') for s in range(4) for a, b in _AFFINE),
+        *((f'patch_embed{s + 1}.norm.{a}', f'backbone/embed{s}/norm/{b}') for s in range(4) for a, b in _NORM),
+        *_BLOCKS,
+        *((f'norm{s + 1}.{a}', f'backbone/norm{s}/{b}') for s in range(4) for a, b in _NORM),
+        *_HEAD,
+    ),
+}

@@ -1,0 +1,376 @@
+"""ResNet, ResNeXt and wide ResNets.
+
+He et al., 2015, "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385.
+Xie et al., 2016, "Aggregated Residual Transformations for Deep Neural Networks", https://arxiv.org/abs/1611.05431.
+Zagoruyko and Komodakis, 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146.
+References: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0) and torchvision, whose
+parameter names are the same; for CIFAR https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause) and
+https://github.com/xternalz/WideResNet-pytorch (MIT).
+
+What the published code does and the papers do not say, kept here:
+  * a bottleneck has its stride in the 3x3 convolution; the paper, in the first 1x1;
+  * the last norm of each branch starts at scale 0 (Goyal et al., 2017, https://arxiv.org/abs/1706.02677);
+  * in wide ResNets for CIFAR a projection reads what the block's first norm and rectifier made, not its input.
+We differ in that a head starts as heads.py says, and that wide ResNets have no dropout inside their blocks.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import pyramid
+from modelzoo.layers.batchnorm import BatchNorm
+from modelzoo.layers.conv_norm import ConvNorm, PlainConv, Stem, projection
+from modelzoo.layers.drop import drop_path
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.variants import changed
+
+
+class Subsample(nn.Module):
+    """The shortcut without parameters ("option A"): every second pixel, and zeros on both sides for new channels.
+
+    Attributes:
+        features, stride, norm, dtype: as `conv_norm.projection`'s; the last two do nothing here.
+    """
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns h / stride rows, rounded up."""
+        del train
+        new = self.features - x.shape[-1]
+        x = x[:, ::self.stride, ::self.stride]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+
+class Basic(nn.Module):
+    """``relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))`` with two 3x3 convolutions.
+
+    Attributes:
+        features: output channels.
+        stride: of the first convolution.
+        norm: factory of the normalization.
+        shortcut: factory of what replaces the identity where the shape changes.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int = 1
+    norm: Callable[..., nn.Module] = BatchNorm
+    shortcut: Callable[..., nn.Module] = projection
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
+        y = nn.relu(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
+        y = conv(norm=_from_zero(self.norm), name='conv2')(y, train=train)
+        return _join(self, x, drop_path(y, mask), train=train)
+
+
+class Bottleneck(nn.Module):
+    """``relu(shortcut(x) + branch(x))``: a 1x1 convolution to fewer channels, a 3x3 one, and a 1x1 one back.
+
+    Attributes:
+        features, stride, norm, shortcut, dtype: as `Basic`'s; the stride is the 3x3 convolution's.
+        groups: of the 3x3 convolution ("cardinality").
+        base_width: its width for each group, per 64 channels of a quarter of the features.
+    """
+
+    features: int
+    stride: int = 1
+    norm: Callable[..., nn.Module] = BatchNorm
+    shortcut: Callable[..., nn.Module] = projection
+    dtype: DTypeLike = jnp.float32
+    groups: int = 1
+    base_width: int = 64
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        width = self.features // 4 * self.base_width // 64 * self.groups
+        conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
+        y = nn.relu(conv(width, 1, name='conv1')(x, train=train))
+        y = nn.relu(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
+        y = ConvNorm(self.features, 1, norm=_from_zero(self.norm), dtype=self.dtype, name='conv3')(y, train=train)
+        return _join(self, x, drop_path(y, mask), train=train)
+
+
+def _from_zero(norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    return functools.partial(norm, scale_init=jax.nn.initializers.zeros)
+
+
+def _join(block: Basic | Bottleneck, x: Array, y: Array, *, train: bool) -> Array:
+    """Returns ``relu(shortcut(x) + y)`` inside the block's ``__call__``."""
+    if block.stride != 1 or x.shape[-1] != block.features:
+        shortcut = block.shortcut(block.features, block.stride, block.norm, block.dtype, name='shortcut')
+        x = shortcut(x, train=train)
+    return nn.relu(x.astype(y.dtype) + y)
+
+
+class WideBasic(nn.Module):
+    """Norm and rectifier before each of two 3x3 convolutions, as He et al., 2016, https://arxiv.org/abs/1603.05027.
+
+    Attributes:
+        features: output channels.
+        stride: of the first convolution.
+        norm: factory of the normalization.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int = 1
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, PlainConv))
+        y = nn.relu(norm(name='norm1')(x, train=train))
+        if self.stride != 1 or x.shape[-1] != self.features:
+            x = conv(self.features, 1, self.stride, name='shortcut')(y)
+        y = conv(self.features, 3, self.stride, 1, name='conv1')(y)
+        y = nn.relu(norm(name='norm2')(y, train=train))
+        return x + drop_path(conv(self.features, 3, 1, 1, name='conv2')(y), mask)
+
+
+class ResNet(ft.PyramidBackbone):
+    """The network of the first paper and of ResNeXt; pixels of a stage see half the resolution of the one before.
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: output channels of each stage.
+        block: factory of a block: `Basic` or `Bottleneck`.
+        norm: factory of every normalization.
+        stem_width: channels after the stem.
+        stem_stride: 4 for ImageNet, 1 for CIFAR; see `conv_norm.Stem`.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        dtype: compute type; parameters are float32.
+        remat: recompute each block in the backward pass.
+    """
+
+    depths: Sequence[int] = (3, 4, 6, 3)
+    widths: Sequence[int] = (256, 512, 1024, 2048)
+    block: Callable[..., nn.Module] = Bottleneck
+    norm: Callable[..., nn.Module] = BatchNorm
+    stem_width: int = 64
+    stem_stride: int = 4
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 for ImageNet."""
+        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block; nothing but a head comes after."""
+        return pyramid.layers(self.depths)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
+        stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
+        block = functools.partial(self.block, norm=self.norm, dtype=self.dtype)
+        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
+                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
+        features = {ft.stage(index): value for index, value in enumerate(maps)}
+        return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
+
+
+class WideResNet(ft.PyramidBackbone):
+    """The wide network for CIFAR: a 3x3 convolution, stages of `WideBasic`, a last norm.
+
+    Attributes:
+        depths: blocks of each stage; a network of d layers has (d - 4) / 6 in each of three.
+        widths: output channels of each stage: 16 k, 32 k, 64 k.
+        norm: factory of every normalization.
+        stem_width: channels after the stem.
+        drop_path, dtype, remat: as in `ResNet`.
+    """
+
+    depths: Sequence[int] = (4, 4, 4)
+    widths: Sequence[int] = (160, 320, 640)
+    norm: Callable[..., nn.Module] = BatchNorm
+    stem_width: int = 16
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """1, 2, 4."""
+        return tuple(2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the last norm."""
+        return pyramid.layers(self.depths, ['norm'])
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage2``, ``map`` and ``pooled``."""
+        stem = PlainConv(self.stem_width, 3, 1, 1, self.dtype, name='stem')(x)
+        block = functools.partial(WideBasic, norm=self.norm, dtype=self.dtype)
+        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
+                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
+        features = {ft.stage(index): value for index, value in enumerate(maps)}
+        x = nn.relu(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))
+        return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
+
+
+_BASIC = {'block': Basic, 'widths': (64, 128, 256, 512)}
+_CIFAR = {'block': functools.partial(Basic, shortcut=Subsample), 'widths': (16, 32, 64), 'stem_width': 16,
+          'stem_stride': 1}
+
+
+def _next(groups: int, base_width: int) -> Callable[..., nn.Module]:
+    return functools.partial(Bottleneck, groups=groups, base_width=base_width)
+
+
+def _wide(layers: int, factor: int) -> WideResNet:
+    return WideResNet(((layers - 4) // 6,) * 3, (16 * factor, 32 * factor, 64 * factor))
+
+
+# Table 1 of the ResNet paper, section 4.2 for CIFAR (6 n + 2 layers); table 1 of ResNeXt (with torchvision's 101
+# layer sizes); table 1 of wide ResNets, and for ImageNet their WRN-50-2-bottleneck.
+VARIANTS = {
+    'resnet18': ResNet((2, 2, 2, 2), **_BASIC),
+    'resnet34': ResNet((3, 4, 6, 3), **_BASIC),
+    'resnet50': ResNet(),
+    'resnet101': ResNet((3, 4, 23, 3)),
+    'resnet152': ResNet((3, 8, 36, 3)),
+    'wide_resnet50_2': ResNet(block=_next(1, 128)),
+    'wide_resnet101_2': ResNet((3, 4, 23, 3), block=_next(1, 128)),
+    'resnext50_32x4d': ResNet(block=_next(32, 4)),
+    'resnext101_32x4d': ResNet((3, 4, 23, 3), block=_next(32, 4)),
+    'resnext101_32x8d': ResNet((3, 4, 23, 3), block=_next(32, 8)),
+    'resnext101_64x4d': ResNet((3, 4, 23, 3), block=_next(64, 4)),
+    **{f'resnet{6 * n + 2}_cifar': ResNet((n, n, n), **_CIFAR) for n in (3, 5, 7, 9, 18)},
+    'wrn_16_8_cifar': _wide(16, 8),
+    'wrn_22_8_cifar': _wide(22, 8),
+    'wrn_28_10_cifar': _wide(28, 10),
+    'wrn_40_4_cifar': _wide(40, 4),
+    'resnet_test': ResNet((1, 2), (32, 64), _next(2, 64), stem_width=16),
+    'resnet_cifar_test': ResNet((2, 1), (8, 16), functools.partial(Basic, shortcut=Subsample), stem_width=8,
+                                stem_stride=1),
+    'wrn_test': WideResNet((1, 1), (8, 16), stem_width=8),
+}
+
+# Accuracies are the papers': 10-crop for ImageNet's ResNet 18 to 34 and wide ResNets, one crop where a paper says so.
+_RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (224, 224))
+_CIFAR_RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (32, 32))
+_NEXT = functools.partial(ft.Published, 'https://arxiv.org/abs/1611.05431', (224, 224))
+_WIDE = functools.partial(ft.Published, 'https://arxiv.org/abs/1605.07146')
+PUBLISHED = {
+    'resnet18': _RESNET(macs=1.8, top1=72.12),
+    'resnet34': _RESNET(macs=3.6, top1=75.97),
+    'resnet50': _RESNET(macs=3.8, top1=77.15),
+    'resnet101': _RESNET(macs=7.6, top1=78.25),
+    'resnet152': _RESNET(macs=11.3, top1=78.57),
+    'wide_resnet50_2': _WIDE((224, 224), params=68.9, top1=78.1),
+    'resnext50_32x4d': _NEXT(params=25.0, macs=4.2, top1=77.8),
+    'resnext101_32x4d': _NEXT(macs=8.0, top1=78.8),
+    'resnext101_64x4d': _NEXT(macs=15.6, top1=79.6),
+    **{f'resnet{layers}_cifar': _CIFAR_RESNET(params=params)
+       for layers, params in ((20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7))},
+    'wrn_16_8_cifar': _WIDE((32, 32), params=11.0),
+    'wrn_22_8_cifar': _WIDE((32, 32), params=17.2),
+    'wrn_28_10_cifar': _WIDE((32, 32), params=36.5),
+    'wrn_40_4_cifar': _WIDE((32, 32), params=8.9),
+}
+
+
+def resnet(variant: str = 'resnet50', *, depths: Sequence[int] | None = None, widths: Sequence[int] | None = None,
+           stem_width: int | None = None, stem_stride: int | None = None, drop_path: float | None = None,
+           dtype: DTypeLike = 'float32', remat: bool = False) -> ResNet:
+    """Returns a variant, changed where a value is given; see `ResNet`.
+
+    Raises:
+        ValueError: there is no such variant of this class.
+    """
+    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
+               'stem_stride': stem_stride, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
+    return changed(VARIANTS, variant, ResNet, changes)
+
+
+def wide_resnet(variant: str = 'wrn_28_10_cifar', *, depths: Sequence[int] | None = None,
+                widths: Sequence[int] | None = None, stem_width: int | None = None, drop_path: float | None = None,
+                dtype: DTypeLike = 'float32', remat: bool = False) -> WideResNet:
+    """Returns a wide variant for CIFAR, changed where a value is given; see `WideResNet`.
+
+    Raises:
+        ValueError: there is no such variant of this class.
+    """
+    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
+               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
+    return changed(VARIANTS, variant, WideResNet, changes)
+
+
+# The published names of a classifier's parameters and statistics and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
+
+
+def _block_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/conv/kernel'),
+        *((f'{there}.bn{{k}}.{a}', f'{here}/conv{{k}}/norm/{b}') for a, b in _NORM),
+        (f'{there}.downsample.0.weight', f'{here}/shortcut/conv/kernel'),
+        *((f'{there}.downsample.1.{a}', f'{here}/shortcut/norm/{b}') for a, b in _NORM),
+    )
+
+
+def _wide_block_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/kernel'),
+        *((f'{there}.bn{{k}}.{a}', f'{here}/norm{{k}}/{b}') for a, b in _NORM),
+        (f'{there}.convShortcut.weight', f'{here}/shortcut/kernel'),
+    )
+
+
+NAMES = {
+    'ResNet': (
+        ('conv1.weight', 'backbone/stem/conv/kernel'),
+        *((f'bn1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+        *(pair for stage in range(4)
+          for pair in _block_names(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')),
+        *((f'{head}.{name}', f'head/{ours}') for head in ('fc', 'linear')  # the second in the code for CIFAR
+          for name, ours in (('weight', 'kernel'), ('bias', 'bias'))),
+    ),
+    'WideResNet': (
+        ('conv1.weight', 'backbone/stem/kernel'),
+        *(pair for stage in range(3)
+          for pair in _wide_block_names(f'block{stage + 1}.layer.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')),
+        *((f'bn1.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        ('fc.weight', 'head/kernel'),
+        ('fc.bias', 'head/bias'),
+    ),
+}

@@ -1,0 +1,227 @@
+"""ViT and DeiT: a plain transformer on patches of an image.
+
+Dosovitskiy et al., 2020, "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929; the two small sizes are
+those of Touvron et al., 2020, "Training data-efficient image transformers" (DeiT), https://arxiv.org/abs/2012.12877,
+and of Steiner et al., 2021, "How to train your ViT?" (AugReg), https://arxiv.org/abs/2106.10270. Reference:
+https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0), release 1.0.31, whose names and numbers ours
+has; in it the JAX weights of AugReg and those of DeiT are the same network.
+
+The class token stands before the patches and has the first row of the position table. LayerNorm's epsilon is 1e-6,
+GELU is the exact one; the last norm is over all tokens, and the classifier reads the class token. For images of
+another size the table's other rows are resized with antialiasing, as timm does it (DeiT's own fine-tuning does not
+antialias, the JAX original resizes linearly).
+
+`pool='mean'` without a class token and `fixed_positions=posemb.sincos2d` make the network of Beyer et al., 2022, "Better
+plain ViT baselines", https://arxiv.org/abs/2205.01580.
+
+Where we differ: initial values are timm's, not the JAX original's; there is no dropout, which none of the recipes
+in configs/ uses.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init, posemb, trunk
+from modelzoo.layers.attention import Attention
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.mlp import Mlp
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import Patches, pair, patch_grid
+from modelzoo.layers.residual import Add
+from modelzoo.layers.variants import changed
+
+POOLS = ('token', 'mean')
+
+
+class ViT(ft.TokenBackbone):
+    """The network, of one resolution.
+
+    Attributes:
+        width: channels of the tokens.
+        depth: number of blocks.
+        heads: heads of each block.
+        patch: side of the patches.
+        image_size: what the position table is made for, a side or (height, width). Images of any other size that
+            the patch divides get it resized.
+        prefix: names of the learned tokens before the patches.
+        pool: what ``pooled`` is, the first ('token') or the mean of the patches ('mean').
+        fixed_positions: (grid, width) -> positions that are not learned; the tokens before the patches have none.
+        token_init: initial values of the tokens before the patches.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        norm, mixer, mlp, residual: factories of a block's parts.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks run; see layers/trunk.py.
+    """
+
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    patch: int = 16
+    image_size: int | tuple[int, int] = 224
+    prefix: Sequence[str] = ('cls_token',)
+    pool: str = 'token'
+    fixed_positions: Callable[[ft.Grid, int], Array] | None = None
+    token_init: init.Initializer = jax.nn.initializers.normal(1e-6)
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = functools.partial(LayerNorm, epsilon=1e-6)
+    mixer: Callable[..., nn.Module] = Attention
+    mlp: Callable[..., nn.Module] = Mlp
+    residual: Callable[..., nn.Module] = Add
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    def setup(self) -> None:
+        """Makes the parts; `grid` refuses an `image_size` that does not fit."""
+        self._check_pool()
+        self.stem = Patches(self.width, self.patch, dtype=self.dtype)
+        self.tokens = [self.param(name, self.token_init, (1, 1, self.width)) for name in self.prefix]
+        if self.fixed_positions is None:
+            rows, columns = self._table_grid()
+            shape = (1, len(self.prefix) + rows * columns, self.width)
+            self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), shape)
+        parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
+        parts['mixer'] = functools.partial(parts['mixer'], heads=self.heads)
+        self.blocks = [PreNorm(**parts, residual=self.residual, name=name) for name in trunk.names(self.depth)]
+        self.join = self.residual()
+        self.last_norm = parts['norm'](name='norm')
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The patch embedding with positions and learned tokens, each block, the last norm."""
+        table = () if self.fixed_positions else ('pos_embed',)
+        return (('stem', *table, *self.prefix), *((name,) for name in trunk.names(self.depth)), ('norm',))
+
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``; the first three are of the patches.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        grid = self.grid(*x.shape[1:3])
+        tokens = self.embed(x)
+        features = self.encode(tokens + self.positions(grid), grid, train=train)
+        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **features}
+
+    def grid(self, height: int, width: int) -> ft.Grid:
+        """Returns rows and columns of patches."""
+        return patch_grid(height, width, self.patch)
+
+    def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
+        """Returns the embedded patches in rows, without positions."""
+        return self.stem(x).reshape(len(x), -1, self.width)
+
+    def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
+        """Returns the patches' positions, from a table that is resized where `grid` is not its own."""
+        if self.fixed_positions is not None:
+            return jnp.asarray(self.fixed_positions(grid, self.width), self.dtype)
+        table = self.pos_embed[:, len(self.prefix):]
+        return posemb.resize(table, self._table_grid(), grid, matrix=posemb.smooth_cubic_matrix).astype(self.dtype)
+
+    def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
+        """Runs the blocks on any subset of the patches, in any order; ``map`` only where there is a `grid`."""
+        masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
+        s = self.join.open(jnp.concatenate([*self._before(len(tokens)), tokens], axis=1))
+        s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
+        x = self.last_norm(self.join.close(s))
+        patches = x[:, len(self.prefix):]
+        pooled = x[:, 0] if self.pool == 'token' else jnp.mean(patches.astype(jnp.float32), axis=1)
+        image = {} if grid is None else {ft.MAP: patches.reshape(len(x), *grid, self.width)}
+        return {ft.TOKENS: patches, **image, ft.POOLED: pooled.astype(jnp.float32)}
+
+    def _before(self, batch: int) -> list[Float[Array, 'b 1 d']]:
+        """Returns the learned tokens with their positions."""
+        tokens = self.tokens
+        if self.fixed_positions is None:
+            tokens = [token + self.pos_embed[:, row:row + 1] for row, token in enumerate(tokens)]
+        return [jnp.broadcast_to(token, (batch, 1, self.width)).astype(self.dtype) for token in tokens]
+
+    def _table_grid(self) -> ft.Grid:
+        return self.grid(*pair(self.image_size))
+
+    def _check_pool(self) -> None:
+        if self.pool not in POOLS:
+            raise ValueError(f'pool is {self.pool!r}: use one of {", ".join(POOLS)}.')
+        if self.pool == 'token' and not self.prefix:
+            raise ValueError("pool is 'token' and there is no token before the patches: use 'mean'.")
+
+
+# Table 1 of ViT, table 2 of AugReg and table 1 of DeiT; the names are timm's.
+_DEIT = functools.partial(ViT, token_init=init.trunc_normal(0.02))
+VARIANTS = {
+    'vit_tiny_patch16_224': ViT(192, 12, 3),
+    'vit_small_patch32_224': ViT(384, 12, 6, 32),
+    'vit_small_patch16_224': ViT(384, 12, 6),
+    'vit_small_patch8_224': ViT(384, 12, 6, 8),
+    'vit_base_patch32_224': ViT(768, 12, 12, 32),
+    'vit_base_patch16_224': ViT(768, 12, 12),
+    'vit_base_patch8_224': ViT(768, 12, 12, 8),
+    'vit_large_patch32_224': ViT(1024, 24, 16, 32),
+    'vit_large_patch16_224': ViT(1024, 24, 16),
+    'deit_tiny_patch16_224': _DEIT(192, 12, 3),
+    'deit_small_patch16_224': _DEIT(384, 12, 6),
+    'deit_base_patch16_224': _DEIT(768, 12, 12),
+    'deit_base_patch16_384': _DEIT(768, 12, 12, image_size=384),
+    'vit_test': ViT(32, 2, 2, patch=4, image_size=16),
+}
+
+# AugReg's accuracies are after other pre-training; ViT gives none at 224 pixels without.
+_AUGREG = functools.partial(ft.Published, 'https://arxiv.org/abs/2106.10270', (224, 224))
+_DEIT_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2012.12877')
+PUBLISHED = {
+    'vit_tiny_patch16_224': _AUGREG(params=5.8),
+    'vit_small_patch16_224': _AUGREG(params=22.2),
+    'vit_base_patch16_224': _AUGREG(params=86),
+    'vit_large_patch16_224': _AUGREG(params=307),
+    'deit_tiny_patch16_224': _DEIT_PAPER((224, 224), params=5, top1=72.2),
+    'deit_small_patch16_224': _DEIT_PAPER((224, 224), params=22, top1=79.8),
+    'deit_base_patch16_224': _DEIT_PAPER((224, 224), params=86, top1=81.8),
+    'deit_base_patch16_384': _DEIT_PAPER((384, 384), params=86, top1=83.1),
+}
+
+
+def vit(variant: str = 'vit_small_patch16_224', *, width: int | None = None, depth: int | None = None,
+        heads: int | None = None, patch: int | None = None, image_size: int | Sequence[int] | None = None,
+        plain: bool = False, drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False,
+        scan: bool = False) -> ViT:
+    """Returns a variant, changed where a value is given; see `ViT`.
+
+    Args:
+        plain: no class token, the mean instead; fixed sines instead of a table (Beyer et al., 2022).
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'width': width, 'depth': depth, 'heads': heads, 'patch': patch, 'drop_path': drop_path,
+               'image_size': None if image_size is None else pair(image_size),
+               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
+    if plain:
+        changes |= {'prefix': (), 'pool': 'mean', 'fixed_positions': posemb.sincos2d}
+    return changed(VARIANTS, variant, ViT, changes)
+
+
+# The published names of a classifier's parameters and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+NAMES = {
+    'ViT': (
+        *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
+        *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
+        *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
+        *(('blocks.{i}.attn.qkv.' + a, 'backbone/block{i:02d}/mixer/qkv/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.attn.proj.' + a, 'backbone/block{i:02d}/mixer/out/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),
+        *(('blocks.{i}.mlp.fc1.' + a, 'backbone/block{i:02d}/mlp/up/' + b) for a, b in _AFFINE),
+        *(('blocks.{i}.mlp.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+    ),
+}
