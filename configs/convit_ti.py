@@ -28,7 +28,8 @@ def get_config(preset=None):
         return base.imagenet(BACKBONE | RECIPE, optimizer, ema=None)
 
     def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 4, 'local': 3, 'heads': 4})
+        small = {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 4, 'local': 3, 'heads': 4}
+        return base.digits(BACKBONE | small, epochs=100.0)
 
     def fashion_mnist():
         return base.fashion_mnist(

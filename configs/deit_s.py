@@ -30,7 +30,7 @@ def get_config(preset=None):
         return base.imagenet(BACKBONE | RECIPE, optimizer, ema=None)
 
     def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 4, 'heads': 2})
+        return base.digits(BACKBONE | {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 4, 'heads': 2}, epochs=100.0)
 
     def fashion_mnist():
         return base.fashion_mnist(BACKBONE | {'patch': 4, 'image_size': 28, 'width': 64, 'depth': 3, 'heads': 2})

@@ -30,7 +30,7 @@ def get_config(preset=None):
         return base.imagenet(BACKBONE | RECIPE, optimizer, ema=None)
 
     def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 2, 'image_size': 8})
+        return base.digits(BACKBONE | SMALL | {'patch': 2, 'image_size': 8}, epochs=100.0)
 
     def fashion_mnist():
         return base.fashion_mnist(BACKBONE | SMALL | {'patch': 4, 'image_size': 28})

@@ -31,7 +31,7 @@ def get_config(preset=None):
         return config
 
     def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4})
+        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4}, epochs=100.0)
 
     def fashion_mnist():
         return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 4})

@@ -45,7 +45,7 @@ def get_config(preset=None):
         return recipe(BACKBONE | {'dtype': 'bfloat16'}, optimizer)
 
     def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4, 'heads': 2})
+        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4, 'heads': 2}, epochs=100.0)
 
     def fashion_mnist():
         return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 3, 'heads': 2})

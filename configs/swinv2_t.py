@@ -1,0 +1,43 @@
+"""Swin Transformer V2-T: attention inside shifted windows, 8x8 at 256 px.
+
+Swin Transformer V2: Scaling Up Capacity and Resolution, Liu et al., 2021, https://arxiv.org/abs/2111.09883. Recipe:
+https://github.com/microsoft/Swin-Transformer (MIT), configs/swinv2/swinv2_tiny_patch4_window8_256.yaml and config.py.
+
+    python train.py --config configs/swinv2_t.py --workdir runs/swinv2_t
+    python train.py --config configs/swinv2_t.py:digits --workdir runs/swinv2_t_digits
+
+Published: 28 M parameters, 81.8 % top-1 on ImageNet-1k at 256 px. Not run here. 300 epochs of batches of 1,024, 20 of
+them warm-up; the peak rate is 5e-4 per 512 images; no decay of the bias network and of the logits' scales. Trained in
+float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for full precision).
+"""
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.swin_v2:swin_v2', 'variant': 'swinv2_tiny_window8_256', 'drop_path': 0.0,
+            'dtype': 'float32', 'remat': False, 'scan': False}
+RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
+SMALL = {'width': 32, 'depths': (2, 2), 'heads': (2, 4)}
+NO_DECAY = {'decay_rules': (('mixer/bias_|logit_scale', 0.0),)}
+
+
+def get_config(preset=None):
+    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+
+    def imagenet():
+        optimizer = base.adamw(
+            peak=1e-3, start=5e-7, end=5e-6, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
+        return base.imagenet(BACKBONE | RECIPE, optimizer, image_size=256, ema=None)
+
+    def digits():
+        return base.digits(BACKBONE | SMALL | {'patch': 1, 'window': 4}, epochs=100.0)
+
+    def fashion_mnist():
+        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 2, 'window': 7})
+
+    def smoke():
+        shrunk = BACKBONE | {'drop_path': 0.1} | SMALL | {'patch': 4, 'window': 4}
+        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
+        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
+
+    return base.select(preset, {
+        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
