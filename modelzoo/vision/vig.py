@@ -42,6 +42,7 @@ from modelzoo.layers.mlp import SwiGLU
 from modelzoo.layers.norm import LayerNorm, RMSNorm
 from modelzoo.layers.patch import ConvStem, Downsample, stem_grid
 from modelzoo.layers.residual import Add
+from modelzoo.layers.variants import changed
 
 
 def identity(x: Array) -> Array:
@@ -318,7 +319,7 @@ def vig(variant: str = 'vig_tiny', *, width: int | None = None, depth: int | Non
     changes = {'width': width, 'depth': depth, 'heads': heads, 'patch': patch, 'drop_path': drop_path,
                'image_size': None if image_size is None else _pair(image_size),
                'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return _changed(variant, ViG, changes)
+    return changed(VARIANTS, variant, ViG, changes)
 
 
 def vig_h(variant: str = 'vig_h_tiny', *, width: int | None = None, depths: Sequence[int] | None = None,
@@ -331,14 +332,7 @@ def vig_h(variant: str = 'vig_h_tiny', *, width: int | None = None, depths: Sequ
     """
     changes = {'width': width, 'depths': depths and tuple(depths), 'heads': heads and tuple(heads), 'patch': patch,
                'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return _changed(variant, HierViG, changes)
-
-
-def _changed(variant: str, kind: type[ft.Backbone], changes: dict) -> ft.Backbone:
-    variants = {name: backbone for name, backbone in VARIANTS.items() if isinstance(backbone, kind)}
-    if variant not in variants:
-        raise ValueError(f'{kind.__name__} has no variant {variant!r}: use one of {", ".join(variants)}.')
-    return variants[variant].clone(**{name: value for name, value in changes.items() if value is not None})
+    return changed(VARIANTS, variant, HierViG, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

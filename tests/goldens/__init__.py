@@ -7,6 +7,7 @@ the same way through the family's name map, has to agree. The files beside this 
 
     python -m tests.goldens tests/goldens/vig_tiny.json.gz
     python -m tests.goldens vig_small.json --build '{"name": "vig_small"}'
+    python -m tests.goldens mine.json --build '{"fn": "modelzoo.vision.pvt:pvt_v2", "variant": "pvt_v2_b1"}'
 """
 
 import base64
@@ -16,6 +17,7 @@ import hashlib
 import json
 import math
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +27,8 @@ import numpy as np
 
 import modelzoo
 from modelzoo import weights
+from modelzoo.heads import Classifier, Linear
+from runtime import resolve
 
 FOLDER = pathlib.Path(__file__).parent
 OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3
@@ -88,11 +92,11 @@ def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Repo
 
     Args:
         golden: from `read`.
-        build: arguments of `modelzoo.create_model`; by default the golden's own name and number of outputs.
+        build: what ours is; see `network`. By default the golden's own name.
     """
-    build = {'num_classes': golden['output']['shape'][-1], **(build or {'name': golden['name']})}
-    model = modelzoo.create_model(**build)
-    family, backbone = modelzoo.find(build['name'])
+    model = network(**{'num_classes': golden['output']['shape'][-1], **(build or {'name': golden['name']})})
+    backbone = model.backbone
+    family = sys.modules[type(backbone).__module__]
     x = jnp.asarray(np.moveaxis(fill('input', golden['input_shape']), 1, -1))
     wanted = jax.eval_shape(model.init, jax.random.key(0), x)
     filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind in ('param', 'batch_stat')}
@@ -100,6 +104,20 @@ def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Repo
     output, gradient = _answer(model, weights.separate(loaded, wanted), x, golden['output']['shape'])
     return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])), golden['parameters'],
                   _output_error(golden['output'], output), _gradient_error(golden['input_gradient'], gradient))
+
+
+def network(*, num_classes: int, fn: str | None = None, **arguments: Any) -> Classifier:
+    """Returns ours for a golden.
+
+    Args:
+        num_classes: width of the logits.
+        fn: import path of a function of a family file that makes a backbone, such as
+            ``modelzoo.vision.pvt:pvt_v2``; without it `modelzoo.create_model` makes the network.
+        **arguments: of that function, or of `modelzoo.create_model`.
+    """
+    if fn is None:
+        return modelzoo.create_model(num_classes=num_classes, **arguments)
+    return Classifier(resolve.resolve({'fn': fn, **arguments}), Linear(num_classes))
 
 
 def _answer(model: Any, variables: Any, x: jax.Array, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

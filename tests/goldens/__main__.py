@@ -11,8 +11,9 @@ def main(arguments: list[str]) -> int:
     """Prints one line for each file; returns the exit status."""
     parser = argparse.ArgumentParser(prog='python -m tests.goldens', description=__doc__)
     parser.add_argument('files', nargs='+', metavar='FILE', help='.json or .json.gz')
-    parser.add_argument('--build', type=json.loads, metavar='JSON', help='arguments of modelzoo.create_model, '
-                        'where the name alone is not enough, such as {"name": "vig_tiny", "image_size": 256}')
+    parser.add_argument('--build', type=json.loads, metavar='JSON', help='what ours is, where the name '
+                        'alone is not enough: arguments of modelzoo.create_model, such as {"name": "vig_tiny", '
+                        '"image_size": 256}, or of a function, {"fn": "modelzoo.vision.pvt:pvt_v2", "variant": ...}')
     options = parser.parse_args(arguments)
     reports = [goldens.compare(goldens.read(file), options.build) for file in options.files]
     print(*reports, sep='\n')

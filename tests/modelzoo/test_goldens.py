@@ -12,6 +12,8 @@ REACHED = {
     'resnet18': (1e-5, 1e-5),
     'wrn_16_8_cifar': (1e-5, 1e-5),
     'res2net50_26w_4s': (1e-5, 1e-5),
+    'nf_resnet50': (1e-5, 2e-4),
+    'dm_nfnet_f0': (1e-5, 1e-5),
     'vit_tiny_patch16_224': (1e-5, 1e-5),
     'deit_small_patch16_224': (1e-5, 1e-5),
     'mixer_s32_224': (1e-5, 1e-5),
@@ -19,6 +21,8 @@ REACHED = {
     'convit_tiny': (1e-5, 1e-5),
     'pvt_v1_tiny': (1e-5, 1e-5),
     'pvt_v2_b0': (1e-5, 1e-5),
+    'swinv2_tiny_window8_256': (1e-5, 1e-5),
+    'cvt_13': (1e-5, 1e-5),
 }
 
 
@@ -45,6 +49,14 @@ def test_a_report_fails_on_any_of_its_three_figures():
     assert good.passed and str(good).endswith('pass')
     for change in ({'parameters': 4}, {'output': 2e-4}, {'gradient': 2e-3}, {'output': float('nan')}):
         assert not good._replace(**change).passed
+
+
+def test_a_network_is_found_by_its_name_or_made_by_a_function():
+    made = goldens.network(num_classes=10, fn='modelzoo.vision.pvt:pvt_v2', variant='pvt_v2_b1', patch=2)
+    assert made == goldens.network(num_classes=10, name='pvt_v2_b1', patch=2)
+    assert made == goldens.network(num_classes=10, fn='modelzoo.vision.pvt:pvt_v2', variant='b1', patch=2)
+    with pytest.raises(ValueError, match="PVTv2 has no variant 'b9': use one of pvt_v2_b0"):
+        goldens.network(num_classes=10, fn='modelzoo.vision.pvt:pvt_v2', variant='b9')
 
 
 def test_the_command_prints_a_line_for_each_and_tells_failure(capsys, monkeypatch):
