@@ -63,6 +63,26 @@ def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float =
             'b2': b2, 'eps': 1e-8}
 
 
+def sgd(schedule: Node, *, nesterov: bool = True, weight_decay: float = 1e-4, decay_rules: tuple = (),
+        adaptive_clip: float | None = None) -> Node:
+    """SGD with a momentum of 0.9."""
+    return {'fn!': 'methods.optim.sgd:sgd', 'schedule': schedule, 'momentum': 0.9, 'nesterov': nesterov,
+            'weight_decay': weight_decay, 'decay_rules': decay_rules, 'rate_rules': (), 'clip_norm': unset(float),
+            'adaptive_clip': unset(float) if adaptive_clip is None else adaptive_clip, 'layer_decay': 1.0}
+
+
+def staircase(peak: float, boundaries: tuple[float, ...], *, factor: float = 0.1, warmup_epochs: float = 0.0) -> Node:
+    """A rate that falls by a factor at some epochs."""
+    return {'fn!': 'methods.optim.sgd:staircase', 'peak': float(peak), 'boundaries': boundaries, 'factor': factor,
+            'warmup_epochs': float(warmup_epochs), 'start': 0.0}
+
+
+def cosine(peak: float, *, warmup_epochs: float) -> Node:
+    """A warm-up from 0 and a cosine back to it."""
+    return {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
+            'warmup_epochs': float(warmup_epochs), 'start': 0.0, 'end': 0.0}
+
+
 def mesh() -> Node:
     """All devices along ``data``; override for more."""
     return {'fn': 'runtime.mesh:MeshConfig', 'data': -1, 'fsdp': 1, 'tensor': 1, 'rules': (), 'fsdp_min_size': 2**14}
@@ -115,7 +135,8 @@ def smoke(imagenet_config: Node, image_size: int, steps: int = 12, batch_size: i
 
 
 def small(dataset: str, backbone: Node, *, epochs: float, batch_size: int, peak: float, padding: int, flip: bool,
-          mean: float, std: float, warmup_epochs: float = 5, weight_decay: float = 0.05, ema: float = 0.999) -> Node:
+          mean: float, std: float, warmup_epochs: float = 5, weight_decay: float = 0.05,
+          ema: float | None = 0.999) -> Node:
     """Gray images of ten classes: shifted crops, label smoothing, AdamW."""
     data = {'fn': 'input_pipeline:Images', 'dataset': dataset, 'data_dir': unset(str), 'train_split': 'train',
             'eval_split': 'test', 'image_size': unset(int),
@@ -126,13 +147,13 @@ def small(dataset: str, backbone: Node, *, epochs: float, batch_size: int, peak:
                epochs=epochs, batch_size=batch_size, train_transforms=transforms, eval_transforms=transforms)
 
 
-def digits(backbone: Node, *, epochs: float = 30.0, peak: float = 3e-3) -> Node:
+def digits(backbone: Node, *, epochs: float = 30.0, peak: float = 3e-3, ema: float | None = 0.999) -> Node:
     """1,438 images to train, 359 to test; a pixel's mean and deviation over the training images."""
     return small('digits', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=False, mean=0.305,
-                 std=0.376)
+                 std=0.376, ema=ema)
 
 
-def fashion_mnist(backbone: Node, *, epochs: float = 15.0, peak: float = 3e-3) -> Node:
+def fashion_mnist(backbone: Node, *, epochs: float = 15.0, peak: float = 3e-3, ema: float | None = 0.999) -> Node:
     """60,000 images to train, 10,000 to test."""
     return small('fashion_mnist', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=True,
-                 mean=0.2860, std=0.3530, warmup_epochs=1)
+                 mean=0.2860, std=0.3530, warmup_epochs=1, ema=ema)

@@ -144,7 +144,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
                  ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`.
+
+        Raises:
+            ValueError: the features are too few for one group.
+        """
         del train
         conv = functools.partial(self.conv, dtype=self.dtype)
         y = self.activation(x) * self.variance**-0.5
@@ -161,7 +165,12 @@ class Block(nn.Module):
 
     def _width(self) -> int:
         width = int(self.features * self.ratio)
-        return width if self.group_size is None else width // self.group_size * self.group_size
+        if self.group_size is None:
+            return width
+        if width < self.group_size:
+            raise ValueError(f'{self.features} features leave {width} channels, fewer than a group of '
+                             f'{self.group_size}: widen the stage or lower group_size.')
+        return width // self.group_size * self.group_size
 
     def _spatial(self, y: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
         width = self._width()

@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ from runtime import resolve
 
 FOLDER = pathlib.Path(__file__).parent
 OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3
+# Some references are so steep that their own gradient in float32 is further from float64 than the bar: their notes say
+# how far. Rounding in another order may then land this many times as far.
+NOISE_FACTOR = 5
 # Compiling takes longer than running; the numbers do not depend on how hard the compiler tries.
 QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
@@ -45,6 +49,7 @@ class Report(NamedTuple):
         output: largest difference over the output's standard deviation.
         gradient: the larger of two relative errors: of the gradient's norm, and of its recorded first values by
             root mean square.
+        noise: how far the reference's own gradient in float32 is from float64, by the golden's note.
     """
 
     name: str
@@ -52,11 +57,13 @@ class Report(NamedTuple):
     wanted: int
     output: float
     gradient: float
+    noise: float = 0.0
 
     @property
     def passed(self) -> bool:
         """Whether the counts are equal and both errors within their bars."""
-        return self.parameters == self.wanted and self.output <= OUTPUT_BAR and self.gradient <= GRADIENT_BAR
+        gradient_bar = max(GRADIENT_BAR, NOISE_FACTOR * self.noise)
+        return self.parameters == self.wanted and self.output <= OUTPUT_BAR and self.gradient <= gradient_bar
 
     def __str__(self) -> str:
         return (f'{self.name:24} {self.parameters:>12,} parameters   output {self.output:.1e}   '
@@ -103,7 +110,8 @@ def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Repo
     loaded = weights.load_published(family.NAMES[type(backbone).__name__], weights.merge(wanted), filled)
     output, gradient = _answer(model, weights.separate(loaded, wanted), x, golden['output']['shape'])
     return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])), golden['parameters'],
-                  _output_error(golden['output'], output), _gradient_error(golden['input_gradient'], gradient))
+                  _output_error(golden['output'], output), _gradient_error(golden['input_gradient'], gradient),
+                  _noise(golden['note']))
 
 
 def network(*, num_classes: int, fn: str | None = None, **arguments: Any) -> Classifier:
@@ -145,6 +153,12 @@ def _gradient_error(recorded: dict[str, Any], gradient: np.ndarray) -> float:
     ours = gradient.ravel()[:first.size]
     norm = abs(np.linalg.norm(gradient.astype(np.float64)) / recorded['l2'] - 1)
     return float(max(norm, np.linalg.norm(ours - first) / np.linalg.norm(first)))
+
+
+def _noise(note: str) -> float:
+    """Returns the noise of the reference's gradient that a note states, 0 where it states none."""
+    said = re.search(r'first-64 max abs difference / max = ([0-9.e-]+[0-9])', note)
+    return float(said[1]) if said else 0.0
 
 
 def _decode(recorded: dict[str, Any]) -> np.ndarray:

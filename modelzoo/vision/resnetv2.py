@@ -1,0 +1,264 @@
+"""ResNets with norms before convolutions, and Big Transfer.
+
+He et al., 2016, "Identity Mappings in Deep Residual Networks", https://arxiv.org/abs/1603.05027.
+Kolesnikov et al., 2019, "Big Transfer (BiT): General Visual Representation Learning",
+https://arxiv.org/abs/1912.11370: group normalization and standardized kernels in place of batch normalization.
+Reference: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has BiT's published
+weights (https://github.com/google-research/big_transfer, Apache-2.0).
+
+What the published code does and the papers do not say, kept here:
+  * a bottleneck has its stride in the 3x3 convolution, and a projection reads the block's normalized input;
+  * nothing is normalized between the stem and the first block;
+  * BiT's max-pooling sees a border of zeros, which can win, where torch's own padding never does.
+We differ in that a head starts as heads.py says; BiT's published one starts at 0.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import pyramid
+from modelzoo.layers.batchnorm import BatchNorm
+from modelzoo.layers.conv_norm import PlainConv, stem_conv
+from modelzoo.layers.drop import drop_path
+from modelzoo.layers.norm import GroupNorm
+from modelzoo.layers.pool import global_mean, max_pool
+from modelzoo.layers.variants import changed
+from modelzoo.layers.weight_standardization import StandardizedConv
+
+
+def torch_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+    """3x3 max-pooling of stride 2 whose padding never wins."""
+    return max_pool(x, 3, 2, 1)
+
+
+def zero_padded_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
+    """3x3 max-pooling of stride 2 of the image with a border of zeros."""
+    return max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2, 0)
+
+
+class Stem(nn.Module):
+    """One convolution, and for stride 4 a pooling.
+
+    Attributes:
+        features: output channels.
+        stride: 4, a 7x7 convolution, or 1, a 3x3 one for small images.
+        conv: factory of the convolution.
+        pool: what follows it at stride 4.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int = 4
+    conv: Callable[..., nn.Module] = PlainConv
+    pool: Callable[[Array], Array] = torch_pool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
+        """Returns h / stride rows, rounded up.
+
+        Raises:
+            ValueError: another stride.
+        """
+        kernel_size, stride = stem_conv(self.stride)
+        x = self.conv(self.features, kernel_size, stride, kernel_size // 2, dtype=self.dtype, name='conv')(x)
+        return self.pool(x) if stride == 2 else x
+
+
+class Basic(nn.Module):
+    """``shortcut + conv(relu(norm(conv(relu(norm(x))))))`` with two 3x3 convolutions.
+
+    Attributes:
+        features: output channels.
+        stride: of the first convolution.
+        norm, conv: factories of the parts.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int = 1
+    norm: Callable[..., nn.Module] = BatchNorm
+    conv: Callable[..., nn.Module] = PlainConv
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
+        y = nn.relu(norm(name='norm1')(x, train=train))
+        x = _shortcut(self, x, y)
+        y = conv(self.features, 3, self.stride, 1, name='conv1')(y)
+        y = nn.relu(norm(name='norm2')(y, train=train))
+        return x + drop_path(conv(self.features, 3, 1, 1, name='conv2')(y), mask)
+
+
+class Bottleneck(nn.Module):
+    """``shortcut + branch(x)``: 1x1 to a quarter of the features, 3x3, 1x1 back, a norm and a rectifier before each.
+
+    Attributes:
+        features, norm, conv, dtype: as `Basic`'s.
+        stride: of the 3x3 convolution.
+    """
+
+    features: int
+    stride: int = 1
+    norm: Callable[..., nn.Module] = BatchNorm
+    conv: Callable[..., nn.Module] = PlainConv
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
+        width = self.features // 4
+        y = nn.relu(norm(name='norm1')(x, train=train))
+        x = _shortcut(self, x, y)
+        y = conv(width, 1, 1, 0, name='conv1')(y)
+        y = nn.relu(norm(name='norm2')(y, train=train))
+        y = conv(width, 3, self.stride, 1, name='conv2')(y)
+        y = nn.relu(norm(name='norm3')(y, train=train))
+        return x + drop_path(conv(self.features, 1, 1, 0, name='conv3')(y), mask)
+
+
+def _shortcut(block: Basic | Bottleneck, x: Array, normalized: Array) -> Array:
+    """Returns the input, or where the shape changes a projection of the normalized one."""
+    if block.stride == 1 and x.shape[-1] == block.features:
+        return x
+    return block.conv(block.features, 1, block.stride, 0, dtype=block.dtype, name='shortcut')(normalized)
+
+
+class ResNetV2(ft.PyramidBackbone):
+    """The pre-activation network.
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: output channels of each stage.
+        block: factory of a block: `Basic` or `Bottleneck`.
+        norm, conv: factories of every normalization and convolution.
+        pool: what ends the stem.
+        stem_width: channels after the stem.
+        stem_stride: 4, or 1 for small images; see `Stem`.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        dtype: compute type; parameters are float32.
+        remat: recompute each block in the backward pass.
+    """
+
+    depths: Sequence[int] = (3, 4, 6, 3)
+    widths: Sequence[int] = (256, 512, 1024, 2048)
+    block: Callable[..., nn.Module] = Bottleneck
+    norm: Callable[..., nn.Module] = BatchNorm
+    conv: Callable[..., nn.Module] = PlainConv
+    pool: Callable[[Array], Array] = torch_pool
+    stem_width: int = 64
+    stem_stride: int = 4
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the last norm."""
+        return pyramid.layers(self.depths, ['norm'])
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
+        stem = Stem(self.stem_width, self.stem_stride, self.conv, self.pool, self.dtype, name='stem')(x)
+        block = functools.partial(self.block, norm=self.norm, conv=self.conv, dtype=self.dtype)
+        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
+                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
+        features = {ft.stage(index): value for index, value in enumerate(maps)}
+        x = nn.relu(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))
+        return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
+
+
+_BASIC = {'block': Basic, 'widths': (64, 128, 256, 512)}
+_BIT = {'norm': GroupNorm, 'conv': StandardizedConv, 'pool': zero_padded_pool}
+
+
+def _bit(depths: Sequence[int], factor: int) -> ResNetV2:
+    return ResNetV2(tuple(depths), tuple(factor * width for width in (256, 512, 1024, 2048)),
+                    stem_width=64 * factor, **_BIT)
+
+
+# BiT: section 3.1 and table 5 of its appendix name the sizes R50x1 to R152x4: layers and a factor on every width.
+VARIANTS = {
+    'resnetv2_18': ResNetV2((2, 2, 2, 2), **_BASIC),
+    'resnetv2_34': ResNetV2((3, 4, 6, 3), **_BASIC),
+    'resnetv2_50': ResNetV2(),
+    'resnetv2_101': ResNetV2((3, 4, 23, 3)),
+    'resnetv2_152': ResNetV2((3, 8, 36, 3)),
+    'resnetv2_50x1_bit': _bit((3, 4, 6, 3), 1),
+    'resnetv2_50x3_bit': _bit((3, 4, 6, 3), 3),
+    'resnetv2_101x1_bit': _bit((3, 4, 23, 3), 1),
+    'resnetv2_101x3_bit': _bit((3, 4, 23, 3), 3),
+    'resnetv2_152x2_bit': _bit((3, 8, 36, 3), 2),
+    'resnetv2_152x4_bit': _bit((3, 8, 36, 3), 4),
+    'resnetv2_test': ResNetV2((1, 2), (16, 32), stem_width=16),
+    'bit_test': ResNetV2((1, 2), (32, 64), stem_width=16, **{**_BIT, 'norm': functools.partial(GroupNorm, 4)}),
+}
+
+# Top-1 of BiT: pre-trained on ImageNet-21k and fine-tuned on ImageNet-1k at 480 pixels ("BiT-M"; table 1 has
+# R152x4), as the authors' repository lists it.
+_V2 = functools.partial(ft.Published, 'https://arxiv.org/abs/1603.05027', (224, 224))
+_TRANSFER = functools.partial(ft.Published, 'https://arxiv.org/abs/1912.11370', (224, 224))
+PUBLISHED = {
+    **{f'resnetv2_{layers}': _V2() for layers in (18, 34, 50, 101, 152)},
+    **{f'resnetv2_{size}_bit': _TRANSFER() for size in ('50x1', '50x3', '101x1', '101x3', '152x2')},
+    'resnetv2_152x4_bit': _TRANSFER(top1=85.4),
+}
+
+
+def resnetv2(variant: str = 'resnetv2_50', *, depths: Sequence[int] | None = None,
+             widths: Sequence[int] | None = None, stem_width: int | None = None, stem_stride: int | None = None,
+             groups: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
+             remat: bool = False) -> ResNetV2:
+    """Returns a variant, changed where a value is given; see `ResNetV2`.
+
+    Args:
+        variant: one of `VARIANTS`.
+        depths, widths, stem_width, stem_stride, drop_path, dtype, remat: fields of `ResNetV2`.
+        groups: of group normalization, which takes the place of the variant's norms.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
+               'stem_stride': stem_stride, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
+               'norm': groups and functools.partial(GroupNorm, groups)}
+    return changed(VARIANTS, variant, ResNetV2, changes)
+
+
+# The published names of a classifier's parameters and statistics and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
+_BLOCK = 'backbone/stage{s}/block{i:02d}/'
+NAMES = {
+    'ResNetV2': (
+        ('stem.conv.weight', 'backbone/stem/conv/kernel'),
+        ('stages.{s}.blocks.{i}.conv{k}.weight', _BLOCK + 'conv{k}/kernel'),
+        *((f'stages.{{s}}.blocks.{{i}}.norm{{k}}.{a}', f'{_BLOCK}norm{{k}}/{b}') for a, b in _NORM),
+        ('stages.{s}.blocks.{i}.downsample.conv.weight', _BLOCK + 'shortcut/kernel'),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        ('head.fc.weight', 'head/kernel', 2),
+        ('head.fc.bias', 'head/bias'),
+    ),
+}
