@@ -20,6 +20,11 @@ def gelu(x: Array) -> Array:
     return nn.gelu(x, approximate=False)
 
 
+def quick_gelu(x: Array) -> Array:
+    """``x * sigmoid(1.702 x)``, the quicker approximation of Hendrycks and Gimpel."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 class Mlp(nn.Module):
     """``down(activation(up(x)))``, with biases.
 

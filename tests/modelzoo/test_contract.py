@@ -19,6 +19,8 @@ from tests.modelzoo.tiny import filled, jit, shapes
 TINY = modelzoo.list_models('*_test')
 # Their weights are for one number of patches, and say so.
 FIXED = ('mixer_test', 'resmlp_test')
+# What a classifier does not read: of the last queries only the class token's, which passes by the convolution.
+UNREAD = {'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm'))}
 CLASSES = 7
 
 
@@ -112,7 +114,7 @@ def test_every_parameter_gets_a_finite_gradient(name):
     answer, gradients = plain_answer(name)
     chex.assert_tree_all_finite((answer, gradients))
     for path, gradient in traverse_util.flatten_dict(gradients, sep='/').items():
-        assert abs(gradient).max() > 0, path
+        assert (abs(gradient).max() > 0) != path.startswith(UNREAD.get(name, ())), path
 
 
 @pytest.mark.parametrize('name, options', [(name, ('remat',)) for name in TINY]
