@@ -40,6 +40,7 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     Raises ValueError for a name that is not in `forms`, and NotImplementedError where the form
     named cannot serve: at once for what the arguments lack, when lowered for a wrong platform.
     """
+    args = _alike(args)
     if implementation is not None:
         return _named(op, implementation, forms, *args)
     anywhere = next(form.run for form in forms.values() if form.platform is None)
@@ -51,6 +52,21 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     if not special:
         return anywhere(*args)
     return lax.platform_dependent(*args, default=anywhere, **special)
+
+
+def _alike(args: tuple) -> tuple:
+    """Inside of `jax.shard_map`: marks all arrays as varying over the axes that any varies over.
+
+    Loops and custom derivatives want that of all that meets in them; the cotangent is summed back.
+    """
+    axes = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(args)]
+    every = frozenset().union(*axes)
+
+    def mark(x: jax.Array) -> jax.Array:
+        fewer = jax.typeof(x).manual_axis_type.varying
+        return lax.pcast(x, tuple(sorted(every - fewer, key=str)), to='varying')
+
+    return jax.tree.map(mark, args)
 
 
 def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
@@ -70,10 +86,19 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
     if form.platform is None:
         return form.run(*args)
 
-    def elsewhere(*args: Any) -> Any:
-        refuse = partial(_refused.bind, op=op, name=name, platform=form.platform)
-        return jax.tree.map(lambda x: refuse(aval=x), jax.eval_shape(form.run, *args))
+    refuse = partial(_refused.bind, op=op, name=name, platform=form.platform)
 
+    @jax.custom_vjp
+    def elsewhere(*args: Any) -> Any:
+        traced, shapes = jax.make_jaxpr(form.run, return_shape=True)(*args)
+        found = [refuse(aval=aval) for aval in traced.out_avals]
+        return jax.tree.unflatten(jax.tree.structure(shapes), found)
+
+    def pullback(args: tuple, cotangents: Any) -> tuple:
+        return jax.tree.map(lambda x: refuse(aval=jax.typeof(x)), args)
+
+    # Without it the refusal would be a constant, and its gradient zero.
+    elsewhere.defvjp(lambda *args: (elsewhere(*args), args), pullback)
     return lax.platform_dependent(*args, default=elsewhere, **{form.platform: form.run})
 
 
@@ -82,8 +107,8 @@ _refused = jax.extend.core.Primitive('implementation_for_another_platform')
 
 
 @_refused.def_abstract_eval
-def _(*, aval: jax.ShapeDtypeStruct, **_: str) -> jax.core.ShapedArray:
-    return jax.core.ShapedArray(aval.shape, aval.dtype)
+def _(*, aval: jax.core.ShapedArray, **_: str) -> jax.core.ShapedArray:
+    return aval
 
 
 def _refuse(
@@ -106,6 +131,19 @@ def sharded(x: jax.Array) -> bool:
     return any(
         size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types)
     )
+
+
+def explicit_spec(x: jax.Array) -> jax.sharding.PartitionSpec | None:
+    """How `x` lies on a mesh with explicit axes, an entry per dimension; None without such a mesh.
+
+    There every operation is asked for the layout of what it makes, so an op is best run on each
+    device's piece, in `jax.shard_map`. Over automatic axes the partitioner decides, and later.
+    """
+    where = jax.typeof(x).sharding
+    explicit = jax.sharding.AxisType.Explicit
+    if not any(n > 1 and t == explicit for n, t in zip(where.mesh.axis_sizes, where.mesh.axis_types)):
+        return None
+    return jax.sharding.PartitionSpec(*where.spec, *[None] * (x.ndim - len(where.spec)))
 
 
 def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,12 @@
-"""Gated linear attention: `gla`, `bidirectional_gla` and the one-token `gla_step`."""
+"""Gated linear attention: `gla`, `bidirectional_gla`, `gla_step`, and sequences over devices."""
 
 from kernels.gla.api import bidirectional_gla, gla, gla_step
+from kernels.gla.sharded import sequence_parallel_bidirectional_gla, sequence_parallel_gla
 
-__all__ = ['bidirectional_gla', 'gla', 'gla_step']
+__all__ = [
+    'bidirectional_gla',
+    'gla',
+    'gla_step',
+    'sequence_parallel_bidirectional_gla',
+    'sequence_parallel_gla',
+]

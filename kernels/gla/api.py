@@ -13,13 +13,16 @@ The memory fades before a token is added, so a token reads itself undimmed. Wher
 decay may be one number a head (as in RetNet and Mamba-2), and a log decay of -inf is allowed.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels.gla import reference, xla
+from kernels.gla import pallas_tpu, reference, xla
 
 Gate = Float[Array, 'b t h k'] | Float[Array, 'b t h']
 Output = Float[Array, 'b t h v']
@@ -50,7 +53,7 @@ def gla(
       initial_state: the memory before the first token read; zero by default.
       reverse: read from the last token to the first: `initial_state` enters after the last token,
         and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', or None for what suits the platform.
+      implementation: 'reference', 'xla', 'pallas_tpu', or None for what suits the platform.
       chunk: tokens that 'xla' works on at once, rounded up to a power of two; by default chosen
         from the shapes. No number depends on it but by rounding.
 
@@ -67,8 +70,12 @@ def gla(
     forms = {
         'xla': dispatch.Form(partial(xla.gla, chunk=chunk, **static)),
         'reference': dispatch.Form(partial(reference.gla, **static)),
+        'pallas_tpu': dispatch.Form(
+            partial(pallas_tpu.gla, **static), 'tpu', partial(pallas_tpu.missing, 1)
+        ),
     }
-    return dispatch.run('gla', implementation, forms, q, k, v, g, initial_state)
+    run = partial(dispatch.run, 'gla', implementation, forms)
+    return _on_each_device(run, True, q, k, v, g, initial_state)
 
 
 def bidirectional_gla(
@@ -93,8 +100,12 @@ def bidirectional_gla(
     forms = {
         'xla': dispatch.Form(partial(xla.bidirectional_gla, chunk=chunk, **static)),
         'reference': dispatch.Form(partial(reference.bidirectional_gla, **static)),
+        'pallas_tpu': dispatch.Form(
+            partial(pallas_tpu.bidirectional_gla, **static), 'tpu', partial(pallas_tpu.missing, 2)
+        ),
     }
-    return dispatch.run('bidirectional_gla', implementation, forms, q, k, v, g_forward, g_backward)
+    run = partial(dispatch.run, 'bidirectional_gla', implementation, forms)
+    return _on_each_device(run, False, q, k, v, g_forward, g_backward)
 
 
 def gla_step(
@@ -114,6 +125,27 @@ def gla_step(
     _check(('batch', 'heads'), q, k, v, {'g': g}, state)
     o, state = reference.step(q, k, v, g, state, scale=_scale(scale, q))
     return o.astype(v.dtype), state
+
+
+def _on_each_device(run: Callable, last: bool, q: jax.Array, *others: jax.Array | None) -> Any:
+    """Over a mesh with explicit axes, `run` on the batch and heads of each device."""
+    spec = dispatch.explicit_spec(q)
+    if spec is None:
+        return run(q, *others)
+    if spec[1] is not None or spec[3] is not None:
+        raise ValueError(
+            f'q lies on the mesh as {spec}; wanted batch and heads to be split alone. Tokens may be '
+            'split inside of jax.shard_map, by sequence_parallel_gla.'
+        )
+    rows, states = PartitionSpec(spec[0], None, spec[2]), PartitionSpec(spec[0], spec[2])
+    given = {n: x for n, x in enumerate((q, *others)) if x is not None}
+    specs = {n: states if last and n == 4 else rows for n in given}
+    split = jax.shard_map(
+        lambda given: run(*map(given.get, range(1 + len(others)))),
+        in_specs=(specs,),
+        out_specs=(rows, states) if last else rows,
+    )
+    return split(jax.tree.map(jax.sharding.reshard, given, specs))
 
 
 def _scale(scale: float | None, q: jax.Array) -> float:

@@ -41,7 +41,7 @@ def gla(
     """One direction; see `kernels.gla.gla`."""
     batch, _, heads, channels = q.shape
     dtype = jnp.result_type(float)
-    state = jnp.zeros((batch, heads, channels, v.shape[-1]), dtype)
+    state = jnp.zeros_like(q, dtype, shape=(batch, heads, channels, v.shape[-1]))
     if initial_state is not None:
         state = initial_state.astype(dtype)
 

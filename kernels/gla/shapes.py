@@ -22,8 +22,11 @@ SHAPES = {
     'class_token': Shape(1, 197, 3, 64, 16),
     'batch': Shape(12, 40, 8, 32, 64),  # more than a CPU works on at a time
     'mesh': Shape(128, 16, 4, 16, 16),
+    'split': Shape(2, 64, 2, 16, 24),  # over eight devices
     'wide': Shape(1, 1000, 1, 128, 60),
     'long_prime': Shape(1, 4097, 1, 16, 16),
+    'very_long': Shape(1, 65536, 1, 16, 16),
+    'padded': Shape(1, 17, 9, 60, 64),  # on a TPU: its lanes cannot be filled but by more heads
     'digits': Shape(128, 25, 2, 16, 32, timed=True),
     'vig_small_224': Shape(32, 196, 6, 32, 64, timed=True),
     'vig_small_448': Shape(8, 784, 6, 32, 64, timed=True),

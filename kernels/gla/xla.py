@@ -241,8 +241,10 @@ def _start(state: jax.Array | None, plan: Plan, q: jax.Array, v: jax.Array) -> j
     """What a walk starts from: None, which costs nothing, for zero before an only chunk."""
     if state is not None:
         return state.astype(_wide(q.dtype))
+    if q.shape[1] <= plan.chunk:
+        return None
     shape = (q.shape[0], *q.shape[2:], v.shape[-1])
-    return jnp.zeros(shape, _wide(q.dtype)) if q.shape[1] > plan.chunk else None
+    return jnp.zeros_like(q, _wide(q.dtype), shape=shape)  # like q: varies as it does in shard_map
 
 
 def _sweep(

@@ -41,8 +41,9 @@ def test_a_named_form_on_another_platform_is_refused_in_words():
     forms = ANYWHERE | {'pallas_tpu': Form(jnp.sin, platform='tpu')}
     run = jax.jit(lambda x: dispatch.run('op', 'pallas_tpu', forms, x))
     assert 'stablehlo.sine' in run.trace(X).lower(lowering_platforms=('tpu',)).as_text()
-    with pytest.raises(NotImplementedError, match="op: implementation 'pallas_tpu' runs on tpu only, not on cpu"):
-        run(X)
+    for refused in (run, jax.grad(lambda x: run(x).sum())):
+        with pytest.raises(NotImplementedError, match="op: implementation 'pallas_tpu' runs on tpu only, not on cpu"):
+            refused(X)
 
 
 def test_an_unknown_name_lists_those_there_are():

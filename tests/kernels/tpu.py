@@ -39,12 +39,26 @@ def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled
     """Compiles for one device of the chip; `inputs` are trees of jax.ShapeDtypeStruct."""
     device = SingleDeviceSharding(topology(chip).devices[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
-    program = jax.jit(function).lower(*jax.tree.map(place, inputs)).compile()
+    lowered = jax.jit(function).lower(*jax.tree.map(place, inputs))
+    with _nothing_cached():
+        program = lowered.compile()
     memory = program.memory_analysis()
     return Compiled(
         program.cost_analysis()['bytes accessed'], memory.peak_memory_in_bytes, memory.temp_size_in_bytes,
         memory.argument_size_in_bytes, program,
     )
+
+
+@contextlib.contextmanager
+def _nothing_cached() -> Iterator[None]:
+    """Keeps programs out of the persistent cache, which cannot read back those of a chip that is not there."""
+    name = 'jax_persistent_cache_min_compile_time_secs'
+    before = jax.config.values[name]
+    jax.config.update(name, float('inf'))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,12 @@ import numpy as np
 
 from kernels.gla import bidirectional_gla, gla
 from kernels.gla.shapes import SHAPES, Shape
+from tests import goldens
 from tests.kernels import close
 from tests.kernels.gla import sequential
+
+
+jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
@@ -71,8 +75,7 @@ def op(case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int
     return {'o': o, 'last': last}
 
 
-@partial(jax.jit, static_argnums=(0, 1, 3), static_argnames='chunk')
-def run(
+def traced(
     case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int | None = None
 ) -> dict[str, jax.Array]:
     """Outputs and all gradients by name."""
@@ -80,6 +83,9 @@ def run(
     wrt = {name: x for name, x in arrays.items() if name not in ('do', 'dlast')}
     outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt, chunk), wrt)
     return outputs | {f'd{name}': x for name, x in pull(cotangents)[0].items()}
+
+
+run = jit(traced, static_argnums=(0, 1, 3), static_argnames='chunk')
 
 
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -16,7 +16,7 @@ MISTAKES = {
     'gla(x, x, x, x, initial_state=x)': 'The state has shape (1, 3, 2, 4); wanted (batch, heads, K, V), here (1, 2, 4, 4).',
     'gla(e, e, e, e)': 'q has shape (1, 0, 2, 4), which is empty; wanted at least one of each.',
     'gla(x, x, x, x, chunk=0)': 'chunk is 0; wanted 1 or more, or None to choose by the shapes.',
-    'gla(x, x, x, x, implementation="xl")': "gla has no implementation 'xl'; it has 'xla', 'reference' (the nearest is 'xla')",
+    'gla(x, x, x, x, implementation="xl")': "gla has no implementation 'xl'; it has 'xla', 'reference', ",
     'gla_step(x, x, x, x, x)': 'q has shape (1, 3, 2, 4); wanted (batch, heads, channels).',
     'gla_step(x[0], x[0], x[0], x[0], x)': 'The state has shape (1, 3, 2, 4); wanted (batch, heads, K, V), here (3, 2, 4, 4).',
     'gla_step(x[0], x[0], x[0], x, x)': f'g has shape (1, 3, 2, 4); wanted (3, 2, 4), {PER_HEAD} (3, 2), one per head.',

@@ -14,41 +14,43 @@ from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case
 
 CASES = [
-    Case('one_token', state=True),
     Case('one_token', gates='kk'),
     Case('odd', reverse=True, state=True),
-    Case('odd', gates='hh'),
     Case('odd', gates='kh'),
-    Case('even', gates='kk'),
     Case('prime', reverse=True, gates='h'),
-    Case('prime', state=True, dtype='bfloat16'),
-    Case('class_token', gates='kk'),
     Case('class_token', gates='kk', shared=True),
-    Case('class_token', state=True, gates='h'),
     Case('batch', gates='kk', dtype='bfloat16'),
-    Case('batch', state=True),
     Case('wide', gates='kk'),
     Case('long_prime', state=True),
 ]
+MORE = [
+    Case('one_token', state=True),
+    Case('odd', gates='hh'),
+    Case('even', gates='kk'),
+    Case('prime', state=True, dtype='bfloat16'),
+    Case('class_token', gates='kk'),
+    Case('class_token', state=True, gates='h'),
+    Case('batch', state=True),
+]
 
 
-@pytest.mark.parametrize('case', CASES, ids=str)
+@pytest.mark.parametrize('case', CASES + [pytest.param(case, marks=pytest.mark.heavy) for case in MORE], ids=str)
 def test_outputs_and_gradients(case):
     cases.check(case, cases.inputs(case))
 
 
-@pytest.mark.parametrize('case', [Case('odd', state=True), Case('odd', gates='kk'), Case('odd', reverse=True)], ids=str)
+@pytest.mark.parametrize('case', [Case('odd', state=True), Case('odd', gates='kk')], ids=str)
 def test_reference_outputs_and_gradients(case):
     cases.check(case, cases.inputs(case), 'reference')
 
 
-@pytest.mark.parametrize('chunk', [1, 20, 1000])
+@pytest.mark.parametrize('chunk', [1, 20, pytest.param(1000, marks=pytest.mark.heavy)])
 def test_chunk_changes_no_number(chunk):
     case = Case('odd', gates='kk')
     cases.check(case, cases.inputs(case), chunk=chunk)
 
 
-@pytest.mark.parametrize('gates', ['k', 'kk'])
+@pytest.mark.parametrize('gates', [pytest.param('k', marks=pytest.mark.heavy), 'kk'])
 def test_what_runs_where_it_is_not_a_cpu(gates, monkeypatch):
     """All sequences at once and reads in bfloat16; a chunk of its own, for the traces to be its own."""
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
@@ -83,7 +85,7 @@ DECAYS = {
 
 @pytest.mark.parametrize('decay', DECAYS)
 @pytest.mark.parametrize('case', [
-    Case('prime', state=True, dtype='bfloat16'),
+    pytest.param(Case('prime', state=True, dtype='bfloat16'), marks=pytest.mark.heavy),
     Case('odd', reverse=True, state=True),
     Case('odd', gates='kk'),
 ], ids=str)
@@ -102,7 +104,7 @@ def test_steps_are_the_sequence():
     arrays = cases.device(case, cases.inputs(case))
     q, k, v, g, state = (arrays[name] for name in ('q', 'k', 'v', 'g0', 'state'))
     whole, last = gla(q, k, v, g, initial_state=state)
-    step = jax.jit(gla_step)
+    step = cases.jit(gla_step)
     outputs = []
     for t in range(q.shape[1]):
         o, state = step(q[:, t], k[:, t], v[:, t], g[:, t], state)
@@ -115,7 +117,7 @@ def test_steps_are_the_sequence():
 def test_parts_joined_by_the_state_are_the_whole(reverse):
     arrays = cases.device(Case('prime'), cases.inputs(Case('prime')))
     whole = [arrays[name] for name in ('q', 'k', 'v', 'g0')]
-    run = jax.jit(partial(gla, reverse=reverse))
+    run = cases.jit(partial(gla, reverse=reverse, chunk=16))
     wanted, last = run(*whole)
     parts = [[x[:, part] for x in whole] for part in (slice(0, 64), slice(64, None))]
     outputs, state = [], None
@@ -151,7 +153,7 @@ def test_golden():
     values = cotangent.shape[-1]
     keys = (x.shape[-1] - values) // 3
 
-    @jax.jit
+    @cases.jit
     def run(x):
         def op(x):
             q, k, v, gate = jnp.split(x, (keys, 2 * keys, 2 * keys + values), axis=-1)

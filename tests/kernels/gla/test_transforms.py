@@ -21,7 +21,7 @@ def _same(found, wanted):
     assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
 
 
-@pytest.mark.parametrize('case', [ONE_WAY, TWO_WAY], ids=str)
+@pytest.mark.parametrize('case', [pytest.param(ONE_WAY, marks=pytest.mark.heavy), TWO_WAY], ids=str)
 def test_vmap(case):
     several = [cases.device(case, cases.inputs(case, batch=n)) for n in (2, 2)]
     several[1] = jax.tree.map(lambda x: x[::-1] * 0.5, several[1])
@@ -48,12 +48,14 @@ def test_remat_and_scan():
         return jnp.sum(v**2)
 
     gs = jnp.stack([g, g / 2, h])
-    found, wanted = (jax.jit(jax.value_and_grad(f, (0, 1)))(v, gs) for f in (scanned, written_out))
+    found, wanted = (cases.jit(jax.value_and_grad(f, (0, 1)))(v, gs) for f in (scanned, written_out))
     name = lambda x: {'loss': x[0], 'dv': x[1][0], 'dgs': x[1][1]}
     _same(name(found), name(wanted))
 
 
-@pytest.mark.parametrize('case', [Case('mesh', gates='kk'), Case('mesh', state=True)], ids=str)
+@pytest.mark.parametrize('case', [
+    pytest.param(Case('mesh', gates='kk'), marks=pytest.mark.heavy), Case('mesh', state=True)
+], ids=str)
 def test_batch_and_heads_over_a_mesh_need_no_communication(case):
     arrays = cases.device(case, cases.inputs(case))
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -68,6 +70,47 @@ def test_batch_and_heads_over_a_mesh_need_no_communication(case):
     _same(found, cases.run(case, 'xla', arrays, CHUNK))
 
 
+@pytest.mark.parametrize('implementation', ['xla', pytest.param('reference', marks=pytest.mark.heavy)])
+def test_inside_of_shard_map(implementation):
+    """With its checks: a gate that all devices share gets the sum of their gradients."""
+    case = Case('batch', state=True)
+    arrays = cases.device(case, cases.inputs(case, batch=4))
+    gate = arrays.pop('g0')[:1]
+    mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+
+    def loss(arrays, gate):
+        q, k, v, do, state = (arrays[name] for name in ('q', 'k', 'v', 'do', 'state'))
+        g = jnp.broadcast_to(gate, q.shape)
+        return jnp.sum(do * gla(q, k, v, g, initial_state=state, implementation=implementation, chunk=CHUNK)[0])
+
+    split = jax.shard_map(
+        lambda *x: jax.lax.psum(loss(*x), 'data'), mesh=mesh,
+        in_specs=(PartitionSpec('data'), PartitionSpec()), out_specs=PartitionSpec(),
+    )
+    found, wanted = (cases.jit(jax.grad(f, (0, 1)))(arrays, gate) for f in (split, loss))
+    _same({'dgate': found[1]} | found[0], {'dgate': wanted[1]} | wanted[0])
+
+
+def test_over_explicit_axes():
+    """Each device works on its batch and heads: no communication, and the layout is kept; tokens are not to be split."""
+    mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    case = Case('batch', gates='h', state=True)
+    arrays = cases.device(case, cases.inputs(case, batch=4))
+    axes = lambda x: ('data', None, 'tensor') if x.shape[1] == 40 else ('data', 'tensor')
+    spec = lambda x: PartitionSpec(*axes(x), *[None] * (x.ndim - len(axes(x))))
+    split = {name: jax.device_put(x, NamedSharding(mesh, spec(x))) for name, x in arrays.items()}
+    with jax.set_mesh(mesh):
+        compiled = cases.run.lower(case, 'xla', split, CHUNK).compile()
+        text, found = compiled.as_text(), compiled(split)
+        whole = jax.device_put(arrays['q'], NamedSharding(mesh, PartitionSpec(None, 'data')))
+        with pytest.raises(ValueError, match='wanted batch and heads to be split alone'):
+            gla(whole, whole, whole, whole)
+    words = ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute', 'reduce-scatter')
+    assert not [word for word in words if word in text]
+    assert {name: x.sharding.spec for name, x in found.items()} == {name: spec(x) for name, x in found.items()}
+    _same(found, cases.run(case, 'xla', arrays, CHUNK))
+
+
 def _grad(bidirectional, tokens, keys=64, values=128):
     """The gradient of a loss on a long sequence, not compiled; and the bytes of its inputs and cotangent."""
     row = lambda width: jax.ShapeDtypeStruct((1, tokens, 2, width), jnp.float32)
@@ -78,7 +121,7 @@ def _grad(bidirectional, tokens, keys=64, values=128):
     return lowered, sum(x.size * 4 for x in inputs) + inputs[2].size * 4
 
 
-@pytest.mark.parametrize('bidirectional', [False, True])
+@pytest.mark.parametrize('bidirectional', [pytest.param(False, marks=pytest.mark.heavy), True])
 def test_memory_is_that_of_the_inputs_and_linear(bidirectional):
     """Temporaries of a training step (the output among them) against inputs and cotangent."""
     short, _ = _grad(bidirectional, 1024)
@@ -97,7 +140,7 @@ def test_export(platform):
     """Also with a batch that a CPU takes in turn, and in bfloat16, which it widens."""
     case = Case('batch', gates='kk', dtype='bfloat16')
     arrays = cases.device(case, cases.inputs(case))
-    exported = jax.export.export(jax.jit(partial(cases.run, case, 'xla')), platforms=[platform])(arrays)
+    exported = jax.export.export(jax.jit(partial(cases.traced, case, 'xla')), platforms=[platform])(arrays)
     assert exported.platforms == (platform,)
 
 
@@ -106,5 +149,6 @@ def test_second_derivatives_are_refused_in_words():
     q, k, v, g = (arrays[name] for name in ('q', 'k', 'v', 'g0'))
     slope = lambda implementation: jax.grad(lambda q: jnp.sum(gla(q, k, v, g, implementation=implementation)[0] ** 2))
     with pytest.raises(NotImplementedError, match="gla has first derivatives only.*implementation='reference'"):
-        jax.grad(lambda q: jnp.sum(slope(None)(q) ** 2))(q)
-    assert np.isfinite(jax.grad(lambda q: jnp.sum(slope('reference')(q) ** 2))(q)).all()
+        jax.make_jaxpr(jax.grad(lambda q: jnp.sum(slope(None)(q) ** 2)))(q)
+    twice = jax.grad(lambda q: jnp.sum(slope('reference')(q) ** 2))
+    assert np.isfinite(cases.jit(twice)(q)).all()

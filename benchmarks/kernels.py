@@ -1,0 +1,124 @@
+"""Kernels beside what they compete with: what a compiler says of TPU programs, and seconds on one CPU core.
+
+    python -m benchmarks.kernels tpu [--ops=gla] [--chip=v5e]
+    python -m benchmarks.kernels cpu [--ops=gla] [--peer_python=/venv-with-torch/bin/python] [--rounds=5]
+
+`tpu` needs no TPU, but libtpu (`pip install "jax[tpu]"`): it compiles ahead of time. Bytes are those to and from HBM, by
+the compiler's count for XLA and by the CostEstimate of a Pallas kernel; peak and temporaries are of the program that
+would run. Seconds are not measured.
+
+`cpu` runs ours and PyTorch's form in processes of their own, on the same core and in turn: a round is ours, theirs,
+ours, theirs, and what is printed is the median of the rounds and of the ratios within a round. Seconds are CPU time, the
+best call of a second, which other work on the machine touches least.
+
+An op is a module beside this one, in `OPS`. It has `tpu()`, which yields pairs of a name and a `Compiled` (an empty name
+begins a group), `CPU`, names of cases, `calls(case)`, which returns its calls by kind, compiled and run once, and
+`PEER`, the module that answers for the other side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from absl import app, flags
+import jax
+
+from benchmarks.peer_kernels import seconds
+
+OPS = {'gla': 'benchmarks.kernels_gla'}
+
+_OPS = flags.DEFINE_list('ops', list(OPS), 'Which ops.')
+_CHIP = flags.DEFINE_string('chip', 'v5e', 'tpu: which chip; those of tests/kernels/tpu.py.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'cpu: times that each side is measured.')
+_CORE = flags.DEFINE_integer('core', 0, 'cpu: the core that both sides run on.')
+_PEER = flags.DEFINE_string('peer_python', '', 'cpu: a Python that has torch; without one only ours is timed.')
+
+
+class Peer:
+    """PyTorch's form of a case in a process of its own, which answers seconds a call."""
+
+    def __init__(self, python: str, module: str, case: str) -> None:
+        self._process = subprocess.Popen(
+            [python, '-m', module, case], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.version = self._read()
+
+    def seconds(self, kind: str) -> float:
+        """Returns the time of one call of this kind."""
+        print(kind, file=self._process.stdin, flush=True)
+        return self._read()
+
+    def _read(self) -> Any:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError('the PyTorch side ended: name a Python that has torch with --peer_python.')
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def on_tpu(op: Any, chip: str) -> None:
+    """Prints what the compiler says of the op's programs; ratios are to the first of a group."""
+    print('| program | HBM bytes, MB | ratio | peak, MiB | temporaries, MiB |', '|---|---|---|---|---|', sep='\n')
+    first = None
+    for name, found in op.tpu(chip):
+        if not name:
+            first = None
+            continue
+        first = first or found.bytes
+        line = f'{found.bytes / 1e6:,.1f} | {found.bytes / first:.2f} | {found.peak / 2**20:,.0f} | {found.temp / 2**20:,.1f}'
+        print(f'| {name} | {line} |', flush=True)
+
+
+def on_cpu(op: Any, case: str) -> list[str]:
+    """Measures one case; returns its lines of the table."""
+    calls = op.calls(case)
+    if not _PEER.value:
+        return [_line(case, kind, [seconds(call) for _ in range(_ROUNDS.value)]) for kind, call in calls.items()]
+    peer = Peer(_PEER.value, op.PEER, case)
+    lines = []
+    for kind, call in calls.items():
+        pairs = [(seconds(call), peer.seconds(kind)) for _ in range(_ROUNDS.value)]
+        lines.append(_line(case, kind, *zip(*pairs)))
+    peer.close()
+    return lines
+
+
+def _line(case: str, kind: str, mine: list[float], theirs: list[float] = ()) -> str:
+    line = f'| {case} | {kind} | {1e3 * statistics.median(mine):.2f} |'
+    if not theirs:
+        return f'{line} | |'
+    ratio = statistics.median(here / there for here, there in zip(mine, theirs))
+    return f'{line} {1e3 * statistics.median(theirs):.2f} | {ratio:.2f} |'
+
+
+def main(argv: list[str]) -> None:
+    """Prints the tables."""
+    if argv[1:] not in (['tpu'], ['cpu']):
+        raise app.UsageError(f'found {argv[1:]}; wanted one of tpu, cpu.')
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    ops: dict[str, Callable] = {name: importlib.import_module(OPS[name]) for name in _OPS.value}
+    if argv[1] == 'tpu':
+        for name, op in ops.items():
+            print(f'\n{name}, {_CHIP.value}; jax {jax.__version__}\n')
+            on_tpu(op, _CHIP.value)
+        return
+    os.sched_setaffinity(0, {_CORE.value})  # inherited by the other side
+    print(f'one core, {_ROUNDS.value} rounds, float32; jax {jax.__version__}\n')
+    print('| case | | ours, ms | PyTorch, ms | ours / PyTorch |', '|---|---|---|---|---|', sep='\n')
+    for op in ops.values():
+        for case in op.CPU:
+            print(*on_cpu(op, case), sep='\n', flush=True)
+
+
+if __name__ == '__main__':
+    app.run(main)

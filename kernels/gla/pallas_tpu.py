@@ -1,0 +1,381 @@
+"""Gated linear attention as Pallas kernels for TPUs, forward and backward, one direction or both.
+
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
+https://arxiv.org/abs/2312.06635; both directions in one pass: Liao et al., ViG, 2024,
+https://arxiv.org/abs/2405.18425. No code was taken from others.
+
+Arrays are (B, T, H K) with dense lanes; a grid step takes a group of heads and a block of tokens
+into the vector memory and walks over its chunks there (`pallas_tpu_chunk.py`). The (K, V) states
+stay in that memory from block to block, in float32.
+
+Two memories that are needed at once may be carried in opposite directions: the states of the two
+directions of reading, or a state and its cotangent. Then one of them is carried from block to
+block, and the other is laid down first for all chunks of a block, from what it holds at the edge of
+that block. A sequence that is one block needs no more; for a longer one a first kernel, `_edges`,
+computes what is held at the edges of all blocks. So the outputs are made in one pass, the gradients
+in another, and nothing is kept between them but the inputs.
+
+"Forward" and "backward" name directions of reading (0 and 1) below, derivatives are "cotangents".
+With bfloat16 inputs the operands of matrix products are rounded to bfloat16.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Float
+
+from kernels import dispatch, pallas
+from kernels.gla import pallas_tpu_chunk as chunk_of
+from kernels.gla.pallas_tpu_layout import Plan, plan_for, to_heads, to_lanes, to_states
+
+Pair = tuple[Any, Any]
+
+
+class Memory(NamedTuple):
+    """What is carried: the state of a direction of reading, or (`cotangent`) its cotangent."""
+
+    direction: int
+    cotangent: bool = False
+
+    @property
+    def walk(self) -> int:
+        return 1 - self.direction if self.cotangent else self.direction
+
+
+def gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    initial_state: Float[Array, 'b h k v'] | None = None,
+    *,
+    scale: float,
+    reverse: bool = False,
+    sizes: tuple[int, int] | None = None,
+) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    """One direction; see `kernels.gla.gla`.
+
+    sizes: tokens of a chunk (a power of two, 16 or more) and of a block (a multiple of that); by
+      default what fits the matrix units and the vector memory.
+    """
+    plan = plan_for(q, v, (g,), scale, sizes)
+    gate = to_lanes(plan, _with_channels(g, q))
+    start = None if initial_state is None else to_states(plan, initial_state)
+    qkv = (to_lanes(plan, x) for x in (q, k, v))
+    o, last = _attend(plan, *qkv, (None, gate) if reverse else (gate, None), start)
+    return to_heads(plan, o, v), to_heads(plan, last, v)
+
+
+def bidirectional_gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    *,
+    scale: float,
+    sizes: tuple[int, int] | None = None,
+) -> Float[Array, 'b t h v']:
+    """Both directions summed; see `kernels.gla.bidirectional_gla`, and `gla` here for `sizes`."""
+    plan = plan_for(q, v, (g_forward, g_backward), scale, sizes)
+    gates = tuple(to_lanes(plan, _with_channels(g, q)) for g in (g_forward, g_backward))
+    o, _ = _attend(plan, *(to_lanes(plan, x) for x in (q, k, v)), gates, None)
+    return to_heads(plan, o, v)
+
+
+def missing(
+    directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
+) -> str | None:
+    """What a call lacks to be served here, in words, or None; gates are the first of `others`."""
+    for x in jax.tree.leaves((q, k, v, others)):
+        if x.dtype not in (jnp.float32, jnp.bfloat16):
+            return f'an input is {x.dtype}; wanted float32 or bfloat16'
+    if dispatch.sharded(q):
+        return 'q may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
+    if plan_for(q, v, others[:directions], 1.0).coblock == 0:
+        return f'heads of {q.shape[-1]} x {v.shape[-1]} channels do not fit into the vector memory'
+    return None
+
+
+def _with_channels(g: jax.Array, q: jax.Array) -> jax.Array:
+    return g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, start: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+    """The outputs; of one direction also its last states."""
+    return _outputs(plan, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
+
+
+def _attend_forward(plan: Plan, *inputs: Any) -> tuple[tuple, tuple]:
+    return _attend(plan, *inputs), inputs
+
+
+def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+    pullback = partial(_cotangents, plan._replace(block=plan.coblock))
+    return dispatch.first_order('gla', pullback)(inputs, cotangents)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _order(gates: Pair) -> tuple[int, int]:
+    """The direction that the outputs are made in, and the other one."""
+    return (0, 1) if gates[0] is not None else (1, 0)
+
+
+def _outputs(plan: Plan, inputs: dict) -> tuple[jax.Array, jax.Array | None]:
+    first, other = _order(inputs['gates'])
+    two = inputs['gates'][other] is not None
+    if two and plan.blocks > 1:
+        inputs |= _edges(plan, inputs, {'edge': Memory(other)})
+    scratch = {'held': plan.tile.state}
+    if two:
+        scratch['others'] = (plan.chunks, *plan.tile.state)
+    v = inputs['v']
+    out = {'o': _like(v), 'last': None if two else pallas.output(plan.states, jnp.float32, v)}
+    found = _call(_outputs_kernel, plan, inputs, out, scratch, first)
+    return found['o'], found['last']
+
+
+def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
+    first, other = _order(ins['gates'])
+    step = Step(plan, ins, first)
+    step.begin(scratch['held'], ins['start'])
+    if 'others' in scratch:
+        step.lay_down(Memory(other), ins.get('edge'), scratch['others'])
+
+    def chunk(n: Any) -> None:
+        q, k, v = (step.read(ins[name], n) for name in 'qkv')
+        fading = step.decays(n)
+        states = [None, None]
+        states[first] = scratch['held'][...]
+        if 'others' in scratch:
+            states[other] = scratch['others'][n]
+        o = chunk_of.outputs(plan.tile, q * plan.scale, k, v, fading, tuple(states))
+        step.write(outs['o'], n, o)
+        kept = k * fading[first].key[-1], v, fading[first].total
+        scratch['held'][...] = chunk_of.advance(plan.tile, states[first], *kept)
+
+    step.walk(first, chunk)
+    step.end(scratch['held'], outs['last'])
+
+
+def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+    q, k, v, gates, start = inputs
+    do, dlast = cotangents
+    first, other = _order(gates)
+    ins = {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start, 'do': do, 'dlast': dlast}
+    memories = {'edge': Memory(first)}
+    if gates[other] is not None:
+        memories['coedge'] = Memory(other, cotangent=True)
+    if plan.blocks > 1:
+        ins |= _edges(plan, ins, memories)
+    scratch = {'costate': plan.tile.state, 'states': (plan.chunks, *plan.tile.state)}
+    if len(memories) > 1:
+        scratch |= {'state': plan.tile.state, 'costates': (plan.chunks, *plan.tile.state)}
+    out = jax.tree.map(_like, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
+    found = _call(_cotangents_kernel, plan, ins, out, scratch, other)
+    return tuple(found[name] for name in ('q', 'k', 'v', 'gates', 'start'))
+
+
+def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
+    first, other = _order(ins['gates'])
+    step = Step(plan, ins, other)
+    step.begin(scratch['costate'], ins['dlast'])
+    step.lay_down(Memory(first), ins.get('edge', ins['start']), scratch['states'])
+    two = 'state' in scratch
+    if two:
+        step.begin(scratch['state'], None)
+        step.lay_down(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
+
+    def chunk(n: Any) -> None:
+        q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
+        do = do * plan.scale
+        fading = step.decays(n)
+        edges = [None, None]
+        edges[first] = (scratch['states'][n], scratch['costate'][...])
+        if two:
+            edges[other] = (scratch['state'][...], scratch['costates'][n])
+        found = chunk_of.cotangents(plan.tile, q, k, v, do, fading, tuple(edges))
+        asked = tuple(outs[name] for name in ('q', 'k', 'v', 'gates'))
+        jax.tree.map(lambda out, x: step.write(out, n, x), asked, found)
+        advance = partial(chunk_of.advance, plan.tile)
+        d = fading[first]
+        scratch['costate'][...] = advance(edges[first][1], q * d.query[-1], do, d.total)
+        if two:
+            d = fading[other]
+            scratch['state'][...] = advance(edges[other][0], k * d.key[-1], v, d.total)
+
+    step.walk(other, chunk)
+    step.end(scratch['costate'], outs['start'])
+
+
+def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, jax.Array]:
+    """What memories carried the same way hold before each block, (B, groups, blocks, ..)."""
+    names, gates = {'gates'}, [None, None]
+    for m in memories.values():
+        names |= {'q', 'do'} if m.cotangent else {'k', 'v', 'start'}
+        gates[m.direction] = inputs['gates'][m.direction]
+    ins = {name: inputs[name] for name in names} | {'gates': tuple(gates)}
+    shape = (*plan.states[:2], plan.blocks, *plan.states[2:])
+    like = jax.tree.leaves(gates)[0]
+    outs = dict.fromkeys(memories, pallas.output(shape, jnp.float32, like))
+    scratch = dict.fromkeys(memories, plan.tile.state)
+    walk = next(iter(memories.values())).walk
+    return _call(partial(_edges_kernel, memories), plan, ins, outs, scratch, walk)
+
+
+def _edges_kernel(
+    memories: dict[str, Memory], plan: Plan, ins: dict, outs: dict, scratch: dict
+) -> None:
+    walk = next(iter(memories.values())).walk
+    step = Step(plan, ins, walk)
+    for name, memory in memories.items():
+        step.begin(scratch[name], None if memory.cotangent else ins['start'])
+        outs[name][0, 0, 0] = scratch[name][...]
+
+    def chunk(n: Any) -> None:
+        for name, memory in memories.items():
+            scratch[name][...] = step.advance(memory, scratch[name][...], n)
+
+    step.walk(walk, chunk)
+
+
+class Step:
+    """One step of the grid: a block of tokens, and how its chunks are read, written and walked."""
+
+    def __init__(self, plan: Plan, ins: dict, walk: int) -> None:
+        self.plan, self.ins = plan, ins
+        self.count = pl.program_id(2)
+        self.block = plan.blocks - 1 - self.count if walk else self.count
+
+    def begin(self, held: Any, start: Any) -> None:
+        """Before the first block: what a memory holds, zero without a start."""
+
+        @pl.when(self.count == 0)
+        def _() -> None:
+            held[...] = jnp.zeros(held.shape, held.dtype) if start is None else start[0, 0]
+
+    def end(self, held: Any, out: Any) -> None:
+        """After the last block: what the memory holds, if anybody wants it."""
+        if out is None:
+            return
+
+        @pl.when(self.count == self.plan.blocks - 1)
+        def _() -> None:
+            out[0, 0] = held[...]
+
+    def walk(self, direction: int, body: Callable[[Any], None], chunks: int | None = None) -> None:
+        """`body(n)` for the chunks of the block in order, the first `chunks` of them."""
+        last = self.plan.chunks - 1
+        if last == 0 and chunks is None:
+            body(0)
+            return
+
+        def one(n: jax.Array, _: None) -> None:
+            body(last - n if direction else n)
+
+        lax.fori_loop(0, last + 1 if chunks is None else chunks, one, None)
+
+    def lay_down(self, memory: Memory, edge: Any, out: Any) -> None:
+        """What a memory holds before each chunk, from what it holds before the block."""
+        back = memory.walk
+        begin = self.plan.chunks - 1 if back else 0
+        if edge is None:
+            out[begin] = jnp.zeros(out.shape[1:], out.dtype)
+        else:
+            out[begin] = edge[0, 0, 0] if len(edge.shape) == 5 else edge[0, 0]
+
+        def chunk(n: Any) -> None:
+            out[n - 1 if back else n + 1] = self.advance(memory, out[n], n)
+
+        if self.plan.chunks > 1:
+            self.walk(back, chunk, self.plan.chunks - 1)
+
+    def advance(self, memory: Memory, held: jax.Array, n: Any) -> jax.Array:
+        """What a memory holds after a chunk."""
+        names = ('q', 'do') if memory.cotangent else ('k', 'v')
+        rows, columns = (self.read(self.ins[name], n) for name in names)
+        fading = self.decays(n)[memory.direction]
+        if memory.cotangent:
+            rows, columns = rows * fading.query[-1], columns * self.plan.scale
+        else:
+            rows = rows * fading.key[-1]
+        return chunk_of.advance(self.plan.tile, held, rows, columns, fading.total)
+
+    def decays(self, n: Any) -> Pair:
+        """Of a chunk, per direction."""
+        gates = enumerate(self.ins['gates'])
+        return tuple(
+            None if g is None else chunk_of.decays(jnp.exp(self.read(g, n)), direction)
+            for direction, g in gates
+        )
+
+    def read(self, ref: Any, n: Any) -> jax.Array:
+        """The rows of a chunk in float32, zero behind the end of the sequence."""
+        size = self.plan.tile.tokens
+        x = ref[0, self._rows(n), :].astype(jnp.float32)
+        if self.plan.tokens % self.plan.block == 0:
+            return x
+        begin = self.block * self.plan.block + n * size
+        token = begin + lax.broadcasted_iota(jnp.int32, x.shape, 0)
+        return jnp.where(token < self.plan.tokens, x, 0.0)
+
+    def write(self, ref: Any, n: Any, x: jax.Array) -> None:
+        ref[0, self._rows(n), :] = x.astype(ref.dtype)
+
+    def _rows(self, n: Any) -> Any:
+        size = self.plan.tile.tokens
+        return pl.ds(n * size if isinstance(n, int) else pl.multiple_of(n * size, size), size)
+
+
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return pallas.output(x.shape, x.dtype, x)
+
+
+def _call(
+    kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int
+) -> dict:
+    """Runs a kernel over batch, groups of heads and blocks of tokens, the last in order.
+
+    Under vmap the mapped axis joins the batch, the first axis of every array.
+    """
+    spec = partial(plan.spec, walk=walk)
+    is_shape = lambda x: isinstance(x, tuple)
+    memory = jax.tree.map(lambda x: pallas.vmem(x, jnp.float32), scratch, is_leaf=is_shape)
+
+    @jax.custom_batching.custom_vmap
+    def run(ins: dict) -> dict:
+        return pl.pallas_call(
+            partial(kernel, plan),
+            out_shape=outs,
+            grid=(plan.batch, plan.groups, plan.blocks),
+            in_specs=[jax.tree.map(spec, ins)],
+            out_specs=jax.tree.map(spec, outs),
+            scratch_shapes=[memory],
+            compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
+            cost_estimate=plan.cost(ins, outs),
+            name=f'gla{getattr(kernel, "func", kernel).__name__.removesuffix("_kernel")}',
+        )(jax.tree.map(pallas.in_hbm, ins))
+
+    @run.def_vmap
+    def _(size: int, batched: list, ins: dict) -> tuple[dict, dict]:
+        def join(x: jax.Array, mapped: bool) -> jax.Array:
+            x = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        more = plan._replace(batch=size * plan.batch)
+        shapes = jax.tree.map(lambda x: x.update(shape=(more.batch, *x.shape[1:])), outs)
+        found = _call(kernel, more, jax.tree.map(join, ins, batched[0]), shapes, scratch, walk)
+        found = jax.tree.map(lambda x: x.reshape(size, plan.batch, *x.shape[1:]), found)
+        return found, jax.tree.map(lambda x: True, found)
+
+    return run(ins)

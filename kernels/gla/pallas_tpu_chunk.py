@@ -1,0 +1,268 @@
+"""Gated linear attention inside one chunk of tokens, as values in the vector memory of a TPU.
+
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
+https://arxiv.org/abs/2312.06635 (section 4.3). No code was taken from others. Scores and their
+cotangents by halving the chunk again and again, as `intra.py` explains; what differs is for the
+chip:
+
+* The channels of a group of G heads lie side by side in the lanes: keys are (C, G K), values
+  (C, G V). `stack` turns one operand of a product into G copies below each other, each with the
+  lanes of one head alone, so that one product over all lanes serves all heads. Where heads are
+  narrow this costs a matrix unit of 128 x 128 nothing: the lanes it masks would lie idle.
+* Scores of query i are (C, G C): the keys of head h in columns h C and up.
+* A state is kept as (G V, G K), its transpose, for decays to lie in lanes; between heads it is 0.
+* Blocks of less than 8 tokens, the rows of a register, are doubled by rotating rows.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from kernels import pallas
+
+Pair = tuple[Any, Any]
+_ROWS = 8  # of a register
+
+
+class Tile(NamedTuple):
+    """What is static of a chunk: C tokens (a power of two, 16 or more), G heads, K, V.
+
+    narrow: operands of matrix products are rounded to bfloat16; sums are float32 always.
+    """
+
+    tokens: int
+    heads: int
+    keys: int
+    values: int
+    narrow: bool
+
+    @property
+    def state(self) -> tuple[int, int]:
+        return self.heads * self.values, self.heads * self.keys
+
+
+class Decays(NamedTuple):
+    """How one direction fades inside a chunk; see `intra.Decays`. (C, G K), total (1, G K)."""
+
+    query: list[jax.Array]
+    key: list[jax.Array]
+    total: jax.Array
+
+
+class Level(NamedTuple):
+    """One halving into blocks of `half` tokens; query and key fade up to the middle."""
+
+    half: int
+    query: jax.Array
+    key: jax.Array
+
+
+def decays(a: jax.Array, direction: int) -> Decays:
+    """From the decay of each token; doubles the blocks until one is the chunk."""
+    query, key = [a], [jnp.ones_like(a)]
+    half = 1
+    while half < a.shape[0]:
+        fade = _siblings_in_register if half < _ROWS else _siblings
+        before, behind = fade(query[-1], half, direction)
+        query.append(query[-1] * before)
+        key.append(key[-1] * behind)
+        half *= 2
+    edge = 0 if direction else a.shape[0] - 1
+    return Decays(query, key, query[-1][edge : edge + 1])
+
+
+def _siblings(x: jax.Array, half: int, direction: int) -> tuple[jax.Array, jax.Array]:
+    """For each token, what its sibling block fades by: if it is read before, if after; else 1."""
+    blocks = x.reshape(-1, 2, half, x.shape[-1])
+    edge = 0 if direction else half - 1
+    totals = jnp.broadcast_to(blocks[:, :, edge : edge + 1], blocks.shape)
+    one = jnp.ones_like(totals[:, :1])
+    of_left = jnp.concatenate([one, totals[:, :1]], axis=1).reshape(x.shape)
+    of_right = jnp.concatenate([totals[:, 1:], one], axis=1).reshape(x.shape)
+    return (of_right, of_left) if direction else (of_left, of_right)
+
+
+def _siblings_in_register(x: jax.Array, half: int, direction: int) -> tuple[jax.Array, jax.Array]:
+    """The same for blocks smaller than a register."""
+    rows = x.reshape(-1, _ROWS, x.shape[-1])
+    place = lax.broadcasted_iota(jnp.int32, rows.shape, 1) & (2 * half - 1)
+    edge = 0 if direction else half - 1
+    of_left = of_right = jnp.ones_like(rows)
+    for n in range(half):
+        of_left = jnp.where(place == half + n, _down(rows, half + n - edge), of_left)
+        of_right = jnp.where(place == n, _down(rows, n - half - edge), of_right)
+    of_left, of_right = of_left.reshape(x.shape), of_right.reshape(x.shape)
+    return (of_right, of_left) if direction else (of_left, of_right)
+
+
+def _down(rows: jax.Array, by: int) -> jax.Array:
+    return pallas.roll(rows, by % _ROWS, 1)
+
+
+def advance(
+    tile: Tile, held: jax.Array, keys: jax.Array, values: jax.Array, total: jax.Array
+) -> jax.Array:
+    """A state after a chunk: fade, then add the products of keys (faded already) and values."""
+    added = dot(tile, values, keys, 'tn')
+    if tile.heads > 1:
+        heads = (_head(x, w) for x, w in zip(_places(added.shape), (tile.values, tile.keys)))
+        added = jnp.where(jnp.equal(*heads), added, 0.0)
+    return held * total + added
+
+
+def outputs(
+    tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair
+) -> jax.Array:
+    """(C, G V), from the tokens of the chunk and the state that enters it per direction."""
+    found = jnp.where(_own(tile), _count(pair) * dot(tile, q, stack(tile, k), 'nt'), 0.0)
+    for level in _levels(pair):
+        product = dot(tile, q * level.query, stack(tile, k * level.key), 'nt')
+        found = jnp.where(_mask(tile, level.half, pair), product, found)
+    o = dot(tile, found, stack(tile, v))
+    for fading, state in zip(pair, states):
+        if fading is not None:
+            o += dot(tile, q * fading.query[-1], state, 'nt')
+    return o
+
+
+def cotangents(
+    tile: Tile,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    do: jax.Array,
+    pair: Pair,
+    edges: Pair,
+) -> tuple[jax.Array, jax.Array, jax.Array, Pair]:
+    """Cotangents of q, k, v and the log decays of a chunk, from that of its outputs.
+
+    edges: per direction the state that enters the chunk and the cotangent of the one that leaves.
+    """
+    dq, dk, dv, scored = _through_scores(tile, q, k, v, do, pair)
+    dgates = [None, None]
+    for n, fading in enumerate(pair):
+        if fading is None:
+            continue
+        state, costate = edges[n]
+        dq_entering = fading.query[-1] * dot(tile, do, state)
+        dk_leaving = fading.key[-1] * dot(tile, v, costate)
+        dv += dot(tile, k * fading.key[-1], costate, 'nt')
+        across = fading.total * jnp.sum(state * costate, axis=0, keepdims=True)
+        dgates[n] = across + _running(tile, scored[n] + q * dq_entering, k * dk_leaving, n)
+        dq, dk = dq + dq_entering, dk + dk_leaving
+    return dq, dk, dv, tuple(dgates)
+
+
+def _through_scores(
+    tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, pair: Pair
+) -> tuple[jax.Array, jax.Array, jax.Array, list[jax.Array]]:
+    """What scores give to q, k and v; per direction q dq - k dk, but for a token's own.
+
+    That difference cancels between the two tokens of a score, wherever both fade alike. It does
+    so to float32 only if both sides are made of the same rounded numbers.
+    """
+    own, count = _own(tile), _count(pair)
+    by_query, by_key = dot(tile, do, stack(tile, v), 'nt'), dot(tile, v, stack(tile, do), 'nt')
+    dq = dot(tile, jnp.where(own, count * by_query, 0.0), stack(tile, k))
+    dk = dot(tile, jnp.where(own, count * by_key, 0.0), stack(tile, q))
+    scores = jnp.where(own, count * dot(tile, k, stack(tile, q), 'nt'), 0.0)
+    scored = [jnp.zeros_like(q), jnp.zeros_like(q)]
+    for level in _levels(pair):
+        ql, kl = _rounded(tile, q * level.query), _rounded(tile, k * level.key)
+        q_stack, k_stack = stack(tile, ql), stack(tile, kl)
+        mask = _mask(tile, level.half, pair)
+        mask_t = _mask(tile, level.half, pair[::-1])
+        scores = jnp.where(mask_t, dot(tile, kl, q_stack, 'nt'), scores)
+        from_keys = dot(tile, jnp.where(mask, by_query, 0.0), k_stack)
+        from_queries = dot(tile, jnp.where(mask_t, by_key, 0.0), q_stack)
+        dq += level.query * from_keys
+        dk += level.key * from_queries
+        right = _places(q.shape)[0] & level.half != 0
+        to_right, to_left = (ql * from_keys, kl * from_queries)
+        scored[0] += jnp.where(right, to_right, -to_left)
+        scored[1] += jnp.where(right, -to_left, to_right)
+    return dq, dk, dot(tile, scores, stack(tile, do)), scored
+
+
+def _running(tile: Tile, own: jax.Array, others: jax.Array, direction: int) -> jax.Array:
+    """At each token the sum of `own` over all that are read from it on, of `others` before it."""
+    row, lane = _places((tile.tokens, 2 * tile.tokens))
+    token = lane & (tile.tokens - 1)
+    after = (token <= row) if direction else (token >= row)
+    ones = jnp.where((lane < tile.tokens) == after, 1.0, 0.0)
+    x = jnp.concatenate([own, others], axis=0)
+    if not tile.narrow:
+        return dot(tile, ones, x)
+    high = _rounded(tile, x)
+    return dot(tile, ones, high) + dot(tile, ones, x - high)
+
+
+def dot(tile: Tile, a: jax.Array, b: jax.Array, how: str = 'nn') -> jax.Array:
+    """a b, a b^T ('nt') or a^T b ('tn') in float32."""
+    contract = (0 if how[0] == 't' else 1, 1 if how[1] == 't' else 0)
+    if tile.narrow:
+        a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
+    return lax.dot_general(
+        a,
+        b,
+        (((contract[0],), (contract[1],)), ((), ())),
+        precision=lax.Precision.DEFAULT if tile.narrow else lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def stack(tile: Tile, x: jax.Array) -> jax.Array:
+    """(C, G W) -> (G C, G W): below each other the lanes of one head after the other."""
+    if tile.heads == 1:
+        return x
+    head = _head(_places(x.shape)[1], x.shape[1] // tile.heads)
+    return jnp.concatenate([jnp.where(head == n, x, 0.0) for n in range(tile.heads)], axis=0)
+
+
+def _rounded(tile: Tile, x: jax.Array) -> jax.Array:
+    return x.astype(jnp.bfloat16).astype(jnp.float32) if tile.narrow else x
+
+
+def _levels(pair: Pair) -> Iterator[Level]:
+    """The halvings; with two directions right halves query left ones, and left ones right ones."""
+    forward, backward = pair
+    for n in range(len((forward or backward).query) - 1):
+        query, key = ([None if d is None else d[side][n] for d in pair] for side in (0, 1))
+        if backward is None:
+            yield Level(1 << n, query[0], key[0])
+        elif forward is None:
+            yield Level(1 << n, query[1], key[1])
+        else:
+            right = _places(query[0].shape)[0] & (1 << n) != 0
+            yield Level(1 << n, jnp.where(right, *query), jnp.where(right, *key[::-1]))
+
+
+def _mask(tile: Tile, half: int, pair: Pair) -> jax.Array:
+    """(C, G C): the scores that a halving makes, rows being right halves where read forwards."""
+    row, lane = _places((tile.tokens, tile.heads * tile.tokens))
+    found = (row ^ lane & (tile.tokens - 1)) & -half == half
+    if pair[1] is None:
+        return found & (row & half != 0)
+    return found & (row & half == 0) if pair[0] is None else found
+
+
+def _own(tile: Tile) -> jax.Array:
+    """(C, G C): the scores of tokens for themselves."""
+    row, lane = _places((tile.tokens, tile.heads * tile.tokens))
+    return row == lane & (tile.tokens - 1)
+
+
+def _places(shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    return tuple(lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
+
+
+def _head(index: jax.Array, width: int) -> jax.Array:
+    # Not `//`: it asks for the sign, which is lowered for a chip that must be there.
+    return lax.div(index, jnp.full_like(index, width))
+
+
+def _count(pair: Pair) -> float:
+    return float(sum(d is not None for d in pair))

@@ -1,0 +1,202 @@
+"""How gated linear attention lies in the memories of a TPU: lanes, groups of heads, blocks, bytes.
+
+A TPU stores arrays in tiles of 128 lanes, so (B, T, H, K) with K = 64 takes twice its size. The
+kernels take (B, T, H K) instead, and of that a group of heads whose lanes are a multiple of 128, or
+all of them where there is no such group.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from kernels import pallas
+from kernels.gla.pallas_tpu_chunk import Tile
+
+_LANES = 128
+_CHUNK = 64  # the least that fills a matrix unit with two heads; a head alone takes twice that
+_WHOLE = 512  # lanes up to which all heads may be one group, though it masks most products
+_BUDGET = 12 * 2**20  # of 16 MiB, the vector memory of a TPU v4; the rest is the compiler's
+
+
+class Plan(NamedTuple):
+    """What is static. keys and values are as given; those of `tile`, and `heads`, as laid out."""
+
+    tile: Tile
+    batch: int
+    tokens: int
+    heads: int
+    given: tuple[int, int, int]  # H, K, V of the caller
+    block: int  # tokens in the vector memory at a time; 0 if not even a chunk fits
+    coblock: int  # the same of the backward kernels, which hold more
+    scale: float
+
+    @property
+    def groups(self) -> int:
+        return self.heads // self.tile.heads
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.tokens // self.block)
+
+    @property
+    def chunks(self) -> int:
+        """In a block."""
+        return self.block // self.tile.tokens
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        return (self.batch, self.groups, *self.tile.state)
+
+    def spec(self, x: Any, walk: int) -> pl.BlockSpec:
+        """The block of an array that a grid step sees, the grid walking the tokens either way."""
+        place = (lambda t: self.blocks - 1 - t) if walk else (lambda t: t)
+        if x.ndim == 3:
+            width = x.shape[-1] // self.groups
+            return pl.BlockSpec((1, self.block, width), lambda b, h, t: (b, place(t), h))
+        if x.ndim == 4:
+            return pl.BlockSpec((1, 1, *self.tile.state), lambda b, h, t: (b, h, 0, 0))
+        return pl.BlockSpec((1, 1, 1, *self.tile.state), lambda b, h, t: (b, h, place(t), 0, 0))
+
+    def cost(self, ins: Any, outs: Any) -> pl.CostEstimate:
+        """Of a kernel that reads and writes each block once."""
+        arrays = jax.tree.leaves((ins, outs))
+        rows = self.batch * self.groups * self.blocks * self.block
+        lanes = self.tile.heads * self.tile.keys
+        gates = sum(x is not None for x in ins['gates'])
+        passes = 2 + self.tile.tokens.bit_length() * (3 if 'do' in ins else 1)
+        wide = passes * self.tile.heads * self.tile.tokens + 4 * gates * self.tile.state[0]
+        return pallas.CostEstimate(
+            flops=2 * rows * wide * lanes,
+            transcendentals=rows * lanes * gates,
+            bytes_accessed=sum(map(_bytes, arrays)),
+        )
+
+
+def plan_for(
+    q: jax.Array,
+    v: jax.Array,
+    gates: Sequence[jax.Array],
+    scale: float,
+    sizes: tuple[int, int] | None = None,
+) -> Plan:
+    """Lays out a call; see `pallas_tpu.gla` for `sizes`."""
+    batch, tokens, *given = *q.shape, v.shape[-1]
+    heads, group, keys, values = _group(*given)
+    narrow = q.dtype == v.dtype == jnp.bfloat16
+    if sizes:
+        tile = Tile(sizes[0], group, keys, values, narrow)
+        return Plan(tile, batch, tokens, heads, tuple(given), sizes[1], sizes[1], scale)
+    chunk = _CHUNK if group > 1 else 2 * _CHUNK
+    tile = Tile(max(16, min(chunk, _power(tokens))), group, keys, values, narrow)
+    gate = sum(g.dtype.itemsize for g in gates)
+    keys = (2 * q.dtype.itemsize + gate) * _up(tile.state[1], _LANES)
+    values = v.dtype.itemsize * _up(tile.state[0], _LANES)
+    forward = _block(tile, tokens, keys + 2 * values, len(gates) - 1)
+    backward = _block(tile, tokens, 2 * keys + 3 * values, 2 * len(gates) - 1)
+    return Plan(tile, batch, tokens, heads, tuple(given), forward, backward, scale)
+
+
+def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
+    """Tokens of a block: the sequence in as few equal parts as fit into the vector memory.
+
+    row: bytes of all arrays of a token; lists: how many states are laid down for each chunk.
+    """
+    lanes = _up(tile.state[1], _LANES)
+    state = 4 * _up(tile.state[0], 8) * lanes
+    levels = 2 * (lists // 2 + 1) * tile.tokens.bit_length() * lanes
+    values = 4 * (tile.heads * tile.tokens + lanes + _up(tile.state[0], _LANES))
+    fixed = 10 * state + 4 * tile.tokens * (levels + values)
+    fit = (_BUDGET - fixed) // (2 * row * tile.tokens + lists * state)  # blocks are buffered twice
+    if fit < 1:
+        return 0
+    chunks = -(-tokens // tile.tokens)
+    return -(-chunks // -(-chunks // fit)) * tile.tokens
+
+
+def _group(heads: int, keys: int, values: int) -> tuple[int, int, int, int]:
+    """How many heads there are, in what groups, and their channels; more than given if padded."""
+    found = _dense(heads, keys, values)
+    if found is None and heads * max(keys, values) <= _WHOLE:
+        found = heads
+    if found is None:
+        keys, values = _padded(keys), _padded(values)
+        least = max(1, _LANES // keys, _LANES // values)
+        heads = -(-heads // least) * least
+        found = _dense(heads, keys, values)
+    return heads, found, keys, values
+
+
+def _dense(heads: int, keys: int, values: int) -> int | None:
+    """The smallest group of heads whose keys and values fill their lanes."""
+    for group in range(1, heads + 1):
+        if heads % group == 0 and group * keys % _LANES == 0 == group * values % _LANES:
+            return group if group * max(keys, values) <= 2 * _WHOLE or group == 1 else None
+    return None
+
+
+def _padded(channels: int) -> int:
+    """A divisor or a multiple of the lanes."""
+    if channels >= _LANES:
+        return -(-channels // _LANES) * _LANES
+    return _power(channels)
+
+
+def _power(size: int) -> int:
+    """The next power of two."""
+    return 1 << (size - 1).bit_length()
+
+
+def _bytes(x: Any) -> int:
+    """Of an array as stored, in whole tiles."""
+    size = x.dtype.itemsize
+    *outer, rows, lanes = x.shape
+    return math.prod(outer) * _up(rows, 32 // size) * _up(lanes, _LANES) * size
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def to_lanes(plan: Plan, x: jax.Array) -> jax.Array:
+    """(B, T, H, W) -> (B, T, H W), padded with zeros where the layout asks for it."""
+    x = _pad(plan, x, {2: plan.heads, 3: _width(plan, x.shape[3])})
+    return x.reshape(*x.shape[:2], -1)
+
+
+def to_states(plan: Plan, x: jax.Array) -> jax.Array:
+    """(B, H, K, V) -> (B, groups, G V, G K) in float32, zero between heads."""
+    tile = plan.tile
+    x = _pad(plan, x.astype(jnp.float32), {1: plan.heads, 2: tile.keys, 3: tile.values})
+    x = x.reshape(plan.batch, plan.groups, tile.heads, tile.keys, tile.values)
+    x = x.transpose(0, 1, 2, 4, 3)[..., None, :] * _diagonal(tile)
+    return x.reshape(plan.states)
+
+
+def to_heads(plan: Plan, x: jax.Array, v: jax.Array) -> jax.Array:
+    """Back from either layout: outputs (B, T, H, V), or states (B, H, K, V)."""
+    heads, keys, values = plan.given
+    tile = plan.tile
+    if x.ndim == 3:
+        x = x.reshape(*x.shape[:2], plan.heads, tile.values)
+        return x[:, :, :heads, :values].astype(v.dtype)
+    x = x.reshape(plan.batch, plan.groups, tile.heads, tile.values, tile.heads, tile.keys)
+    x = jnp.sum(x * _diagonal(tile), axis=4).transpose(0, 1, 2, 4, 3)
+    return x.reshape(plan.batch, plan.heads, tile.keys, tile.values)[:, :heads, :keys, :values]
+
+
+def _diagonal(tile: Tile) -> jax.Array:
+    """One where both heads are the same, (1, 1, G, 1, G, 1)."""
+    return jnp.eye(tile.heads, dtype=jnp.float32)[None, None, :, None, :, None]
+
+
+def _width(plan: Plan, width: int) -> int:
+    return plan.tile.keys if width == plan.given[1] else plan.tile.values
+
+
+def _pad(plan: Plan, x: jax.Array, sizes: dict[int, int]) -> jax.Array:
+    pads = [(0, sizes.get(axis, size) - size) for axis, size in enumerate(x.shape)]
+    return jnp.pad(x, pads) if any(after for _, after in pads) else x

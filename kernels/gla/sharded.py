@@ -1,0 +1,129 @@
+"""Gated linear attention of a sequence that is split over devices: to be called inside `jax.shard_map`.
+
+Each device reads its piece of the tokens from an empty memory. What a piece does to a memory is a
+pair: it fades it by the product of its decays, and adds a state. Such pairs compose, so the state
+that enters every piece is an exclusive scan over the devices, in about log2 n exchanges of a pair
+with a device 1, 2, 4, .. further. What a device then still lacks is what its queries read of the
+state that entered: one matrix product. Devices exchange states only, whatever the length.
+
+The split of a linear scan over processors is that of Blelloch, Prefix Sums and Their Applications,
+1990, https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf; the op is that of `kernels.gla`. No code was
+taken from others.
+"""
+
+from collections.abc import Hashable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels.gla.api import bidirectional_gla, gla
+
+
+def sequence_parallel_gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    *,
+    axis_name: Hashable,
+    scale: float | None = None,
+    initial_state: Float[Array, 'b h k v'] | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+    chunk: int | None = None,
+) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    """`gla` of tokens split over the mesh axis `axis_name`, pieces of equal length in its order.
+
+    Arrays are the piece of a device; `initial_state` and the state returned are those of the whole
+    sequence, the same on all devices. Other arguments and errors as in `gla`.
+    """
+    last_one = lax.axis_size(axis_name) - 1
+    place = lax.axis_index(axis_name)
+    first = place == (last_one if reverse else 0)
+    start = None if initial_state is None else jnp.where(first, initial_state, 0)
+    how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
+    o, state = gla(q, k, v, g, initial_state=start, reverse=reverse, **how)
+    total = jnp.sum(g.astype(state.dtype), axis=1)
+    inclusive, entering = _scan_over_devices(jnp.exp(total), state, axis_name, reverse)
+    last = place == (0 if reverse else last_one)
+    last_state = lax.psum(jnp.where(last, inclusive, 0), axis_name)
+    return o + _read(q, g, entering, v, scale, reverse), last_state
+
+
+def sequence_parallel_bidirectional_gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    *,
+    axis_name: Hashable,
+    scale: float | None = None,
+    implementation: str | None = None,
+    chunk: int | None = None,
+) -> Float[Array, 'b t h v']:
+    """`bidirectional_gla` of tokens split over a mesh axis; see `sequence_parallel_gla`."""
+    how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
+    o = bidirectional_gla(q, k, v, g_forward, g_backward, **how)
+    for g, reverse in ((g_forward, False), (g_backward, True)):
+        state = _state(k, v, g, reverse)
+        decay = jnp.exp(jnp.sum(g.astype(state.dtype), axis=1))
+        _, entering = _scan_over_devices(decay, state, axis_name, reverse)
+        o += _read(q, g, entering, v, scale, reverse)
+    return o
+
+
+def _scan_over_devices(
+    decay: jax.Array, state: jax.Array, axis_name: Hashable, reverse: bool
+) -> tuple[jax.Array, jax.Array]:
+    """What the memory holds behind each device's piece, and before it.
+
+    decay: (B, H, K) or (B, H), what a piece fades by; state: (B, H, K, V), what it adds.
+    """
+    size = lax.axis_size(axis_name)
+    place = lax.axis_index(axis_name)
+    place = size - 1 - place if reverse else place
+    decay = decay.reshape(*decay.shape, *[1] * (state.ndim - decay.ndim))
+
+    def hop(x: jax.Array, distance: int) -> jax.Array:
+        """From the device so far before, zero where there is none."""
+        pairs = [(n, n + distance) for n in range(size - distance)]
+        pairs = [pair[::-1] for pair in pairs] if reverse else pairs
+        return lax.ppermute(x, axis_name, pairs)
+
+    distance = 1
+    while distance < size:
+        further, before = hop(decay, distance), hop(state, distance)
+        state = decay * before + state
+        decay = jnp.where(place >= distance, decay * further, decay)
+        distance *= 2
+    return state, hop(state, 1)
+
+
+@partial(jax.checkpoint, static_argnums=(4, 5))
+def _read(
+    q: jax.Array, g: jax.Array, state: jax.Array, v: jax.Array, scale: float | None, reverse: bool
+) -> jax.Array:
+    """What the queries of a piece read of the state that entered it."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    faded = _faded(q, lax.cumsum(g.astype(state.dtype), axis=1, reverse=reverse))
+    return jnp.einsum('bthk,bhkv->bthv', faded * scale, state, precision='highest').astype(v.dtype)
+
+
+@partial(jax.checkpoint, static_argnums=3)
+def _state(k: jax.Array, v: jax.Array, g: jax.Array, reverse: bool) -> jax.Array:
+    """What a piece adds to a memory: each key fades by the decays read after it."""
+    wide = jnp.promote_types(jnp.result_type(k, v, g), jnp.float32)
+    none = jnp.zeros_like(g[:, :1], wide)
+    rest = g.astype(wide)[:, :-1] if reverse else g.astype(wide)[:, 1:]
+    after = jnp.concatenate([none, rest] if reverse else [rest, none], axis=1)
+    faded = _faded(k, lax.cumsum(after, axis=1, reverse=not reverse))
+    return jnp.einsum('bthk,bthv->bhkv', faded, v.astype(wide), precision='highest')
+
+
+def _faded(x: jax.Array, log_decay: jax.Array) -> jax.Array:
+    decay = jnp.exp(log_decay)
+    return x * (decay if decay.ndim == x.ndim else decay[..., None])

@@ -1,0 +1,76 @@
+"""The TPU kernels of gated linear attention, compiled for real chips: that they fit, what they move and what they hold.
+
+The bars are what was measured (`python -m benchmarks.kernels tpu`, docs/kernels.md) and a little more.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.kernels_gla import FACTS, Program, one_way, two_passes, xla_chunks
+from kernels.gla import bidirectional_gla
+from tests.kernels import tpu
+
+ONE_WAY = Program(one_way, (1, 1000, 2, 64, 128), gradients=True)
+TWO_WAY = Program(bidirectional_gla, (1, 197, 3, 64, 64), jnp.float32, 2, True)
+BLOCKS = Program(bidirectional_gla, (1, 4096, 4, 64, 128), jnp.bfloat16, 2, True)
+
+
+@pytest.mark.parametrize('program, chip', [
+    *((ONE_WAY, chip) for chip in tpu.CHIPS),
+    (TWO_WAY, 'v5e'),
+    (BLOCKS, 'v4'),
+    *(pytest.param(TWO_WAY, chip, marks=pytest.mark.heavy) for chip in ('v4', 'v5p', 'v6e')),
+    *(pytest.param(BLOCKS, chip, marks=pytest.mark.heavy) for chip in ('v5e', 'v5p', 'v6e')),
+], ids=lambda x: x if isinstance(x, str) else f'{x.op.__name__}-{x.shape}')
+def test_compiles_for_every_chip(program, chip):
+    assert 'tpu_custom_call' in program.compile(chip).program.as_text()
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 2, 16, 16), (1, 63, 9, 60, 64), (1, 33, 16, 16, 16), (1, 300, 2, 128, 128)])
+def test_compiles_for_every_size_of_head(shape):
+    assert 'tpu_custom_call' in Program(one_way, shape, jnp.float32, gradients=True).compile('v4').program.as_text()
+
+
+def test_bytes_are_those_of_inputs_and_outputs():
+    """Forward: each array once, and the last states. Gradients: keys, values and gates once more for states."""
+    forward, both = (Program(one_way, FACTS, gradients=g) for g in (False, True))
+    rows = lambda program: sum(x.size * 2 for x in program.inputs())
+    o = 8 * 4096 * 4 * 128 * 2
+    assert forward.compile().bytes <= 1.03 * (rows(forward) + o)
+    edges = rows(forward) - 8 * 4096 * 4 * 64 * 2  # all but the queries
+    assert both.compile().bytes <= 1.06 * (rows(forward) + o + edges + rows(both) + rows(forward))
+
+
+@pytest.mark.parametrize('tokens, gradients, bar', [
+    (1024, False, 0.5),
+    (512, True, 0.65),
+    pytest.param(4096, False, 0.65, marks=pytest.mark.heavy),
+    pytest.param(4096, True, 0.65, marks=pytest.mark.heavy),
+])
+def test_both_directions_move_less_than_two_passes(tokens, gradients, bar):
+    """A sequence that fits into the vector memory: both loops over it there. A longer one: still less than two."""
+    shape = (8, tokens, 4, 64, 128)
+    merged, two = (Program(op, shape, jnp.bfloat16, 2, gradients).compile() for op in (bidirectional_gla, two_passes))
+    assert merged.bytes <= bar * two.bytes, merged.bytes / two.bytes
+
+
+@pytest.mark.parametrize('op', [one_way, bidirectional_gla])
+def test_a_million_tokens_fit_a_chip(op):
+    """Forward and backward, B1 H4 K64 V128 in bfloat16; the temporaries grow with the length and no faster."""
+    directions = 1 + (op is bidirectional_gla)
+    short, long = (
+        Program(op, (1, tokens, 4, 64, 128), jnp.bfloat16, directions, True).compile() for tokens in (4096, 2**20)
+    )
+    assert long.peak < 10 * 2**30
+    assert long.temp <= 0.3 * long.arguments and long.temp <= 1.02 * 256 * short.temp, (long[:4], short[:4])
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('gradients, bar', [(False, 0.1), (True, 0.13)])
+def test_bytes_and_memory_against_xla(gradients, bar):
+    kernel = Program(one_way, FACTS, gradients=gradients).compile()
+    for chunk in (64, 128, 256):
+        other = Program(partial(xla_chunks, chunk=chunk), FACTS, gradients=gradients).compile()
+        assert kernel.bytes <= bar * other.bytes and kernel.peak < other.peak, (chunk, kernel[:4], other[:4])

@@ -1,0 +1,17 @@
+"""Gated linear attention of 65,536 tokens: neither the outputs nor the gradients drift from float64."""
+
+import pytest
+
+from tests.kernels.gla import cases
+from tests.kernels.gla.cases import Case
+
+
+def test_outputs_and_gradients():
+    case = Case('very_long', state=True)
+    cases.check(case, cases.inputs(case))
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('case', [Case('very_long', gates='kk'), Case('very_long', reverse=True, dtype='bfloat16')], ids=str)
+def test_outputs_and_gradients_of_more(case):
+    cases.check(case, cases.inputs(case))

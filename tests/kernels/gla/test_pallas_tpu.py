@@ -1,0 +1,138 @@
+"""The TPU kernels of gated linear attention, interpreted: memory not written is NaN, races and reads out of bounds fail."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.gla import bidirectional_gla, gla, pallas_tpu, pallas_tpu_layout
+from tests.kernels import close, tpu
+from tests.kernels.gla import cases
+from tests.kernels.gla.cases import Case
+from tests.kernels.gla.test_numbers import DECAYS
+
+SMALL = (16, 32)  # chunk and block: several of both in the shortest sequences
+
+
+def _op(case, arrays, sizes):
+    q, k, v = (arrays[name] for name in 'qkv')
+    how = {'scale': q.shape[-1] ** -0.5, 'sizes': sizes}
+    if case.bidirectional:
+        gates = arrays['g0'], arrays['g0' if case.shared else 'g1']
+        return {'o': pallas_tpu.bidirectional_gla(q, k, v, *gates, **how)}
+    o, last = pallas_tpu.gla(q, k, v, arrays['g0'], arrays.get('state'), reverse=case.reverse, **how)
+    return {'o': o, 'last': last}
+
+
+@partial(cases.jit, static_argnums=(0, 2))
+def _run(case, arrays, sizes):
+    cotangents = {'o': arrays['do']} if case.bidirectional else {'o': arrays['do'], 'last': arrays['dlast']}
+    wrt = {name: x for name, x in arrays.items() if name not in ('do', 'dlast')}
+    outputs, pull = jax.vjp(lambda wrt: _op(case, wrt, sizes), wrt)
+    return outputs | {f'd{name}': x for name, x in pull(cotangents)[0].items()}
+
+
+def _check(case, sizes=None, decay=cases.mild):
+    arrays = cases.inputs(case, decay)
+    with tpu.interpreted():
+        found = jax.block_until_ready(_run(case, cases.device(case, arrays), sizes))
+    target = cases.wanted(case, arrays)
+    close.assert_close(found, target, dict.fromkeys(target, close.BARS[case.dtype]))
+
+
+@pytest.mark.parametrize('case, sizes', [
+    (Case('odd', state=True, reverse=True), SMALL),
+    (Case('odd', gates='kh'), None),
+    (Case('even', gates='h', dtype='bfloat16'), (16, 64)),
+    (Case('prime', state=True, dtype='bfloat16'), None),
+    (Case('padded', gates='kk'), (16, 16)),
+], ids=str)
+def test_outputs_and_gradients(case, sizes):
+    _check(case, sizes)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('case, sizes', [
+    (Case('one_token', state=True), None),
+    (Case('class_token', gates='kk', shared=True), None),
+    (Case('class_token', gates='kk', dtype='bfloat16'), (32, 64)),
+    (Case('wide', gates='kk'), None),
+    (Case('long_prime', state=True), None),
+], ids=str)
+def test_outputs_and_gradients_of_more(case, sizes):
+    _check(case, sizes)
+
+
+@pytest.mark.parametrize('decay', DECAYS)
+def test_strong_decay(decay):
+    _check(Case('odd', gates='kk'), SMALL, DECAYS[decay])
+
+
+def test_vmap():
+    """Over the queries alone: what is not mapped is given to all."""
+    arrays = cases.device(Case('odd'), cases.inputs(Case('odd')))
+    q, k, v, g = (arrays[name][:, :20] for name in ('q', 'k', 'v', 'g0'))
+    run = cases.jit(lambda q: pallas_tpu.gla(q, k, v, g, scale=0.1, sizes=SMALL)[0])
+    with tpu.interpreted():
+        found = jax.block_until_ready(jax.vmap(run)(jnp.stack([q, -2 * q])))
+        wanted = jax.block_until_ready(run(q))
+    np.testing.assert_allclose(found, jnp.stack([wanted, -2 * wanted]), rtol=1e-6, atol=1e-6)
+
+
+def test_second_derivatives_are_refused_in_words():
+    x = jnp.ones((1, 3, 1, 4))
+    slope = jax.grad(lambda q: jnp.sum(pallas_tpu.gla(q, x, x, -x, scale=1.0)[0] ** 2))
+    with pytest.raises(NotImplementedError, match='gla has first derivatives only'):
+        jax.make_jaxpr(jax.grad(lambda q: jnp.sum(slope(q))))(x)
+
+
+def test_chosen_on_tpus_alone():
+    x = jnp.ones((1, 3, 1, 4))
+    both = jax.jit(lambda x: (gla(x, x, x, -x), bidirectional_gla(x, x, x, -x, -x))).trace(x)
+    texts = {p: both.lower(lowering_platforms=(p,)).as_text() for p in ('cpu', 'tpu', 'cuda')}
+    assert {p: text.count('@tpu_custom_call(') for p, text in texts.items()} == {'cpu': 0, 'tpu': 2, 'cuda': 0}
+    with pytest.raises(NotImplementedError, match="gla: implementation 'pallas_tpu' runs on tpu only, not on cpu"):
+        jax.jit(lambda x: gla(x, x, x, -x, implementation='pallas_tpu'))(x)
+
+
+def test_inside_of_shard_map():
+    """With its checks, and a gate that all devices share; elsewhere a name is refused when lowered, not before."""
+    mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+    x, g = jnp.ones((4, 3, 1, 4)), jnp.ones((1, 3, 1, 4))
+    batch, whole = jax.sharding.PartitionSpec('data'), jax.sharding.PartitionSpec()
+    loss = lambda x, g: jax.lax.psum(jnp.sum(gla(x, x, x, -jnp.broadcast_to(g, x.shape), implementation='pallas_tpu')[0]), 'data')
+    run = jax.jit(jax.grad(jax.shard_map(loss, mesh=mesh, in_specs=(batch, whole), out_specs=whole), (0, 1)))
+    text = run.trace(x, g).lower(lowering_platforms=('tpu',)).as_text()
+    assert text.count('@tpu_custom_call(') == 1
+    with pytest.raises(NotImplementedError, match="implementation 'pallas_tpu' runs on tpu only"):
+        run(x, g)
+
+
+def test_what_cannot_be_served_is_said():
+    spec = lambda width, dtype=jnp.float32: jnp.ones((1, 8, 1, width), dtype)
+    x, half, huge = spec(4), spec(4, jnp.float16), spec(4096)
+    assert pallas_tpu.missing(1, x, x, x, x, None) is None
+    assert pallas_tpu.missing(1, x, x, half, x, None) == 'an input is float16; wanted float32 or bfloat16'
+    assert 'heads of 4096 x 4096 channels do not fit' in pallas_tpu.missing(2, huge, huge, huge, huge, huge)
+
+
+@pytest.mark.parametrize('heads, keys, values, wanted', [
+    (4, 64, 128, (4, 2, 64, 128)),  # pairs of heads fill the lanes
+    (2, 16, 32, (2, 2, 16, 32)),  # all heads, less than the lanes
+    (6, 32, 64, (6, 6, 32, 64)),  # all heads: no group of them is dense
+    (9, 60, 60, (10, 2, 64, 64)),  # padded, heads too
+    (1, 128, 60, (1, 1, 128, 60)),
+    (16, 16, 16, (16, 8, 16, 16)),
+])
+def test_layout(heads, keys, values, wanted):
+    q, v = jnp.ones((2, 5, heads, keys)), jnp.ones((2, 5, heads, values))
+    plan = pallas_tpu_layout.plan_for(q, v, (q,), 1.0)
+    assert (plan.heads, *plan.tile[1:4]) == wanted
+    state = jnp.arange(2.0 * heads * keys * values).reshape(2, heads, keys, values)
+    laid = pallas_tpu_layout.to_states(plan, state)
+    assert laid.shape == plan.states
+    np.testing.assert_array_equal(pallas_tpu_layout.to_heads(plan, laid, v), state)
+    rows = jnp.arange(2.0 * 5 * heads * values).reshape(v.shape)
+    np.testing.assert_array_equal(pallas_tpu_layout.to_heads(plan, pallas_tpu_layout.to_lanes(plan, rows), v), rows)
