@@ -1,0 +1,99 @@
+"""The linear scan: the public functions, their checks and their implementations.
+
+B batch, T tokens, D channels, each on its own:
+
+    h_t = a_t h_{t-1} + x_t
+
+It is the core of diagonal state spaces with fixed decay (S4D, https://arxiv.org/abs/2206.11893;
+LRU, https://arxiv.org/abs/2303.06349) and of gated recurrences without a nonlinearity in the loop.
+No code was taken from others.
+
+Complex numbers are complex arrays, not pairs of reals: one signature and one state serve both, and
+gradients follow JAX's own convention, so `jax.grad` of a real loss composes as for any other op.
+"""
+
+from functools import partial
+
+import jax
+from jaxtyping import Array, Inexact
+
+from kernels import dispatch
+from kernels.linear_scan import pallas_tpu, reference, xla
+
+Tokens = Inexact[Array, 'b t d']
+Constant = Inexact[Array, ' d']
+State = Inexact[Array, 'b d']
+
+
+def linear_scan(
+    a: Tokens | Constant,
+    x: Tokens,
+    *,
+    initial_state: State | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+) -> tuple[Tokens, State]:
+    """The linear recurrence over a sequence, one channel apart from the other.
+
+    Args:
+      a: decays, (B, T, D), or (D,) where they are the same for all tokens; real or complex. At most
+        1 in absolute value, or long sequences overflow.
+      x: what each token adds; real or complex.
+      initial_state: the state before the first token read; zero by default.
+      reverse: read from the last token to the first: `initial_state` enters after the last token,
+        and the state returned is the one after token 0.
+      implementation: 'reference', 'xla', 'pallas_tpu', or None for what suits the platform.
+
+    Returns:
+      The state after each token, and the last one. Where any input is complex both are complex64
+      (complex128 with double precision inputs); else the states have the dtype of `x`, and the last
+      one is float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown implementation.
+      NotImplementedError: the implementation named cannot serve this call.
+    """
+    _check(('batch', 'tokens'), a, x, initial_state)
+    forms = {
+        'xla': dispatch.Form(partial(xla.linear_scan, reverse=reverse)),
+        'reference': dispatch.Form(partial(reference.linear_scan, reverse=reverse)),
+        'pallas_tpu': dispatch.Form(
+            partial(pallas_tpu.linear_scan, reverse=reverse), 'tpu', pallas_tpu.missing
+        ),
+    }
+    return dispatch.run('linear_scan', implementation, forms, a, x, initial_state)
+
+
+def linear_scan_step(
+    a: Inexact[Array, 'b d'] | Constant, x: Inexact[Array, 'b d'], *, state: State
+) -> State:
+    """One token of `linear_scan`, from the state before it: for decoding in constant memory.
+
+    Returns the state after the token, which is the output too, in the dtype of `state`.
+    Raises ValueError where shapes do not fit, or a real state meets complex numbers.
+    """
+    _check(('batch',), a, x, state)
+    for name, given in (('a', a), ('x', x)):
+        if given.dtype.kind == 'c' and state.dtype.kind != 'c':
+            raise ValueError(
+                f'{name} is {given.dtype} but the state {state.dtype}; wanted a complex state.'
+            )
+    return reference.step(a, x, state)
+
+
+def _check(axes: tuple[str, ...], a: jax.Array, x: jax.Array, state: jax.Array | None) -> None:
+    """Refuses in words what the implementations take for granted."""
+    if x.ndim != len(axes) + 1:
+        raise ValueError(f'x has shape {x.shape}; wanted ({", ".join(axes)}, channels).')
+    if not x.size:
+        raise ValueError(f'x has shape {x.shape}, which is empty; wanted at least one of each.')
+    if a.shape not in (x.shape, x.shape[-1:]):
+        raise ValueError(
+            f'a has shape {a.shape}; wanted {x.shape}, a decay per token, or {x.shape[-1:]}, '
+            'one for all tokens.'
+        )
+    wanted = (x.shape[0], x.shape[-1])
+    if state is not None and state.shape != wanted:
+        raise ValueError(
+            f'The state has shape {state.shape}; wanted (batch, channels), here {wanted}.'
+        )

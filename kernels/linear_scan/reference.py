@@ -1,0 +1,47 @@
+"""The linear recurrence token by token, the definition that the fast forms are held to.
+
+Gated recurrences of this form are as old as leaky integrators; for their use as layers see Gupta et
+al., Diagonal State Spaces are as Effective as Structured State Spaces, 2022,
+https://arxiv.org/abs/2203.14343, and Orvieto et al., Resurrecting Recurrent Neural Networks for
+Long Sequences, 2023, https://arxiv.org/abs/2303.06349. In float32 or complex64, or in double
+precision where `jax_enable_x64` is on. Gradients are JAX's own.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Inexact
+
+
+def step(
+    a: Inexact[Array, 'b d'] | Inexact[Array, ' d'],
+    x: Inexact[Array, 'b d'],
+    state: Inexact[Array, 'b d'],
+) -> Inexact[Array, 'b d']:
+    """One token: fade the state, add the token."""
+    a = a if a.ndim == x.ndim else a[None]
+    return a.astype(state.dtype) * state + x.astype(state.dtype)
+
+
+def linear_scan(
+    a: Inexact[Array, 'b t d'] | Inexact[Array, ' d'],
+    x: Inexact[Array, 'b t d'],
+    initial_state: Inexact[Array, 'b d'] | None = None,
+    *,
+    reverse: bool,
+) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
+    """See `kernels.linear_scan.linear_scan`."""
+    given = jnp.result_type(*jax.tree.leaves((a, x, initial_state)))
+    is_complex = jnp.issubdtype(given, jnp.complexfloating)
+    dtype = jnp.result_type(complex if is_complex else float)
+    state = jnp.zeros_like(x, dtype, (x.shape[0], x.shape[2]))
+    if initial_state is not None:
+        state = initial_state.astype(state.dtype)
+
+    def read(state: jax.Array, token: tuple) -> tuple[jax.Array, jax.Array]:
+        state = step(a if token[0] is None else token[0], token[1], state)
+        return state, state
+
+    tokens = (None if a.ndim == 1 else jnp.moveaxis(a, 1, 0), jnp.moveaxis(x, 1, 0))
+    state, h = lax.scan(read, state, tokens, reverse=reverse)
+    return jnp.moveaxis(h, 0, 1).astype(state.dtype if is_complex else x.dtype), state

@@ -1,0 +1,89 @@
+"""The linear scan of a sequence whose tokens are split over devices, inside of `jax.shard_map`.
+
+The doubling along the devices is that of Hillis & Steele, Data Parallel Algorithms, 1986. No code
+was taken from others.
+
+What a device does to the state that enters its piece is one decay and one state to add. Devices
+find the two by reading their pieces once, compose them along the mesh axis in log2 of its size
+rounds, and read their pieces again from the state that really enters. What is exchanged is states,
+so it does not grow with the length of the sequence; each token is read twice. Gradients are those
+of the parts.
+"""
+
+from collections.abc import Hashable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Inexact
+
+from kernels.linear_scan import api
+
+
+def sequence_parallel_linear_scan(
+    a: Inexact[Array, 'b t d'] | Inexact[Array, ' d'],
+    x: Inexact[Array, 'b t d'],
+    *,
+    axis_name: Hashable,
+    initial_state: Inexact[Array, 'b d'] | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
+    """`linear_scan` of the whole sequence, called on each device with its piece of the tokens.
+
+    Args:
+      a, x: as in `linear_scan`, of the piece; a constant decay is the same on all devices.
+      axis_name: the mesh axis that tokens are split over, in order.
+      initial_state: the state before the first token of the whole sequence, on all devices.
+      reverse, implementation: as in `linear_scan`.
+
+    Returns:
+      The states after each token of the piece, and the last one of the whole sequence, which is
+      the same on all devices.
+
+    Raises:
+      ValueError, NotImplementedError: as `linear_scan`.
+    """
+    scan = partial(api.linear_scan, a, x, reverse=reverse, implementation=implementation)
+    place, end = lax.axis_index(axis_name), lax.axis_size(axis_name) - 1
+    first, last = (end, 0) if reverse else (0, end)
+    start = None
+    if initial_state is not None:
+        start = jnp.where(place == first, initial_state, jnp.zeros_like(initial_state))
+    _, state = scan(initial_state=start)
+    entering = _handed_on(axis_name, reverse, _decay(a, x).astype(state.dtype), state)
+    if start is not None:
+        entering += start
+    h, state = scan(initial_state=entering)
+    return h, lax.psum(jnp.where(place == last, state, jnp.zeros_like(state)), axis_name)
+
+
+def _decay(a: jax.Array, x: jax.Array) -> jax.Array:
+    """What is left of a state after all tokens of the piece."""
+    a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    if a.ndim == 1:
+        return jnp.broadcast_to(a[None] ** x.shape[1], (x.shape[0], x.shape[2]))
+    return jnp.prod(a, axis=1)
+
+
+def _handed_on(
+    axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array
+) -> jax.Array:
+    """The state that enters each piece, from what each makes of zero; zero for the first one.
+
+    Before a piece that has no other before it, zeros are received, and zeros are what is there.
+    """
+    size = lax.axis_size(axis_name)
+
+    def received(x: jax.Array, steps: int) -> jax.Array:
+        pairs = [(n, n + steps) for n in range(size - steps)]
+        pairs = [pair[::-1] for pair in pairs] if reverse else pairs
+        return lax.ppermute(x, axis_name, pairs)
+
+    steps = 1
+    while steps < size:
+        state = state + decay * received(state, steps)
+        decay = decay * received(decay, steps)
+        steps *= 2
+    return received(state, 1)

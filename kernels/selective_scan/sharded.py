@@ -1,0 +1,102 @@
+"""The selective scan of a sequence whose tokens are split over devices, inside of `jax.shard_map`.
+
+The doubling along the devices is that of Hillis & Steele, Data Parallel Algorithms, 1986. No code
+was taken from others.
+
+What a device does to the state that enters its piece is one decay, exp(A sum_t delta_t), and one
+state to add. Devices find the latter by reading their pieces once, compose both along the mesh
+axis in log2 of its size rounds, and read their pieces again from the state that really enters.
+What is exchanged is states, so it does not grow with the length of the sequence; each token is
+read twice. Gradients are those of the parts.
+"""
+
+from collections.abc import Hashable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels.selective_scan import api
+
+
+def sequence_parallel_selective_scan(
+    u: Float[Array, 'b t d'],
+    delta: Float[Array, 'b t d'],
+    A: Float[Array, 'd n'],
+    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
+    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
+    D: Float[Array, ' d'] | None = None,
+    *,
+    axis_name: Hashable,
+    z: Float[Array, 'b t d'] | None = None,
+    delta_bias: Float[Array, ' d'] | None = None,
+    softplus: bool = False,
+    initial_state: Float[Array, 'b d n'] | None = None,
+    reverse: bool = False,
+    implementation: str | None = None,
+) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
+    """`selective_scan` of the whole sequence, called on each device with its piece of the tokens.
+
+    Args:
+      u, delta, B, C, z: as in `selective_scan`, of the piece.
+      A, D, delta_bias: the same on all devices.
+      axis_name: the mesh axis that tokens are split over, in order.
+      initial_state: the state before the first token of the whole sequence, on all devices.
+      softplus, reverse, implementation: as in `selective_scan`.
+
+    Returns:
+      The outputs of the piece, and the last state of the whole sequence, which is the same on all
+      devices.
+
+    Raises:
+      ValueError, NotImplementedError: as `selective_scan`.
+    """
+    how = {'delta_bias': delta_bias, 'softplus': softplus, 'reverse': reverse}
+    scan = partial(api.selective_scan, u, delta, A, B, C, **how, implementation=implementation)
+    place, end = lax.axis_index(axis_name), lax.axis_size(axis_name) - 1
+    first, last = (end, 0) if reverse else (0, end)
+    start = None
+    if initial_state is not None:
+        start = jnp.where(place == first, initial_state, jnp.zeros_like(initial_state))
+    _, state = scan(initial_state=start)
+    decay = _decay(delta, A, delta_bias, softplus).astype(state.dtype)
+    entering = _handed_on(axis_name, reverse, decay, state)
+    if start is not None:
+        entering += start
+    y, state = scan(D, z=z, initial_state=entering)
+    return y, lax.psum(jnp.where(place == last, state, jnp.zeros_like(state)), axis_name)
+
+
+def _decay(
+    delta: jax.Array, A: jax.Array, delta_bias: jax.Array | None, softplus: bool
+) -> jax.Array:
+    """What is left of a state (B, D, N) after all tokens of the piece."""
+    delta, A = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (delta, A))
+    if delta_bias is not None:
+        delta += delta_bias.astype(delta.dtype)[None, None]
+    delta = jax.nn.softplus(delta) if softplus else delta
+    return jnp.exp(jnp.sum(delta, axis=1)[..., None] * A[None])
+
+
+def _handed_on(
+    axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array
+) -> jax.Array:
+    """The state that enters each piece, from what each makes of zero; zero for the first one.
+
+    Before a piece that has no other before it, zeros are received, and zeros are what is there.
+    """
+    size = lax.axis_size(axis_name)
+
+    def received(x: jax.Array, steps: int) -> jax.Array:
+        pairs = [(n, n + steps) for n in range(size - steps)]
+        pairs = [pair[::-1] for pair in pairs] if reverse else pairs
+        return lax.ppermute(x, axis_name, pairs)
+
+    steps = 1
+    while steps < size:
+        state = state + decay * received(state, steps)
+        decay = decay * received(decay, steps)
+        steps *= 2
+    return received(state, 1)

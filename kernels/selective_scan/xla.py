@@ -1,0 +1,225 @@
+"""The selective scan by walks over chunks of tokens: plain XLA, any length, with gradients.
+
+Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
+https://arxiv.org/abs/2312.00752. No code was taken from others.
+
+The states of all tokens would take N times the memory of the inputs. So a walk carries the state
+from chunk to chunk, and only one chunk's states exist at a time. With gradients it also keeps the
+state that enters each chunk; the backward pass walks the other way, makes the states of a chunk
+again and differentiates the chunk. What happens inside of one is in `chunk.py`.
+
+Inputs may be bfloat16; arithmetic and state are float32 (float64 for float64 inputs).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.selective_scan import chunk
+
+_CHUNK = 32  # of 16 .. 64 equally fast on a CPU; fewer tokens would mean more states to keep
+_BYTES = 2**20  # of states in a chunk: with all that is made of them, about a cache
+
+
+class Plan(NamedTuple):
+    """What is static: tokens per chunk, groups, direction of reading, whether to take softplus.
+
+    Only what is read of a chunk has an axis for the groups: were there one of size 1 in whole
+    sequences, XLA would copy them to a layout for it.
+    """
+
+    chunk: int
+    groups: int
+    reverse: bool
+    softplus: bool
+
+
+def selective_scan(
+    u: Float[Array, 'b t d'],
+    delta: Float[Array, 'b t d'],
+    A: Float[Array, 'd n'],
+    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
+    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
+    D: Float[Array, ' d'] | None = None,
+    z: Float[Array, 'b t d'] | None = None,
+    delta_bias: Float[Array, ' d'] | None = None,
+    initial_state: Float[Array, 'b d n'] | None = None,
+    *,
+    softplus: bool,
+    reverse: bool,
+) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
+    """See `kernels.selective_scan.selective_scan`."""
+    batch, _, channels = u.shape
+    groups, states = (1 if B.ndim == 3 else B.shape[2]), A.shape[1]
+    given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
+    wide = jnp.promote_types(jnp.result_type(*jax.tree.leaves(given)), jnp.float32)
+
+    def shared(x: jax.Array | None) -> jax.Array | None:
+        """A copy a sequence: a batch over devices adds their cotangents up once, at the end."""
+        if x is None:
+            return None
+        x = x.astype(wide).reshape(1, groups, channels // groups, *x.shape[1:])
+        return jnp.broadcast_to(x, (batch, *x.shape[1:]))
+
+    if initial_state is None:
+        initial_state = jnp.zeros_like(u, wide, (batch, channels, states))
+    state = initial_state.astype(wide).reshape(batch, groups, -1, states)
+    # More states a channel: longer chunks, or those kept would outweigh the inputs.
+    plan = Plan(max(_CHUNK, 2 * states), groups, reverse, softplus)
+    weights = chunk.Weights(*map(shared, (A, D, delta_bias)))
+    y, last = _scan(plan, weights, chunk.Tokens(u, delta, B, C, z), state)
+    return y, last.reshape(batch, channels, states)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _scan(
+    plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The outputs (B, T, D), and the last state (B, G, D/G, N)."""
+    return _by_sequences(partial(_forward, False), plan, (weights, tokens, state))[:2]
+
+
+def _scan_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array], tuple]:
+    y, last, edges = _by_sequences(partial(_forward, True), plan, inputs)
+    return (y, last), (*inputs[:2], edges)
+
+
+def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
+    pullback = partial(_by_sequences, _backward, plan)
+    return dispatch.first_order('selective_scan', pullback)((*kept, *cotangents))
+
+
+_scan.defvjp(_scan_forward, _scan_backward)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
+    """Walks with the whole batch; on a CPU in float32, with a few sequences at a time.
+
+    A chunk of a few sequences stays cached. That is not for a batch that may be split over devices:
+    a loop over it would have to gather it. And a loop that slices bfloat16 arrays makes XLA on CPUs
+    widen the whole of them, in every step where it writes.
+    """
+    whole = partial(walk, plan, chunk.PARALLEL)
+    given = jax.eval_shape(whole, *inputs)
+    few = _few(plan, inputs[1].u, inputs[0].A.shape[-1])
+
+    def on_cpu(*inputs: Any) -> Any:
+        inputs = jax.tree.map(lambda x: x.astype(_wide(x.dtype)), inputs)
+        run = partial(walk, plan, chunk.SEQUENTIAL)
+        batch = inputs[1].u.shape[0]
+        if few == batch:
+            found = run(*inputs)
+        else:
+            some = lambda n: jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, n, few), inputs)
+            found = lax.map(lambda n: run(*some(n)), jnp.arange(0, batch, few))
+        return jax.tree.map(lambda x, like: x.reshape(like.shape).astype(like.dtype), found, given)
+
+    return lax.platform_dependent(*inputs, cpu=on_cpu, default=whole)
+
+
+def _few(plan: Plan, u: jax.Array, states: int) -> int:
+    """How many sequences to walk with at a time on a CPU: a divisor of their number."""
+    batch, length, channels = u.shape
+    if dispatch.sharded(u):
+        return batch
+    row = min(plan.chunk, length) * channels * states * 4
+    return next(n for n in range(min(max(_BYTES // row, 1), batch), 0, -1) if batch % n == 0)
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _forward(
+    keep: bool,
+    plan: Plan,
+    how: chunk.How,
+    weights: chunk.Weights,
+    tokens: chunk.Tokens,
+    state: jax.Array,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """The outputs, the last state and, to `keep`, the states that enter the chunks."""
+
+    def step(carry: tuple, start: Any, size: int, _: Any) -> tuple[tuple, Any]:
+        state, y = carry
+        read = jax.tree.map(lambda x: _read(plan, x, start, size), tokens)
+        yc, after = chunk.run(how, plan.softplus, weights, state, read)
+        return (after, _write(plan, y, yc, start)), state if keep else None
+
+    begin = (how.enter(state), jnp.zeros_like(tokens.u))
+    (state, y), edges = _sweep(plan, step, begin, tokens.u.shape[1], plan.reverse, (None, None))
+    stacked, tail = jax.tree.map(how.leave, edges)
+    edges = (None if stacked is None else jnp.moveaxis(stacked, 0, 1), tail)
+    return y, how.leave(state), edges
+
+
+def _backward(
+    plan: Plan,
+    how: chunk.How,
+    weights: chunk.Weights,
+    tokens: chunk.Tokens,
+    edges: tuple,
+    dy: jax.Array,
+    dlast: jax.Array,
+) -> tuple[chunk.Weights, chunk.Tokens, jax.Array]:
+    """The cotangents of the weights, the tokens and the first state."""
+    stacked, tail = edges
+    edges = (None if stacked is None else jnp.moveaxis(stacked, 1, 0), tail)
+
+    def step(carry: tuple, start: Any, size: int, edge: jax.Array) -> tuple[tuple, None]:
+        dstate, dweights, dtokens = carry
+        read = jax.tree.map(lambda x: _read(plan, x, start, size), tokens)
+        run = partial(chunk.run, how, plan.softplus)
+        _, pull = jax.vjp(run, weights, how.enter(edge), read)
+        more, dstate, found = pull((_read(plan, dy, start, size), dstate))
+        dweights = jax.tree.map(jnp.add, dweights, more)
+        dtokens = jax.tree.map(lambda out, x: _write(plan, out, x, start), dtokens, found)
+        return (dstate, dweights, dtokens), None
+
+    begin = (how.enter(dlast), *jax.tree.map(jnp.zeros_like, (weights, tokens)))
+    length = tokens.u.shape[1]
+    (dstate, *found), _ = _sweep(plan, step, begin, length, not plan.reverse, edges)
+    return *found, how.leave(dstate)
+
+
+def _sweep(
+    plan: Plan, step: Callable, carry: Any, length: int, backwards: bool, given: tuple
+) -> tuple[Any, tuple]:
+    """Runs `step(carry, start, size, given)` over the chunks, if `backwards` from the last.
+
+    The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.
+    What the steps are given and give back is a pair: stacked over the full chunks, of the rest.
+    """
+    size = plan.chunk
+    full, rest = (0, length) if length <= size else divmod(length, size)
+    stacked = tail = None
+    if rest and backwards:
+        carry, tail = step(carry, full * size, rest, given[1])
+    if full:
+        body = lambda carry, x: step(carry, x[0] * size, size, x[1])
+        starts = jnp.arange(full)
+        carry, stacked = lax.scan(body, carry, (starts, given[0]), reverse=backwards)
+    if rest and not backwards:
+        carry, tail = step(carry, full * size, rest, given[1])
+    return carry, (stacked, tail)
+
+
+def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:
+    """`size` tokens from `start`, in the order of reading and leading: (C, B, G, channels)."""
+    x = lax.dynamic_slice_in_dim(x, start, size, axis=1)
+    x = jnp.moveaxis(x.astype(_wide(x.dtype)), 1, 0)
+    x = x.reshape(*x.shape[:2], plan.groups, -1)
+    return x[::-1] if plan.reverse else x
+
+
+def _write(plan: Plan, out: jax.Array, x: jax.Array, start: Any) -> jax.Array:
+    x = jnp.moveaxis(x[::-1] if plan.reverse else x, 0, 1).astype(out.dtype)
+    x = x.reshape(*x.shape[:2], *out.shape[2:])
+    return lax.dynamic_update_slice_in_dim(out, x, start, axis=1)

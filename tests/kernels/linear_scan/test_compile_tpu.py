@@ -1,0 +1,83 @@
+"""The TPU kernels of the linear scan, compiled for real chips: that they fit, what they move and what they hold."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels.linear_scan import linear_scan
+from tests.kernels import tpu
+
+
+class Program(NamedTuple):
+    """The op and structures of its inputs, one `a` for all tokens where `constant`; with gradients if asked for."""
+
+    shape: tuple[int, int, int]  # B T D
+    dtype: object = jnp.float32
+    constant: bool = False
+    gradients: bool = False
+
+    def inputs(self):
+        token = jax.ShapeDtypeStruct(self.shape, self.dtype)
+        a = jax.ShapeDtypeStruct(self.shape[2:], self.dtype) if self.constant else token
+        return [a, token] + [token] * self.gradients
+
+    def __call__(self, a, x, *dh):
+        op = lambda a, x: linear_scan(a, x)[0]
+        if not dh:
+            return op(a, x)
+        h, pull = jax.vjp(op, a, x)
+        return h, pull(*dh)
+
+    def compile(self, chip='v5e'):
+        return tpu.compile_for(partial(self), *self.inputs(), chip=chip)
+
+
+@pytest.mark.parametrize('chip', tpu.CHIPS)
+@pytest.mark.parametrize('program', [
+    Program((1, 1000, 768), jnp.bfloat16, gradients=True),
+    Program((2, 197, 384), jnp.complex64, constant=True, gradients=True),
+], ids=lambda program: str(program.shape))
+def test_compiles_for_every_chip(program, chip):
+    assert 'tpu_custom_call' in program.compile(chip).program.as_text()
+
+
+@pytest.mark.parametrize('program', [
+    Program((1, 2, 20), gradients=True), Program((2, 300, 512), jnp.complex64, gradients=True),
+], ids=lambda program: str(program.shape))
+def test_compiles_for_every_width(program):
+    assert 'tpu_custom_call' in program.compile('v4').program.as_text()
+
+
+def test_bytes_are_those_of_inputs_and_outputs():
+    """Forward a, x, h; backward a, x, dh, da, dx; one state of 256 twice."""
+    forward, both = (Program((1, 4096, 1536), gradients=g).compile() for g in (False, True))
+    token = 4096 * 1536 * 4
+    assert forward.bytes <= 1.02 * 3 * token and both.bytes <= 1.02 * 8 * token
+    assert both.temp <= 0.05 * both.arguments
+
+
+def test_a_million_tokens_fit_into_one_chip():
+    assert Program((1, 2**20, 512), jnp.bfloat16, gradients=True).compile().peak <= 15.75 * 2**30
+
+
+@pytest.mark.parametrize('program, text', [
+    (Program((1, 8, 64), jnp.float16), 'an input is float16; wanted float32, bfloat16 or complex64'),
+    (Program((1, 8, 520)), '520 channels; wanted a multiple of 128, or at most 512'),
+    (Program((2, 1, 128)), 'it is for sequences, and this one has 1 token'),
+], ids=lambda x: str(x)[:20])
+def test_what_cannot_be_served_is_said(program, text):
+    with pytest.raises(NotImplementedError, match=text):
+        jax.eval_shape(partial(linear_scan, implementation='pallas_tpu'), *program.inputs())
+
+
+def test_what_a_mesh_may_split_is_left_to_xla():
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    split = [x.update(sharding=place) for x in Program((8, 64, 128)).inputs()]
+    text = jax.jit(lambda a, x: linear_scan(a, x)[0]).trace(*split).lower(lowering_platforms=('tpu',)).as_text()
+    assert 'tpu_custom_call' not in text
+    with pytest.raises(NotImplementedError, match='wanted one device, or a call inside of jax.shard_map'):
+        jax.jit(partial(linear_scan, implementation='pallas_tpu')).trace(*split)

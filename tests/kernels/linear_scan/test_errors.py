@@ -1,0 +1,41 @@
+"""What a caller's mistakes are answered with, in a process without the tests' own checks of shapes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+MISTAKES = {
+    'scan(x, x[0])': 'x has shape (3, 4); wanted (batch, tokens, channels).',
+    'scan(x, x[:, :0])': 'x has shape (1, 0, 4), which is empty; wanted at least one of each.',
+    'scan(x[0], x)': 'a has shape (3, 4); wanted (1, 3, 4), a decay per token, or (4,), one for all tokens.',
+    'scan(x, x, initial_state=x)': 'The state has shape (1, 3, 4); wanted (batch, channels), here (1, 4).',
+    'scan(x, x, implementation="xl")': "linear_scan has no implementation 'xl'; it has 'xla', ",
+    'step(x, x, state=x)': 'x has shape (1, 3, 4); wanted (batch, channels).',
+    'step(x[0], x[0], state=x)': 'The state has shape (1, 3, 4); wanted (batch, channels), here (3, 4).',
+    'step(x[0] * 1j, x[0], state=x[0])': 'a is complex64 but the state float32; wanted a complex state.',
+}
+
+PROGRAM = """
+import json, sys
+import jax.numpy as jnp
+from kernels.linear_scan import linear_scan as scan, linear_scan_step as step
+x, answers = jnp.ones((1, 3, 4)), {}
+for call in json.load(sys.stdin):
+    try:
+        eval(call)
+    except ValueError as error:
+        answers[call] = str(error)
+print(json.dumps(answers))
+"""
+
+
+def test_each_mistake_gets_its_sentence():
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
+    ran = subprocess.run(
+        [sys.executable, '-c', PROGRAM], input=json.dumps(list(MISTAKES)), env=env, text=True,
+        capture_output=True, cwd=pathlib.Path(__file__).parents[3], check=True,
+    )
+    answers = json.loads(ran.stdout)
+    assert {call: answers.get(call, 'nothing')[: len(text)] for call, text in MISTAKES.items()} == MISTAKES

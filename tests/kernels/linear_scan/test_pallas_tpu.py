@@ -1,0 +1,62 @@
+"""The TPU kernels of the linear scan, interpreted: memory not written is NaN, races and reads out of bounds fail."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels.linear_scan import pallas_tpu
+from tests.kernels import close, tpu
+from tests.kernels.linear_scan import cases
+from tests.kernels.linear_scan.cases import BOTH, Case
+
+
+def _op(case, arrays):
+    h, last = pallas_tpu.linear_scan(arrays['a'], arrays['x'], arrays.get('state'), reverse=case.reverse)
+    return {'h': h, 'last': last}
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(case, arrays):
+    wrt = {name: x for name, x in arrays.items() if name not in ('dh', 'dlast')}
+    outputs, pull = jax.vjp(partial(_op, case), wrt)
+    return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
+
+
+def _check(case):
+    arrays = cases.inputs(case)
+    with tpu.interpreted():
+        found = jax.block_until_ready(_run(case, cases.device(case, arrays)))
+    target = cases.wanted(case, arrays)
+    close.assert_close(cases.parts(found), cases.parts(target), cases.bars(case, target))
+
+
+@pytest.mark.parametrize('case', [
+    Case('odd', state=True, constant=True, complex=BOTH),
+    Case('tile', state=True, reverse=True),
+    Case('tile', constant=True, dtype='bfloat16'),
+], ids=str)
+def test_outputs_and_gradients(case):
+    _check(case)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('case', [
+    Case('tile', reverse=True, complex=('a',)), Case('long', state=True, complex=BOTH), Case('long_prime'),
+], ids=str)
+def test_more_outputs_and_gradients(case):
+    _check(case)
+
+
+@pytest.mark.heavy
+def test_vmap():
+    """Over the tokens alone: what is not mapped is given to all."""
+    arrays = cases.device(Case('odd'), cases.inputs(Case('odd')))
+    a, x = (arrays[name][:1, :20] for name in ('a', 'x'))
+    run = jax.jit(lambda x: pallas_tpu.linear_scan(a, x, reverse=False)[0])
+    with tpu.interpreted():
+        found = jax.block_until_ready(jax.vmap(run)(jnp.stack([x, -2 * x])))
+        wanted = jax.block_until_ready(run(x))
+    found, wanted = {'one': found[0], 'two': found[1]}, {'one': wanted, 'two': -2 * wanted}
+    close.assert_close(found, wanted, dict.fromkeys(wanted, 1e-6))

@@ -1,0 +1,92 @@
+"""The linear scan of sequences split over eight devices: the numbers of one device, and what is exchanged."""
+
+import math
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from kernels.linear_scan import linear_scan, sequence_parallel_linear_scan
+from tests.kernels.close import assert_close
+from tests.kernels.linear_scan import cases
+from tests.kernels.linear_scan.cases import BOTH, Case
+
+TOKENS = PartitionSpec(None, 'tokens')
+
+
+def _mesh():
+    return jax.make_mesh((8,), ('tokens',), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def _outputs(case, wrt):
+    """On the mesh, the outputs by name."""
+
+    def run(wrt):
+        how = {'initial_state': wrt.get('state'), 'reverse': case.reverse}
+        h, last = sequence_parallel_linear_scan(wrt['a'], wrt['x'], axis_name='tokens', **how)
+        return {'h': h, 'last': last}
+
+    spec = {name: TOKENS if x.ndim == 3 else PartitionSpec() for name, x in wrt.items()}
+    return jax.shard_map(run, mesh=_mesh(), in_specs=(spec,), out_specs={'h': TOKENS, 'last': PartitionSpec()})(wrt)
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(case, arrays):
+    wrt = {name: x for name, x in arrays.items() if name not in ('dh', 'dlast')}
+    outputs, pull = jax.vjp(partial(_outputs, case), wrt)
+    return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
+
+
+@pytest.mark.parametrize('case', [
+    Case('split', state=True, reverse=True), Case('split', constant=True, complex=BOTH),
+], ids=str)
+def test_outputs_and_gradients(case):
+    """Also where nothing, or everything, is left of what a device hands on."""
+    arrays = cases.inputs(case)
+    if not case.constant:
+        arrays['a'][:, :, ::2] = 1
+        arrays['a'][:, ::200, ::3] = 0
+    target = cases.wanted(case, arrays)
+    found = _run(case, cases.device(case, arrays))
+    assert_close(cases.parts(found), cases.parts(target), cases.bars(case, target))
+
+
+def exchanged(text: str) -> int:
+    """The numbers that the collectives of a program, as it is lowered, give one device."""
+    words = 'all_gather|all_reduce|all_to_all|collective_permute|reduce_scatter'
+    sizes = re.findall(rf'stablehlo\.(?:{words})".*?-> tensor<([\dx]*)x\w+>', text, re.DOTALL)
+    return sum(math.prod(map(int, size.split('x'))) for size in sizes)
+
+
+def test_what_is_exchanged_does_not_grow_with_the_length():
+    """States: three rounds of two, one at the end, the last state; twice that again for gradients."""
+    def lowered(tokens):
+        token, state = (jax.ShapeDtypeStruct(size, jnp.float32) for size in ((2, tokens, 12), (2, 12)))
+        arrays = {'a': token, 'x': token, 'dh': token, 'state': state, 'dlast': state}
+        return _run.lower(Case('split', state=True), arrays).as_text()
+
+    short, long = (exchanged(lowered(tokens)) for tokens in (1024, 2**20))
+    assert 8 * 24 <= short == long <= 17 * 24, (short, long)
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+def test_lowers_for(platform):
+    arrays = cases.device(Case('split'), cases.inputs(Case('split')))
+    text = _run.trace(Case('split'), arrays).lower(lowering_platforms=(platform,)).as_text()
+    assert ('tpu_custom_call' in text) == (platform == 'tpu')
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+def test_each_device_its_own_sequences(implementation):
+    """Inside of `shard_map` over the batch; a decay that all devices share gets the sum of what they say of it."""
+    case = Case('mesh', constant=True)
+    arrays = cases.device(case, cases.inputs(case))
+    op = lambda a, x: linear_scan(a, x, implementation=implementation)[0]
+    spec = (PartitionSpec(), PartitionSpec('tokens'))
+    split = jax.shard_map(op, mesh=_mesh(), in_specs=spec, out_specs=PartitionSpec('tokens'))
+    pull = lambda op: jax.jit(lambda a, x, dh: jax.vjp(op, a, x)[1](dh))(arrays['a'], arrays['x'], arrays['dh'])
+    name = lambda found: dict(zip(('da', 'dx'), found))
+    assert_close(name(pull(split)), name(pull(op)), dict.fromkeys(('da', 'dx'), 2e-6))

@@ -1,0 +1,91 @@
+"""Inputs of the selective scan, and its outputs and gradients computed by an implementation and in float64."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.selective_scan import selective_scan
+from kernels.selective_scan.shapes import SHAPES, Shape
+from tests.kernels import close
+from tests.kernels.selective_scan import sequential
+
+
+class Case(NamedTuple):
+    """What is asked for: `full` is with D, z, delta_bias and softplus, as Mamba has it."""
+
+    shape: str
+    reverse: bool = False
+    state: bool = False
+    full: bool = True
+    dtype: str = 'float32'
+
+
+def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
+    """Arrays by name, rounded to the dtype they will have; `dy` and `dlast` are cotangents."""
+    shape: Shape = SHAPES[case.shape]
+    if batch:
+        shape = shape._replace(batch=batch)
+    random = np.random.default_rng(sum(shape))
+    tokens, channels = shape[:3], shape.channels
+    groups = () if shape.groups == 1 else (shape.groups,)
+    weights, state = (*tokens[:2], *groups, shape.states), (shape.batch, channels, shape.states)
+    sizes = {'u': tokens, 'B': weights, 'C': weights, 'dy': tokens, 'dlast': state}
+    if case.full:
+        sizes |= {'D': (channels,), 'z': tokens, 'delta_bias': (channels,)}
+    if case.state:
+        sizes['state'] = state
+    found = {name: random.standard_normal(size) for name, size in sizes.items()}
+    found['delta'] = random.standard_normal(tokens) - 3
+    if not case.full:
+        found['delta'] = np.exp(found['delta'])
+    found['A'] = -np.arange(1, shape.states + 1) * np.exp(0.3 * random.standard_normal((channels, shape.states)))
+    return {name: np.asarray(jnp.asarray(x, dtype(case, name)), np.float64) for name, x in found.items()}
+
+
+def dtype(case: Case, name: str) -> str:
+    """What all tokens share and states stay wide, as models keep them."""
+    return case.dtype if name in ('u', 'delta', 'B', 'C', 'z', 'dy') or case.dtype == 'float64' else 'float32'
+
+
+def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The outputs by name."""
+    positional = [arrays.get(name) for name in ('u', 'delta', 'A', 'B', 'C', 'D')]
+    y, last = selective_scan(
+        *positional, z=arrays.get('z'), delta_bias=arrays.get('delta_bias'), softplus=case.full,
+        initial_state=arrays.get('state'), reverse=case.reverse, implementation=implementation,
+    )
+    return {'y': y, 'last': last}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Outputs and all gradients by name."""
+    wrt = {name: x for name, x in arrays.items() if name not in ('dy', 'dlast')}
+    outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt), wrt)
+    return outputs | {f'd{name}': x for name, x in pull({'y': arrays['dy'], 'last': arrays['dlast']})[0].items()}
+
+
+def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(x, dtype(case, name)) for name, x in arrays.items()}
+
+
+def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same as `run`, in float64 and token by token."""
+    return sequential.selective_scan(arrays, case.full, case.reverse)
+
+
+def bars(case: Case, names: dict[str, np.ndarray]) -> dict[str, float]:
+    """By what is rounded to bfloat16 and what is not."""
+    narrow = {'y', 'du', 'ddelta', 'dB', 'dC', 'dz'} if case.dtype == 'bfloat16' else set()
+    base = 'float64' if case.dtype == 'float64' else 'float32'
+    return {name: close.BARS['bfloat16' if name in narrow else base] for name in names}
+
+
+def check(case: Case, implementation: str | None = 'xla', batch: int | None = None) -> None:
+    """Runs the case and holds every output and gradient to float64."""
+    arrays = inputs(case, batch)
+    target = wanted(case, arrays)
+    close.assert_close(run(case, implementation, device(case, arrays)), target, bars(case, target))

@@ -1,0 +1,115 @@
+"""The TPU kernels of the selective scan, compiled for real chips: that they fit, what they move and what they hold."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels.selective_scan import selective_scan
+from tests.kernels import tpu
+
+
+class Program(NamedTuple):
+    """The op and structures of its inputs; with gradients if asked for; `full` is as Mamba has it."""
+
+    shape: tuple[int, int, int, int]  # B T D N
+    dtype: object = jnp.float32
+    full: bool = False
+    gradients: bool = False
+    groups: int | None = None
+
+    def inputs(self):
+        batch, length, channels, states = self.shape
+        shape = lambda *size, dtype=jnp.float32: jax.ShapeDtypeStruct(size, dtype)
+        token = shape(batch, length, channels, dtype=self.dtype)
+        groups = (self.groups,) if self.groups else ()
+        weight = shape(batch, length, *groups, states, dtype=self.dtype)
+        found = {'u': token, 'delta': token, 'A': shape(channels, states), 'B': weight, 'C': weight}
+        if self.full:
+            found |= {'D': shape(channels), 'z': token, 'delta_bias': shape(channels)}
+        return found | ({'dy': token} if self.gradients else {})
+
+    def __call__(self, inputs, run=None):
+        dy = inputs.get('dy')
+        op = lambda inputs: (run or partial(selective_scan, softplus=self.full))(**inputs)[0]
+        if dy is None:
+            return op(inputs)
+        y, pull = jax.vjp(op, {name: x for name, x in inputs.items() if name != 'dy'})
+        return y, pull(dy)[0]
+
+    def compile(self, chip='v5e', run=None):
+        return tpu.compile_for(partial(self, run=run), self.inputs(), chip=chip)
+
+
+FACTS = (1, 4096, 1536, 16)  # the shape that forms are compared on
+
+
+def associative(u, delta, A, B, C):
+    """The scan over all tokens at once, its states in the main memory: what the kernels compete with."""
+    added = (delta * u)[..., None] * B[:, :, None]
+    join = lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1])
+    decay = jnp.exp(delta[..., None] * A[None, None])
+    states = jax.lax.associative_scan(join, (decay, added), axis=1)[1]
+    return jnp.einsum('btdn,btn->btd', states, C), states[:, -1]
+
+
+@pytest.mark.parametrize('chip', tpu.CHIPS)
+@pytest.mark.parametrize('program', [
+    Program((2, 197, 384, 16), jnp.bfloat16, full=True, gradients=True),
+], ids=lambda program: str(program.shape))
+def test_compiles_for_every_chip(program, chip):
+    assert 'tpu_custom_call' in program.compile(chip).program.as_text()
+
+
+@pytest.mark.parametrize('program', [
+    Program((1, 1, 20, 4), gradients=True),
+    Program((2, 63, 128, 64), gradients=True),
+    Program((2, 130, 512, 5), jnp.bfloat16, gradients=True, groups=2),
+], ids=lambda program: str(program.shape))
+def test_compiles_for_every_width(program):
+    assert 'tpu_custom_call' in program.compile('v4').program.as_text()
+
+
+def test_memory_and_bytes_against_an_associative_scan():
+    """That scan takes 1.5 GB, and with gradients 2.9 (9 s to compile, so both bars are of its forward pass)."""
+    forward, both = Program(FACTS), Program(FACTS, gradients=True)
+    wanted = forward.compile(run=associative)
+    forward, both = forward.compile(), both.compile()
+    assert forward.peak <= 0.055 * wanted.peak and both.peak <= 0.1 * wanted.peak, (forward[:4], both[:4], wanted[:4])
+    token = 4096 * 1536 * 4
+    assert forward.bytes <= 1.1 * 3 * token  # u, delta, y
+    assert both.bytes <= 1.1 * (3 + 5 + 2 / 8) * token  # and u, delta, dy, du, ddelta; the states at edges, twice
+
+
+@pytest.mark.heavy
+def test_memory_of_gradients_is_linear():
+    short, long = (Program((1, n, 384, 16), full=True, gradients=True).compile() for n in (4096, 16384))
+    assert long.temp <= 1.5 * long.arguments and long.temp <= 4.1 * short.temp, (long[:4], short[:4])
+
+
+def test_a_million_tokens_fit_into_one_chip():
+    program = Program((1, 2**20, 384, 16), jnp.bfloat16, gradients=True)
+    assert program.compile().peak <= 15.75 * 2**30
+
+
+def test_what_a_mesh_may_split_is_left_to_xla():
+    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
+    inputs = Program((8, 64, 128, 4)).inputs()
+    split = {name: x.update(sharding=place) for name, x in inputs.items() if x.ndim == 3}
+    text = jax.jit(lambda x: selective_scan(**x)).trace(inputs | split).lower(lowering_platforms=('tpu',)).as_text()
+    assert 'tpu_custom_call' not in text
+    with pytest.raises(NotImplementedError, match='wanted one device, or a call inside of jax.shard_map'):
+        jax.jit(lambda x: selective_scan(**x, implementation='pallas_tpu')).trace(inputs | split)
+
+
+@pytest.mark.parametrize('program, text', [
+    (Program((1, 8, 64, 4), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
+    (Program((1, 8, 64, 4), groups=2), '2 groups of 32 channels of 4 states; wanted groups of a multiple of 128'),
+    (Program((1, 8, 128, 65)), '1 groups of 128 channels of 65 states; wanted .* and at most 64 states'),
+], ids=lambda x: str(x)[:20])
+def test_what_cannot_be_served_is_said(program, text):
+    with pytest.raises(NotImplementedError, match=text):
+        jax.eval_shape(partial(program, run=partial(selective_scan, implementation='pallas_tpu')), program.inputs())

@@ -1,0 +1,49 @@
+"""What a caller's mistakes are answered with, in a process without the tests' own checks of shapes."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+GROUPED = 'wanted (1, 3, 2), or (1, 3, groups, 2) with groups that divide the 4 channels, B and C alike.'
+STATE = 'The state has shape (1, 3, 4); wanted (batch, channels, states), here'
+MISTAKES = {
+    'scan(u[0], u, A, B, B)': 'u has shape (3, 4); wanted (batch, tokens, channels).',
+    'scan(e, e, A, B, B)': 'u has shape (1, 0, 4), which is empty; wanted at least one of each.',
+    'scan(u, B, A, B, B)': 'delta has shape (1, 3, 2); wanted that of u, (1, 3, 4).',
+    'scan(u, u, A, B, B, z=B)': 'z has shape (1, 3, 2); wanted that of u, (1, 3, 4).',
+    'scan(u, u, A, B, B, A)': 'D has shape (4, 2); wanted (4,), one number a channel of u.',
+    'scan(u, u, A, B, B, delta_bias=A)': 'delta_bias has shape (4, 2); wanted (4,), one number a channel of u.',
+    'scan(u, u, A.T, B, B)': 'A has shape (2, 4); wanted (4, states), to go with u.',
+    'scan(u, u, A, u, B)': f'B has shape (1, 3, 4); {GROUPED}',
+    'scan(u, u, A, B, B[:, :, None])': f'C has shape (1, 3, 1, 2); {GROUPED}',
+    'scan(u, u, A, G, G)': f'B has shape (1, 3, 3, 2); {GROUPED}',
+    'scan(u, u, A, B, B, initial_state=u)': f'{STATE} (1, 4, 2).',
+    'scan(u, u, A, B, B, implementation="xl")': "selective_scan has no implementation 'xl'; it has 'xla', ",
+    'step(u, u, A, B, B, state=u)': 'u has shape (1, 3, 4); wanted (batch, channels).',
+    'step(u[0], u[0], A, B[0], B[0], state=u)': f'{STATE} (3, 4, 2).',
+}
+
+PROGRAM = """
+import json, sys
+import jax.numpy as jnp
+from kernels.selective_scan import selective_scan as scan, selective_scan_step as step
+u, e, A, B, G, answers = *map(jnp.ones, ((1, 3, 4), (1, 0, 4), (4, 2), (1, 3, 2), (1, 3, 3, 2))), {}
+for call in json.load(sys.stdin):
+    try:
+        eval(call)
+    except ValueError as error:
+        answers[call] = str(error)
+print(json.dumps(answers))
+"""
+
+
+def test_each_mistake_gets_its_sentence():
+    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
+    ran = subprocess.run(
+        [sys.executable, '-c', PROGRAM], input=json.dumps(list(MISTAKES)), env=env, text=True,
+        capture_output=True, cwd=pathlib.Path(__file__).parents[3], check=True,
+    )
+    answers = json.loads(ran.stdout)
+    assert {call: answers.get(call, 'nothing')[: len(text)] for call, text in MISTAKES.items()} == MISTAKES
