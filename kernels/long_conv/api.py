@@ -1,0 +1,124 @@
+"""Long convolution: the public function, its checks and its implementations.
+
+Kernels as long as the sequence: Romero et al., CKConv, 2021, https://arxiv.org/abs/2102.02611; Fu
+et al., Simple Hardware-Efficient Long Convolutions for Sequence Modeling, 2023,
+https://arxiv.org/abs/2302.06646. By matrix products: Fu et al., FlashFFTConv, 2023,
+https://arxiv.org/abs/2311.05908 (code: HazyResearch/flash-fft-conv, Apache-2.0; facts only). No
+code was taken from others.
+
+B batch, T tokens, D channels, K taps:
+
+    x_t = pre_gate_t u_t
+    c_t = sum_{j = 0..K-1} kernel_j x_{t-j} + sum_{j = 0..} backward_kernel_j x_{t+1+j}
+    y_t = post_gate_t (c_t + skip x_t)
+
+The sequence is zero outside, or repeats itself if `circular`. As in the published layers, the
+backward kernel starts one token ahead. Where we differ: channels are last (B T D, not B D T).
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.long_conv import reference, xla
+
+Tokens = Float[Array, 'b t d']
+Kernel = Float[Array, 'k d'] | Float[Array, 'b k d']
+Backward = Float[Array, 'l d'] | Float[Array, 'b l d']
+
+
+def long_conv(
+    u: Tokens,
+    kernel: Kernel,
+    *,
+    skip: Float[Array, ' d'] | None = None,
+    pre_gate: Tokens | None = None,
+    post_gate: Tokens | None = None,
+    backward_kernel: Backward | None = None,
+    circular: bool = False,
+    implementation: str | None = None,
+) -> Tokens:
+    """Convolves each channel of a sequence with its own kernel.
+
+    Args:
+      u: inputs.
+      kernel: taps from lag 0 on, (K, D), or (B, K, D), one for each sequence. K may be anything;
+        taps that reach behind the sequence do nothing.
+      skip: weight of the sequence itself, a number a channel; none by default.
+      pre_gate, post_gate: factors before and after the convolution; none by default.
+      backward_kernel: taps from lag -1 on, into the future; none by default.
+      circular: the sequence repeats itself, and no kernel is longer than it.
+      implementation: 'xla', 'fft' or 'monarch' (the two ways that 'xla' chooses from by platform),
+        'reference', or None for what suits the platform.
+
+    Returns:
+      The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown implementation.
+    """
+    _check(u, {'kernel': kernel, 'backward_kernel': backward_kernel}, circular)
+    _check_others(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
+    taps, before = _joined(u.shape[1], kernel, backward_kernel, circular)
+    static = {'before': before, 'circular': circular}
+    forms = {
+        'xla': dispatch.Form(partial(xla.convolve, **static)),
+        'fft': dispatch.Form(partial(xla.convolve, monarch=False, **static)),
+        'monarch': dispatch.Form(partial(xla.convolve, monarch=True, **static)),
+        'reference': dispatch.Form(partial(reference.convolve, **static)),
+    }
+    x = u if pre_gate is None else u * pre_gate
+    y = dispatch.run('long_conv', implementation, forms, x, taps)
+    y = y if skip is None else y + skip[None, None] * x
+    y = y if post_gate is None else y * post_gate
+    return y.astype(u.dtype)
+
+
+def _joined(
+    tokens: int, kernel: jax.Array, backward: jax.Array | None, circular: bool
+) -> tuple[jax.Array, int]:
+    """One kernel, from the furthest lag into the future on, and how many of its taps are there."""
+    kernel = kernel[..., :tokens, :]
+    if backward is None:
+        return kernel, 0
+    if circular:
+        # Lag -1 - j is lag T - 1 - j of a sequence that repeats itself.
+        around = [(0, 0)] * (kernel.ndim - 2) + [(0, tokens - kernel.shape[-2]), (0, 0)]
+        kernel = jnp.pad(kernel, around)
+        taps = jnp.flip(backward, -2)
+        return kernel.at[..., tokens - taps.shape[-2] :, :].add(taps), 0
+    backward = backward[..., : tokens - 1, :]
+    return jnp.concatenate([jnp.flip(backward, -2), kernel], axis=-2), backward.shape[-2]
+
+
+def _check(u: jax.Array, kernels: dict[str, jax.Array | None], circular: bool) -> None:
+    """Refuses in words kernels that do not go with `u` and with each other."""
+    if u.ndim != 3 or not u.size:
+        raise ValueError(f'u has shape {u.shape}; wanted (batch, tokens, channels), none 0.')
+    batch, tokens, channels = u.shape
+    kinds = {x.ndim for x in kernels.values() if x is not None}
+    for name, x in kernels.items():
+        if x is None:
+            continue
+        fits = x.ndim in (2, 3) and x.shape[-1] == channels and x.shape[:-2] in ((), (batch,))
+        if not fits or not x.shape[-2] or len(kinds) > 1:
+            raise ValueError(
+                f'{name} has shape {x.shape}; wanted (taps, {channels}), or ({batch}, taps, '
+                f'{channels}) for a kernel a sequence, and both kernels of one kind.'
+            )
+        if circular and x.shape[-2] > tokens:
+            raise ValueError(
+                f'{name} has {x.shape[-2]} taps; a circular convolution of {tokens} tokens wants '
+                'no more of them: cut the kernel or add up what comes around.'
+            )
+
+
+def _check_others(u: jax.Array, gates: dict[str, jax.Array | None], skip: jax.Array | None) -> None:
+    for name, x in gates.items():
+        if x is not None and x.shape != u.shape:
+            raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')
+    if skip is not None and skip.shape != u.shape[-1:]:
+        raise ValueError(f'skip has shape {skip.shape}; wanted {u.shape[-1:]}, a number a channel.')

@@ -1,0 +1,105 @@
+"""Inputs of the long convolution, and its outputs and gradients by an implementation and as a direct sum in float64."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.long_conv import long_conv
+from kernels.long_conv.shapes import SHAPES, Shape
+from tests.kernels import close
+
+BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
+
+
+class Case(NamedTuple):
+    """What is asked for; `apart` is a kernel for each sequence."""
+
+    shape: str
+    apart: bool = False
+    gates: bool = False
+    skip: bool = False
+    backward: bool = False
+    circular: bool = False
+    dtype: str = 'float32'
+
+
+def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
+    """Arrays by name, rounded to the dtype they will have; `dy` is the cotangent."""
+    shape: Shape = SHAPES[case.shape]
+    shape = shape._replace(batch=batch or shape.batch)
+    random = np.random.default_rng(sum(shape))
+    tokens = shape[:3]
+    taps = (*[shape.batch] * case.apart, shape.taps, shape.channels)
+    sizes = {'u': tokens, 'kernel': taps, 'dy': tokens}
+    sizes |= {'pre_gate': tokens, 'post_gate': tokens} if case.gates else {}
+    sizes |= {'skip': (shape.channels,)} if case.skip else {}
+    sizes |= {'backward_kernel': (*taps[:-2], max(1, shape.taps // 2), shape.channels)} if case.backward else {}
+    found = {name: random.standard_normal(size) for name, size in sizes.items()}
+    return {name: np.asarray(jnp.asarray(x, case.dtype), np.float64) for name, x in found.items()}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The output and all gradients by name."""
+    arrays = dict(arrays)
+    dy = arrays.pop('dy')
+    how = {'circular': case.circular, 'implementation': implementation}
+    y, pull = jax.vjp(lambda x: long_conv(x['u'], x['kernel'], **{k: v for k, v in x.items() if k not in ('u', 'kernel')}, **how), arrays)
+    return {'y': y} | {f'd{name}': x for name, x in pull(dy)[0].items()}
+
+
+def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    return {name: jnp.asarray(x, case.dtype) for name, x in arrays.items()}
+
+
+def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same as `run`, summed directly in float64, lag by lag."""
+    u, kernel, dy = (arrays[name] for name in ('u', 'kernel', 'dy'))
+    pre, post = (arrays.get(name, np.ones_like(u)) for name in ('pre_gate', 'post_gate'))
+    skip = arrays.get('skip', np.zeros(u.shape[-1]))
+    x, dc = pre * u, post * dy
+    c, dx, dkernel = _both(x, dc, kernel, lambda j: j, case.circular)
+    found = {'dkernel': dkernel}
+    if case.backward:
+        more, dmore, found['dbackward_kernel'] = _both(
+            x, dc, arrays['backward_kernel'], lambda j: -1 - j, case.circular)
+        c, dx = c + more, dx + dmore
+    dx += skip * dc
+    found |= {'y': post * (c + skip * x), 'du': pre * dx}
+    if case.gates:
+        found |= {'dpre_gate': u * dx, 'dpost_gate': dy * (c + skip * x)}
+    return found | ({'dskip': (x * dc).sum((0, 1))} if case.skip else {})
+
+
+def _both(x, dc, kernel, lag_of, circular):
+    """The convolution, and the cotangents of sequence and kernel."""
+    c, dx, dkernel = np.zeros_like(x), np.zeros_like(x), np.zeros_like(kernel)
+    for j in range(kernel.shape[-2]):
+        tap = kernel[..., j, :][..., None, :] if kernel.ndim == 3 else kernel[j]
+        read = _shift(x, lag_of(j), circular)
+        c += tap * read
+        dx += tap * _shift(dc, -lag_of(j), circular)
+        dkernel[..., j, :] = (dc * read).sum(1 if kernel.ndim == 3 else (0, 1))
+    return c, dx, dkernel
+
+
+def _shift(x: np.ndarray, lag: int, circular: bool) -> np.ndarray:
+    if circular:
+        return np.roll(x, lag, axis=1)
+    out = np.zeros_like(x)
+    if lag >= 0:
+        out[:, lag:] = x[:, :x.shape[1] - lag] if lag < x.shape[1] else 0
+    else:
+        out[:, :lag] = x[:, -lag:]
+    return out
+
+
+def check(case: Case, implementation: str | None = 'xla', batch: int | None = None) -> None:
+    """Runs the case and holds every output and gradient to the direct sum."""
+    arrays = inputs(case, batch)
+    target = wanted(case, arrays)
+    found = run(case, implementation, device(case, arrays))
+    close.assert_close(found, target, dict.fromkeys(target, BARS[case.dtype]))

@@ -1,0 +1,106 @@
+"""Every output and every gradient of the long convolution against a direct sum in float64, and published code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.long_conv import long_conv, transforms
+from kernels.long_conv.transforms import Monarch, fft_size, monarch_sides
+from tests import goldens
+from tests.kernels.long_conv import cases
+from tests.kernels.long_conv.cases import Case
+
+CASES = [
+    Case('one_token'),
+    Case('one_token', backward=True, circular=True),
+    Case('two_tokens', backward=True),
+    Case('odd', gates=True, skip=True, backward=True),
+    Case('odd', circular=True),
+    Case('odd', apart=True, circular=True, backward=True),
+    Case('prime', apart=True, backward=True),
+    Case('prime', gates=True, skip=True, dtype='bfloat16'),
+    Case('partial', backward=True),
+    Case('partial', circular=True, skip=True),
+    Case('longer', backward=True),
+    Case('long', gates=True),
+    Case('power'),
+    Case('behind_power'),
+]
+
+
+@pytest.mark.parametrize('implementation', ['fft', 'monarch'])
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_outputs_and_gradients(case, implementation):
+    cases.check(case, implementation)
+
+
+@pytest.mark.parametrize('case', [Case('odd', gates=True, skip=True, backward=True), Case('odd', circular=True)], ids=str)
+def test_reference_outputs_and_gradients(case):
+    cases.check(case, 'reference')
+
+
+@pytest.mark.parametrize('implementation', ['xla', 'reference'])
+def test_float64(implementation):
+    with jax.enable_x64(True):
+        cases.check(Case('odd', gates=True, backward=True, dtype='float64'), implementation)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('implementation', ['fft', 'monarch'])
+@pytest.mark.parametrize('shape', ['path_x', 'longest'])
+def test_long_sequences(shape, implementation):
+    cases.check(Case(shape), implementation)
+
+
+@pytest.mark.parametrize('order', [1, 2, 3, 4])
+@pytest.mark.parametrize('tokens, taps', [(1, 1), (37, 20)])
+def test_a_monarch_of_any_order_is_a_convolution(order, tokens, taps):
+    random = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(random.normal(size=(2, n, 3)), jnp.float32) for n in (tokens, taps))
+    transform = Monarch(monarch_sides(tokens + taps - 1, order), jnp.float32)
+
+    @jax.jit
+    def convolve(x, kernel):
+        spectrum = transform.product(transform.forward(x, False), transform.forward(kernel, False))
+        return transform.backward(spectrum, tokens + taps - 1, False)
+
+    found = convolve(x, kernel)
+    for row in range(2):
+        for channel in range(3):
+            whole = np.convolve(*(np.float64(a[row, :, channel]) for a in (x, kernel)))
+            np.testing.assert_allclose(found[row, :, channel], whole, atol=1e-5)
+
+
+def test_a_large_table_of_twiddles_is_put_together_from_parts(monkeypatch):
+    whole = transforms._twiddles(16, 512)
+    monkeypatch.setattr(transforms, '_TABLE', 1024)
+    np.testing.assert_allclose(jax.jit(lambda: transforms._twiddles(16, 512))(), whole, atol=2e-7)
+
+
+def test_sizes():
+    assert [fft_size(n) for n in (1, 2, 7, 8193, 131071)] == [2, 2, 8, 8640, 131072]
+    assert monarch_sides(1) == (2,) and monarch_sides(128) == (128,)
+    assert monarch_sides(129) == (16, 16) and monarch_sides(2**21) == (128, 128, 128)
+    assert monarch_sides(2**23, None) == (32, 64, 64, 64) and monarch_sides(100, 3) == (4, 4, 8)
+
+
+@pytest.mark.parametrize('name', ['fftconv_causal_256', 'fftconv_circular_256', 'fftconv_gated_256', 'fftconv_partial_256'])
+@pytest.mark.parametrize('implementation', ['fft', 'monarch'])
+def test_published_code(name, implementation):
+    """HazyResearch/flash-fft-conv's own reference; the input is (B, D, T), or gates behind it as channels."""
+    golden = goldens.read(goldens.FOLDER / f'{name}.json.gz')
+    x = jnp.asarray(goldens.fill('input', golden['input_shape']).transpose(0, 2, 1))
+    kernel = jnp.asarray(goldens.fill('k', golden['state'][0][1]).T)
+    cotangent = jnp.asarray(goldens.fill('cotangent', golden['output']['shape']).transpose(0, 2, 1))
+
+    def op(x):
+        u, *gates = jnp.split(x, x.shape[-1] // kernel.shape[-1], axis=-1)
+        how = dict(zip(('pre_gate', 'post_gate'), gates))
+        return long_conv(u, kernel, circular='circular' in name, implementation=implementation, **how)
+
+    y, pull = jax.vjp(jax.jit(op), x)
+    report = goldens.Report(
+        name, kernel.size, golden['parameters'], goldens._output_error(golden['output'], y.transpose(0, 2, 1)),
+        goldens._gradient_error(golden['input_gradient'], np.asarray(pull(cotangent)[0]).transpose(0, 2, 1)))
+    assert report.passed and report.output < 1e-5 and report.gradient < 1e-5, str(report)
