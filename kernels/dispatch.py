@@ -27,11 +27,13 @@ class Form(NamedTuple):
     run: the function; takes the op's arrays, whatever is static already bound.
     platform: the only platform it can be lowered for ('tpu', 'cuda', 'rocm'), or None for all.
     missing: takes the same arrays, says in words what this call lacks to be served, or None.
+    proven: whether its platform takes it by itself, and not only when asked for the name.
     """
 
     run: Callable[..., Any]
     platform: str | None = None
     missing: Callable[..., str | None] = _nothing
+    proven: bool = True
 
 
 def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any) -> Any:
@@ -47,7 +49,7 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     special = {
         form.platform: form.run
         for form in forms.values()
-        if form.platform is not None and form.missing(*args) is None
+        if form.platform is not None and form.proven and form.missing(*args) is None
     }
     if not special:
         return anywhere(*args)

@@ -58,6 +58,13 @@ def tpu_params(
     )
 
 
+def gpu_params(warps: int, stages: int = 2) -> object:
+    """Compiler parameters of a GPU kernel, which also choose the Triton backend."""
+    from jax.experimental.pallas import triton  # deprecated from jax 0.11: a warning for its users
+
+    return triton.CompilerParams(num_warps=warps, num_stages=stages)
+
+
 def interpret_tpu_kernels() -> contextlib.AbstractContextManager:
     """TPU kernels traced inside run as a simulation of the chip's memories, anywhere.
 

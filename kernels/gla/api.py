@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels.gla import pallas_tpu, reference, xla
+from kernels.gla import pallas_gpu, pallas_tpu, reference, xla
 
 Gate = Float[Array, 'b t h k'] | Float[Array, 'b t h']
 Output = Float[Array, 'b t h v']
@@ -53,7 +53,8 @@ def gla(
       initial_state: the memory before the first token read; zero by default.
       reverse: read from the last token to the first: `initial_state` enters after the last token,
         and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', 'pallas_tpu', or None for what suits the platform.
+      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu', or None for what suits the
+        platform. 'pallas_gpu' is not timed yet and never chosen by itself.
       chunk: tokens that 'xla' works on at once, rounded up to a power of two; by default chosen
         from the shapes. No number depends on it but by rounding.
 
@@ -72,6 +73,9 @@ def gla(
         'reference': dispatch.Form(partial(reference.gla, **static)),
         'pallas_tpu': dispatch.Form(
             partial(pallas_tpu.gla, **static), 'tpu', partial(pallas_tpu.missing, 1)
+        ),
+        'pallas_gpu': dispatch.Form(
+            partial(pallas_gpu.gla, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
     run = partial(dispatch.run, 'gla', implementation, forms)
@@ -102,6 +106,9 @@ def bidirectional_gla(
         'reference': dispatch.Form(partial(reference.bidirectional_gla, **static)),
         'pallas_tpu': dispatch.Form(
             partial(pallas_tpu.bidirectional_gla, **static), 'tpu', partial(pallas_tpu.missing, 2)
+        ),
+        'pallas_gpu': dispatch.Form(
+            partial(pallas_gpu.bidirectional_gla, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
     run = partial(dispatch.run, 'bidirectional_gla', implementation, forms)

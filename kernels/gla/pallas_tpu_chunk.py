@@ -189,11 +189,18 @@ def _through_scores(
 
 def _running(tile: Tile, own: jax.Array, others: jax.Array, direction: int) -> jax.Array:
     """At each token the sum of `own` over all that are read from it on, of `others` before it."""
-    row, lane = _places((tile.tokens, 2 * tile.tokens))
+    count = 1 if tile.heads == 1 else 2  # side by side they fill what one leaves of a matrix unit
+    row, lane = _places((tile.tokens, count * tile.tokens))
     token = lane & (tile.tokens - 1)
     after = (token <= row) if direction else (token >= row)
-    ones = jnp.where((lane < tile.tokens) == after, 1.0, 0.0)
-    x = jnp.concatenate([own, others], axis=0)
+    if count == 1:
+        return _exact(tile, after, own) + _exact(tile, ~after, others)
+    return _exact(tile, (lane < tile.tokens) == after, jnp.concatenate([own, others], axis=0))
+
+
+def _exact(tile: Tile, which: jax.Array, x: jax.Array) -> jax.Array:
+    """Sums of rows of x, in narrow tiles too."""
+    ones = jnp.where(which, 1.0, 0.0)
     if not tile.narrow:
         return dot(tile, ones, x)
     high = _rounded(tile, x)

@@ -36,9 +36,12 @@ def topology(chip: str = 'v5e') -> Any:
 
 
 def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled:
-    """Compiles for one device of the chip; `inputs` are trees of jax.ShapeDtypeStruct."""
+    """Compiles for one device of the chip, or for those that inputs lie on.
+
+    `inputs` are trees of jax.ShapeDtypeStruct; one with a sharding, over devices of `topology`, keeps it.
+    """
     device = SingleDeviceSharding(topology(chip).devices[0])
-    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device)
+    place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device)
     lowered = jax.jit(function).lower(*jax.tree.map(place, inputs))
     with _nothing_cached():
         program = lowered.compile()

@@ -5,11 +5,14 @@ The bars are what was measured (`python -m benchmarks.kernels tpu`, docs/kernels
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.kernels_gla import FACTS, Program, one_way, two_passes, xla_chunks
-from kernels.gla import bidirectional_gla
+from kernels.gla import bidirectional_gla, gla, sequence_parallel_gla
 from tests.kernels import tpu
 
 ONE_WAY = Program(one_way, (1, 1000, 2, 64, 128), gradients=True)
@@ -65,6 +68,22 @@ def test_a_million_tokens_fit_a_chip(op):
     )
     assert long.peak < 10 * 2**30
     assert long.temp <= 0.3 * long.arguments and long.temp <= 1.02 * 256 * short.temp, (long[:4], short[:4])
+
+
+@pytest.mark.parametrize('kind', ['tokens', 'batch'])
+def test_kernels_over_four_chips(kind):
+    """A sequence split in `shard_map`, and a batch on a mesh with explicit axes: each chip runs the kernel on its part."""
+    explicit = kind == 'batch'
+    types = (AxisType.Explicit if explicit else AxisType.Auto,)
+    mesh = Mesh(np.array(tpu.topology('v5e').devices), (kind,), axis_types=types)
+    spec = PartitionSpec(kind) if explicit else PartitionSpec(None, kind)
+    q = jax.ShapeDtypeStruct((4, 1024, 2, 64), jnp.bfloat16, sharding=NamedSharding(mesh, spec))
+    split = partial(sequence_parallel_gla, axis_name=kind)
+    split = jax.shard_map(split, mesh=mesh, in_specs=(spec,) * 4, out_specs=(spec, PartitionSpec()))
+    found = tpu.compile_for(gla if explicit else split, q, q, q, q)
+    text = found.program.as_text()
+    assert 'tpu_custom_call' in text and 'all-gather' not in text
+    assert ('collective-permute' in text) != explicit
 
 
 @pytest.mark.heavy

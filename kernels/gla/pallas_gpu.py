@@ -1,0 +1,253 @@
+"""Gated linear attention as Pallas kernels for GPUs (the Triton backend), forward and backward.
+
+Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
+https://arxiv.org/abs/2312.06635. No code was taken from others.
+
+A program takes one head of one sequence and walks over its chunks with the state in registers. What
+happens inside of a chunk is that of the TPU kernels, with a head to a tile; only decays are made
+otherwise, since Triton cuts no tiles: sums of log decays over parts of a chunk are products with
+matrices of zeros and ones. Two directions are two calls.
+
+Not measured on a GPU: it lowers for CUDA, and its numbers are those of the interpreter. So it runs
+where it is asked for by name, and XLA elsewhere.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jaxtyping import Array, Float
+
+from kernels import dispatch, pallas
+from kernels.gla import pallas_tpu_chunk as chunk_of
+from kernels.gla.pallas_tpu_chunk import Decays, Tile
+
+_LEAST = 16  # rows and columns of the smallest matrix product
+_CHUNK = 32
+_STATE = 2**15  # numbers of a state, K x V: more do not fit into the registers of a block of threads
+_LOWEST = -1e30  # of log decays: times zero it is zero, as -inf is not
+
+
+class Plan(NamedTuple):
+    """What is static: the tile, in which direction tokens are read, the factor on the queries."""
+
+    tile: Tile
+    direction: int
+    scale: float
+    interpret: bool
+
+    def spec(self, x: Any) -> pl.BlockSpec:
+        """All of a head: its tokens, its state, or its states at the edges of the chunks."""
+        zeros = (0,) * (x.ndim - 2)
+        return pl.BlockSpec((None, None, *x.shape[2:]), lambda b, h: (b, h, *zeros))
+
+
+def gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    initial_state: Float[Array, 'b h k v'] | None = None,
+    *,
+    scale: float,
+    reverse: bool = False,
+    interpret: bool = False,
+) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    """One direction; see `kernels.gla.gla`. interpret: run the kernels as XLA, anywhere."""
+    batch, tokens, heads, keys = q.shape
+    values = v.shape[-1]
+    g = g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape)
+    chunk = min(_CHUNK, max(_LEAST, _power(tokens)))
+    wide, deep = (max(_LEAST, _power(size)) for size in (keys, values))
+    narrow = q.dtype == v.dtype == jnp.bfloat16
+    plan = Plan(Tile(chunk, 1, wide, deep, narrow), int(reverse), scale, interpret)
+    start = jnp.zeros_like(q, jnp.float32, shape=(batch, heads, keys, values))
+    start = start if initial_state is None else initial_state.astype(jnp.float32)
+    start = _pad(start, (heads, wide, deep)).swapaxes(2, 3)
+    rows = (x.swapaxes(1, 2) for x in (q, k, v, g))
+    filled = -(-tokens // chunk) * chunk
+    rows = (_pad(x, (heads, filled, n)) for x, n in zip(rows, (wide, wide, deep, wide)))
+    o, last = _attend(plan, *rows, start)
+    return o[:, :, :tokens, :values].swapaxes(1, 2), last.swapaxes(2, 3)[:, :, :keys, :values]
+
+
+def bidirectional_gla(
+    q: Float[Array, 'b t h k'],
+    k: Float[Array, 'b t h k'],
+    v: Float[Array, 'b t h v'],
+    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
+    *,
+    scale: float,
+    interpret: bool = False,
+) -> Float[Array, 'b t h v']:
+    """Both directions summed; see `kernels.gla.bidirectional_gla`."""
+    how = {'scale': scale, 'interpret': interpret}
+    forward, _ = gla(q, k, v, g_forward, **how)
+    backward, _ = gla(q, k, v, g_backward, reverse=True, **how)
+    return forward + backward
+
+
+def missing(
+    q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
+) -> str | None:
+    """What a call lacks to be served here, in words, or None."""
+    for x in jax.tree.leaves((q, k, v, others)):
+        if x.dtype not in (jnp.float32, jnp.bfloat16):
+            return f'an input is {x.dtype}; wanted float32 or bfloat16'
+    if dispatch.sharded(q):
+        return 'q may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
+    if _power(q.shape[-1]) * _power(v.shape[-1]) > _STATE:
+        return f'heads of {q.shape[-1]} x {v.shape[-1]} channels do not fit into the registers'
+    return None
+
+
+def _power(size: int) -> int:
+    """The next power of two."""
+    return 1 << (size - 1).bit_length()
+
+
+def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    pads = [(0, 0), *((0, size - n) for size, n in zip(sizes, x.shape[1:]))]
+    return jnp.pad(x, pads)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(
+    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, start: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(B, H, T, ..) and states (B, H, V, K), all padded to the tile."""
+    out = pallas.output(v.shape, v.dtype, v), pallas.output(start.shape, start.dtype, v)
+    return _call(_outputs_kernel, plan, (q, k, v, g, start), out)
+
+
+def _attend_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple, tuple]:
+    return _attend(plan, *inputs), inputs
+
+
+def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+    return dispatch.first_order('gla', partial(_cotangents, plan))(inputs, cotangents)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+    q, k, v, g, start = inputs
+    do, dlast = cotangents
+    edges = (*start.shape[:2], q.shape[2] // plan.tile.tokens, *start.shape[2:])
+    states = _call(_edges_kernel, plan, (k, v, g, start), pallas.output(edges, jnp.float32, v))
+    outs = tuple(pallas.output(x.shape, x.dtype, v) for x in inputs)
+    return _call(_cotangents_kernel, plan, (q, k, v, g, do, states, dlast), outs)
+
+
+def _outputs_kernel(
+    plan: Plan, q: Any, k: Any, v: Any, g: Any, start: Any, o: Any, last: Any
+) -> None:
+    def chunk(n: jax.Array, state: jax.Array) -> jax.Array:
+        rows = _rows(plan, n)
+        qs, ks, vs = (_read(x, rows) for x in (q, k, v))
+        fading = _decays(plan, _read(g, rows))
+        pair = _place(plan, fading)
+        found = chunk_of.outputs(plan.tile, qs * plan.scale, ks, vs, pair, _place(plan, state))
+        o[rows, :] = found.astype(o.dtype)
+        return chunk_of.advance(plan.tile, state, ks * fading.key[-1], vs, fading.total)
+
+    last[...] = _walk(plan, plan.direction, chunk, start[...], q)
+
+
+def _edges_kernel(plan: Plan, k: Any, v: Any, g: Any, start: Any, edges: Any) -> None:
+    def chunk(n: jax.Array, state: jax.Array) -> jax.Array:
+        edges[n] = state
+        rows = _rows(plan, n)
+        fading = _decays(plan, _read(g, rows))
+        kept = _read(k, rows) * fading.key[-1], _read(v, rows), fading.total
+        return chunk_of.advance(plan.tile, state, *kept)
+
+    _walk(plan, plan.direction, chunk, start[...], k)
+
+
+def _cotangents_kernel(
+    plan: Plan, q: Any, k: Any, v: Any, g: Any, do: Any, states: Any, dlast: Any, *outs: Any
+) -> None:
+    def chunk(n: jax.Array, costate: jax.Array) -> jax.Array:
+        rows = _rows(plan, n)
+        qs, ks, vs, dos = (_read(x, rows) for x in (q, k, v, do))
+        dos = dos * plan.scale
+        fading = _decays(plan, _read(g, rows))
+        edges = _place(plan, (states[n], costate))
+        *found, dgates = chunk_of.cotangents(
+            plan.tile, qs, ks, vs, dos, _place(plan, fading), edges
+        )
+        for out, x in zip(outs, (*found, dgates[plan.direction])):
+            out[rows, :] = x.astype(out.dtype)
+        return chunk_of.advance(plan.tile, costate, qs * fading.query[-1], dos, fading.total)
+
+    outs[-1][...] = _walk(plan, 1 - plan.direction, chunk, dlast[...], q)
+
+
+def _walk(plan: Plan, direction: int, body: Callable, carry: jax.Array, rows: Any) -> jax.Array:
+    chunks = rows.shape[0] // plan.tile.tokens
+    step = lambda n, carry: body(chunks - 1 - n if direction else n, carry)
+    return lax.fori_loop(0, chunks, step, carry)
+
+
+def _rows(plan: Plan, n: jax.Array) -> Any:
+    return pl.ds(n * plan.tile.tokens, plan.tile.tokens)
+
+
+def _read(ref: Any, rows: Any) -> jax.Array:
+    return ref[rows, :].astype(jnp.float32)
+
+
+def _place(plan: Plan, x: Any) -> tuple:
+    """A pair with one entry, of the direction of reading."""
+    return (None, x) if plan.direction else (x, None)
+
+
+def _decays(plan: Plan, g: jax.Array) -> Decays:
+    """From log decays (C, K): per level the sums up to a token in its block, and behind it."""
+    size = plan.tile.tokens
+    g = jnp.maximum(g, _LOWEST)
+    token, other = (lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
+    upto = other >= token if plan.direction else other <= token
+    query, key = [], []
+    block = 1
+    while block <= size:
+        same = (token ^ other) < block
+        query.append(jnp.exp(_sum(same & upto, g)))
+        key.append(jnp.exp(_sum(same & ~upto, g)))
+        block *= 2
+    return Decays(query, key, jnp.exp(jnp.sum(g, axis=0, keepdims=True)))
+
+
+def _sum(which: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.dot(which.astype(jnp.float32), x, precision=lax.Precision.HIGHEST)
+
+
+def _call(kernel: Callable, plan: Plan, ins: tuple, outs: Any) -> Any:
+    """Runs a kernel, a program a head."""
+    batch, heads = ins[0].shape[:2]
+    arrays = jax.tree.leaves((ins, outs))
+    tokens = batch * heads * ins[0].shape[2]
+    size, levels = plan.tile.tokens, plan.tile.tokens.bit_length()
+    products = 3 * levels * size * plan.tile.keys + 2 * plan.tile.keys * plan.tile.values
+    return pl.pallas_call(
+        partial(kernel, plan),
+        out_shape=outs,
+        grid=(batch, heads),
+        in_specs=jax.tree.map(plan.spec, ins),
+        out_specs=jax.tree.map(plan.spec, outs),
+        interpret=plan.interpret,
+        compiler_params=pallas.gpu_params(8 if plan.tile.keys * plan.tile.values > 4096 else 4),
+        cost_estimate=pallas.CostEstimate(
+            flops=2 * tokens * products * (3 if kernel is _cotangents_kernel else 1),
+            transcendentals=2 * levels * tokens * plan.tile.keys,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
+        ),
+        name=f'gla{kernel.__name__.removesuffix("_kernel")}',
+    )(*ins)
