@@ -4,6 +4,8 @@
     variables = model.init(key, images)
     logits = model.apply(variables, images)['logits']
 
+    model = create_model('vit_small_patch16_224', weights='vit_small.safetensors')  # init gives what the file has
+
 Names are looked up in the ``VARIANTS`` of the family files; nothing is registered.
 """
 
@@ -11,29 +13,41 @@ import difflib
 import fnmatch
 import functools
 import importlib
+import os
 import pkgutil
 from types import ModuleType
 from typing import Any
 
 from modelzoo.features import Backbone
 from modelzoo.heads import Classifier, Linear
+from modelzoo.weight_files import locate
+from modelzoo.weights import pretrained
 
 _FOLDERS = ('modelzoo.vision',)
 
 
-def create_model(name: str, num_classes: int = 1000, **overrides: Any) -> Classifier:
+def create_model(name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None,
+                 **overrides: Any) -> Classifier:
     """Returns a published network: the backbone and a linear head.
 
     Args:
         name: one of `list_models`.
-        num_classes: number of logits.
+        num_classes: number of logits; by default 1000 or, with `weights`, what they have. With another number than
+            they have the head starts anew.
+        weights: a .safetensors file, one of torch's, or ``owner/name`` on the Hugging Face hub. The model's ``init``
+            then returns them, position tables resized to the model's ``image_size``.
         **overrides: fields of the backbone's class to change, such as ``drop_path`` or ``dtype``.
 
     Raises:
-        ValueError: there is no such model; the nearest names are given.
+        ValueError: there is no such model; the nearest names are given. ``init`` raises it where weights do not fit.
         TypeError: the backbone has no such field.
+        FileNotFoundError: the weights are neither here nor on the hub.
+        ImportError: reading or fetching them needs a package that is not here.
     """
-    return Classifier(find(name)[1].clone(**overrides), Linear(num_classes))
+    backbone = find(name)[1].clone(**overrides)
+    if weights is None:
+        return Classifier(backbone, Linear(1000 if num_classes is None else num_classes))
+    return pretrained(backbone, num_classes, locate(weights))
 
 
 def list_models(pattern: str = '*') -> list[str]:

@@ -5,50 +5,139 @@ says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. 
 ``kernel`` is (out, in, *window) in PyTorch and (*window, in, out) here, anything else is the same in both. A third
 element of a pair is the number of axes of size 1 that the published array ends with and ours has not.
 Batch statistics stand among the parameters in published files: `merge` and `separate` bring ours there and back.
-Torch's ``num_batches_tracked`` is passed over; torch does without it.
-Files are safetensors (https://huggingface.co/docs/safetensors), read and written here without that package: a length,
-a JSON header, the bytes.
+What networks compute anew, though torch stores it (`COMPUTED`), is passed over; torch does without it.
+
+`load` and `save` do all of it for a classifier, `Pretrained` is one that starts from a file. Position tables of
+another image size are resized by the family's ``RESIZE`` (class name to a function of backbone, path and table), as
+its reference resizes them; they are the parameters that are called ``pos_embed``.
 """
 
 import functools
-import json
 import os
 import re
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax import traverse_util
+from jaxtyping import Array, Float
+
+from modelzoo import weight_files
+from modelzoo.features import Backbone
+from modelzoo.heads import Classifier, Linear
 
 Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 
 _SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
-_DTYPES = {'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16, 'I64': np.int64,
-           'I32': np.int32, 'I16': np.int16, 'I8': np.int8, 'U8': np.uint8, 'BOOL': np.bool_}
+_HEAD = 'head'
+# The last parts of the names of counts and constants.
+COMPUTED = ('num_batches_tracked', 'relative_position_index', 'relative_coords_table', 'attn_mask', 'rel_indices')
 
 
-def load_published(names: Names, params: Any, source: str | os.PathLike | Mapping[str, np.ndarray]) -> Any:
+class Pretrained(Classifier):
+    """A classifier whose initial variables are published weights; all else is as in `Classifier`.
+
+    Attributes:
+        file: the weights; see `weight_files.read`.
+        new_head: the head starts anew.
+    """
+
+    file: str = ''
+    new_head: bool = False
+
+    @nn.nowrap
+    def init(self, rngs: Any, x: Float[Array, 'b h w c'], *, train: bool = False) -> Any:
+        """Returns the published variables; `rngs` are for a new head only.
+
+        Raises:
+            ValueError: they do not fit; see `load`.
+        """
+        return load(self, super().init(rngs, x, train=train), self.file, new_head=self.new_head)
+
+
+def pretrained(backbone: Backbone, num_classes: int | None, file: str | os.PathLike) -> Pretrained:
+    """Returns a classifier that starts from a file.
+
+    Args:
+        backbone: of a family of the zoo.
+        num_classes: with another number than the file has, or where it has no head, the head starts anew; None for
+            the file's.
+        file: see `weight_files.read`.
+    """
+    bias = _translate(_names(backbone), f'{_HEAD}/bias', 1)
+    arrays = weight_files.read(file)
+    published = len(arrays[bias]) if bias in arrays else None
+    # Without a number and without a head there is nothing to start anew: `load` will say what is missing.
+    head = Linear(num_classes or published or 1000)
+    return Pretrained(backbone, head, os.fspath(file), num_classes is not None and num_classes != published)
+
+
+def load(model: Classifier, variables: Mapping[str, Any], source: str | os.PathLike | Mapping[str, np.ndarray], *,
+         new_head: bool = False) -> dict[str, Any]:
+    """Returns published weights in place of `variables`.
+
+    Args:
+        model: a backbone of the zoo with its head.
+        variables: from ``model.init``, or only their shapes.
+        source: a file, see `weight_files.read`, or arrays by published name.
+        new_head: keep the head that `variables` have, whatever the source has.
+
+    Raises:
+        ValueError: names missing, left over, or of another shape, all listed.
+    """
+    wanted, names = merge(variables), _names(model.backbone)
+    arrays = source if isinstance(source, Mapping) else weight_files.read(source)
+    kept = {_HEAD: wanted.pop(_HEAD)} if new_head else {}
+    if new_head:
+        arrays = {name: array for name, array in arrays.items()
+                  if not (_translate(names, name, 0) or '').startswith(f'{_HEAD}/')}
+    resize = getattr(_family(model.backbone), 'RESIZE', {}).get(type(model.backbone).__name__)
+    resize = None if resize is None else functools.partial(resize, model.backbone)
+    loaded = jax.tree.map(jnp.asarray, load_published(names, wanted, arrays, resize=resize))
+    return separate(loaded | kept, variables)
+
+
+def save(model: Classifier, variables: Mapping[str, Any], path: str | os.PathLike) -> None:
+    """Writes a classifier's variables under their published names as a .safetensors file."""
+    save_published(_names(model.backbone), merge(variables), path)
+
+
+def _family(backbone: Backbone) -> Any:
+    return sys.modules[type(backbone).__module__]
+
+
+def _names(backbone: Backbone) -> Names:
+    return _family(backbone).NAMES[type(backbone).__name__]
+
+
+def load_published(names: Names, params: Any, source: str | os.PathLike | Mapping[str, np.ndarray], *,
+                   resize: Callable[[str, np.ndarray], np.ndarray] | None = None) -> Any:
     """Returns published weights as a tree like `params`.
 
     Args:
         names: the family's map.
         params: arrays or their shapes (``jax.eval_shape``); says what is wanted, not changed.
-        source: a .safetensors file, or arrays by published name.
+        source: a file, see `weight_files.read`, or arrays by published name.
+        resize: (our path, table) -> the table for the network's image size, for tables of another shape.
 
     Raises:
         ValueError: names missing, left over, or of another shape, all listed.
     """
-    arrays = source if isinstance(source, Mapping) else read_safetensors(source)
-    arrays = {name: array for name, array in arrays.items() if not name.endswith('num_batches_tracked')}
+    arrays = source if isinstance(source, Mapping) else weight_files.read(source)
+    arrays = {name: array for name, array in arrays.items() if name.rpartition('.')[2] not in COMPUTED}
     wanted = traverse_util.flatten_dict(params, sep='/')
     found = {ours: name for name in arrays if (ours := _translate(names, name, 0)) is not None}
     extra = [name for name in arrays if _translate(names, name, 0) not in wanted]
     missing = [_translate(names, path, 1) or path for path in wanted if path not in found]
     _refuse(missing=missing, extra=extra)
     loaded = {path: _to_ours(path, np.asarray(arrays[found[path]]), _unit_axes(names, path)) for path in wanted}
+    if resize is not None:
+        loaded = {path: resize(path, array) if _is_table(path) and array.shape != tuple(wanted[path].shape) else array
+                  for path, array in loaded.items()}
     _refuse(misshapen=[f'{found[path]} ({loaded[path].shape}, not {like.shape})'
                        for path, like in wanted.items() if loaded[path].shape != tuple(like.shape)])
     return traverse_util.unflatten_dict({path: loaded[path].astype(wanted[path].dtype) for path in wanted}, sep='/')
@@ -68,7 +157,7 @@ def to_published(names: Names, params: Any) -> dict[str, np.ndarray]:
 
 def save_published(names: Names, params: Any, path: str | os.PathLike) -> None:
     """Writes `params` under their published names as a .safetensors file."""
-    write_safetensors(path, to_published(names, params))
+    weight_files.write(path, to_published(names, params))
 
 
 def merge(variables: Mapping[str, Any]) -> Any:
@@ -128,48 +217,13 @@ def _is_kernel(path: str) -> bool:
     return path.rsplit('/', 1)[-1] == 'kernel'
 
 
+def _is_table(path: str) -> bool:
+    return path.rsplit('/', 1)[-1] == 'pos_embed'
+
+
 def _refuse(**problems: list[str]) -> None:
     said = [f'{len(names)} {kind}: {", ".join(names[:8])}{", ..." if len(names) > 8 else ""}'
             for kind, names in problems.items() if names]
     if said:
         raise ValueError(f'the weights do not fit the network; {"; ".join(said)}. Check the variant and num_classes.')
 
-
-def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file, mapped and not yet read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no safetensors file, or holds a type that NumPy has not.
-    """
-    with open(path, 'rb') as file:
-        prefix = file.read(8)
-        length = struct.unpack('<Q', prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= os.path.getsize(path) - 8:
-            raise ValueError(f'{os.fspath(path)} is not a safetensors file: convert it with the safetensors package.')
-        header = json.loads(file.read(length))
-    header.pop('__metadata__', None)
-    data = np.memmap(path, np.uint8, 'r', offset=8 + length) if os.path.getsize(path) > 8 + length else b''
-    return {name: _tensor(name, entry, data) for name, entry in header.items()}
-
-
-def _tensor(name: str, entry: dict, data: np.ndarray) -> np.ndarray:
-    if entry['dtype'] not in _DTYPES:
-        raise ValueError(f'{name} has type {entry["dtype"]}, known are {", ".join(_DTYPES)}: convert it first.')
-    start, stop = entry['data_offsets']
-    return np.frombuffer(data[start:stop], _DTYPES[entry['dtype']]).reshape(entry['shape'])
-
-
-def write_safetensors(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as a safetensors file."""
-    kinds = {np.dtype(dtype): kind for kind, dtype in _DTYPES.items()}
-    header, offset = {}, 0
-    for name, array in arrays.items():
-        stop = offset + array.nbytes
-        header[name] = {'dtype': kinds[array.dtype], 'shape': array.shape, 'data_offsets': [offset, stop]}
-        offset = stop
-    text = json.dumps(header, separators=(',', ':')).encode()
-    text += b' ' * (-len(text) % 8)
-    with open(path, 'wb') as file:
-        file.write(struct.pack('<Q', len(text)) + text)
-        file.writelines(np.ascontiguousarray(array).tobytes() for array in arrays.values())

@@ -40,17 +40,17 @@ class Attention(nn.Module):
 
 
 def attend(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], v: Float[Array, 'b h m v'], *,
-           scale: float | None = None) -> Float[Array, 'b h n v']:
-    """Returns ``softmax(scale * q k^T) v``; the scale is 1 / sqrt(K) by default."""
-    return weights(q, k, scale=scale).astype(v.dtype) @ v
+           scale: float | None = None, bias: Float[Array, '1 h n m'] | None = None) -> Float[Array, 'b h n v']:
+    """Returns ``softmax(scale * q k^T + bias) v``; the scale is 1 / sqrt(K) by default."""
+    return weights(q, k, scale=scale, bias=bias).astype(v.dtype) @ v
 
 
-def weights(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], *, scale: float | None = None
-            ) -> Float[Array, 'b h n m']:
-    """Returns ``softmax(scale * q k^T)`` in float32."""
+def weights(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], *, scale: float | None = None,
+            bias: Float[Array, '1 h n m'] | None = None) -> Float[Array, 'b h n m']:
+    """Returns ``softmax(scale * q k^T + bias)`` in float32."""
     scale = q.shape[-1]**-0.5 if scale is None else scale
-    logits = (q * scale) @ jnp.swapaxes(k, -1, -2)
-    return jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    logits = ((q * scale) @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
+    return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
 
 
 def split_heads(x: Float[Array, 'b n d'], heads: int) -> Float[Array, 'b h n k']:

@@ -8,6 +8,7 @@ A table is resized along its rows and its columns by two small matrices:
   * `linear_matrix`: ``mode='bilinear'``.
 """
 
+import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -57,6 +58,29 @@ def resize(table: Float[Array, '1 n d'], source: tuple[int, int], target: tuple[
     rows, columns = (jnp.asarray(matrix(*sides), table.dtype) for sides in zip(source, target))
     grid = jnp.einsum('ph,hwd,qw->pqd', rows, grid, columns, precision=lax.Precision.HIGHEST)
     return grid.reshape(1, target[0] * target[1], -1)
+
+
+def refit(table: Float[np.ndarray, '1 n d'], grid: tuple[int, int], *, before: int = 0,
+          matrix: Callable[[int, int], np.ndarray] = cubic_matrix) -> Float[np.ndarray, '1 m d']:
+    """Resizes a published table, whose grid is a square, for another grid: once, where `resize` does it in the network.
+
+    Args:
+        table: one vector for each position, in rows.
+        grid: rows and columns wanted.
+        before: positions of learned tokens, which stand first and stay as they are.
+        matrix: how; see above.
+
+    Raises:
+        ValueError: the table's grid is not a square.
+    """
+    side = math.isqrt(table.shape[1] - before)
+    if side * side != table.shape[1] - before:
+        raise ValueError(f'a table of {table.shape[1]} positions, {before} of them for learned tokens, is not that of '
+                         'a square image: resize it first.')
+    rows, columns = (matrix(side, target) for target in grid)
+    places = table[0, before:].astype(np.float64).reshape(side, side, -1)
+    places = np.einsum('ph,hwd,qw->pqd', rows, places, columns, optimize=True).reshape(1, -1, table.shape[2])
+    return np.concatenate([table[:, :before], places.astype(table.dtype)], axis=1)
 
 
 def sincos2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> Float[np.ndarray, '1 n d']:

@@ -226,6 +226,12 @@ def convit(variant: str = 'convit_tiny', *, width: int | None = None, depth: int
     return changed(VARIANTS, variant, ConViT, changes)
 
 
+def _refit(backbone: ConViT, path: str, table: np.ndarray) -> np.ndarray:
+    return posemb.refit(table, backbone.grid(*pair(backbone.image_size)), matrix=posemb.smooth_cubic_matrix)
+
+
+RESIZE = {'ConViT': _refit}
+
 # The published names of a classifier's parameters and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))

@@ -243,7 +243,7 @@ class PVT(_Pyramid):
             ValueError: the patch does not divide the image, or the last stage reduces.
         """
         if self.reductions[-1] != 1:
-            raise ValueError(f'the last of the reductions {tuple(self.reductions)} must be 1: a class token is in its map.')
+            raise ValueError(f'the last of the reductions {tuple(self.reductions)} must be 1: its map has a class token.')
         tables, grids = (_grids(pair(size), self.patch, len(self.depths)) for size in (self.image_size, x.shape[1:3]))
         last = len(self.depths) - 1
         token = self.param('cls_token', init.trunc_normal(0.02), (1, 1, self.widths[last]))
@@ -369,6 +369,15 @@ def pvt_v2(variant: str = 'pvt_v2_b0', *, widths: Sequence[int] | None = None, d
 def _tuple(values: Sequence | None) -> tuple | None:
     return None if values is None else tuple(values)
 
+
+def _refit(backbone: PVT, path: str, table: np.ndarray) -> np.ndarray:
+    grids = _grids(pair(backbone.image_size), backbone.patch, len(backbone.depths))
+    index = next(index for index in range(len(grids)) if f'/embed{index}/' in path)
+    last = index == len(grids) - 1
+    return posemb.refit(table, grids[index], before=int(last), matrix=posemb.linear_matrix)
+
+
+RESIZE = {'PVT': _refit}
 
 # The published names of a classifier's parameters and ours; see weights.py. Stages count from 1 there, from 0 here.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))

@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -334,6 +335,12 @@ def vig_h(variant: str = 'vig_h_tiny', *, width: int | None = None, depths: Sequ
                'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
     return changed(VARIANTS, variant, HierViG, changes)
 
+
+def _refit(backbone: ViG, path: str, table: np.ndarray) -> np.ndarray:
+    return posemb.refit(table, backbone.grid(*_pair(backbone.image_size)))
+
+
+RESIZE = {'ViG': _refit}
 
 # The published names of a classifier's parameters and ours; see weights.py.
 _MIXER = (

@@ -11,8 +11,8 @@ GELU is the exact one; the last norm is over all tokens, and the classifier read
 another size the table's other rows are resized with antialiasing, as timm does it (DeiT's own fine-tuning does not
 antialias, the JAX original resizes linearly).
 
-`pool='mean'` without a class token and `fixed_positions=posemb.sincos2d` make the network of Beyer et al., 2022, "Better
-plain ViT baselines", https://arxiv.org/abs/2205.01580.
+`pool='mean'` without a class token and `fixed_positions=posemb.sincos2d` make the network of Beyer et al., 2022,
+"Better plain ViT baselines", https://arxiv.org/abs/2205.01580.
 
 Where we differ: initial values are timm's, not the JAX original's; there is no dropout, which none of the recipes
 in configs/ uses.
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -207,6 +208,13 @@ def vit(variant: str = 'vit_small_patch16_224', *, width: int | None = None, dep
         changes |= {'prefix': (), 'pool': 'mean', 'fixed_positions': posemb.sincos2d}
     return changed(VARIANTS, variant, ViT, changes)
 
+
+def _refit(backbone: ViT, path: str, table: np.ndarray) -> np.ndarray:
+    grid = backbone.grid(*pair(backbone.image_size))
+    return posemb.refit(table, grid, before=len(backbone.prefix), matrix=posemb.smooth_cubic_matrix)
+
+
+RESIZE = {'ViT': _refit}
 
 # The published names of a classifier's parameters and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))

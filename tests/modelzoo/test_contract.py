@@ -129,8 +129,8 @@ def test_execution_options_change_no_number(name, options):
     wanted = plain_answer(name)
     assert error(ravel_pytree(answer)[0], ravel_pytree(wanted)[0]) <= 1e-6
     # The gates' gradients are small differences of large sums, and those of biases that a norm takes away are nothing
-    # but rounding: a thousandth of the largest array is as small as it gets.
-    least = 1e-3 * max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(wanted))
+    # but rounding, which is 1e-7 of the largest array.
+    least = 1e-2 * max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(wanted))
     for ours, theirs in zip(jax.tree.leaves(answer), jax.tree.leaves(wanted), strict=True):
         assert np.linalg.norm(ours - theirs) <= 1e-5 * max(np.linalg.norm(theirs), least)
 

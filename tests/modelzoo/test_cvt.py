@@ -25,7 +25,8 @@ def test_a_learned_token_meets_no_convolution():
     variables = project.init(jax.random.key(1), image, before)
     tokens = project.apply(variables, image, before)
     assert tokens.shape == (2, 1 + 2 * 3, 8)
-    np.testing.assert_allclose(tokens[:, 0], jnp.tile(variables['params']['project']['kernel'].sum(0), (2, 1)), atol=1e-6)
+    wanted = variables['params']['project']['kernel'].sum(0)
+    np.testing.assert_allclose(tokens[:, 0], jnp.tile(wanted, (2, 1)), atol=1e-6)
 
 
 def test_logits_are_divided_by_the_root_of_the_whole_width(monkeypatch):

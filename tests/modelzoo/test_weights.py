@@ -1,17 +1,15 @@
 """Published weights: both ways without loss or left-overs, and errors that list what is wrong."""
 
-import json
-
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 from flax import traverse_util
 
 import modelzoo
-from modelzoo import weights
-from tests.modelzoo.tiny import shapes
+from modelzoo import weight_files, weights
+from modelzoo.heads import Classifier
+from tests.modelzoo.tiny import filled, jit, shapes
 
 
 def names_of(name: str) -> weights.Names:
@@ -32,13 +30,26 @@ def test_every_parameter_has_a_published_name_and_returns_from_it(name):
     assert all(weights._translate(names_of(name), there, 0) == path for there, path in published.items())
 
 
+def variables_of(name: str, **overrides) -> tuple[Classifier, dict]:
+    """Returns a tiny model and variables without structure, batch statistics included."""
+    model = modelzoo.create_model(name, 7, **overrides)
+    return model, filled(model, jnp.zeros((1, 16, 16, 3)))
+
+
+def same_bits(one: dict, other: dict) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 @pytest.mark.parametrize('name', modelzoo.list_models('*_test'))
 def test_round_trip_through_a_file_keeps_every_bit(name, tmp_path):
-    params = random_like(shapes(name)[1])
-    weights.save_published(names_of(name), params, tmp_path / 'w.safetensors')
-    loaded = weights.load_published(names_of(name), shapes(name)[1], tmp_path / 'w.safetensors')
-    assert jax.tree.structure(loaded) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    model, variables = variables_of(name)
+    weights.save(model, variables, tmp_path / 'one.safetensors')
+    empty = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), variables)
+    loaded = weights.load(model, empty, tmp_path / 'one.safetensors')
+    same_bits(loaded, variables)
+    weights.save(model, loaded, tmp_path / 'other.safetensors')
+    assert (tmp_path / 'one.safetensors').read_bytes() == (tmp_path / 'other.safetensors').read_bytes()
 
 
 def test_layouts_are_torch_s():
@@ -73,35 +84,62 @@ def test_what_does_not_fit_is_listed():
         weights.to_published(names, {'backbone': {'adapter': {'kernel': np.zeros((1, 1))}}})
 
 
-def test_safetensors_files_hold_every_type(tmp_path):
-    arrays = {str(np.dtype(kind)): np.arange(6).reshape(2, 3).astype(kind)
-              for kind in [*weights._DTYPES.values(), ml_dtypes.bfloat16]} | {'scalar': np.float32(3)}
-    arrays['scalar'] = np.asarray(arrays['scalar'])
-    weights.write_safetensors(tmp_path / 'a', arrays)
-    read = weights.read_safetensors(tmp_path / 'a')
-    assert list(read) == list(arrays)
-    for name, array in arrays.items():
-        assert read[name].dtype == array.dtype
-        np.testing.assert_array_equal(read[name], array)
+def test_what_networks_compute_anew_is_passed_over():
+    model, variables = variables_of('swinv2_test')
+    published = weights.to_published(names_of('swinv2_test'), variables['params'])
+    block, index = 'layers.0.blocks.1.attn.', np.zeros((9, 9), np.int64)
+    buffers = {f'{block}relative_position_index': index, f'{block}relative_coords_table': index, 'bn.attn_mask': index}
+    same_bits(weights.load(model, variables, published | buffers), variables)
 
 
-def test_safetensors_files_are_laid_out_as_published(tmp_path):
-    header = json.dumps({'__metadata__': {'format': 'pt'},
-                         'w': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}).encode()
-    data = np.array([1.5, -2], '<f4').tobytes()
-    (tmp_path / 'a').write_bytes(len(header).to_bytes(8, 'little') + header + data)
-    np.testing.assert_array_equal(weights.read_safetensors(tmp_path / 'a')['w'], [1.5, -2])
+@pytest.fixture(scope='module')
+def file(tmp_path_factory):
+    """The weights of a tiny network of seven classes."""
+    path = tmp_path_factory.mktemp('weights') / 'w.safetensors'
+    weights.save(*variables_of('vit_test'), path)
+    return path
 
 
-@pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'PK\x03\x04' * 100])
-def test_other_files_are_refused(tmp_path, content):
-    (tmp_path / 'model.bin').write_bytes(content)
-    with pytest.raises(ValueError, match='model.bin is not a safetensors file'):
-        weights.read_safetensors(tmp_path / 'model.bin')
+def start(*arguments, **options) -> dict:
+    """Returns what the model's `init` gives."""
+    model = modelzoo.create_model('vit_test', *arguments, **options)
+    return jit(model.init)(jax.random.key(1), jnp.zeros((1, 16, 16, 3)))
 
 
-def test_an_unknown_type_is_named(tmp_path):
-    header = json.dumps({'w': {'dtype': 'F8_E4M3', 'shape': [1], 'data_offsets': [0, 1]}}).encode()
-    (tmp_path / 'a').write_bytes(len(header).to_bytes(8, 'little') + header + b'0')
-    with pytest.raises(ValueError, match='w has type F8_E4M3, known are F64'):
-        weights.read_safetensors(tmp_path / 'a')
+def test_a_model_with_weights_starts_from_them(file):
+    model, variables = variables_of('vit_test')
+    started = modelzoo.create_model('vit_test', weights=file)
+    same_bits(start(weights=file), variables)
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    sizes = jax.tree.map(jnp.shape, jax.eval_shape(started.init, jax.random.key(1), x))
+    assert sizes == jax.tree.map(jnp.shape, variables)
+    np.testing.assert_array_equal(jit(started.apply)(variables, x)['logits'], jit(model.apply)(variables, x)['logits'])
+
+
+def test_another_number_of_classes_gets_a_new_head(file):
+    params = start(4, weights=file)['params']
+    same_bits(params['backbone'], variables_of('vit_test')[1]['params']['backbone'])
+    same_bits(params['head'], start(4)['params']['head'])
+    assert params['head']['kernel'].shape == (32, 4)
+
+
+def test_weights_without_a_head_need_a_number_of_classes(file, tmp_path):
+    arrays = weight_files.read(file)
+    weight_files.write(tmp_path / 'w.safetensors', {k: v for k, v in arrays.items() if not k.startswith('head.')})
+    with pytest.raises(ValueError, match=r'2 missing: head\.weight, head\.bias'):
+        start(weights=tmp_path / 'w.safetensors')
+    params = start(4, weights=tmp_path / 'w.safetensors')['params']
+    same_bits(params['backbone'], variables_of('vit_test')[1]['params']['backbone'])
+
+
+@pytest.mark.parametrize('name', ['vit_test', 'convit_test', 'pvt_v1_test', 'moat_test'])
+def test_tables_of_another_image_size_answer_as_if_resized_in_the_network(name):
+    model, variables = variables_of(name)
+    published = weights.to_published(names_of(name), weights.merge(variables))
+    larger = modelzoo.create_model(name, 7, image_size=(24, 16))
+    x = jax.random.normal(jax.random.key(0), (2, 24, 16, 3))
+    wanted = jax.eval_shape(larger.init, jax.random.key(0), x)
+    loaded = weights.load(larger, wanted, published)
+    assert jax.tree.map(jnp.shape, loaded) == jax.tree.map(jnp.shape, wanted) != jax.tree.map(jnp.shape, variables)
+    ours, theirs = jit(larger.apply)(loaded, x)['logits'], jit(model.apply)(variables, x)['logits']
+    np.testing.assert_allclose(ours, theirs, atol=2e-5 * float(theirs.std()))

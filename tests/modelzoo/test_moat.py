@@ -1,0 +1,108 @@
+"""MOAT: one block against its golden, sizes, tables for other images, and rates of stochastic depth."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import modelzoo
+from modelzoo import weights
+from modelzoo.vision import moat
+from tests import goldens
+from tests.modelzoo.tiny import filled, jit, shapes
+
+
+def block_names() -> list[tuple]:
+    """The map of a block alone, which the golden calls ``blk``."""
+    there, here = 'block_{s:02d}_{i:02d}', 'backbone/stage{s}/block{i:02d}/'
+    return [(name.replace(there, 'blk'), path.removeprefix(here), *axes) for name, path, *axes in moat.NAMES['MOAT']
+            if path.startswith(here)]
+
+
+def test_a_block_agrees_with_its_golden():
+    golden = goldens.read(goldens.FOLDER / 'moat_block_s2_64.json.gz')
+    block = moat.Block(64, 2, 0, functools.partial(moat.RelativeAttention, table=(6, 6)))
+    x = jnp.asarray(np.moveaxis(goldens.fill('input', golden['input_shape']), 1, -1))
+    wanted = jax.eval_shape(block.init, jax.random.key(0), x, None)
+    published = {name: goldens.fill(name, shape) for name, shape, kind in golden['state'] if kind != 'constant'}
+    loaded = weights.load_published(block_names(), weights.merge(wanted), published)
+    variables = weights.separate(loaded, wanted)
+    cotangent = jnp.asarray(np.moveaxis(goldens.fill('cotangent', golden['output']['shape']), 1, -1))
+
+    @jit
+    def run(variables, x):
+        output, pull = jax.vjp(lambda x: block.apply(variables, x, None), x)
+        return output, pull(cotangent)[0]
+
+    output, gradient = (np.moveaxis(np.asarray(array), -1, 1) for array in run(variables, x))
+    assert sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])) == golden['parameters']
+    assert goldens._output_error(golden['output'], output) < 1e-5
+    assert goldens._gradient_error(golden['input_gradient'], gradient) < 1e-5
+
+
+@pytest.mark.parametrize('name', moat.PUBLISHED)
+def test_parameter_counts_are_published(name):
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1]))
+    assert abs(count / 1e6 - moat.PUBLISHED[name].params) < 0.06
+
+
+def weights_of(table: np.ndarray, made_for: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """Returns each pixel's attention to each of a grid, where only the table of offsets decides."""
+    pixels = grid[0] * grid[1]
+    mixer = moat.RelativeAttention(made_for, head_width=pixels)
+    linear = lambda kernel: {'kernel': kernel, 'bias': jnp.zeros(pixels)}
+    params = {name: linear(jnp.zeros((pixels, pixels))) for name in 'qk'}
+    params |= {name: linear(jnp.eye(pixels)) for name in ('v', 'out')} | {'pos_embed': jnp.asarray(table)[None]}
+    x = jnp.eye(pixels).reshape(1, *grid, pixels)
+    return np.asarray(jit(mixer.apply)({'params': params}, x)).reshape(pixels, pixels)
+
+
+def offsets(grid: tuple[int, int]) -> np.ndarray:
+    """Returns how far down and right each key is from each query."""
+    places = np.indices(grid).reshape(2, -1)
+    return places[:, None] - places[:, :, None]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def test_biases_are_for_offsets_from_the_query_to_the_key():
+    table = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    down, right = offsets((2, 3))
+    np.testing.assert_allclose(weights_of(table, (2, 3), (2, 3)), softmax(table[down + 1, right + 2]), atol=1e-5)
+
+
+def test_other_sizes_get_the_table_resized_linearly():
+    plane = (np.arange(5)[:, None] + np.arange(5)[None] / 5).astype(np.float32)
+    down, right = offsets((4, 2))
+    wanted = np.clip((down + 3.5) * 5 / 7 - 0.5, 0, 4) + np.clip((right + 1.5) * 5 / 3 - 0.5, 0, 4) / 5
+    np.testing.assert_allclose(weights_of(plane, (3, 3), (4, 2)), softmax(wanted), atol=1e-5)
+
+
+def test_block_i_of_n_has_i_nths_of_the_rate(monkeypatch):
+    seen = []
+    monkeypatch.setattr(moat, 'path_masks', lambda module, rate, depth, batch, *, train: seen.append((rate, depth)))
+    backbone = modelzoo.find('moat_test')[1].clone(drop_path=0.3)
+    jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    assert seen == [(pytest.approx(0.2), 3)]
+
+
+def test_the_vector_is_the_norm_of_the_mean():
+    backbone = modelzoo.find('moat_test')[1]
+    x = jax.random.normal(jax.random.key(0), (2, 9, 7, 3))
+    variables = filled(backbone, x)
+    features = jit(backbone.apply)(variables, x)
+    last = features['stage1'].mean((1, 2))
+    normed = (last - last.mean(-1, keepdims=True)) / jnp.sqrt(last.var(-1, keepdims=True) + 1e-5)
+    norm = variables['params']['norm']
+    np.testing.assert_allclose(features['pooled'], normed * norm['scale'][None] + norm['bias'][None], atol=1e-5)
+    assert features['stage0'].shape == (2, 5, 4, 16) and features['map'].shape == (2, 3, 2, 32)
+
+
+def test_a_width_that_does_not_divide_into_heads_is_refused():
+    mixer = moat.RelativeAttention((2, 2))
+    with pytest.raises(ValueError, match='width 48 does not divide into heads of 32'):
+        jax.eval_shape(mixer.init, jax.random.key(0), jnp.zeros((1, 2, 2, 48)))
