@@ -135,7 +135,7 @@ def sharded(x: jax.Array) -> bool:
     )
 
 
-def explicit_spec(x: jax.Array) -> jax.sharding.PartitionSpec | None:
+def explicit_layout(x: jax.Array) -> jax.sharding.NamedSharding | None:
     """How `x` lies on a mesh with explicit axes, an entry per dimension; None without such a mesh.
 
     There every operation is asked for the layout of what it makes, so an op is best run on each
@@ -145,7 +145,8 @@ def explicit_spec(x: jax.Array) -> jax.sharding.PartitionSpec | None:
     explicit = jax.sharding.AxisType.Explicit
     if not any(n > 1 and t == explicit for n, t in zip(where.mesh.axis_sizes, where.mesh.axis_types)):
         return None
-    return jax.sharding.PartitionSpec(*where.spec, *[None] * (x.ndim - len(where.spec)))
+    spec = jax.sharding.PartitionSpec(*where.spec, *[None] * (x.ndim - len(where.spec)))
+    return jax.sharding.NamedSharding(where.mesh, spec)
 
 
 def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from kernels import dispatch
@@ -136,9 +136,10 @@ def gla_step(
 
 def _on_each_device(run: Callable, last: bool, q: jax.Array, *others: jax.Array | None) -> Any:
     """Over a mesh with explicit axes, `run` on the batch and heads of each device."""
-    spec = dispatch.explicit_spec(q)
-    if spec is None:
+    layout = dispatch.explicit_layout(q)
+    if layout is None:
         return run(q, *others)
+    spec = layout.spec
     if spec[1] is not None or spec[3] is not None:
         raise ValueError(
             f'q lies on the mesh as {spec}; wanted batch and heads to be split alone. Tokens may be '
@@ -149,10 +150,12 @@ def _on_each_device(run: Callable, last: bool, q: jax.Array, *others: jax.Array 
     specs = {n: states if last and n == 4 else rows for n in given}
     split = jax.shard_map(
         lambda given: run(*map(given.get, range(1 + len(others)))),
+        mesh=layout.mesh,
         in_specs=(specs,),
         out_specs=(rows, states) if last else rows,
     )
-    return split(jax.tree.map(jax.sharding.reshard, given, specs))
+    place = lambda x, spec: jax.sharding.reshard(x, NamedSharding(layout.mesh, spec))
+    return split(jax.tree.map(place, given, specs))
 
 
 def _scale(scale: float | None, q: jax.Array) -> float:

@@ -121,8 +121,10 @@ def _attend(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(B, H, T, ..) and states (B, H, V, K), all padded to the tile."""
-    out = pallas.output(v.shape, v.dtype, v), pallas.output(start.shape, start.dtype, v)
-    return _call(_outputs_kernel, plan, (q, k, v, g, start), out)
+    ins = {'q': q, 'k': k, 'v': v, 'g': g, 'start': start}
+    outs = {'o': _like(v), 'last': _like(start)}
+    found = _call(_outputs_kernel, plan, ins, outs)
+    return found['o'], found['last']
 
 
 def _attend_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple, tuple]:
@@ -139,55 +141,54 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     q, k, v, g, start = inputs
     do, dlast = cotangents
-    edges = (*start.shape[:2], q.shape[2] // plan.tile.tokens, *start.shape[2:])
-    states = _call(_edges_kernel, plan, (k, v, g, start), pallas.output(edges, jnp.float32, v))
-    outs = tuple(pallas.output(x.shape, x.dtype, v) for x in inputs)
-    return _call(_cotangents_kernel, plan, (q, k, v, g, do, states, dlast), outs)
+    shape = (*start.shape[:2], q.shape[2] // plan.tile.tokens, *start.shape[2:])
+    ins = {'k': k, 'v': v, 'g': g, 'start': start}
+    edges = _call(_edges_kernel, plan, ins, {'edges': pallas.output(shape, jnp.float32, v)})
+    outs = {'q': _like(q), 'k': _like(k), 'v': _like(v), 'g': _like(g), 'start': _like(start)}
+    ins |= {'q': q, 'do': do, 'dlast': dlast} | edges
+    found = _call(_cotangents_kernel, plan, ins, outs)
+    return tuple(found[name] for name in ('q', 'k', 'v', 'g', 'start'))
 
 
-def _outputs_kernel(
-    plan: Plan, q: Any, k: Any, v: Any, g: Any, start: Any, o: Any, last: Any
-) -> None:
+def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:
     def chunk(n: jax.Array, state: jax.Array) -> jax.Array:
         rows = _rows(plan, n)
-        qs, ks, vs = (_read(x, rows) for x in (q, k, v))
-        fading = _decays(plan, _read(g, rows))
-        pair = _place(plan, fading)
-        found = chunk_of.outputs(plan.tile, qs * plan.scale, ks, vs, pair, _place(plan, state))
-        o[rows, :] = found.astype(o.dtype)
-        return chunk_of.advance(plan.tile, state, ks * fading.key[-1], vs, fading.total)
+        q, k, v = (_read(ins[name], rows) for name in 'qkv')
+        fading = _decays(plan, _read(ins['g'], rows))
+        pair = _place(plan, fading), _place(plan, state)
+        outs['o'][rows, :] = chunk_of.outputs(plan.tile, q * plan.scale, k, v, *pair).astype(
+            outs['o'].dtype
+        )
+        return chunk_of.advance(plan.tile, state, k * fading.key[-1], v, fading.total)
 
-    last[...] = _walk(plan, plan.direction, chunk, start[...], q)
+    outs['last'][...] = _walk(plan, plan.direction, chunk, ins['start'][...], ins['q'])
 
 
-def _edges_kernel(plan: Plan, k: Any, v: Any, g: Any, start: Any, edges: Any) -> None:
+def _edges_kernel(plan: Plan, ins: dict, outs: dict) -> None:
     def chunk(n: jax.Array, state: jax.Array) -> jax.Array:
-        edges[n] = state
+        outs['edges'][n] = state
         rows = _rows(plan, n)
-        fading = _decays(plan, _read(g, rows))
-        kept = _read(k, rows) * fading.key[-1], _read(v, rows), fading.total
-        return chunk_of.advance(plan.tile, state, *kept)
+        k, v = (_read(ins[name], rows) for name in 'kv')
+        fading = _decays(plan, _read(ins['g'], rows))
+        return chunk_of.advance(plan.tile, state, k * fading.key[-1], v, fading.total)
 
-    _walk(plan, plan.direction, chunk, start[...], k)
+    _walk(plan, plan.direction, chunk, ins['start'][...], ins['k'])
 
 
-def _cotangents_kernel(
-    plan: Plan, q: Any, k: Any, v: Any, g: Any, do: Any, states: Any, dlast: Any, *outs: Any
-) -> None:
+def _cotangents_kernel(plan: Plan, ins: dict, outs: dict) -> None:
     def chunk(n: jax.Array, costate: jax.Array) -> jax.Array:
         rows = _rows(plan, n)
-        qs, ks, vs, dos = (_read(x, rows) for x in (q, k, v, do))
-        dos = dos * plan.scale
-        fading = _decays(plan, _read(g, rows))
-        edges = _place(plan, (states[n], costate))
-        *found, dgates = chunk_of.cotangents(
-            plan.tile, qs, ks, vs, dos, _place(plan, fading), edges
-        )
-        for out, x in zip(outs, (*found, dgates[plan.direction])):
-            out[rows, :] = x.astype(out.dtype)
-        return chunk_of.advance(plan.tile, costate, qs * fading.query[-1], dos, fading.total)
+        q, k, v, do = (_read(ins[name], rows) for name in ('q', 'k', 'v', 'do'))
+        do = do * plan.scale
+        fading = _decays(plan, _read(ins['g'], rows))
+        pair = _place(plan, fading), _place(plan, (ins['edges'][n], costate))
+        *found, dgates = chunk_of.cotangents(plan.tile, q, k, v, do, *pair)
+        for name, x in zip('qkvg', (*found, dgates[plan.direction])):
+            outs[name][rows, :] = x.astype(outs[name].dtype)
+        return chunk_of.advance(plan.tile, costate, q * fading.query[-1], do, fading.total)
 
-    outs[-1][...] = _walk(plan, 1 - plan.direction, chunk, dlast[...], q)
+    against = 1 - plan.direction
+    outs['start'][...] = _walk(plan, against, chunk, ins['dlast'][...], ins['q'])
 
 
 def _walk(plan: Plan, direction: int, body: Callable, carry: jax.Array, rows: Any) -> jax.Array:
@@ -229,25 +230,29 @@ def _sum(which: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.dot(which.astype(jnp.float32), x, precision=lax.Precision.HIGHEST)
 
 
-def _call(kernel: Callable, plan: Plan, ins: tuple, outs: Any) -> Any:
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return pallas.output(x.shape, x.dtype, x)
+
+
+def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
     """Runs a kernel, a program a head."""
-    batch, heads = ins[0].shape[:2]
+    batch, heads, tokens = ins['k'].shape[:3]
     arrays = jax.tree.leaves((ins, outs))
-    tokens = batch * heads * ins[0].shape[2]
-    size, levels = plan.tile.tokens, plan.tile.tokens.bit_length()
-    products = 3 * levels * size * plan.tile.keys + 2 * plan.tile.keys * plan.tile.values
+    rows, levels = batch * heads * tokens, plan.tile.tokens.bit_length()
+    state = plan.tile.keys * plan.tile.values
+    products = 3 * levels * plan.tile.tokens * plan.tile.keys + 2 * state
     return pl.pallas_call(
         partial(kernel, plan),
         out_shape=outs,
         grid=(batch, heads),
-        in_specs=jax.tree.map(plan.spec, ins),
+        in_specs=[jax.tree.map(plan.spec, ins)],
         out_specs=jax.tree.map(plan.spec, outs),
         interpret=plan.interpret,
-        compiler_params=pallas.gpu_params(8 if plan.tile.keys * plan.tile.values > 4096 else 4),
+        compiler_params=pallas.gpu_params(8 if state > 4096 else 4),
         cost_estimate=pallas.CostEstimate(
-            flops=2 * tokens * products * (3 if kernel is _cotangents_kernel else 1),
-            transcendentals=2 * levels * tokens * plan.tile.keys,
+            flops=2 * rows * products * (3 if 'do' in ins else 1),
+            transcendentals=2 * levels * rows * plan.tile.keys,
             bytes_accessed=sum(x.size * x.dtype.itemsize for x in arrays),
         ),
         name=f'gla{kernel.__name__.removesuffix("_kernel")}',
-    )(*ins)
+    )(ins)
