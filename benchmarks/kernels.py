@@ -32,12 +32,13 @@ import jax
 
 from benchmarks.peer_kernels import seconds
 
-OPS = {'gla': 'benchmarks.kernels_gla'}
+OPS = {'gla': 'benchmarks.kernels_gla', 'selective_scan': 'benchmarks.kernels_scan'}
 
 _OPS = flags.DEFINE_list('ops', list(OPS), 'Which ops.')
 _CHIP = flags.DEFINE_string('chip', 'v5e', 'tpu: which chip; those of tests/kernels/tpu.py.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'cpu: times that each side is measured.')
 _CORE = flags.DEFINE_integer('core', 0, 'cpu: the core that both sides run on.')
+_MATCH = flags.DEFINE_string('match', '', 'cpu: only cases that contain this.')
 _PEER = flags.DEFINE_string('peer_python', '', 'cpu: a Python that has torch; without one only ours is timed.')
 
 
@@ -116,7 +117,7 @@ def main(argv: list[str]) -> None:
     print(f'one core, {_ROUNDS.value} rounds, float32; jax {jax.__version__}\n')
     print('| case | | ours, ms | PyTorch, ms | ours / PyTorch |', '|---|---|---|---|---|', sep='\n')
     for op in ops.values():
-        for case in op.CPU:
+        for case in (case for case in op.CPU if _MATCH.value in case):
             print(*on_cpu(op, case), sep='\n', flush=True)
 
 

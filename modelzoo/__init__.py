@@ -19,16 +19,16 @@ from types import ModuleType
 from typing import Any
 
 from modelzoo.features import Backbone
-from modelzoo.heads import Classifier, Linear
+from modelzoo.heads import Classifier
 from modelzoo.weight_files import locate
-from modelzoo.weights import pretrained
+from modelzoo.weights import head_of, pretrained
 
 _FOLDERS = ('modelzoo.vision',)
 
 
 def create_model(name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None,
                  **overrides: Any) -> Classifier:
-    """Returns a published network: the backbone and a linear head.
+    """Returns a published network: the backbone and its head, a linear one unless the family's ``HEADS`` says else.
 
     Args:
         name: one of `list_models`.
@@ -46,7 +46,7 @@ def create_model(name: str, num_classes: int | None = None, *, weights: str | os
     """
     backbone = find(name)[1].clone(**overrides)
     if weights is None:
-        return Classifier(backbone, Linear(1000 if num_classes is None else num_classes))
+        return Classifier(backbone, head_of(backbone)(1000 if num_classes is None else num_classes))
     return pretrained(backbone, num_classes, locate(weights))
 
 

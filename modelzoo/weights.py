@@ -68,12 +68,18 @@ def pretrained(backbone: Backbone, num_classes: int | None, file: str | os.PathL
             the file's.
         file: see `weight_files.read`.
     """
-    bias = _translate(_names(backbone), f'{_HEAD}/bias', 1)
-    arrays = weight_files.read(file)
-    published = len(arrays[bias]) if bias in arrays else None
+    arrays, names = weight_files.read(file), _names(backbone)
+    ours = {name: _translate(names, name, 0) or '' for name in arrays}
+    biases = [len(arrays[name]) for name, path in ours.items() if re.fullmatch(f'{_HEAD}/(.*/)?bias', path)]
+    published = biases[0] if biases else None
     # Without a number and without a head there is nothing to start anew: `load` will say what is missing.
-    head = Linear(num_classes or published or 1000)
+    head = head_of(backbone)(num_classes or published or 1000)
     return Pretrained(backbone, head, os.fspath(file), num_classes is not None and num_classes != published)
+
+
+def head_of(backbone: Backbone) -> Callable[[int], nn.Module]:
+    """Returns the class of the head that a network is published with, which takes the number of logits."""
+    return getattr(_family(backbone), 'HEADS', {}).get(type(backbone).__name__, Linear)
 
 
 def load(model: Classifier, variables: Mapping[str, Any], source: str | os.PathLike | Mapping[str, np.ndarray], *,

@@ -3,6 +3,7 @@
 Layer normalization: Ba et al., 2016, https://arxiv.org/abs/1607.06450.
 Root mean square normalization: Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467.
 Group normalization: Wu and He, 2018, https://arxiv.org/abs/1803.08494.
+Global response normalization: Woo et al., 2023, https://arxiv.org/abs/2301.00808.
 Flax's own LayerNorm has epsilon 1e-6 and the variance as ``E[x^2] - E[x]^2``; torch has 1e-5 and two passes.
 """
 
@@ -27,8 +28,9 @@ class LayerNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
-        """Normalizes the last axis."""
+    def __call__(self, x: Float[Array, '*n d'], *, train: bool = False) -> Float[Array, '*n d']:
+        """Normalizes the last axis, alike with and without `train`, so that it can stand where `BatchNorm` does."""
+        del train
         scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
         bias = self.param('bias', jax.nn.initializers.zeros, (x.shape[-1],))
         x = x.astype(jnp.float32)
@@ -91,6 +93,36 @@ class GroupNorm(nn.Module):
         variance = jnp.mean(grouped * grouped, axis=(1, 2, 4), keepdims=True)
         x = (grouped * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
         return (x * _last_axis(scale, x) + _last_axis(bias, x)).astype(self.dtype)
+
+
+class GlobalResponseNorm(nn.Module):
+    """``x * (1 + scale * n) + bias``, where n is a channel's length over all pixels by the mean of all channels'.
+
+    Woo et al., 2023, https://arxiv.org/abs/2301.00808. Scale and bias start at 0, so that it does nothing.
+
+    Attributes:
+        use_bias: whether there is a bias.
+        epsilon: added to the mean length.
+        dtype: of the result.
+    """
+
+    use_bias: bool = True
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
+        """Weighs the channels of each example."""
+        shape = (1, 1, 1, x.shape[-1])  # as published
+        scale = self.param('scale', jax.nn.initializers.zeros, shape)
+        x = x.astype(jnp.float32)
+        squares = jnp.sum(x * x, axis=(1, 2), keepdims=True)
+        # A channel of zeros has no direction: its length's gradient is 0, not the root's.
+        length = jnp.sqrt(jnp.where(squares > 0, squares, 1)) * (squares > 0)
+        x = x * (1 + scale * (length / (jnp.mean(length, axis=-1, keepdims=True) + self.epsilon)))
+        if self.use_bias:
+            x = x + self.param('bias', jax.nn.initializers.zeros, shape)
+        return x.astype(self.dtype)
 
 
 def _last_axis(vector: Array, like: Array) -> Array:

@@ -104,7 +104,7 @@ def test_every_parameter_has_one_depth_and_a_telling_name(name):
         assert len(owners) == 1, path
         assert owners[0] in backbone.layers[backbone.layer_of(f'backbone/{path}')]
         matrix = leaf.size > max(leaf.shape, default=1)  # a class token, (1, 1, D), is a vector
-        assert matrix == path.endswith(('/kernel', 'pos_embed')), path
+        assert matrix == path.endswith(('/kernel', 'pos_embed', '/A_log', '/direction')), path
         assert leaf.dtype == jnp.float32
     assert backbone.layer_of('head/kernel') == backbone.num_layers - 1
 

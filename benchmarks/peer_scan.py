@@ -1,0 +1,67 @@
+"""PyTorch's side of `benchmarks.kernels cpu --ops=scan`: both scans token by token, on one thread.
+
+    python -m benchmarks.peer_scan selective:B,T,D,N
+    python -m benchmarks.peer_scan linear:B,T,D
+
+Decays and what is added are made for all tokens at once, as the reference of https://github.com/state-spaces/mamba
+does, then a token is one fused multiply-add into where its state is kept, and the outputs are one product of all
+states: the fastest of the plain forms tried. Gradients go through the same loop, each state an array of its own, which
+autograd wants. No code was taken from others. Needs torch alone.
+"""
+
+import sys
+
+import torch
+
+from benchmarks.peer_kernels import serve
+
+
+def scan(decay: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    """The states (B, T, ..) after each token."""
+    if not torch.is_grad_enabled():
+        states, state = torch.empty_like(added), added[:, 0] * 0
+        for t in range(added.shape[1]):
+            state = torch.addcmul(added[:, t], decay[:, t], state, out=states[:, t])
+        return states
+    state, states = torch.zeros_like(added[:, 0]), []
+    for fade, new in zip(decay.unbind(1), added.unbind(1)):
+        state = torch.addcmul(new, fade, state)
+        states.append(state)
+    return torch.stack(states, 1)
+
+
+def selective(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor) -> torch.Tensor:
+    """The selective scan without gate and skip."""
+    states = scan((delta[..., None] * A).exp(), (delta * u)[..., None] * B[:, :, None])
+    return (states @ C[..., None])[..., 0]
+
+
+def inputs(kind: str, shape: tuple[int, ...]) -> list[torch.Tensor]:
+    """Random arrays of the op; those of a layer after its first step."""
+    batch, tokens, channels, *states = shape
+    row = lambda width: torch.randn(batch, tokens, width)
+    if kind == 'linear':
+        return [torch.sigmoid(row(channels) + 2), row(channels)]
+    delta = torch.nn.functional.softplus(row(channels) - 3)
+    A = -torch.arange(1.0, states[0] + 1).expand(channels, -1).contiguous()
+    return [row(channels), delta, A, row(states[0]), row(states[0])]
+
+
+def main(case: str) -> None:
+    torch.set_num_threads(1)
+    kind, shape = case.split(':')
+    shape = tuple(map(int, shape.split(',')))
+    arrays = [x.requires_grad_() for x in inputs(kind, shape)]
+    op, cotangent = {'selective': selective, 'linear': scan}[kind], torch.randn(shape[:3])
+
+    def forward() -> None:
+        with torch.inference_mode():
+            op(*arrays)
+
+    serve(torch.__version__, {
+        'forward': forward, 'forward and gradients': lambda: torch.autograd.grad(op(*arrays), arrays, cotangent),
+    })
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

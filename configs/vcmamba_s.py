@@ -1,0 +1,44 @@
+"""VCMamba-S: convolutional stages, and four blocks at the end that scan the map in four directions.
+
+VCMamba: Bridging Convolutions with Multi-Directional Mamba for Efficient Visual Representation, Munir et al., 2025,
+https://arxiv.org/abs/2509.04669. Recipe: https://github.com/Wertyuui345/VCMamba, model/scripts/vcmamba-eff-s-multi.sh.
+
+    python train.py --config configs/vcmamba_s.py --workdir runs/vcmamba_s
+    python train.py --config configs/vcmamba_s.py --workdir runs/vcmamba_m --config.task.backbone.variant=vcmamba_m
+    python train.py --config configs/vcmamba_s.py:digits --workdir runs/vcmamba_s_digits
+
+Published: 10.5 M parameters, 78.7 % top-1 on ImageNet-1k at 224 px. Not run here. 300 epochs, batches of 128 on each of
+17 devices at a rate of 1e-3 per 1,024 images (DeiT's scripts scale it per 512), stochastic depth 0.2. Not expressed: a
+RegNetY-16GF that teaches a second head, without which the network has 0.3 M parameters less; repeated augmentation.
+Trained in float32, and here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for full
+precision).
+"""
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.vcmamba:vcmamba', 'variant': 'vcmamba_s', 'drop_path': 0.0, 'dtype': 'float32',
+            'remat': False}
+RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
+SMALL = {'widths': (32, 64), 'depths': (2, 3), 'scans': 2}
+
+
+def get_config(preset=None):
+    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+
+    def imagenet():
+        optimizer = base.adamw(peak=1e-3, start=1e-6, end=1e-5, warmup_epochs=5.0, weight_decay=0.05)
+        return base.imagenet(BACKBONE | RECIPE, optimizer)
+
+    def digits():
+        return base.digits(BACKBONE | SMALL | {'stem_stride': 1, 'image_size': 8})
+
+    def fashion_mnist():
+        return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 2, 'image_size': 28})
+
+    def smoke():
+        shrunk = BACKBONE | {'drop_path': 0.1} | SMALL | {'stem_stride': 2, 'image_size': 32}
+        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05)
+        return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
+
+    return base.select(preset, {
+        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -1,0 +1,426 @@
+"""VCMamba: convolutional stages, and at the end a few blocks that scan the map in four directions.
+
+Munir et al., 2025, "VCMamba: Bridging Convolutions with Multi-Directional Mamba for Efficient Visual Representation",
+https://arxiv.org/abs/2509.04669. Reference: https://github.com/Wertyuui345/VCMamba (no licence stated), commit f8795a0,
+model/mambacnn.py and model/plain_mamba_layer.py; read for facts, no code was taken.
+
+What the published code does and the paper does not say, kept here because the published weights expect it:
+  * only the input of the scan goes in the order of a direction; step sizes, B and C stay in rows for all four;
+  * the bias of the step sizes is added twice, once by their matrix and once by the scan;
+  * there is no gate; the four outputs, each with its skip, are added, normalized, and pass a rectifier;
+  * its initial values reset those of Mamba's step sizes to normal ones and zero biases;
+  * logits are the mean of two linear heads; in training the second one learns from a teacher (`HEADS`).
+We differ in three ways: for other image sizes the position table is resized, which the reference refuses; biases in
+front of a batch normalization, which takes them away, start at 0; and logits are the mean in training too.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from kernels.selective_scan import selective_scan
+from modelzoo import features as ft
+from modelzoo.layers import init, mamba, posemb, trunk
+from modelzoo.layers.batchnorm import BatchNorm
+from modelzoo.layers.block import in_turn
+from modelzoo.layers.conv import Conv, DepthwiseConv
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import drop_path, path_masks
+from modelzoo.layers.layer_scale import LayerScale
+from modelzoo.layers.mlp import gelu
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import pair
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.variants import changed
+
+_NORMAL = init.trunc_normal(0.02)
+_ZEROS = jax.nn.initializers.zeros
+_LECUN = jax.nn.initializers.lecun_normal()
+# Rows and columns from a token to the next, by the number of its row in the table of directions; 0 is the first token.
+_MOVES = {(0, 1): 1, (0, -1): 2, (-1, 0): 3, (1, 0): 4}
+
+
+def snakes(rows: int, columns: int) -> tuple[Int[np.ndarray, '4 n'], Int[np.ndarray, '4 n']]:
+    """Returns four orders of the pixels of a map, and by which move each pixel is reached.
+
+    Row by row from the top left, every other row from the right; back again; the same by columns; back again.
+    """
+    places = np.arange(rows * columns).reshape(rows, columns)
+    by_rows, by_columns = (np.where(np.arange(len(x))[:, None] % 2, x[:, ::-1], x).ravel() for x in (places, places.T))
+    orders = np.stack([by_rows, by_rows[::-1], by_columns, by_columns[::-1]])
+    down, right = (np.diff(part, axis=1) for part in np.divmod(orders, columns))
+    moves = [[0, *(_MOVES[step] for step in zip(*pair))] for pair in zip(down.tolist(), right.tolist())]
+    return orders, np.array(moves)
+
+
+class FourScans(nn.Module):
+    """The mixer: 1x1 and 7x7 depthwise convolution, the selective scan in four directions, 1x1 convolution.
+
+    Attributes:
+        states: of each channel of the scan.
+        norm: factory of the normalization after both 1x1 convolutions.
+        dtype: compute type; the scan is float32 inside.
+    """
+
+    states: int = 16
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
+        """Mixes the pixels of a map."""
+        width = x.shape[-1]
+        norm = functools.partial(self.norm, dtype=self.dtype)
+        x = norm(name='up_norm')(_point(2 * width, width, self.dtype, 'up')(x), train=train)
+        x = nn.silu(DepthwiseConv(7, dtype=self.dtype, use_bias=True, name='conv')(x))
+        y = LayerNorm(dtype=self.dtype, name='norm')(self._scan(x))
+        y = _point(width, 2 * width, self.dtype, 'down')(nn.relu(y))
+        return norm(name='down_norm')(y, train=train)
+
+    def _scan(self, x: Float[Array, 'b h w e']) -> Float[Array, 'b h w e']:
+        """Returns the sum of four directions, which are one batch."""
+        batch, rows, columns, inner = x.shape
+        orders, moves = snakes(rows, columns)
+        u = x.reshape(batch, -1, inner)
+        rank = -(-inner // 32)
+        low, B, C = jnp.split(Dense(rank + 2 * self.states, False, _NORMAL, self.dtype, name='select')(u),
+                              (rank, rank + self.states), axis=-1)
+        delta, bias = mamba.StepSizes(inner, _NORMAL, _ZEROS, name='step')(low)
+        moved = self.param('direction', _NORMAL, (len(_MOVES) + 1, self.states))[moves]
+        B = (B[None] + moved.astype(B.dtype)[:, None]).reshape(-1, *B.shape[1:])
+        A, D = mamba.rates(self, inner, self.states)
+        scanned = u[:, orders].swapaxes(0, 1).reshape(-1, *u.shape[1:])
+        four = lambda array: jnp.concatenate([array] * 4)
+        y, _ = selective_scan(scanned, four(delta), A, B, four(C), D, delta_bias=2 * bias, softplus=True)
+        y = y.reshape(4, batch, -1, inner)
+        places = np.argsort(orders, axis=1)
+        return sum(y[n][:, places[n]] for n in range(4)).reshape(x.shape)
+
+
+def _point(features: int, channels: int, dtype: DTypeLike, name: str) -> Dense:
+    return Dense(features, True, init.uniform_fan_in(channels), dtype, name=name)
+
+
+class ConvMlp(nn.Module):
+    """``down(act(conv(act(up(x)))))``, the convolution 3x3 and depthwise, each followed by a batch normalization.
+
+    Attributes:
+        ratio: hidden width over width.
+        norm: factory of the normalizations.
+        dtype: compute type.
+    """
+
+    ratio: float = 4.0
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
+        """Acts on a map."""
+        norm = functools.partial(self.norm, dtype=self.dtype)
+        y = Dense(int(x.shape[-1] * self.ratio), True, _NORMAL, self.dtype, name='up')(x)
+        y = gelu(norm(name='up_norm')(y, train=train))
+        y = DepthwiseConv(3, dtype=self.dtype, use_bias=True, name='conv')(y)
+        y = gelu(norm(name='conv_norm')(y, train=train))
+        y = Dense(x.shape[-1], True, _NORMAL, self.dtype, name='down')(y)
+        return norm(name='down_norm')(y, train=train)
+
+
+class ConvBlock(nn.Module):
+    """``x + scale * mlp(x)``.
+
+    Attributes:
+        mlp: factory.
+    """
+
+    mlp: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h w d']:
+        """Passes the map on; `mask` is this block's row of `drop.path_masks`, of which it needs the second part."""
+        y = drop_path(self.mlp(name='mlp')(x, train=train), None if mask is None else mask[1])
+        return LayerScale(1e-5, name='residual').write(x, y)
+
+
+class ScanBlock(nn.Module):
+    """``x += mixer(norm(x))``, then ``x += mlp(norm(x))``.
+
+    Attributes:
+        norm, mixer, mlp: factories of the parts.
+    """
+
+    norm: Callable[..., nn.Module]
+    mixer: Callable[..., nn.Module]
+    mlp: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h w d']:
+        """Passes the map on; `mask` is this block's row of `drop.path_masks`."""
+        mixer_mask, mlp_mask = (None, None) if mask is None else mask
+        y = self.mixer(name='mixer')(self.norm(name='mixer_norm')(x, train=train), train=train)
+        x = x + drop_path(y, mixer_mask)
+        y = self.mlp(name='mlp')(self.norm(name='mlp_norm')(x, train=train), train=train)
+        return x + drop_path(y, mlp_mask)
+
+
+class Positions(nn.Module):
+    """Adds a learned table, stored with channels first.
+
+    Attributes:
+        grid: rows and columns that the table is made for; maps of any other size get it resized.
+    """
+
+    grid: ft.Grid
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
+        """Keeps the shape."""
+        table = self.param('pos_embed', _NORMAL, (1, x.shape[-1], *self.grid))
+        flat = posemb.resize(table.reshape(1, x.shape[-1], -1).swapaxes(1, 2), self.grid, x.shape[1:3])
+        return x + flat.reshape(1, *x.shape[1:]).astype(x.dtype)
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions, each with batch normalization and a rectifier.
+
+    Attributes:
+        features: output channels; half of them after the first.
+        stride: 4, 2 or 1 in all.
+        norm: factory of the normalizations.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns h / stride rows, rounded up.
+
+        Raises:
+            ValueError: the stride is another one.
+        """
+        if self.stride not in (1, 2, 4):
+            raise ValueError(f'stem_stride is {self.stride}: use 4 as published, or 2 or 1 for small images.')
+        for index, (features, stride) in enumerate(((self.features // 2, min(self.stride, 2)),
+                                                    (self.features, max(self.stride // 2, 1)))):
+            conv = Conv(features, 3, stride, 1, self.dtype, kernel_init=_LECUN, name=f'conv{index}')
+            x = nn.relu(self.norm(dtype=self.dtype, name=f'norm{index}')(conv(x), train=train))
+        return x
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution.
+
+    Attributes:
+        features: channels.
+        shrinks: whether a convolution halves the map first.
+        convs, scans: factories of the blocks, first these, then those.
+        table: rows and columns of the positions that the scans get.
+        norm: factory of the normalization after the convolution.
+        dtype: compute type.
+        remat: recompute a block's activations in the backward pass.
+    """
+
+    features: int
+    shrinks: bool
+    convs: Sequence[Callable[..., nn.Module]]
+    scans: Sequence[Callable[..., nn.Module]]
+    table: ft.Grid
+    norm: Callable[..., nn.Module]
+    dtype: DTypeLike
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Runs the blocks; `masks` are this stage's rows."""
+        if self.shrinks:
+            x = Conv(self.features, 3, 2, 1, self.dtype, name='down')(x)
+            x = self.norm(dtype=self.dtype, name='down_norm')(x, train=train)
+        first, depth = len(self.convs), len(self.convs) + len(self.scans)
+        blocks = [block(name=name) for block, name in zip((*self.convs, *self.scans), trunk.names(depth))]
+        before, after = (None, None) if masks is None else (masks[:first], masks[first:])
+        x = in_turn(blocks[:first], x, before, train=train, remat=self.remat)
+        x = Positions(self.table, name='positions')(x) if self.scans else x
+        return in_turn(blocks[first:], x, after, train=train, remat=self.remat)
+
+
+class VCMamba(ft.PyramidBackbone):
+    """The network.
+
+    Attributes:
+        widths, depths: of each stage.
+        scans: blocks at the end of the last stage that scan; all others convolve.
+        stem_stride: of the stem; 2 or 1 for small images.
+        image_size: what the position table is made for, a side or (height, width). Images of any other size get it
+            resized.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        norm, mixer, mlp: factories of a block's parts.
+        dtype: compute type; parameters are float32.
+        remat: recompute a block's activations in the backward pass.
+    """
+
+    widths: Sequence[int] = (32, 64, 144, 288)
+    depths: Sequence[int] = (4, 4, 12, 8)
+    scans: int = 4
+    stem_stride: int = 4
+    image_size: int | tuple[int, int] = 224
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = BatchNorm
+    mixer: Callable[..., nn.Module] = FourScans
+    mlp: Callable[..., nn.Module] = ConvMlp
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the last norm; what stands before a block goes with it."""
+        blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
+        for index in range(1, len(self.depths)):
+            blocks[sum(self.depths[:index])] += [f'stage{index}/down', f'stage{index}/down_norm']
+        if self.scans:
+            blocks[-self.scans].append(f'stage{len(self.depths) - 1}/positions')
+        return (('stem',), *map(tuple, blocks), ('norm',))
+
+    @property
+    def table(self) -> ft.Grid:
+        """Rows and columns of the position table."""
+        return tuple(-(-side // self.strides[-1]) for side in pair(self.image_size))
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
+        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
+        x = Stem(self.widths[0], self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
+        features, first = {ft.STEM: x}, 0
+        for index, depth in enumerate(self.depths):
+            rows = None if masks is None else masks[first:first + depth]
+            x = features[ft.stage(index)] = self._stage(index)(x, rows, train=train)
+            first += depth
+        x = LayerNorm(dtype=self.dtype, name='norm')(x)
+        return {**features, ft.MAP: x, ft.POOLED: global_mean(x)}
+
+    def _stage(self, index: int) -> Stage:
+        parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
+        scans = self.scans if index + 1 == len(self.depths) else 0
+        convs = [functools.partial(ConvBlock, parts['mlp'])] * (self.depths[index] - scans)
+        return Stage(self.widths[index], index > 0, convs, [functools.partial(ScanBlock, **parts)] * scans, self.table,
+                     self.norm, self.dtype, self.remat, name=ft.stage(index))
+
+
+class TwoHeads(nn.Module):
+    """The mean of two linear heads, of which the second one may learn from a teacher.
+
+    Attributes:
+        num_classes: number of logits.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, features: ft.Features) -> Float[Array, 'b k']:
+        """Returns logits; `features` must hold ``pooled``."""
+        pooled = features[ft.POOLED]
+        logits = [Dense(self.num_classes, name=name)(pooled) for name in ('labels', 'teacher')]
+        return (logits[0] + logits[1]) / 2
+
+
+# Table 1 of the paper and the README; the names are the paper's, S, M and B.
+VARIANTS = {
+    'vcmamba_s': VCMamba(),
+    'vcmamba_m': VCMamba((48, 96, 224, 448), (4, 4, 12, 6)),
+    'vcmamba_b': VCMamba((64, 128, 320, 512), (4, 4, 12, 6)),
+    'vcmamba_test': VCMamba((8, 32), (1, 1), 1, image_size=16),
+}
+
+# What a published classifier's head is.
+HEADS = {'VCMamba': TwoHeads}
+
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2509.04669', (224, 224))
+PUBLISHED = {
+    'vcmamba_s': _PAPER(params=10.5, macs=1.1, top1=78.7),
+    'vcmamba_m': _PAPER(params=21.0, macs=2.3, top1=81.5),
+    'vcmamba_b': _PAPER(params=31.5, macs=4.0, top1=82.6),
+}
+
+
+def vcmamba(variant: str = 'vcmamba_s', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
+            scans: int | None = None, stem_stride: int | None = None, image_size: int | Sequence[int] | None = None,
+            drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False) -> VCMamba:
+    """Returns a variant, changed where a value is given; see `VCMamba`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths), 'scans': scans,
+               'stem_stride': stem_stride, 'image_size': None if image_size is None else pair(image_size),
+               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
+    return changed(VARIANTS, variant, VCMamba, changes)
+
+
+def _refit(backbone: VCMamba, path: str, table: np.ndarray) -> np.ndarray:
+    flat = table.reshape(1, table.shape[1], -1).swapaxes(1, 2)
+    return posemb.refit(flat, backbone.table).swapaxes(1, 2).reshape(1, -1, *backbone.table)
+
+
+RESIZE = {'VCMamba': _refit}
+
+# The published names of a classifier's parameters and ours; see weights.py. 1x1 convolutions are matrices here.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_BATCH = (*_NORM, ('running_mean', 'mean'), ('running_var', 'var'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_POINT = (('weight', 'kernel', 2), ('bias', 'bias'))
+_MIXER = (
+    ('A_log', 'A_log'), ('D', 'D'), ('direction_Bs', 'direction'), ('x_proj.weight', 'select/kernel'),
+    *((f'{there}.{a}', f'{here}/{b}', *axes) for pairs, there, here in (
+        (_POINT, 'in_conv.0', 'up'), (_BATCH, 'in_conv.1', 'up_norm'), (_AFFINE, 'conv2d', 'conv'),
+        (_AFFINE, 'dt_proj', 'step'), (_NORM, 'norm', 'norm'), (_POINT, 'out_conv.1', 'down'),
+        (_BATCH, 'out_conv.2', 'down_norm')) for a, b, *axes in pairs),
+)
+_BLOCK = (
+    ('layer_scale_2', 'residual/scale', 2),
+    *((f'mlp.{there}.{a}', f'mlp/{here}/{b}', *axes) for pairs, there, here in (
+        (_POINT, 'fc1', 'up'), (_BATCH, 'norm1', 'up_norm'), (_AFFINE, 'mid', 'conv'),
+        (_BATCH, 'mid_norm', 'conv_norm'), (_POINT, 'fc2', 'down'), (_BATCH, 'norm2', 'down_norm'))
+      for a, b, *axes in pairs),
+    *((f'norm.{a}', f'mixer_norm/{b}') for a, b in _BATCH),
+    *((f'norm2.{a}', f'mlp_norm/{b}') for a, b in _BATCH),
+    *((f'mamba.{there}', f'mixer/{here}', *axes) for there, here, *axes in _MIXER),
+)
+NAMES = {
+    'VCMamba': (
+        *((f'patch_embed.{place}.{a}', f'backbone/stem/{here}/{b}') for pairs, place, here in (
+            (_AFFINE, 0, 'conv0'), (_BATCH, 1, 'norm0'), (_AFFINE, 3, 'conv1'), (_BATCH, 4, 'norm1'))
+          for a, b in pairs),
+        *((f'network.{2 * s}.{{i}}.{there}', f'backbone/stage{s}/block{{i:02d}}/{here}', *axes)
+          for s in range(4) for there, here, *axes in _BLOCK),
+        *((f'network.{2 * s - 1}.proj.{a}', f'backbone/stage{s}/down/{b}') for s in range(1, 4) for a, b in _AFFINE),
+        *((f'network.{2 * s - 1}.norm.{a}', f'backbone/stage{s}/down_norm/{b}')
+          for s in range(1, 4) for a, b in _BATCH),
+        ('pos_embed', 'backbone/stage3/positions/pos_embed'),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *((f'head.{a}', f'head/labels/{b}') for a, b in _AFFINE),
+        *((f'dist_head.{a}', f'head/teacher/{b}') for a, b in _AFFINE),
+    ),
+}

@@ -1,0 +1,88 @@
+"""VCMamba against what the published network answers, and the orders of its four scans."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from modelzoo import weights
+from modelzoo.heads import Classifier
+from modelzoo.vision import vcmamba
+from tests import goldens
+from tests.modelzoo.tiny import filled, jit, shapes
+
+
+@pytest.fixture
+def two_heads(monkeypatch):
+    """The published network has the mean of two heads."""
+    make = lambda num_classes, name: Classifier(vcmamba.VARIANTS[name], vcmamba.TwoHeads(num_classes))
+    monkeypatch.setattr(goldens, 'network', make)
+
+
+@pytest.mark.heavy
+def test_the_network_agrees_with_the_golden(two_heads):
+    report = goldens.compare(goldens.read(goldens.FOLDER / 'vcmamba_s.json.gz'))
+    assert report.passed and report.output < 1e-5 and report.gradient < 1e-5, str(report)
+
+
+def test_the_mixer_agrees_with_the_golden():
+    """On a map with an even and an odd side."""
+    golden = goldens.read(goldens.FOLDER / 'vcmamba_mixer.json.gz')
+    x, cotangent = (jnp.moveaxis(goldens.fill(name, golden['input_shape']), 1, -1) for name in ('input', 'cotangent'))
+    module = vcmamba.FourScans()
+    wanted = jax.eval_shape(module.init, jax.random.key(0), x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])) == golden['parameters']
+    filled = {name: goldens.fill(name, shape) for name, shape, kind in golden['state'] if kind != 'constant'}
+    variables = weights.separate(weights.load_published(vcmamba._MIXER, weights.merge(wanted), filled), wanted)
+
+    @jit
+    def run(variables, x):
+        y, pull = jax.vjp(lambda x: module.apply(variables, x), x)
+        return y, pull(cotangent)[0]
+
+    output, gradient = (np.moveaxis(np.asarray(found), -1, 1) for found in run(variables, x))
+    assert goldens._output_error(golden['output'], output) < 1e-5
+    assert goldens._gradient_error(golden['input_gradient'], gradient) < 1e-5
+
+
+def test_four_snakes():
+    orders, moves = vcmamba.snakes(2, 3)
+    assert orders.tolist() == [[0, 1, 2, 5, 4, 3], [3, 4, 5, 2, 1, 0], [0, 3, 4, 1, 2, 5], [5, 2, 1, 4, 3, 0]]
+    right, left, up, down = 1, 2, 3, 4
+    assert moves.tolist() == [[0, right, right, down, left, left], [0, right, right, up, left, left],
+                              [0, down, right, up, right, down], [0, up, left, down, left, up]]
+
+
+@pytest.mark.parametrize('name', vcmamba.PUBLISHED)
+def test_parameters_are_as_many_as_the_paper_says(name):
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1]['backbone']))
+    width = vcmamba.VARIANTS[name].widths[-1]
+    assert abs((count + 2 * 1000 * (width + 1)) / 1e6 - vcmamba.PUBLISHED[name].params) < 0.1
+
+
+def test_published_names_and_tables_of_another_size_both_ways():
+    model = Classifier(vcmamba.vcmamba('test', widths=(8, 8, 8, 16), depths=(1, 1, 1, 2), image_size=64),
+                       vcmamba.TwoHeads(3))
+    x = jnp.ones((1, 64, 64, 3))
+    variables = filled(model, x)
+    published = weights.to_published(vcmamba.NAMES['VCMamba'], weights.merge(variables))
+    assert published['pos_embed'].shape == (1, 16, 2, 2) and published['network.6.1.mamba.A_log'].shape == (32, 16)
+    larger = Classifier(model.backbone.clone(image_size=(96, 64)), model.head)
+    wanted = jax.eval_shape(larger.init, jax.random.key(0), x)
+    loaded = weights.load(larger, wanted, published)
+    assert loaded['params']['backbone']['stage3']['positions']['pos_embed'].shape == (1, 16, 3, 2)
+    again = weights.load(model, variables, published)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, variables))
+
+
+def test_a_stride_of_the_stem_that_there_is_not():
+    backbone = vcmamba.vcmamba('test', stem_stride=3)
+    with pytest.raises(ValueError, match='stem_stride is 3: use 4 as published, or 2 or 1 for small images.'):
+        jax.eval_shape(backbone.init, jax.random.key(0), jnp.ones((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_small_strides(stride):
+    backbone = vcmamba.vcmamba('test', stem_stride=stride)
+    features, _ = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.ones((1, 16, 8, 3)))
+    assert features['stage1'].shape == (1, 8 // stride, 4 // stride, 32) and backbone.strides == (stride, 2 * stride)
