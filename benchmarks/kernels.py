@@ -32,7 +32,7 @@ import jax
 
 from benchmarks.peer_kernels import seconds
 
-OPS = {'gla': 'benchmarks.kernels_gla', 'selective_scan': 'benchmarks.kernels_scan'}
+OPS = {'gla': 'benchmarks.kernels_gla', 'scan': 'benchmarks.kernels_scan'}
 
 _OPS = flags.DEFINE_list('ops', list(OPS), 'Which ops.')
 _CHIP = flags.DEFINE_string('chip', 'v5e', 'tpu: which chip; those of tests/kernels/tpu.py.')

@@ -18,7 +18,7 @@ import jax
 from jaxtyping import Array, Inexact
 
 from kernels import dispatch
-from kernels.linear_scan import pallas_tpu, reference, xla
+from kernels.linear_scan import pallas_gpu, pallas_tpu, reference, xla
 
 Tokens = Inexact[Array, 'b t d']
 Constant = Inexact[Array, ' d']
@@ -42,7 +42,8 @@ def linear_scan(
       initial_state: the state before the first token read; zero by default.
       reverse: read from the last token to the first: `initial_state` enters after the last token,
         and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', 'pallas_tpu', or None for what suits the platform.
+      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so
+        only by name), or None for what suits the platform.
 
     Returns:
       The state after each token, and the last one. Where any input is complex both are complex64
@@ -54,11 +55,15 @@ def linear_scan(
       NotImplementedError: the implementation named cannot serve this call.
     """
     _check(('batch', 'tokens'), a, x, initial_state)
+    static = {'reverse': reverse}
     forms = {
-        'xla': dispatch.Form(partial(xla.linear_scan, reverse=reverse)),
-        'reference': dispatch.Form(partial(reference.linear_scan, reverse=reverse)),
+        'xla': dispatch.Form(partial(xla.linear_scan, **static)),
+        'reference': dispatch.Form(partial(reference.linear_scan, **static)),
         'pallas_tpu': dispatch.Form(
-            partial(pallas_tpu.linear_scan, reverse=reverse), 'tpu', pallas_tpu.missing
+            partial(pallas_tpu.linear_scan, **static), 'tpu', pallas_tpu.missing
+        ),
+        'pallas_gpu': dispatch.Form(
+            partial(pallas_gpu.linear_scan, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
     return dispatch.run('linear_scan', implementation, forms, a, x, initial_state)

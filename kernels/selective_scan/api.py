@@ -20,7 +20,7 @@ import jax
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels.selective_scan import pallas_tpu, reference, xla
+from kernels.selective_scan import pallas_gpu, pallas_tpu, reference, xla
 
 Tokens = Float[Array, 'b t d']
 Channels = Float[Array, ' d']
@@ -57,7 +57,8 @@ def selective_scan(
       initial_state: the state before the first token read; zero by default.
       reverse: read from the last token to the first: `initial_state` enters after the last token,
         and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', 'pallas_tpu', or None for what suits the platform.
+      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so
+        only by name), or None for what suits the platform.
 
     Returns:
       The outputs in the dtype of `u`, and the last state in float32 (float64 for float64 inputs).
@@ -74,6 +75,9 @@ def selective_scan(
         'reference': dispatch.Form(partial(reference.selective_scan, **static)),
         'pallas_tpu': dispatch.Form(
             partial(pallas_tpu.selective_scan, **static), 'tpu', pallas_tpu.missing
+        ),
+        'pallas_gpu': dispatch.Form(
+            partial(pallas_gpu.selective_scan, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
     arrays = (u, delta, A, B, C, D, z, delta_bias, initial_state)
