@@ -226,7 +226,7 @@ class Stage(nn.Module):
         features: channels.
         shrinks: whether a convolution halves the map first.
         convs, scans: factories of the blocks, first these, then those.
-        table: rows and columns of the positions that the scans get.
+        positions: what the scans get added first; None without scans.
         norm: factory of the normalization after the convolution.
         dtype: compute type.
         remat: recompute a block's activations in the backward pass.
@@ -236,7 +236,7 @@ class Stage(nn.Module):
     shrinks: bool
     convs: Sequence[Callable[..., nn.Module]]
     scans: Sequence[Callable[..., nn.Module]]
-    table: ft.Grid
+    positions: nn.Module | None
     norm: Callable[..., nn.Module]
     dtype: DTypeLike
     remat: bool
@@ -252,7 +252,7 @@ class Stage(nn.Module):
         blocks = [block(name=name) for block, name in zip((*self.convs, *self.scans), trunk.names(depth))]
         before, after = (None, None) if masks is None else (masks[:first], masks[first:])
         x = in_turn(blocks[:first], x, before, train=train, remat=self.remat)
-        x = Positions(self.table, name='positions')(x) if self.scans else x
+        x = x if self.positions is None else self.positions(x)
         return in_turn(blocks[first:], x, after, train=train, remat=self.remat)
 
 
@@ -300,7 +300,7 @@ class VCMamba(ft.PyramidBackbone):
         for index in range(1, len(self.depths)):
             blocks[sum(self.depths[:index])] += [f'stage{index}/down', f'stage{index}/down_norm']
         if self.scans:
-            blocks[-self.scans].append(f'stage{len(self.depths) - 1}/positions')
+            blocks[-self.scans].append('positions')
         return (('stem',), *map(tuple, blocks), ('norm',))
 
     @property
@@ -325,7 +325,8 @@ class VCMamba(ft.PyramidBackbone):
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
         scans = self.scans if index + 1 == len(self.depths) else 0
         convs = [functools.partial(ConvBlock, parts['mlp'])] * (self.depths[index] - scans)
-        return Stage(self.widths[index], index > 0, convs, [functools.partial(ScanBlock, **parts)] * scans, self.table,
+        positions = Positions(self.table, name='positions') if scans else None
+        return Stage(self.widths[index], index > 0, convs, [functools.partial(ScanBlock, **parts)] * scans, positions,
                      self.norm, self.dtype, self.remat, name=ft.stage(index))
 
 
@@ -418,7 +419,7 @@ NAMES = {
         *((f'network.{2 * s - 1}.proj.{a}', f'backbone/stage{s}/down/{b}') for s in range(1, 4) for a, b in _AFFINE),
         *((f'network.{2 * s - 1}.norm.{a}', f'backbone/stage{s}/down_norm/{b}')
           for s in range(1, 4) for a, b in _BATCH),
-        ('pos_embed', 'backbone/stage3/positions/pos_embed'),
+        ('pos_embed', 'backbone/positions/pos_embed'),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/labels/{b}') for a, b in _AFFINE),
         *((f'dist_head.{a}', f'head/teacher/{b}') for a, b in _AFFINE),

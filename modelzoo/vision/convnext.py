@@ -1,0 +1,208 @@
+"""ConvNeXt and ConvNeXt V2: a residual network modernized until it looks like a transformer without attention.
+
+Liu et al., 2022, "A ConvNet for the 2020s", https://arxiv.org/abs/2201.03545; reference
+https://github.com/facebookresearch/ConvNeXt (MIT), commit 048efce. Woo et al., 2023, "ConvNeXt V2: Co-designing and
+Scaling ConvNets with Masked Autoencoders", https://arxiv.org/abs/2301.00808; reference
+https://github.com/facebookresearch/ConvNeXt-V2 (MIT for the code, CC BY-NC 4.0 for the weights). Parameter names are
+theirs, in `NAMES`.
+
+A block is a 7x7 depthwise convolution, LayerNorm and a feed-forward layer of four times the width, in one branch with
+LayerScale; version 2 has global response normalization inside the feed-forward layer and no LayerScale. LayerNorm's
+epsilon is 1e-6 everywhere. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
+
+We differ where sides do not divide: patches are then filled up with zeros; the reference cuts off.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init, meta_next, trunk
+from modelzoo.layers.conv import DepthwiseConv
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.layer_scale import LayerScale
+from modelzoo.layers.mlp import Mlp, gelu
+from modelzoo.layers.norm import GlobalResponseNorm, LayerNorm
+from modelzoo.layers.patch import patch_grid
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.residual import Add
+from modelzoo.layers.variants import changed
+
+
+class ResponseMlp(nn.Module):
+    """``down(response(gelu(up(x))))``, with biases: version 2's.
+
+    Attributes:
+        ratio: hidden width over width.
+        kernel_init: of both matrices.
+        dtype: compute type.
+    """
+
+    ratio: float = 4.0
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
+        """Acts on a map."""
+        y = gelu(Dense(int(x.shape[-1] * self.ratio), True, self.kernel_init, self.dtype, name='up')(x))
+        y = GlobalResponseNorm(dtype=self.dtype, name='response')(y)
+        return Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='down')(y)
+
+
+class ConvNeXt(ft.PyramidBackbone):
+    """Both versions.
+
+    Attributes:
+        widths, depths: of each stage.
+        patch: stride of the stem; each further stage has twice its predecessor's.
+        kernel_size: side of the depthwise kernels.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        norm, mlp, residual: factories of the blocks' parts.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks of a stage run; see layers/trunk.py.
+    """
+
+    widths: Sequence[int] = (96, 192, 384, 768)
+    depths: Sequence[int] = (3, 3, 9, 3)
+    patch: int = 4
+    kernel_size: int = 7
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = functools.partial(LayerNorm, epsilon=1e-6)
+    mlp: Callable[..., nn.Module] = Mlp
+    residual: Callable[..., nn.Module] = functools.partial(LayerScale, 1e-6)
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.patch * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the last norm; what leads to the next stage goes with the last block before it."""
+        return meta_next.layers(self.depths)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        patch_grid(*x.shape[1:3], self.patch)
+        x = meta_next.PatchStem(self.widths[0], self.patch, self.norm, self.dtype, name='stem')(x)
+        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
+        features = {ft.STEM: x}
+        for index, stage_masks in enumerate(meta_next.rows(masks, self.depths)):
+            if index:
+                x = meta_next.PatchDown(self.widths[index], self.norm, self.dtype, name=f'down{index - 1}')(x)
+            x = self._stage(index)(x, stage_masks, train=train)
+            features[ft.stage(index)] = x
+        norm = self.norm(name='norm')
+        return {**features, ft.MAP: norm(x).astype(self.dtype), ft.POOLED: norm(global_mean(x))}
+
+    def _stage(self, index: int) -> trunk.Stage:
+        mixer = functools.partial(DepthwiseConv, self.kernel_size, init.trunc_normal(0.02), self.dtype, True,
+                                  jax.nn.initializers.zeros)
+        norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.mlp))
+        block = functools.partial(meta_next.MetaNeXt, mixer, norm, mlp, self.residual)
+        return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
+
+
+_V2 = functools.partial(ConvNeXt, mlp=ResponseMlp, residual=Add)
+
+
+def _widths(first: int) -> tuple[int, ...]:
+    return tuple(first * 2**index for index in range(4))
+
+
+# Section 2.7 of the first paper (and table 9 for XL); table 5 in the appendix of the second.
+_SMALL, _DEEP = (2, 2, 6, 2), (3, 3, 27, 3)
+VARIANTS = {
+    'convnext_tiny': ConvNeXt(),
+    'convnext_small': ConvNeXt(depths=_DEEP),
+    'convnext_base': ConvNeXt(_widths(128), _DEEP),
+    'convnext_large': ConvNeXt(_widths(192), _DEEP),
+    'convnext_xlarge': ConvNeXt(_widths(256), _DEEP),
+    'convnextv2_atto': _V2(_widths(40), _SMALL),
+    'convnextv2_femto': _V2(_widths(48), _SMALL),
+    'convnextv2_pico': _V2(_widths(64), _SMALL),
+    'convnextv2_nano': _V2(_widths(80), (2, 2, 8, 2)),
+    'convnextv2_tiny': _V2(),
+    'convnextv2_base': _V2(_widths(128), _DEEP),
+    'convnextv2_large': _V2(_widths(192), _DEEP),
+    'convnextv2_huge': _V2(_widths(352), _DEEP),
+    'convnext_test': ConvNeXt((16, 32), (1, 2), kernel_size=5),
+    'convnextv2_test': _V2((16, 32), (1, 2), kernel_size=3),
+}
+
+# The repositories' tables: trained on ImageNet-1k alone, XL on ImageNet-22k before.
+_V1_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2201.03545', (224, 224))
+_V2_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2301.00808', (224, 224))
+PUBLISHED = {
+    'convnext_tiny': _V1_PAPER(28, 4.5, 82.1),
+    'convnext_small': _V1_PAPER(50, 8.7, 83.1),
+    'convnext_base': _V1_PAPER(89, 15.4, 83.8),
+    'convnext_large': _V1_PAPER(198, 34.4, 84.3),
+    'convnext_xlarge': _V1_PAPER(350, 60.9, 87.0),
+    'convnextv2_atto': _V2_PAPER(3.7, 0.55, 76.7),
+    'convnextv2_femto': _V2_PAPER(5.2, 0.78, 78.5),
+    'convnextv2_pico': _V2_PAPER(9.1, 1.37, 80.3),
+    'convnextv2_nano': _V2_PAPER(15.6, 2.45, 81.9),
+    'convnextv2_tiny': _V2_PAPER(28.6, 4.47, 83.0),
+    'convnextv2_base': _V2_PAPER(89, 15.4, 84.9),
+    'convnextv2_large': _V2_PAPER(198, 34.4, 85.8),
+    'convnextv2_huge': _V2_PAPER(660, 115, 86.3),
+}
+
+
+def convnext(variant: str = 'convnext_tiny', *, widths: Sequence[int] | None = None,
+             depths: Sequence[int] | None = None, patch: int | None = None, kernel_size: int | None = None,
+             drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False
+             ) -> ConvNeXt:
+    """Returns a variant of either version, changed where a value is given; see `ConvNeXt`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths), 'patch': patch,
+               'kernel_size': kernel_size, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
+               'scan': scan}
+    return changed(VARIANTS, variant, ConvNeXt, changes)
+
+
+# The published names of a classifier's parameters and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_THERE, _HERE = 'stages.{s}.{i}', 'backbone/stage{s}/block{i:02d}'
+NAMES = {
+    'ConvNeXt': (
+        *((f'downsample_layers.0.0.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+        *((f'downsample_layers.0.1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+        *((f'downsample_layers.{s + 1}.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
+        *((f'downsample_layers.{s + 1}.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
+        *((f'{_THERE}.{there}.{a}', f'{_HERE}/{here}/{b}') for a, b in _AFFINE
+          for there, here in (('dwconv', 'mixer'), ('pwconv1', 'mlp/up'), ('pwconv2', 'mlp/down'))),
+        *((f'{_THERE}.norm.{a}', f'{_HERE}/norm/{b}') for a, b in _NORM),
+        (f'{_THERE}.gamma', f'{_HERE}/residual/scale'),
+        (f'{_THERE}.grn.gamma', f'{_HERE}/mlp/response/scale'),
+        (f'{_THERE}.grn.beta', f'{_HERE}/mlp/response/bias'),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+    ),
+}

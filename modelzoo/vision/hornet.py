@@ -1,0 +1,250 @@
+"""HorNet: convolutions whose parts multiply each other recursively, for interactions of high order.
+
+Rao et al., 2022, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
+https://arxiv.org/abs/2207.14284. Reference: https://github.com/raoyongming/HorNet (MIT), commit ac9e210, whose
+parameter names ours has.
+
+ConvNeXt's pyramid with a transformer's block: norm and recursive gated convolution, norm and feed-forward layer, both
+with LayerScale. The order of the recursion rises with the stage; what the depthwise convolution makes is divided by
+three. In the variants "gf" half of its channels in the last two stages go through a global filter and the other half
+through a 3x3 convolution, with a norm before and after; the halves take turns, channel by channel. LayerNorm's epsilon
+is 1e-6 everywhere. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
+
+Global filters are resized for images of another size as the reference resizes them. We differ where sides do not
+divide: patches are then filled up with zeros; the reference cuts off.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init, meta_next, trunk
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.conv import DepthwiseConv
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.layer_scale import LayerScale
+from modelzoo.layers.mlp import Mlp
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import pair, patch_grid
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.spectrum import GlobalFilter
+from modelzoo.layers.variants import changed
+
+_Norm = functools.partial(LayerNorm, epsilon=1e-6)
+_Depthwise = functools.partial(DepthwiseConv, kernel_init=init.trunc_normal(0.02))
+Wide = functools.partial(_Depthwise, 7, use_bias=True, bias_init=jax.nn.initializers.zeros)
+
+
+class GlobalLocal(nn.Module):
+    """``norm(interleave(conv(first half), global filter(second half)))`` of the normalized input.
+
+    Attributes:
+        image: height and width of the map that the filter is for; see `spectrum.GlobalFilter`.
+        dtype: compute type; the filter's is float32.
+    """
+
+    image: ft.Grid
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Keeps the shape; the channels are even in number."""
+        near, far = jnp.split(_Norm(dtype=self.dtype, name='before')(x), 2, axis=-1)
+        near = _Depthwise(3, dtype=self.dtype, name='local')(near)
+        far = GlobalFilter(self.image, name='global')(far)
+        both = jnp.stack([near, far.astype(near.dtype)], axis=-1).reshape(x.shape)
+        return _Norm(dtype=self.dtype, name='after')(both)
+
+
+class GatedConv(nn.Module):
+    """``out(g_n)`` with ``g_0 = a * f_0`` and ``g_k = up_k(g_(k-1)) * f_k``, where ``[a | f] = conv(in(x))``.
+
+    Attributes:
+        order: number of products; the first has width / 2^(order - 1) channels, each further one twice as many.
+        filter: factory of the convolution of all f together; it does not touch a.
+        scale: of what it makes.
+        kernel_init: of the matrices.
+        dtype: compute type.
+    """
+
+    order: int
+    filter: Callable[..., nn.Module] = Wide
+    scale: float = 1 / 3
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
+        """Keeps the shape.
+
+        Raises:
+            ValueError: the width does not divide that often.
+        """
+        del train
+        width = x.shape[-1]
+        if width % 2**(self.order - 1):
+            raise ValueError(f'width {width} does not divide by 2^{self.order - 1}: change width or the orders.')
+        widths = [width // 2**(self.order - 1 - index) for index in range(self.order)]
+        dense = functools.partial(Dense, use_bias=True, kernel_init=self.kernel_init, dtype=self.dtype)
+        gate, rest = jnp.split(dense(2 * width, name='in')(x), [widths[0]], axis=-1)
+        filtered = self.filter(dtype=self.dtype, name='filter')(rest) * self.scale
+        first, *others = jnp.split(filtered, np.cumsum(widths)[:-1], axis=-1)
+        y = gate * first
+        for index, factor in enumerate(others):
+            y = dense(widths[index + 1], name=f'up{index}')(y) * factor
+        return dense(width, name='out')(y)
+
+
+class HorNet(ft.PyramidBackbone):
+    """The network.
+
+    Attributes:
+        width: channels of the first stage; each stage doubles them.
+        depths: blocks of each stage.
+        orders: of each stage's recursion.
+        global_from: the first stage with global filters; the number of stages for none.
+        image_size: what the filters are made for, a side or (height, width). For images of any other size that the
+            patch divides they are resized.
+        patch: stride of the stem; each further stage has twice its predecessor's.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        norm, mlp, residual: factories of the blocks' parts.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks of a stage run; see layers/trunk.py.
+    """
+
+    width: int = 64
+    depths: Sequence[int] = (2, 3, 18, 2)
+    orders: Sequence[int] = (2, 3, 4, 5)
+    global_from: int = 4
+    image_size: int | tuple[int, int] = 224
+    patch: int = 4
+    drop_path: float = 0.0
+    norm: Callable[..., nn.Module] = _Norm
+    mlp: Callable[..., nn.Module] = Mlp
+    residual: Callable[..., nn.Module] = functools.partial(LayerScale, 1e-6)
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.patch * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """64, 128, 256, 512 for the smallest."""
+        return tuple(self.width * 2**index for index in range(len(self.depths)))
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the last norm; what leads to the next stage goes with the last block before it."""
+        return meta_next.layers(self.depths)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        patch_grid(*x.shape[1:3], self.patch)
+        x = meta_next.PatchStem(self.width, self.patch, self.norm, self.dtype, name='stem')(x)
+        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
+        features = {ft.STEM: x}
+        for index, stage_masks in enumerate(meta_next.rows(masks, self.depths)):
+            if index:
+                x = meta_next.PatchDown(self.channels[index], self.norm, self.dtype, name=f'down{index - 1}')(x)
+            x = self._stage(index)(x, stage_masks, train=train)
+            features[ft.stage(index)] = x
+        norm = self.norm(name='norm')
+        return {**features, ft.MAP: norm(x).astype(self.dtype), ft.POOLED: norm(global_mean(x))}
+
+    def _stage(self, index: int) -> trunk.Stage:
+        norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.mlp))
+        mixer = functools.partial(GatedConv, self.orders[index], dtype=self.dtype)
+        if index >= self.global_from:
+            height, width = (-(-side // self.strides[index]) for side in pair(self.image_size))
+            mixer = functools.partial(mixer, filter=functools.partial(GlobalLocal, (height, width)))
+        block = functools.partial(PreNorm, norm, mixer, mlp, self.residual)
+        return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
+
+
+# Table 1 of the paper. "img384" are made for images of that size.
+_WIDTHS = {'tiny': 64, 'small': 96, 'base': 128, 'large': 192}
+VARIANTS = {
+    **{f'hornet_{size}_7x7': HorNet(width) for size, width in _WIDTHS.items()},
+    **{f'hornet_{size}_gf': HorNet(width, global_from=2) for size, width in _WIDTHS.items()},
+    **{f'hornet_{size}_gf_img384': HorNet(_WIDTHS[size], global_from=2, image_size=384) for size in ('base', 'large')},
+    'hornet_test': HorNet(16, (1, 2), (2, 3), 1, image_size=16),
+}
+
+# The repository's table: T to B trained on ImageNet-1k, L on ImageNet-22k. It prints 209, 211 and 216 M for L, which
+# ours has with a head of 10,450 classes.
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2207.14284', (224, 224))
+PUBLISHED = {
+    'hornet_tiny_7x7': _PAPER(22, 4.0, 82.8),
+    'hornet_small_7x7': _PAPER(50, 8.8, 83.8),
+    'hornet_base_7x7': _PAPER(87, 15.6, 84.2),
+    'hornet_large_7x7': _PAPER(macs=34.8),
+    'hornet_tiny_gf': _PAPER(23, 3.9, 83.0),
+    'hornet_small_gf': _PAPER(50, 8.7, 84.0),
+    'hornet_base_gf': _PAPER(88, 15.5, 84.3),
+    'hornet_large_gf': _PAPER(macs=34.7),
+    'hornet_large_gf_img384': ft.Published('https://arxiv.org/abs/2207.14284', (384, 384), macs=101.8),
+}
+
+
+def hornet(variant: str = 'hornet_tiny_7x7', *, width: int | None = None, depths: Sequence[int] | None = None,
+           orders: Sequence[int] | None = None, global_from: int | None = None,
+           image_size: int | Sequence[int] | None = None, patch: int | None = None, drop_path: float | None = None,
+           dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> HorNet:
+    """Returns a variant, changed where a value is given; see `HorNet`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'width': width, 'depths': depths and tuple(depths), 'orders': orders and tuple(orders),
+               'global_from': global_from, 'image_size': None if image_size is None else pair(image_size),
+               'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
+    return changed(VARIANTS, variant, HorNet, changes)
+
+
+# The published names of a classifier's parameters and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_THERE, _HERE = 'stages.{s}.{i}', 'backbone/stage{s}/block{i:02d}'
+_DENSE = (('proj_in', 'in'), ('proj_out', 'out'), ('pws.{k}', 'up{k}'))
+_MIXER = (
+    *((f'{there}.weight', f'{here}/kernel', 2) for there, here in _DENSE),
+    *((f'{there}.bias', f'{here}/bias') for there, here in _DENSE),
+    *((f'dwconv.{a}', f'filter/{b}') for a, b in _AFFINE),
+    ('dwconv.dw.weight', 'filter/local/kernel'),
+    ('dwconv.complex_weight', 'filter/global/kernel'),
+    *((f'dwconv.{there}.{a}', f'filter/{here}/{b}') for a, b in _NORM
+      for there, here in (('pre_norm', 'before'), ('post_norm', 'after'))),
+)
+NAMES = {
+    'HorNet': (
+        *((f'downsample_layers.0.0.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+        *((f'downsample_layers.0.1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+        *((f'downsample_layers.{s + 1}.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
+        *((f'downsample_layers.{s + 1}.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
+        *((f'{_THERE}.gnconv.{a}', f'{_HERE}/mixer/{b}', *units) for a, b, *units in _MIXER),
+        *((f'{_THERE}.norm{k}.{a}', f'{_HERE}/{part}_norm/{b}')
+          for k, part in ((1, 'mixer'), (2, 'mlp')) for a, b in _NORM),
+        *((f'{_THERE}.pwconv{k}.{a}', f'{_HERE}/mlp/{part}/{b}')
+          for k, part in ((1, 'up'), (2, 'down')) for a, b in _AFFINE),
+        *((f'{_THERE}.gamma{k}', f'{_HERE}/{part}_residual/scale') for k, part in ((1, 'mixer'), (2, 'mlp'))),
+        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+    ),
+}

@@ -1,0 +1,210 @@
+"""InceptionNeXt: ConvNeXt whose large kernel is split into a small square, two bands and the identity.
+
+Yu et al., 2023, "InceptionNeXt: When Inception Meets ConvNeXt", https://arxiv.org/abs/2303.16900. Reference:
+https://github.com/sail-sg/inceptionnext (Apache-2.0), commit 3f9769c, whose parameter names ours has.
+
+Most channels of a block pass its mixer as they are; an eighth each goes through 3x3, 1x11 and 11x1 depthwise
+convolutions. Norms are of the batch, and the feed-forward layers of the last stage are three times as wide as it, the
+others four times. The published classifier has a hidden layer of three times the width, GELU and LayerNorm between the
+mean and the logits: here they make ``pooled``, so that a linear head is all that follows.
+
+We differ where sides do not divide: patches are then filled up with zeros; the reference cuts off.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init, meta_next
+from modelzoo.layers.batchnorm import BatchNorm
+from modelzoo.layers.conv import DepthwiseConv
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.layer_scale import LayerScale
+from modelzoo.layers.mlp import Mlp, gelu
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.patch import patch_grid
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.variants import changed
+
+
+class Inception(nn.Module):
+    """``[x0 | square(x1) | row(x2) | column(x3)]`` over parts of the channels, with biases.
+
+    Attributes:
+        band: length of the two bands.
+        ratio: share of the channels that each convolution has, rounded down.
+        dtype: compute type.
+    """
+
+    band: int = 11
+    ratio: float = 1 / 8
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Keeps the shape.
+
+        Raises:
+            ValueError: the channels are too few for a part of one.
+        """
+        part = int(x.shape[-1] * self.ratio)
+        if not part:
+            raise ValueError(f'{self.ratio} of {x.shape[-1]} channels is less than one: widen the stage or raise the '
+                             'ratio.')
+        whole, *parts = jnp.split(x, [x.shape[-1] - count * part for count in (3, 2, 1)], axis=-1)
+        kernels = {'square': (3, 3), 'row': (1, self.band), 'column': (self.band, 1)}
+        conv = functools.partial(DepthwiseConv, kernel_init=init.trunc_normal(0.02), dtype=self.dtype, use_bias=True,
+                                 bias_init=jax.nn.initializers.zeros)
+        mixed = [conv(size, name=name)(y) for (name, size), y in zip(kernels.items(), parts)]
+        return jnp.concatenate([whole, *mixed], axis=-1)
+
+
+class Neck(nn.Module):
+    """``norm(gelu(up(x)))``: what the published classifier does before its logits, in float32.
+
+    Attributes:
+        ratio: width over the input's.
+    """
+
+    ratio: float = 3.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b c']) -> Float[Array, 'b d']:
+        """Returns ``ratio * c`` channels."""
+        y = gelu(Dense(int(x.shape[-1] * self.ratio), name='up')(x))
+        return LayerNorm(epsilon=1e-6, name='norm')(y)
+
+
+class InceptionNeXt(ft.PyramidBackbone):
+    """The network.
+
+    Attributes:
+        widths, depths: of each stage.
+        ratios: hidden over outer width of each stage's feed-forward layers.
+        patch: stride of the stem; each further stage has twice its predecessor's.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        mixer, norm, mlp, residual: factories of the blocks' parts.
+        neck: factory of what makes ``pooled`` of the mean.
+        dtype: compute type; parameters are float32.
+        remat: recompute each block in the backward pass.
+    """
+
+    widths: Sequence[int] = (96, 192, 384, 768)
+    depths: Sequence[int] = (3, 3, 9, 3)
+    ratios: Sequence[float] = (4, 4, 4, 3)
+    patch: int = 4
+    drop_path: float = 0.0
+    mixer: Callable[..., nn.Module] = Inception
+    norm: Callable[..., nn.Module] = BatchNorm
+    mlp: Callable[..., nn.Module] = Mlp
+    residual: Callable[..., nn.Module] = functools.partial(LayerScale, 1e-6)
+    neck: Callable[..., nn.Module] = Neck
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """4, 8, 16, 32 as published."""
+        return tuple(self.patch * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem, each block, the neck; what leads to the next stage goes with the last block before it."""
+        return meta_next.layers(self.depths, ['neck'])
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map``, which is the last of them, and ``pooled``.
+
+        Raises:
+            ValueError: the patch does not divide the image.
+        """
+        patch_grid(*x.shape[1:3], self.patch)
+        x = meta_next.PatchStem(self.widths[0], self.patch, self.norm, self.dtype, name='stem')(x, train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
+        features = {ft.STEM: x}
+        for index, stage_masks in enumerate(meta_next.rows(masks, self.depths)):
+            if index:
+                down = meta_next.PatchDown(self.widths[index], self.norm, self.dtype, name=f'down{index - 1}')
+                x = down(x, train=train)
+            x = self._stage(index)(x, stage_masks, train=train)
+            features[ft.stage(index)] = x
+        return {**features, ft.MAP: x, ft.POOLED: self.neck(name='neck')(global_mean(x))}
+
+    def _stage(self, index: int) -> meta_next.Stage:
+        mixer, norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.mixer, self.norm, self.mlp))
+        mlp = functools.partial(mlp, float(self.ratios[index]))
+        block = functools.partial(meta_next.MetaNeXt, mixer, norm, mlp, self.residual)
+        return meta_next.Stage((block,) * self.depths[index], self.residual, self.remat, name=ft.stage(index))
+
+
+# Table 2 of the paper; atto is the repository's.
+_DEEP = (3, 3, 27, 3)
+VARIANTS = {
+    'inceptionnext_atto': InceptionNeXt((40, 80, 160, 320), (2, 2, 6, 2), mixer=functools.partial(Inception, 9, 1 / 4)),
+    'inceptionnext_tiny': InceptionNeXt(),
+    'inceptionnext_small': InceptionNeXt(depths=_DEEP),
+    'inceptionnext_base': InceptionNeXt((128, 256, 512, 1024), _DEEP),
+    'inceptionnext_test': InceptionNeXt((16, 32), (1, 2), (4, 3), mixer=functools.partial(Inception, 5, 1 / 4)),
+}
+
+# Table 4 of the paper; atto's are the repository's.
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2303.16900', (224, 224))
+PUBLISHED = {
+    'inceptionnext_atto': _PAPER(4.2, 0.51, 75.3),
+    'inceptionnext_tiny': _PAPER(28, 4.2, 82.3),
+    'inceptionnext_small': _PAPER(49, 8.4, 83.5),
+    'inceptionnext_base': _PAPER(87, 14.9, 84.0),
+}
+
+
+def inceptionnext(variant: str = 'inceptionnext_tiny', *, widths: Sequence[int] | None = None,
+                  depths: Sequence[int] | None = None, ratios: Sequence[float] | None = None, patch: int | None = None,
+                  drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False) -> InceptionNeXt:
+    """Returns a variant, changed where a value is given; see `InceptionNeXt`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths),
+               'ratios': ratios and tuple(ratios), 'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype),
+               'remat': remat}
+    return changed(VARIANTS, variant, InceptionNeXt, changes)
+
+
+# The published names of a classifier's parameters and statistics and ours; see weights.py.
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_LAYER_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_NORM = (*_LAYER_NORM, ('running_mean', 'mean'), ('running_var', 'var'))
+_THERE, _HERE = 'stages.{s}.blocks.{i}', 'backbone/stage{s}/block{i:02d}'
+NAMES = {
+    'InceptionNeXt': (
+        *((f'stem.0.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+        *((f'stem.1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+        *((f'stages.{s + 1}.downsample.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
+        *((f'stages.{s + 1}.downsample.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
+        *((f'{_THERE}.token_mixer.dwconv_{there}.{a}', f'{_HERE}/mixer/{here}/{b}') for a, b in _AFFINE
+          for there, here in (('hw', 'square'), ('w', 'row'), ('h', 'column'))),
+        *((f'{_THERE}.norm.{a}', f'{_HERE}/norm/{b}') for a, b in _NORM),
+        *((f'{_THERE}.mlp.{there}.weight', f'{_HERE}/mlp/{here}/kernel', 2) for there, here in (
+            ('fc1', 'up'), ('fc2', 'down'))),
+        *((f'{_THERE}.mlp.{there}.bias', f'{_HERE}/mlp/{here}/bias') for there, here in (
+            ('fc1', 'up'), ('fc2', 'down'))),
+        (f'{_THERE}.gamma', f'{_HERE}/residual/scale'),
+        *((f'head.fc1.{a}', f'backbone/neck/up/{b}') for a, b in _AFFINE),
+        *((f'head.norm.{a}', f'backbone/neck/norm/{b}') for a, b in _LAYER_NORM),
+        *((f'head.fc2.{a}', f'head/{b}') for a, b in _AFFINE),
+    ),
+}

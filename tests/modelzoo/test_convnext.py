@@ -1,0 +1,181 @@
+"""ConvNeXt and what came of it: sizes, the quirks their docstrings name, and the builders."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import modelzoo
+from modelzoo.layers import meta_next
+from modelzoo.layers.conv import DepthwiseConv
+from modelzoo.layers.norm import GlobalResponseNorm
+from modelzoo.vision import convnext, hornet, inceptionnext, unireplknet
+from tests.modelzoo.tiny import filled, jit, shapes
+
+SAID = {name: figures.params for family in (convnext, hornet, inceptionnext, unireplknet)
+        for name, figures in family.PUBLISHED.items() if figures.params}
+
+
+def count(tree) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize('name', SAID)
+def test_parameter_counts_are_the_published_ones(name):
+    assert abs(count(shapes(name)[1]) / 1e6 - SAID[name]) <= (0.6 if isinstance(SAID[name], int) else 0.051)
+
+
+def test_the_largest_hornet_has_the_published_count_with_more_classes():
+    for name, said in (('hornet_large_7x7', 209), ('hornet_large_gf', 211), ('hornet_large_gf_img384', 216)):
+        assert abs((count(shapes(name)[1]['backbone']) + 10_450 * 1537) / 1e6 - said) < 0.5
+
+
+@pytest.mark.parametrize('name', ['convnext_test', 'hornet_test', 'unireplknet_deploy_test'])
+def test_the_classifier_reads_the_normalized_mean_not_the_mean_of_the_normalized(name):
+    model = modelzoo.create_model(name, 3)
+    x = jnp.asarray(noise(2, 16, 16, 3))
+    variables = filled(model, x)
+    features = jit(model.apply)(variables, x)
+    mean = features['stage1'].mean((1, 2))
+    norm = variables['params']['backbone']['norm']
+    centred = mean - mean.mean(-1, keepdims=True)
+    wanted = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * norm['scale'][None] + norm['bias'][None]
+    np.testing.assert_allclose(features['pooled'], wanted, atol=1e-4)
+    assert abs(features['map'].mean((1, 2)) - features['pooled']).max() > 1e-2
+
+
+def test_response_norm_follows_its_formula_and_starts_as_nothing():
+    x, norm = noise(2, 3, 4, 5), GlobalResponseNorm()
+    variables = norm.init(jax.random.key(0), jnp.asarray(x))
+    np.testing.assert_array_equal(norm.apply(variables, jnp.asarray(x)), x)
+    params = {'scale': np.arange(5.0).reshape(1, 1, 1, 5), 'bias': np.full((1, 1, 1, 5), 0.5)}
+    length = np.sqrt((x**2).sum((1, 2), keepdims=True))
+    wanted = x + params['scale'] * x * length / (length.mean(-1, keepdims=True) + 1e-6) + params['bias']
+    params = jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), params)
+    np.testing.assert_allclose(norm.apply({'params': params}, jnp.asarray(x)), wanted, rtol=1e-4, atol=1e-5)
+    without = norm.clone(use_bias=False).apply({'params': {'scale': params['scale']}}, jnp.asarray(x))
+    np.testing.assert_allclose(without, wanted - 0.5, rtol=1e-4, atol=1e-5)
+
+
+def test_response_norm_has_a_gradient_where_a_channel_is_silent():
+    norm = GlobalResponseNorm()
+    x = jnp.ones((1, 2, 2, 3)).at[..., 1].set(0)
+    variables = {'params': {'scale': jnp.ones((1, 1, 1, 3)), 'bias': jnp.zeros((1, 1, 1, 3))}}
+    gradient = jax.grad(lambda x: norm.apply(variables, x).sum())(x)
+    np.testing.assert_allclose(gradient[..., 1], 1.0)
+
+
+def test_depthwise_layers_have_the_shape_dilation_and_bias_asked_for():
+    x = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(1)
+    layer = DepthwiseConv((3, 5), use_bias=True, dilation=2)
+    variables = layer.init(jax.random.key(0), x)
+    params = variables['params']
+    assert params['kernel'].shape == (3, 5, 1, 1) and params['bias'].shape == (1,)
+    y = layer.apply(variables, x)[0, :, :, 0] - params['bias'][None]
+    np.testing.assert_allclose(y[2:7:2, 0:9:2], params['kernel'][::-1, ::-1, 0, 0], atol=1e-6)
+    assert (abs(y) > 1e-6).sum() == 15
+    assert list(DepthwiseConv(3).init(jax.random.key(0), x)['params']) == ['kernel']
+
+
+def test_depths_count_what_leads_to_the_next_stage_with_the_block_before():
+    assert meta_next.layers((2, 1)) == (('stem',), ('stage0/block00',), ('stage0/block01', 'down0'),
+                                        ('stage1/block00',), ('norm',))
+    masks = jnp.arange(3.0).reshape(3, 1, 1)
+    assert [rows.ravel().tolist() for rows in meta_next.rows(masks, (2, 1))] == [[0, 1], [2]]
+    assert meta_next.rows(None, (2, 1)) == [None, None]
+
+
+def test_inception_passes_most_channels_and_looks_along_rows_and_columns():
+    mixer, x = inceptionnext.Inception(5, 1 / 8), jnp.zeros((1, 7, 7, 16)).at[0, 3, 3].set(1)
+    variables = jit(mixer.init)(jax.random.key(0), x)
+    y = np.asarray(jit(mixer.apply)(variables, x))[0]
+    np.testing.assert_array_equal(y[..., :10], x[0, ..., :10])
+    reach = [np.argwhere(abs(y[..., first:first + 2]).max(-1) > 0) for first in (10, 12, 14)]
+    assert [(pixels.min(0).tolist(), pixels.max(0).tolist()) for pixels in reach] == [
+        ([2, 2], [4, 4]), ([3, 1], [3, 5]), ([1, 3], [5, 3])]
+    with pytest.raises(ValueError, match='0.125 of 4 channels is less than one: widen the stage'):
+        mixer.init(jax.random.key(0), x[..., :4])
+
+
+@pytest.mark.parametrize('order', [2, 4])
+def test_a_gated_convolution_is_a_product_of_so_many_factors_and_one(order):
+    mixer, x = hornet.GatedConv(order, functools.partial(DepthwiseConv, 3)), jnp.asarray(noise(1, 4, 4, 16))
+    variables = jit(mixer.init)(jax.random.key(0), x)  # all biases are 0
+    y, scaled = (np.asarray(jit(mixer.apply)(variables, factor * x), np.float64) for factor in (1, 2))
+    np.testing.assert_allclose(scaled, 2**(order + 1) * y, rtol=1e-4, atol=1e-6 * abs(scaled).max())
+    double = jit(mixer.clone(scale=2 / 3).apply)(variables, x)
+    np.testing.assert_allclose(double, 2**order * y, rtol=1e-4, atol=1e-6 * abs(scaled).max())
+    with pytest.raises(ValueError, match=r'width 12 does not divide by 2\^3: change width or the orders'):
+        mixer.clone(order=4).init(jax.random.key(0), x[..., :12])
+
+
+def test_the_halves_of_a_global_filter_take_turns():
+    layer, x = hornet.GlobalLocal((4, 4)), jnp.asarray(noise(1, 4, 4, 6))
+    params = jit(layer.init)(jax.random.key(0), x)['params']
+    params['local'] = {'kernel': jnp.zeros((3, 3, 1, 3)).at[1, 1].set(1.0)}
+    params['global'] = {'kernel': jnp.zeros((3, 2, 4, 3)).at[:, 0].set(1.0)}  # both halves pass as they are
+    y = jit(layer.apply)({'params': params}, x)
+    centred = x - x.mean(-1, keepdims=True)
+    wanted = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(y, wanted[..., jnp.array([0, 3, 1, 4, 2, 5])], atol=1e-3)
+
+
+def test_only_the_last_stages_have_global_filters_and_other_images_resize_them():
+    params = shapes('hornet_tiny_gf')[1]['backbone']
+    assert params['stage1']['block00']['mixer']['filter']['kernel'].shape == (7, 7, 1, 224)
+    assert params['stage2']['block00']['mixer']['filter']['global']['kernel'].shape == (8, 2, 14, 240)
+    assert shapes('hornet_base_gf_img384')[1]['backbone']['stage3']['block00']['mixer']['filter']['global'][
+        'kernel'].shape == (7, 2, 12, 992)
+
+
+@pytest.mark.parametrize('kernel_size', [7, 9])
+def test_deploying_changes_no_answer(kernel_size):
+    model, deployed = (modelzoo.create_model(name, 5, kernel_size=kernel_size)
+                       for name in ('unireplknet_test', 'unireplknet_deploy_test'))
+    x = jnp.asarray(noise(2, 24, 16, 3))
+    variables = filled(model, x)
+    ours = unireplknet.deploy(variables)
+    wanted = jax.eval_shape(deployed.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, ours) == jax.tree.map(jnp.shape, dict(wanted))
+    for key, value in jit(deployed.apply)(ours, x).items():
+        theirs = jit(model.apply)(variables, x)[key]
+        assert abs(value - theirs).max() <= 5e-6 * theirs.std(), key
+
+
+def test_large_kernels_come_every_so_many_blocks():
+    sides = lambda name, stage: [block.args[0] for block in modelzoo.find(name)[1]._blocks(stage)]
+    assert sides('unireplknet_t', 0) == [3, 3, 3] and sides('unireplknet_t', 1) == [13, 13, 13]
+    assert sides('unireplknet_t', 2) == [13, 3] * 9 and sides('unireplknet_s', 2) == [13, 3, 3] * 9
+
+
+@pytest.mark.parametrize('changes', [{'patch': 3}, {'kernel_size': 5}])
+def test_an_odd_patch_or_a_kernel_without_branches_is_refused(changes):
+    backbone = unireplknet.unireplknet('unireplknet_test', **changes)
+    with pytest.raises(ValueError, match='use an even patch and one of 7, 9, 11, 13, 15, 17'):
+        jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))
+
+
+@pytest.mark.parametrize('build, changes, other', [
+    (convnext.convnext, {'depths': (1, 1), 'widths': (32, 64), 'patch': 2, 'kernel_size': 3, 'drop_path': 0.1},
+     'convnextv2_nano'),
+    (inceptionnext.inceptionnext, {'depths': (1, 1), 'widths': (32, 64), 'ratios': (2, 2), 'patch': 2},
+     'inceptionnext_atto'),
+    (hornet.hornet, {'depths': (1, 1), 'width': 32, 'orders': (2, 2), 'global_from': 0, 'image_size': (8, 8)},
+     'hornet_small_gf'),
+    (unireplknet.unireplknet, {'depths': (1, 1), 'widths': (32, 64), 'periods': (1, 0), 'kernel_size': 7},
+     'unireplknet_n_deploy'),
+])
+def test_builders_change_what_is_given_and_nothing_else(build, changes, other):
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in changes.items()}
+    backbone, default = build(**lists, dtype='bfloat16', remat=True), build()
+    assert {key: getattr(backbone, key) for key in changes} == changes
+    assert backbone.dtype == jnp.bfloat16 and backbone.remat and not default.remat
+    assert build(other).clone(dtype=jnp.float32) == modelzoo.find(other)[1]
+    with pytest.raises(ValueError, match="has no variant 'resnet51': use one of"):
+        build('resnet51')
