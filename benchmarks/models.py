@@ -1,0 +1,142 @@
+"""Images per second of whole networks: ours beside timm's in PyTorch, forward and a training step.
+
+    pip install torch timm                      # in this environment, or in another one: --peer_python=/venv/bin/python
+    python -m benchmarks.models [--models=vit_small_patch16_224,...] [--batch=8] [--rounds=5]
+
+Both sides run float32 on the same threads, in processes of their own, in turn: a round is ours, theirs, ours, theirs,
+and what is printed is the median of the rounds and of the ratios within a round. The other side sleeps meanwhile. A
+training step is the gradient of the cross-entropy of random labels and an update by SGD with momentum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+from absl import app, flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import modelzoo
+
+_PAIRS = {  # ours: timm's
+    'resnet50': 'resnet50',
+    'convnext_tiny': 'convnext_tiny',
+    'vit_small_patch16_224': 'vit_small_patch16_224',
+    'inceptionnext_tiny': 'inception_next_tiny',
+    'swinv2_tiny_window8_256': 'swinv2_tiny_window8_256',
+    'pvt_v2_b1': 'pvt_v2_b1',
+}
+_MODELS = flags.DEFINE_list('models', list(_PAIRS), 'Which of our variants.')
+_BATCH = flags.DEFINE_integer('batch', 8, 'Images at once.')
+_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each side is measured.')
+_THREADS = flags.DEFINE_integer('threads', 2, 'Threads of PyTorch; ours takes what the process may run on.')
+_PEER = flags.DEFINE_string('peer_python', sys.executable, 'A Python that has torch and timm.')
+
+
+class Peer:
+    """timm in a process of its own: benchmarks/peer_timm.py, which answers seconds a call."""
+
+    def __init__(self, python: str, model: str, size: int, batch: int, threads: int) -> None:
+        arguments = [python, '-m', 'benchmarks.peer_timm', model, str(size), str(batch), str(threads)]
+        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.versions = self._read()
+
+    def seconds(self, kind: str) -> float:
+        """Returns the time of one call, 'forward' or 'train'."""
+        print(kind, file=self._process.stdin, flush=True)
+        return self._read()
+
+    def _read(self):
+        line = self._process.stdout.readline()
+        while line and line[0] not in '{0123456789':  # what libraries print while they are imported
+            line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError('the PyTorch side ended: install torch and timm, or name a Python that has them with '
+                               '--peer_python.')
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
+    """Returns the two calls to time, compiled and run once."""
+    model = modelzoo.create_model(name)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, 3)), jnp.float32)
+    labels = jnp.arange(batch) % 1000
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x)
+    rng = np.random.default_rng(1)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(0.02 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+    variables = {**variables, **jax.tree.map(jnp.ones_like, {k: v for k, v in variables.items() if k != 'params'})}
+    optimizer = optax.sgd(0.01, momentum=0.9)
+    forward = jax.jit(lambda variables, x: model.apply(variables, x)['logits'])
+
+    def loss(params, statistics):
+        features, updates = model.apply({'params': params, **statistics}, x, train=True, mutable=['batch_stats'],
+                                        rngs={'drop_path': jax.random.key(2)})
+        return optax.softmax_cross_entropy_with_integer_labels(features['logits'], labels).mean(), updates
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(params, statistics, state):
+        gradients, statistics = jax.grad(loss, has_aux=True)(params, statistics)
+        updates, state = optimizer.update(gradients, state)
+        return optax.apply_updates(params, updates), statistics, state
+
+    held = [jax.tree.map(jnp.copy, variables['params']),
+            {kind: jax.tree.map(jnp.copy, tree) for kind, tree in variables.items() if kind != 'params'}]
+    held.append(optimizer.init(held[0]))
+
+    def train() -> None:
+        held[:] = step(*held)
+        jax.block_until_ready(held)
+
+    calls = {'forward': lambda: jax.block_until_ready(forward(variables, x)), 'train': train}
+    for call in calls.values():
+        call()
+    return calls
+
+
+def seconds(call: Callable[[], None]) -> float:
+    """Returns the time of one call: the best of as many as a second holds, as the peer does."""
+    best, begin = float('inf'), time.perf_counter()
+    while best == float('inf') or time.perf_counter() - begin < 1.0:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def rows(name: str) -> list[str]:
+    """Measures one network; returns its lines of the table."""
+    published = modelzoo.find(name)[0].PUBLISHED.get(name)
+    size, batch = (published.image_size[0] if published else 224), _BATCH.value
+    calls = ours(name, size, batch)
+    peer = Peer(_PEER.value, _PAIRS[name], size, batch, _THREADS.value)
+    lines = []
+    for kind, call in calls.items():
+        pairs = [(seconds(call), peer.seconds(kind)) for _ in range(_ROUNDS.value)]
+        mine, theirs = (batch / statistics.median(column) for column in zip(*pairs))
+        ratio = statistics.median(there / here for here, there in pairs)
+        lines.append(f'| {name} | {size} | {kind} | {mine:.1f} | {theirs:.1f} | {ratio:.2f} |')
+    peer.close()
+    return lines
+
+
+def main(_: list[str]) -> None:
+    print(f'{_BATCH.value} images, {_THREADS.value} threads, {_ROUNDS.value} rounds; jax {jax.__version__}; float32\n')
+    print('| network | px | | ours, images/s | timm, images/s | ours / timm |', '|---|---|---|---|---|---|', sep='\n')
+    for name in _MODELS.value:
+        print(*rows(name), sep='\n', flush=True)
+
+
+if __name__ == '__main__':
+    app.run(main)

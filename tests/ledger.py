@@ -1,0 +1,200 @@
+"""The ledger of the papers: what is claimed of each, and what shows it.
+
+    python -m tests.ledger        # writes docs/papers.md
+
+docs/papers.tsv says, by hand, where a paper is to be found in the project; docs/trained.tsv holds what runs on real
+data reached. Everything else is computed from the code and the tests, and tests/test_papers.py fails where the page
+claims more. A paper may claim:
+
+- built: each of its variants has the paper's number of parameters and multiply-adds, or a reason stands in `REASONS`.
+- exact: the goldens named agree (the tests run them: output within 1e-4 of its standard deviation, input gradient
+  within 1e-3).
+- weights: published weights load and are written back with no name left over (the tests do so for every variant).
+- trains: a config of it was trained by train.py on real data.
+- reproduced: a figure of the paper was reached. None is yet.
+"""
+
+import csv
+import fnmatch
+import functools
+import importlib
+import pathlib
+from types import ModuleType
+from typing import NamedTuple
+
+import jax
+
+import modelzoo
+from modelzoo import __main__ as table
+from tests import goldens
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGE = ROOT / 'docs' / 'papers.md'
+CLAIMS = ('built', 'exact', 'weights', 'trains', 'reproduced')
+REPRODUCED = ()
+
+# Why a count is not the paper's, by pattern of the variant.
+REASONS = {
+    'convit_small': 'the products of a ViT of width 432 alone come to 5.7 G; how the paper counted 5.4 is not known',
+}
+
+
+class Paper(NamedTuple):
+    """A row of docs/papers.tsv; `models` are patterns of variants of the file."""
+
+    id: str
+    title: str
+    kind: str
+    configs: tuple[str, ...]
+    file: str | None
+    models: tuple[str, ...]
+    goldens: tuple[str, ...]
+
+
+class Run(NamedTuple):
+    """A row of docs/trained.tsv: a run to its end, and the accuracy on the test split in percent."""
+
+    config: str
+    seed: str
+    steps: str
+    accuracy: str
+
+
+def papers() -> list[Paper]:
+    """Returns all rows."""
+    many = lambda cell: () if cell == '-' else tuple(cell.split())
+    return [Paper(row['id'], row['title'], row['kind'], many(row['configs']),
+                  None if row['file'] == '-' else row['file'], many(row['models']), many(row['goldens']))
+            for row in _read('papers.tsv')]
+
+
+def runs() -> list[Run]:
+    """Returns what was trained."""
+    return [Run(**row) for row in _read('trained.tsv')]
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with open(ROOT / 'docs' / name, newline='') as file:
+        return list(csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE))
+
+
+def variants(paper: Paper) -> list[str]:
+    """Returns the variants that a paper's patterns match in its file, but for the tests' own."""
+    if not paper.models:
+        return []
+    names = [name for name in _family(paper).VARIANTS if not name.endswith('_test')]
+    return [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in paper.models)]
+
+
+def _family(paper: Paper) -> ModuleType:
+    return importlib.import_module(paper.file.removesuffix('.py').replace('/', '.'))
+
+
+@functools.cache
+def parameters(name: str) -> int:
+    """Returns the parameters of a variant with its classifier, at the paper's image size."""
+    published = modelzoo.find(name)[0].PUBLISHED.get(name)
+    size = published.image_size if published else (224, 224)
+    model = modelzoo.create_model(name, 10 if size == (32, 32) else 1000)  # CIFAR-10 has that size
+    x = jax.ShapeDtypeStruct((1, *size, 3), 'float32')
+    params = jax.eval_shape(model.init, jax.random.key(0), x)['params']
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def multiply_adds(name: str) -> int:
+    """Returns the multiply-adds of a variant for one image of the paper's size."""
+    size = modelzoo.find(name)[0].PUBLISHED[name].image_size
+    model, x = modelzoo.create_model(name), jax.ShapeDtypeStruct((1, *size, 3), 'float32')
+    return table.multiply_adds(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
+
+
+def agrees(count: float, said: float, within: float) -> bool:
+    """Whether a count is what a paper says, which rounds or cuts off, or nearly so."""
+    digits = f'{said:g}'.partition('.')[2]
+    return abs(count - said) <= max(10.0 ** -len(digits), within * said)
+
+
+def reason(name: str) -> str | None:
+    """Returns why a variant's count is not the paper's, if that was found out."""
+    return next((why for pattern, why in REASONS.items() if fnmatch.fnmatch(name, pattern)), None)
+
+
+def as_published(name: str) -> bool:
+    """Whether a variant has the paper's number of parameters, or a reason not to."""
+    published = modelzoo.find(name)[0].PUBLISHED.get(name)
+    if published is None or published.params is None:
+        return True
+    return reason(name) is not None or agrees(parameters(name) / 1e6, published.params, 0.005)
+
+
+def claims(paper: Paper) -> list[str]:
+    """Returns what can be claimed of a paper now."""
+    found = variants(paper)
+    held = {
+        'built': as_built(paper),
+        'exact': bool(paper.goldens) and all(map(tested, paper.goldens)),
+        'weights': bool(found) and bool(paper.goldens) and all(map(tested, paper.goldens)),
+        'trains': bool(trained(paper)),
+        'reproduced': paper.id in REPRODUCED,
+    }
+    return [claim for claim in CLAIMS if held[claim]]
+
+
+def as_built(paper: Paper) -> bool:
+    """Whether the file is there with tests and, of a network, every variant is as published."""
+    if paper.file is None or not (ROOT / paper.file).exists():
+        return False
+    if paper.models:
+        return all(map(as_published, variants(paper)))
+    return any((ROOT / 'tests' / paper.file).glob('test_*.py'))
+
+
+def tested(golden: str) -> bool:
+    """Whether the tests compare ours with this golden."""
+    there = (goldens.FOLDER / f'{golden}.json.gz').exists()
+    return there and any(f"'{end}" in _tests() for end in (f"{golden}'", f"{golden}.json.gz'"))
+
+
+@functools.cache
+def _tests() -> str:
+    return '\n'.join(path.read_text() for path in sorted((ROOT / 'tests').rglob('test_*.py')))
+
+
+def trained(paper: Paper) -> list[Run]:
+    """Returns the runs of a paper's configs."""
+    return [run for run in runs() if run.config.partition(':')[0] in paper.configs]
+
+
+def evidence(paper: Paper) -> str:
+    """Returns what shows the claims: counts, goldens, runs."""
+    said = [name for name in variants(paper) if modelzoo.find(name)[0].PUBLISHED.get(name)]
+    counts = [_counts(name) for name in said[:1]]
+    exact = [f'golden `{name}`' for name in paper.goldens]
+    best = [f'`{run.config}` {run.accuracy} % after {run.steps} steps (seed {run.seed})' for run in trained(paper)]
+    return '; '.join([*counts, *exact, *best])
+
+
+def _counts(name: str) -> str:
+    published = modelzoo.find(name)[0].PUBLISHED[name]
+    there = '' if published.params is None else f' (paper: {published.params:g} M)'
+    return f'{name}: {parameters(name) / 1e6:.2f} M parameters{there}'
+
+
+def page() -> str:
+    """Returns docs/papers.md."""
+    rows = [(paper, claims(paper)) for paper in papers()]
+    counts = [f'{sum(claim in held for _, held in rows)} {claim}' for claim in CLAIMS]
+    about = __doc__.split('\n\n', 2)[2].partition('A paper may claim:')[2].strip()
+    lines = ['# Papers', '', 'Written by `python -m tests.ledger`; tests/test_papers.py holds it to the code. What a '
+             'row may say:', '', about, '', f'{len(rows)} papers: {", ".join(counts)}.', '',
+             '| id | paper | kind | status | config | file | evidence |', '|---|---|---|---|---|---|---|']
+    for paper, held in rows:
+        configs = ' '.join(f'`{config}`' for config in paper.configs)
+        file = f'`{paper.file}`' if paper.file else ''
+        lines.append(f'| {paper.id} | {paper.title.replace("|", "/")} | {paper.kind} | '
+                     f'{", ".join(held) or "not yet"} | {configs} | {file} | {evidence(paper)} |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    PAGE.write_text(page())

@@ -1,0 +1,56 @@
+"""docs/papers.md against what the code and the tests show; `python -m tests.ledger` writes the page."""
+
+import pytest
+
+import modelzoo
+from tests import ledger
+
+PAPERS = ledger.papers()
+
+
+def test_the_page_is_what_the_ledger_says_and_whatever_has_a_file_is_built():
+    """One test, for it counts the parameters of the whole zoo."""
+    assert ledger.PAGE.read_text() == ledger.page(), 'docs/papers.md is out of date: run `python -m tests.ledger`'
+    unlike = [name for paper in PAPERS for name in ledger.variants(paper) if not ledger.as_published(name)]
+    assert not unlike
+    assert all('built' in ledger.claims(paper) for paper in PAPERS if paper.file)
+
+
+def test_every_paper_has_one_row():
+    assert len(PAPERS) == len({paper.id for paper in PAPERS}) == len({paper.title for paper in PAPERS}) == 339
+
+
+@pytest.mark.parametrize('paper', [paper for paper in PAPERS if paper.file], ids=lambda paper: paper.id)
+def test_what_a_row_names_is_there(paper):
+    assert (ledger.ROOT / paper.file).exists()
+    missing = [name for name in paper.configs if not (ledger.ROOT / 'configs' / f'{name}.py').exists()]
+    assert not missing
+    assert all(map(ledger.tested, paper.goldens)), 'no test compares with the golden'
+    assert bool(paper.models) == bool(ledger.variants(paper)), 'the patterns match no variant'
+
+
+def test_a_row_without_a_file_claims_nothing():
+    empty = ledger.Paper('X', 'title', 'block', (), None, (), ())
+    assert ledger.claims(empty) == [] and ledger.evidence(empty) == ''
+
+
+def test_a_claim_needs_its_evidence():
+    good = next(paper for paper in PAPERS if paper.id == 'C076')._replace(models=('vig_tiny',))
+    assert ledger.claims(good) == ['built', 'exact', 'weights', 'trains']
+    assert 'exact' not in ledger.claims(good._replace(goldens=('vig_tiny', 'vig_of_nobody')))
+    assert 'trains' not in ledger.claims(good._replace(configs=('vig_t',)))
+    assert 'built' not in ledger.claims(good._replace(file='modelzoo/vision/vig_of_nobody.py', models=()))
+
+
+@pytest.mark.parametrize('count, said, fits', [
+    (5.83, 6, True), (27.78, 27, True), (29.9, 28, False), (13.23, 13.2, True), (13.45, 13.2, False)])
+def test_a_count_may_be_rounded_or_cut_off(count, said, fits):
+    assert ledger.agrees(count, said, 0.005) == fits
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('name', [name for family in modelzoo.families() for name in family.PUBLISHED
+                                  if family.PUBLISHED[name].macs])
+def test_multiply_adds_are_the_papers(name):
+    said = modelzoo.find(name)[0].PUBLISHED[name].macs
+    assert ledger.reason(name) or ledger.agrees(ledger.multiply_adds(name) / 1e9, said, 0.05)
