@@ -59,8 +59,8 @@ def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float =
     schedule = {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
                 'warmup_epochs': float(warmup_epochs), 'start': float(start), 'end': float(end)}
     return {'fn!': 'methods.optim.adamw:adamw', 'schedule': schedule, 'weight_decay': weight_decay,
-            'decay_rules': (), 'rate_rules': (), 'clip_norm': unset(float) if clip_norm is None else clip_norm, 'layer_decay': layer_decay, 'b1': 0.9,
-            'b2': b2, 'eps': 1e-8}
+            'decay_rules': (), 'rate_rules': (), 'clip_norm': unset(float) if clip_norm is None else clip_norm,
+            'layer_decay': layer_decay, 'b1': 0.9, 'b2': b2, 'eps': 1e-8}
 
 
 def sgd(schedule: Node, *, nesterov: bool = True, weight_decay: float = 1e-4, decay_rules: tuple = (),
@@ -90,8 +90,9 @@ def mesh() -> Node:
 
 def run(task: Node, data: Node, optimizer: Node, **rest: Any) -> Node:
     """The top level of a config: runtime/plan.py:Run, key for key."""
-    common = {'seed': 0, 'epochs': unset(float), 'steps': unset(int), 'accumulate': 1, 'log_every': 50, 'eval_every': unset(int), 'save_every': unset(int), 'keep': 2,
-              'eval_batch_size': unset(int), 'mesh': mesh(), 'matmul_precision': 'default'}
+    common = {'seed': 0, 'epochs': unset(float), 'steps': unset(int), 'accumulate': 1, 'log_every': 50,
+              'eval_every': unset(int), 'save_every': unset(int), 'keep': 2, 'eval_batch_size': unset(int),
+              'mesh': mesh(), 'matmul_precision': 'default'}
     return {'task': task, 'data': data, 'optimizer': optimizer} | common | rest
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+from typing import Any
 
 import jax
 
@@ -61,17 +62,15 @@ def summary(folder: pathlib.Path, count: int = 10) -> str:
 
 
 def _operations(trace: pathlib.Path) -> list[tuple[str, float]]:
-    """(name, nanoseconds) of every operation that XLA ran: on devices where there are any, else on the host."""
-    data = jax.profiler.ProfileData.from_file(str(trace))
-    planes = list(data.planes)
-    devices = [plane for plane in planes if plane.name.startswith('/device:')]
-    found = []
-    for plane in devices or planes:
-        for line in plane.lines:
-            if devices and line.name not in ('XLA Ops', 'Stream'):
-                continue
-            for event in line.events:
-                stats = dict(event.stats)
-                if devices or 'hlo_op' in stats:
-                    found.append((str(stats.get('hlo_op', event.name)), event.duration_ns))
-    return found
+    """(name, nanoseconds) of every operation that XLA ran: on devices where any ran there, else on the host."""
+    planes = list(jax.profiler.ProfileData.from_file(str(trace)).planes)
+    lines = [line for plane in planes if plane.name.startswith('/device:') for line in plane.lines]
+    found = [(_name(event), event.duration_ns) for line in lines if line.name in ('XLA Ops', 'Stream')
+             for event in line.events]
+    # libtpu, once loaded, adds an empty plane for a device that is not there.
+    return found or [(_name(event), event.duration_ns) for plane in planes for line in plane.lines
+                     for event in line.events if 'hlo_op' in dict(event.stats)]
+
+
+def _name(event: Any) -> str:
+    return str(dict(event.stats).get('hlo_op', event.name))

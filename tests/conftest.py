@@ -17,7 +17,17 @@ import tests.typecheck  # the hook looks it up by name
 install_import_hook(['kernels', 'modelzoo', 'methods', 'runtime', 'data', 'input_pipeline'], 'tests.typecheck.typecheck')
 
 import jax
+import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(__file__).parents[1] / '.cache' / 'xla'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of a network run in one process, which keeps what they share: its shapes, its gradients."""
+    for item in items:
+        name = item.callspec.params.get('name') if hasattr(item, 'callspec') else None
+        if isinstance(name, str):
+            item.add_marker(pytest.mark.xdist_group(name))

@@ -1,0 +1,73 @@
+"""Every op on every kind of device, simulated by lowering for its platform: what is chosen, and what a name is answered."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels.gla import bidirectional_gla, gla
+from kernels.linear_scan import linear_scan
+from kernels.long_conv import long_conv
+from kernels.selective_scan import selective_scan
+
+# Device -> platform of lowering. Which GPU or TPU it will be is not known then, so all of a platform get the same.
+DEVICES = {
+    'CPU': 'cpu', 'T4': 'cuda', 'A100': 'cuda', 'H100': 'cuda', 'MI300': 'rocm',
+    'v4': 'tpu', 'v5e': 'tpu', 'v5p': 'tpu', 'v6e': 'tpu',
+}
+KERNELS = {'tpu': 'tpu_custom_call', 'cuda': '__gpu$xla.gpu.triton'}
+ONLY = {'pallas_tpu': 'tpu', 'pallas_gpu': 'cuda'}
+
+
+class Op(NamedTuple):
+    """An op, its arguments by shape, and its implementations."""
+
+    function: Callable[..., Any]
+    shapes: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
+
+
+_ALL = ('xla', 'reference', 'pallas_tpu', 'pallas_gpu')
+_QKV = ((1, 24, 2, 64),) * 3
+OPS = {
+    'gla': Op(gla, (*_QKV, (1, 24, 2, 64)), _ALL),
+    'bidirectional_gla': Op(bidirectional_gla, (*_QKV, (1, 24, 2), (1, 24, 2)), _ALL),
+    'selective_scan': Op(selective_scan, ((1, 24, 128), (1, 24, 128), (128, 8), (1, 24, 8), (1, 24, 8)), _ALL),
+    'linear_scan': Op(linear_scan, ((1, 24, 128), (1, 24, 128)), _ALL),
+    'long_conv': Op(long_conv, ((1, 24, 8), (24, 8)), ('xla', 'reference', 'fft', 'monarch')),
+}
+
+
+@functools.cache
+def lowered(name: str, platform: str, implementation: str | None) -> str:
+    """The program of an op's value and its gradients."""
+    op = OPS[name]
+    function = functools.partial(op.function, implementation=implementation)
+    loss = lambda *x: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(function(*x)))
+    inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in op.shapes]
+    step = jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs)))))
+    return step.trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('name', OPS)
+def test_without_a_name_every_device_is_served(name, device):
+    platform = DEVICES[device]
+    text = lowered(name, platform, None)
+    assert (KERNELS['tpu'] in text) == (platform == 'tpu' and 'pallas_tpu' in OPS[name].names)
+    assert KERNELS['cuda'] not in text, 'no kernel was measured on a GPU yet'
+
+
+@pytest.mark.parametrize('platform', sorted(set(DEVICES.values())))
+@pytest.mark.parametrize('name', OPS)
+def test_a_name_is_served_or_refused_in_words(name, platform):
+    for implementation in OPS[name].names:
+        only = ONLY.get(implementation, platform)
+        if only == platform:
+            assert lowered(name, platform, implementation)
+            continue
+        with pytest.raises(NotImplementedError, match=f"'{implementation}' runs on {only} only, not on {platform}"):
+            lowered(name, platform, implementation)
