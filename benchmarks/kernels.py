@@ -20,17 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import importlib
-import json
 import os
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 from absl import app, flags
 import jax
 
-from benchmarks.peer_kernels import seconds
+from benchmarks.peer import Peer, seconds
 
 OPS = {'gla': 'benchmarks.kernels_gla', 'scan': 'benchmarks.kernels_scan'}
 
@@ -40,31 +37,6 @@ _ROUNDS = flags.DEFINE_integer('rounds', 5, 'cpu: times that each side is measur
 _CORE = flags.DEFINE_integer('core', 0, 'cpu: the core that both sides run on.')
 _MATCH = flags.DEFINE_string('match', '', 'cpu: only cases that contain this.')
 _PEER = flags.DEFINE_string('peer_python', '', 'cpu: a Python that has torch; without one only ours is timed.')
-
-
-class Peer:
-    """PyTorch's form of a case in a process of its own, which answers seconds a call."""
-
-    def __init__(self, python: str, module: str, case: str) -> None:
-        self._process = subprocess.Popen(
-            [python, '-m', module, case], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.version = self._read()
-
-    def seconds(self, kind: str) -> float:
-        """Returns the time of one call of this kind."""
-        print(kind, file=self._process.stdin, flush=True)
-        return self._read()
-
-    def _read(self) -> Any:
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError('the PyTorch side ended: name a Python that has torch with --peer_python.')
-        return json.loads(line)
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def on_tpu(op: Any, chip: str) -> None:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-import json
 import statistics
-import subprocess
 import sys
 import time
 
@@ -24,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.peer import Peer, seconds
 import modelzoo
 
 _PAIRS = {  # ours: timm's
@@ -39,33 +38,6 @@ _BATCH = flags.DEFINE_integer('batch', 8, 'Images at once.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each side is measured.')
 _THREADS = flags.DEFINE_integer('threads', 2, 'Threads of PyTorch; ours takes what the process may run on.')
 _PEER = flags.DEFINE_string('peer_python', sys.executable, 'A Python that has torch and timm.')
-
-
-class Peer:
-    """timm in a process of its own: benchmarks/peer_timm.py, which answers seconds a call."""
-
-    def __init__(self, python: str, model: str, size: int, batch: int, threads: int) -> None:
-        arguments = [python, '-m', 'benchmarks.peer_timm', model, str(size), str(batch), str(threads)]
-        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.versions = self._read()
-
-    def seconds(self, kind: str) -> float:
-        """Returns the time of one call, 'forward' or 'train'."""
-        print(kind, file=self._process.stdin, flush=True)
-        return self._read()
-
-    def _read(self):
-        line = self._process.stdout.readline()
-        while line and line[0] not in '{0123456789':  # what libraries print while they are imported
-            line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError('the PyTorch side ended: install torch and timm, or name a Python that has them with '
-                               '--peer_python.')
-        return json.loads(line)
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
@@ -105,25 +77,15 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
     return calls
 
 
-def seconds(call: Callable[[], None]) -> float:
-    """Returns the time of one call: the best of as many as a second holds, as the peer does."""
-    best, begin = float('inf'), time.perf_counter()
-    while best == float('inf') or time.perf_counter() - begin < 1.0:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def rows(name: str) -> list[str]:
     """Measures one network; returns its lines of the table."""
     published = modelzoo.find(name)[0].PUBLISHED.get(name)
     size, batch = (published.image_size[0] if published else 224), _BATCH.value
     calls = ours(name, size, batch)
-    peer = Peer(_PEER.value, _PAIRS[name], size, batch, _THREADS.value)
+    peer = Peer(_PEER.value, 'benchmarks.peer_timm', _PAIRS[name], str(size), str(batch), str(_THREADS.value))
     lines = []
     for kind, call in calls.items():
-        pairs = [(seconds(call), peer.seconds(kind)) for _ in range(_ROUNDS.value)]
+        pairs = [(seconds(call, time.perf_counter), peer.seconds(kind)) for _ in range(_ROUNDS.value)]
         mine, theirs = (batch / statistics.median(column) for column in zip(*pairs))
         ratio = statistics.median(there / here for here, there in pairs)
         lines.append(f'| {name} | {size} | {kind} | {mine:.1f} | {theirs:.1f} | {ratio:.2f} |')

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.peer_kernels import seconds, serve
+from benchmarks.peer import seconds, serve
 
 
 def gla(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, chunk: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""PyTorch's side of `benchmarks.kernels cpu --ops=selective_scan`: both scans token by token, on one thread.
+"""PyTorch's side of `benchmarks.kernels cpu --ops=scan`: both scans token by token, on one thread.
 
     python -m benchmarks.peer_scan selective:B,T,D,N
     python -m benchmarks.peer_scan linear:B,T,D
@@ -13,7 +13,7 @@ import sys
 
 import torch
 
-from benchmarks.peer_kernels import serve
+from benchmarks.peer import serve
 
 
 def scan(decay: torch.Tensor, added: torch.Tensor) -> torch.Tensor:

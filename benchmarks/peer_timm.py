@@ -2,24 +2,17 @@
 
     python -m benchmarks.peer_timm MODEL SIZE BATCH THREADS
 
-Needs torch and timm and nothing of ours.
+Needs torch and timm.
 """
 
 from collections.abc import Callable
-import json
 import sys
 import time
 
+import timm
 import torch
 
-# torchvision registers operators that a build of torch for CPUs alone may lack; timm uses none of them.
-try:
-    torch.library.define('torchvision::nms', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    torch.library.define('torchvision::qnms', '(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-except RuntimeError:
-    pass  # they are there
-
-import timm
+from benchmarks.peer import serve
 
 
 def calls(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
@@ -40,24 +33,11 @@ def calls(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
     return {'forward': forward, 'train': train}
 
 
-def seconds(call: Callable[[], None]) -> float:
-    """Returns the time of one call: the best of as many as a second holds."""
-    best, begin = float('inf'), time.perf_counter()
-    while best == float('inf') or time.perf_counter() - begin < 1.0:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 def main(name: str, size: str, batch: str, threads: str) -> None:
+    """Answers until the input ends, in seconds of wall time."""
     torch.set_num_threads(int(threads))
-    found = calls(name, int(size), int(batch))
-    for call in found.values():
-        call()
-    print(json.dumps({'torch': torch.__version__, 'timm': timm.__version__}), flush=True)
-    for line in sys.stdin:
-        print(json.dumps(seconds(found[line.strip()])), flush=True)
+    version = f'torch {torch.__version__}, timm {timm.__version__}'
+    serve(version, calls(name, int(size), int(batch)), time.perf_counter)
 
 
 if __name__ == '__main__':

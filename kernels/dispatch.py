@@ -126,6 +126,21 @@ def _refuse(
 mlir.register_lowering(_refused, _refuse)
 
 
+def lacking(name: str, x: jax.Array, arrays: Any, dtypes: tuple[str, ...]) -> str | None:
+    """What keeps a Pallas kernel from serving a call, in words, or None; for `Form.missing`.
+
+    name, x: the array that says how a call lies on a mesh; arrays: a tree of all; dtypes: known.
+    """
+    for array in jax.tree.leaves(arrays):
+        if array.dtype.name not in dtypes:
+            *others, last = dtypes
+            return f'an input is {array.dtype}; wanted {", ".join(others)} or {last}'
+    if sharded(x):
+        wanted = 'wanted one device, or a call inside of jax.shard_map'
+        return f'{name} may be split over a mesh; {wanted}'
+    return None
+
+
 def sharded(x: jax.Array) -> bool:
     """Whether `x` may be split over devices: it lives on a mesh, and not inside of `shard_map`."""
     mesh = jax.typeof(x).sharding.mesh

@@ -96,11 +96,9 @@ def missing(
     q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
 ) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    for x in jax.tree.leaves((q, k, v, others)):
-        if x.dtype not in (jnp.float32, jnp.bfloat16):
-            return f'an input is {x.dtype}; wanted float32 or bfloat16'
-    if dispatch.sharded(q):
-        return 'q may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
+    lacking = dispatch.lacking('q', q, (q, k, v, others), ('float32', 'bfloat16'))
+    if lacking is not None:
+        return lacking
     if _power(q.shape[-1]) * _power(v.shape[-1]) > _STATE:
         return f'heads of {q.shape[-1]} x {v.shape[-1]} channels do not fit into the registers'
     return None

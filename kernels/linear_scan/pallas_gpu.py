@@ -68,12 +68,7 @@ def linear_scan(
 
 def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    for given in jax.tree.leaves((a, x, initial_state)):
-        if given.dtype not in (jnp.float32, jnp.bfloat16):
-            return f'an input is {given.dtype}; wanted float32 or bfloat16'
-    if dispatch.sharded(x):
-        return 'x may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
-    return None
+    return dispatch.lacking('x', x, (a, x, initial_state), ('float32', 'bfloat16'))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -81,11 +81,9 @@ def linear_scan(
 
 def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    for given in jax.tree.leaves((a, x, initial_state)):
-        if given.dtype not in (jnp.float32, jnp.bfloat16, jnp.complex64):
-            return f'an input is {given.dtype}; wanted float32, bfloat16 or complex64'
-    if dispatch.sharded(x):
-        return 'x may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
+    lacking = dispatch.lacking('x', x, (a, x, initial_state), ('float32', 'bfloat16', 'complex64'))
+    if lacking is not None:
+        return lacking
     if x.shape[1] == 1:
         return 'it is for sequences, and this one has 1 token'
     if _plan(a, x, False).width == 0:

@@ -105,11 +105,9 @@ def missing(
     u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None
 ) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    for x in jax.tree.leaves((u, delta, A, B, others)):
-        if x.dtype not in (jnp.float32, jnp.bfloat16):
-            return f'an input is {x.dtype}; wanted float32 or bfloat16'
-    if dispatch.sharded(u):
-        return 'u may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
+    lacking = dispatch.lacking('u', u, (u, delta, A, B, others), ('float32', 'bfloat16'))
+    if lacking is not None:
+        return lacking
     if A.shape[1] > _STATES:
         return f'{A.shape[1]} states a channel; wanted at most {_STATES}'
     return None

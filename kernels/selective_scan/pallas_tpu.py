@@ -109,11 +109,9 @@ def missing(
     u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None
 ) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    for x in jax.tree.leaves((u, delta, A, B, others)):
-        if x.dtype not in (jnp.float32, jnp.bfloat16):
-            return f'an input is {x.dtype}; wanted float32 or bfloat16'
-    if dispatch.sharded(u):
-        return 'u may be split over a mesh; wanted one device, or a call inside of jax.shard_map'
+    lacking = dispatch.lacking('u', u, (u, delta, A, B, others), ('float32', 'bfloat16'))
+    if lacking is not None:
+        return lacking
     plan = _plan(u, A, B, False)
     if plan.width == 0:
         return (

@@ -60,7 +60,7 @@ class PostNorm(nn.Module):
         return join.write(s, drop_path(y, mlp_mask))
 
 
-def in_turn(blocks: Sequence[nn.Module], s: Array, masks: Float[Array, 'l r b'] | None, *, train: bool, remat: bool
+def in_turn(blocks: Sequence[nn.Module], s: Array, masks: Float[Array, 'l *r b'] | None, *, train: bool, remat: bool
             ) -> Array:
     """Passes the stream through blocks that may differ from each other and hold batch statistics.
 

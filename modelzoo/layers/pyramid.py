@@ -6,16 +6,13 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from modelzoo.layers import trunk
+from modelzoo.layers.block import in_turn
 from modelzoo.layers.drop import path_masks
-
-_STATE = 'batch_stats'
 
 
 class Stage(nn.Module):
@@ -33,27 +30,8 @@ class Stage(nn.Module):
     def __call__(self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l b'] | None, *, train: bool = False
                  ) -> Float[Array, 'b h2 w2 d']:
         """Runs the blocks; `masks` has a row for each."""
-        for index, name in enumerate(trunk.names(len(self.blocks))):
-            block, mask = self.blocks[index](name=name), None if masks is None else masks[index]
-            run = self._recomputed if self.remat and not self.is_initializing() else _run
-            x = run(block, x, mask, train=train)
-        return x
-
-    def _recomputed(self, block: nn.Module, x: Array, mask: Array | None, *, train: bool) -> Array:
-        variables = {kind: values[block.name] for kind, values in self.variables.items() if block.name in values}
-        pure = block.clone(parent=None, name=None)
-
-        def apply(variables: Any, x: Array, mask: Array | None) -> tuple[Array, Any]:
-            return pure.apply(variables, x, mask, train=train, mutable=[_STATE] if train else [])
-
-        x, updates = jax.checkpoint(apply)(variables, x, mask)
-        if _STATE in updates:
-            self.put_variable(_STATE, block.name, updates[_STATE])
-        return x
-
-
-def _run(block: nn.Module, x: Array, mask: Array | None, *, train: bool) -> Array:
-    return block(x, mask, train=train)
+        blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
+        return in_turn(blocks, x, masks, train=train, remat=self.remat)
 
 
 def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence[Callable[..., nn.Module]]], *,
@@ -95,3 +73,10 @@ def with_stride(block: Callable[..., nn.Module], features: int, depth: int, stri
         stride: of the first; the others have 1.
     """
     return [functools.partial(block, features=features, stride=1 if index else stride) for index in range(depth)]
+
+
+def halving(block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int]
+            ) -> list[list[Callable[..., nn.Module]]]:
+    """Returns the factories of stages of which each but the first halves the sides; see `with_stride`."""
+    return [with_stride(block, width, depth, 2 if index else 1)
+            for index, (width, depth) in enumerate(zip(widths, depths, strict=True))]

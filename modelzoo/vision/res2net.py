@@ -131,8 +131,7 @@ class Res2Net(ft.PyramidBackbone):
         stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         block = functools.partial(Bottle2neck, scales=self.scales, base_width=self.base_width, groups=self.groups,
                                   norm=self.norm, dtype=self.dtype)
-        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
-                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}

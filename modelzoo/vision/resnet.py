@@ -193,8 +193,7 @@ class ResNet(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
         stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         block = functools.partial(self.block, norm=self.norm, dtype=self.dtype)
-        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
-                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
@@ -239,8 +238,7 @@ class WideResNet(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage2``, ``map`` and ``pooled``."""
         stem = PlainConv(self.stem_width, 3, 1, 1, self.dtype, name='stem')(x)
         block = functools.partial(WideBasic, norm=self.norm, dtype=self.dtype)
-        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
-                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         x = nn.relu(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))

@@ -183,8 +183,7 @@ class ResNetV2(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
         stem = Stem(self.stem_width, self.stem_stride, self.conv, self.pool, self.dtype, name='stem')(x)
         block = functools.partial(self.block, norm=self.norm, conv=self.conv, dtype=self.dtype)
-        stages = [pyramid.with_stride(block, width, depth, 2 if index else 1)
-                  for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True))]
+        stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         x = nn.relu(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))

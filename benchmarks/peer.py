@@ -1,0 +1,59 @@
+"""Both ends of a comparison with another library, which runs in a process of its own and answers seconds a call.
+
+Needs nothing of ours, and nothing but Python: the other end may run in an environment that has only the other library.
+What is compared with is in benchmarks/peer_gla.py and the like.
+"""
+
+from collections.abc import Callable, Mapping
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+Clock = Callable[[], float]
+
+
+def seconds(call: Callable[[], object], clock: Clock = time.process_time) -> float:
+    """Returns the time of one call: the best of as many as a second holds, at least one."""
+    best, begin = float('inf'), time.perf_counter()
+    while best == float('inf') or time.perf_counter() - begin < 1.0:
+        start = clock()
+        call()
+        best = min(best, clock() - start)
+    return best
+
+
+def serve(version: str, calls: Mapping[str, Callable[[], object]], clock: Clock = time.process_time) -> None:
+    """The other end: warms the calls, says the version, and answers the time of each kind that it is asked for."""
+    for call in calls.values():
+        call()
+    print(json.dumps({'answer': version}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps({'answer': seconds(calls[line.strip()], clock)}), flush=True)
+
+
+class Peer:
+    """Our end: starts a module that ends in `serve`, with a Python that has what it needs."""
+
+    def __init__(self, python: str, module: str, *arguments: str) -> None:
+        command = [python, '-m', module, *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.version = self._read()
+
+    def seconds(self, kind: str) -> float:
+        """Returns the time of one call of this kind."""
+        print(kind, file=self._process.stdin, flush=True)
+        return self._read()
+
+    def _read(self) -> Any:
+        """The next answer; what libraries print while they are imported is passed over."""
+        for line in self._process.stdout:
+            if line.startswith('{"answer": '):
+                return json.loads(line)['answer']
+        raise RuntimeError('the other side ended: name a Python that has what it imports with --peer_python.')
+
+    def close(self) -> None:
+        """Ends the other process."""
+        self._process.stdin.close()
+        self._process.wait()
