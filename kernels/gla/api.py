@@ -11,6 +11,8 @@ B batch, T tokens, H heads, K key channels, V value channels. A head's memory is
 
 The memory fades before a token is added, so a token reads itself undimmed. Where we differ: the
 decay may be one number a head (as in RetNet and Mamba-2), and a log decay of -inf is allowed.
+
+The ops are jitted so that the equal layers of a network trace them once.
 """
 
 from collections.abc import Callable
@@ -31,6 +33,7 @@ State = Float[Array, 'b h k v']
 _AXES = ('batch', 'tokens', 'heads')
 
 
+@partial(jax.jit, static_argnames=('scale', 'reverse', 'implementation', 'chunk'))
 def gla(
     q: Float[Array, 'b t h k'],
     k: Float[Array, 'b t h k'],
@@ -82,6 +85,7 @@ def gla(
     return _on_each_device(run, True, q, k, v, g, initial_state)
 
 
+@partial(jax.jit, static_argnames=('scale', 'implementation', 'chunk'))
 def bidirectional_gla(
     q: Float[Array, 'b t h k'],
     k: Float[Array, 'b t h k'],

@@ -25,6 +25,7 @@ Constant = Inexact[Array, ' d']
 State = Inexact[Array, 'b d']
 
 
+@partial(jax.jit, static_argnames=('reverse', 'implementation'))
 def linear_scan(
     a: Tokens | Constant,
     x: Tokens,

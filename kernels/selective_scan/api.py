@@ -27,6 +27,7 @@ Channels = Float[Array, ' d']
 State = Float[Array, 'b d n']
 
 
+@partial(jax.jit, static_argnames=('softplus', 'reverse', 'implementation'))
 def selective_scan(
     u: Tokens,
     delta: Tokens,
