@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kernels.causal_conv1d import causal_conv1d
 from kernels.selective_scan import selective_scan
 from modelzoo.layers import init
 from modelzoo.layers.dense import Dense
@@ -95,12 +96,10 @@ class CausalConv(nn.Module):
     def __call__(self, x: Float[Array, 'b t d'], before: Float[Array, 'b k d']
                  ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b k d']]:
         """Returns the sequence convolved, and its last inputs; `before` are those of the tokens read before."""
-        initial, length = init.uniform_fan_in(self.taps), x.shape[1]
+        initial = init.uniform_fan_in(self.taps)
         kernel = self.param('kernel', initial, (self.taps, 1, x.shape[-1])).astype(self.dtype)
         bias = self.param('bias', initial, (x.shape[-1],)).astype(self.dtype)
-        x = jnp.concatenate([before.astype(self.dtype), x.astype(self.dtype)], axis=1)
-        y = sum(x[:, tap:tap + length] * kernel[None, tap] for tap in range(self.taps))
-        return y + bias[None, None], x[:, length:]
+        return causal_conv1d(x.astype(self.dtype), kernel[:, 0], bias=bias, initial_state=before.astype(self.dtype))
 
 
 class StepSizes(nn.Module):

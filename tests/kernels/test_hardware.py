@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from kernels.causal_conv1d import causal_conv1d
 from kernels.gla import bidirectional_gla, gla
 from kernels.linear_scan import linear_scan
 from kernels.long_conv import long_conv
@@ -37,7 +38,8 @@ OPS = {
     'bidirectional_gla': Op(bidirectional_gla, (*_QKV, (1, 24, 2), (1, 24, 2)), _ALL),
     'selective_scan': Op(selective_scan, ((1, 24, 128), (1, 24, 128), (128, 8), (1, 24, 8), (1, 24, 8)), _ALL),
     'linear_scan': Op(linear_scan, ((1, 24, 128), (1, 24, 128)), _ALL),
-    'long_conv': Op(long_conv, ((1, 24, 8), (24, 8)), ('xla', 'reference', 'fft', 'monarch')),
+    'causal_conv1d': Op(causal_conv1d, ((1, 24, 128), (4, 128)), ('xla', 'reference')),
+    'long_conv': Op(long_conv, ((1, 24, 8), (24, 8)), ('xla', 'reference', 'fft', 'monarch', 'pallas_tpu')),
 }
 
 

@@ -1,0 +1,106 @@
+"""The short causal convolution: the public functions, their checks and their implementations.
+
+The depthwise convolution of a few taps before Mamba's scan (Gu & Dao, 2023,
+https://arxiv.org/abs/2312.00752), in Hyena (Poli et al., 2023, https://arxiv.org/abs/2302.10866)
+and in the published layer of gated linear attention. Its definition is Dao-AILab/causal-conv1d's
+(BSD-3-Clause; facts only, no code was taken). Where we differ: channels are last (B T D, not
+B D T), the kernel is (K, D), and an activation is left to the caller, whose fusion takes the sum.
+
+B batch, T tokens, D channels, K taps, the last of which weighs the token itself:
+
+    y_t = bias + sum_{j = 0..K-1} kernel_j x_{t - (K-1) + j}
+
+There is no Pallas kernel: XLA's one fusion moves each array once, and a kernel could not do less.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.causal_conv1d import reference, xla
+
+Tokens = Float[Array, 'b t d']
+Kernel = Float[Array, 'k d']
+State = Float[Array, 'b s d']
+
+
+def causal_conv1d(
+    x: Tokens,
+    kernel: Kernel,
+    *,
+    bias: Float[Array, ' d'] | None = None,
+    initial_state: State | None = None,
+    implementation: str | None = None,
+) -> tuple[Tokens, State]:
+    """Convolves each channel with its own few taps; a token sees itself and the K - 1 before it.
+
+    Args:
+      x: the sequence, of any length.
+      kernel: taps, from the oldest token on.
+      bias: added to each token; none by default.
+      initial_state: the K - 1 tokens before the first one; zeros by default.
+      implementation: 'xla', 'reference', or None for what suits the platform.
+
+    Returns:
+      The outputs, and the last K - 1 tokens seen, both in the dtype of `x`; sums are float32
+      (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown implementation.
+    """
+    _check(('batch', 'tokens'), x, kernel, bias, initial_state)
+    forms = {
+        'xla': dispatch.Form(xla.convolve),
+        'reference': dispatch.Form(reference.convolve),
+    }
+    y = dispatch.run('causal_conv1d', implementation, forms, x, kernel, bias, initial_state)
+    return y, _last(x, initial_state, len(kernel) - 1)
+
+
+def causal_conv1d_step(
+    x: Float[Array, 'b d'],
+    kernel: Kernel,
+    *,
+    bias: Float[Array, ' d'] | None = None,
+    state: State,
+) -> tuple[Float[Array, 'b d'], State]:
+    """One token of `causal_conv1d`, from the K - 1 before it: for decoding in constant memory.
+
+    Returns the output in the dtype of `x`, and the last K - 1 tokens in the dtype of `state`.
+    Raises ValueError where shapes do not fit.
+    """
+    _check(('batch',), x, kernel, bias, state)
+    return reference.step(x, kernel, bias, state)
+
+
+def _last(x: jax.Array, before: jax.Array | None, count: int) -> jax.Array:
+    """The last `count` tokens, of those before the sequence too where it is too short."""
+    tokens = x.shape[1]
+    if tokens >= count:
+        return x[:, tokens - count :]
+    if before is None:
+        return jnp.pad(x, ((0, 0), (count - tokens, 0), (0, 0)))
+    return jnp.concatenate([before[:, tokens:].astype(x.dtype), x], axis=1)
+
+
+def _check(
+    axes: tuple[str, ...],
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    state: jax.Array | None,
+) -> None:
+    """Refuses in words what the implementations take for granted."""
+    if x.ndim != len(axes) + 1 or not x.size:
+        raise ValueError(f'x has shape {x.shape}; wanted ({", ".join(axes)}, channels), none 0.')
+    channels = x.shape[-1]
+    if kernel.ndim != 2 or kernel.shape[1] != channels or not len(kernel):
+        raise ValueError(f'kernel has shape {kernel.shape}; wanted (taps, {channels}), taps not 0.')
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f'bias has shape {bias.shape}; wanted ({channels},), a number a channel.')
+    wanted = (x.shape[0], len(kernel) - 1, channels)
+    if state is not None and state.shape != wanted:
+        raise ValueError(
+            f'The state has shape {state.shape}; wanted (batch, taps - 1, channels), here {wanted}.'
+        )

@@ -1,0 +1,107 @@
+"""The causal convolution in plain XLA, with gradients: a sum of shifted sequences, in float32.
+
+One fusion reads each token once and writes it once, on every platform; a TPU needs no kernel of its
+own for that, nor for the gradients, which read two arrays and write one (docs/kernels.md). On a CPU
+sums over tokens are slow, so there the gradients of kernel and bias add up a few rows at a time and
+sum over what is left at the end. Batch and channels meet elementwise operations only, so that they
+stay where they are on a mesh.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+
+_ROWS = 64  # of batch and tokens that a CPU adds up at a time
+
+Optional = jax.Array | None
+
+
+@jax.custom_vjp
+def convolve(
+    x: Float[Array, 'b t d'],
+    kernel: Float[Array, 'k d'],
+    bias: Float[Array, ' d'] | None,
+    before: Float[Array, 'b s d'] | None,
+) -> Float[Array, 'b t d']:
+    """See `reference.convolve`; sums are float32, float64 where an input is."""
+    wide, tokens = _wide(x, kernel), x.shape[1]
+    seen = _joined(x, before, len(kernel))
+    y = _weighed(kernel, wide, [seen[:, j : j + tokens] for j in range(len(kernel))])
+    y = y if bias is None else y + bias[None, None].astype(wide)
+    return y.astype(x.dtype)
+
+
+def _convolve_forward(*inputs: Optional) -> tuple[jax.Array, tuple]:
+    return convolve(*inputs), inputs
+
+
+def _convolve_backward(inputs: tuple, dy: jax.Array) -> tuple:
+    return dispatch.first_order('causal_conv1d', _backward)(*inputs, dy)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _backward(
+    x: jax.Array, kernel: jax.Array, bias: Optional, before: Optional, dy: jax.Array
+) -> tuple[jax.Array, jax.Array, Optional, Optional]:
+    """The cotangents of all inputs."""
+    last, tokens = len(kernel) - 1, x.shape[1]
+    wide = _wide(x, kernel)
+    ahead = 0 if before is None else last
+    behind = jnp.pad(dy, ((0, 0), (ahead, last), (0, 0)))
+    reach = tokens + ahead
+    dseen = _weighed(kernel, wide, [behind[:, last - j :][:, :reach] for j in range(last + 1)])
+    seen = _joined(x, before, last + 1)
+    sums = lax.platform_dependent(seen, dy, cpu=_sums_by_rows, default=_sums)
+    dkernel, dbias = sums[:-1].astype(kernel.dtype), sums[-1]
+    dbias = None if bias is None else dbias.astype(bias.dtype)
+    dbefore = None if before is None else dseen[:, :ahead].astype(before.dtype)
+    return dseen[:, ahead:].astype(x.dtype), dkernel, dbias, dbefore
+
+
+def _sums(seen: jax.Array, dy: jax.Array) -> jax.Array:
+    """(K + 1, D): over batch and tokens, dy with each shift of the sequence, and dy alone."""
+    wide, tokens = _wide(seen, dy), dy.shape[1]
+    dy = dy.astype(wide)
+    shifts = range(seen.shape[1] - tokens + 1)
+    products = [seen[:, j : j + tokens].astype(wide) * dy for j in shifts]
+    return jnp.stack([jnp.sum(x, axis=(0, 1)) for x in (*products, dy)])
+
+
+def _sums_by_rows(seen: jax.Array, dy: jax.Array) -> jax.Array:
+    """`_sums`, block of tokens by block of tokens."""
+    wide, last = _wide(seen, dy), seen.shape[1] - dy.shape[1]
+    block = min(max(1, _ROWS // dy.shape[0]), dy.shape[1])
+    blocks = -(-dy.shape[1] // block)
+    fill = ((0, 0), (0, blocks * block - dy.shape[1]), (0, 0))
+    seen, dy = jnp.pad(seen, fill), jnp.pad(dy, fill)
+
+    def add(sums: list[jax.Array], place: jax.Array) -> tuple[list[jax.Array], None]:
+        window = lax.dynamic_slice_in_dim(seen, place, block + last, axis=1).astype(wide)
+        rows = lax.dynamic_slice_in_dim(dy, place, block, axis=1).astype(wide)
+        products = [window[:, j : j + block] * rows for j in range(last + 1)]
+        return [total + x for total, x in zip(sums, (*products, rows))], None
+
+    zeros = [jnp.zeros_like(dy, wide, (dy.shape[0], block, dy.shape[2]))] * (last + 2)
+    sums, _ = lax.scan(add, zeros, block * jnp.arange(blocks))
+    return jnp.stack([x.sum((0, 1)) for x in sums])
+
+
+def _joined(x: jax.Array, before: Optional, taps: int) -> jax.Array:
+    """The sequence with the tokens before its first."""
+    if before is None:
+        return jnp.pad(x, ((0, 0), (taps - 1, 0), (0, 0)))
+    return jnp.concatenate([before.astype(x.dtype), x], axis=1)
+
+
+def _weighed(kernel: jax.Array, wide: jnp.dtype, shifted: list[jax.Array]) -> jax.Array:
+    """The sum. Shifts are widened one by one: a TPU would keep a wide copy of the whole."""
+    return sum(x.astype(wide) * tap[None, None].astype(wide) for x, tap in zip(shifted, kernel))
+
+
+def _wide(*arrays: jax.Array) -> jnp.dtype:
+    return jnp.result_type(*arrays, jnp.float32)
