@@ -23,7 +23,7 @@ from modelzoo.heads import Classifier
 from modelzoo.weight_files import locate
 from modelzoo.weights import head_of, pretrained
 
-_FOLDERS = ('modelzoo.vision',)
+_FOLDERS = ('modelzoo.vision', 'modelzoo.sequence')
 
 
 def create_model(name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None,
@@ -33,7 +33,8 @@ def create_model(name: str, num_classes: int | None = None, *, weights: str | os
     Args:
         name: one of `list_models`.
         num_classes: number of logits; by default 1000 or, with `weights`, what they have. With another number than
-            they have the head starts anew.
+            they have the head starts anew. A network that reads words is a language model by default, and a
+            classifier with a number.
         weights: a .safetensors file, one of torch's, or ``owner/name`` on the Hugging Face hub. The model's ``init``
             then returns them, position tables resized to the model's ``image_size``.
         **overrides: fields of the backbone's class to change, such as ``drop_path`` or ``dtype``.
@@ -46,7 +47,7 @@ def create_model(name: str, num_classes: int | None = None, *, weights: str | os
     """
     backbone = find(name)[1].clone(**overrides)
     if weights is None:
-        return Classifier(backbone, head_of(backbone)(1000 if num_classes is None else num_classes))
+        return Classifier(backbone, head_of(backbone, num_classes))
     return pretrained(backbone, num_classes, locate(weights))
 
 

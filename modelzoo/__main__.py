@@ -1,8 +1,8 @@
 """Lists the zoo: ``python -m modelzoo [PATTERN]``, say ``python -m modelzoo 'vig_h*'``.
 
 Each line has a variant's parameters and multiply-adds, counted here from its program without running it, beside the
-paper's figures; then the input size they are for and the paper. A scan in chunks multiplies more than the recurrence
-that papers count.
+paper's figures; then the input size they are for (of a sequence 1 and its length) and the paper. A scan in chunks
+multiplies more than the recurrence that papers count.
 """
 
 import math
@@ -14,6 +14,7 @@ import jax
 from jax.extend import core
 
 import modelzoo
+from modelzoo.features import Backbone, Grid, SequenceBackbone
 
 _ROW = '{:16} {:>10} {:>8} {:>10} {:>8} {:>9}  {}'
 _WITHOUT_FIGURES = (32, 32)
@@ -63,16 +64,25 @@ def _opened(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
     return jaxpr if isinstance(jaxpr, core.Jaxpr) else jaxpr.jaxpr  # newer jax has one class for both
 
 
+def example(backbone: Backbone, size: Grid, batch: int = 1) -> jax.ShapeDtypeStruct:
+    """Returns what a network reads: images of `size`, or sequences of as many words or numbers as that has pixels."""
+    if not isinstance(backbone, SequenceBackbone):
+        return jax.ShapeDtypeStruct((batch, *size, 3), 'float32')
+    if backbone.vocabulary is None:
+        return jax.ShapeDtypeStruct((batch, math.prod(size), 1), 'float32')
+    return jax.ShapeDtypeStruct((batch, math.prod(size)), 'int32')
+
+
 def row(name: str) -> str:
     """Returns the line of one variant."""
     family, _ = modelzoo.find(name)
     published = family.PUBLISHED.get(name)
     size = published.image_size if published else _WITHOUT_FIGURES
     model = modelzoo.create_model(name)
-    image = jax.ShapeDtypeStruct((1, *size, 3), 'float32')
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    x = example(model.backbone, size)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
     params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
-    macs = multiply_adds(model.apply, variables, image)
+    macs = multiply_adds(model.apply, variables, x)
     said = [f'{value:g}' if value else '-' for value in (published[2:4] if published else (None, None))]
     return _ROW.format(name, f'{params / 1e6:.2f} M', said[0], f'{macs / 1e9:.2f} G', said[1],
                        f'{size[0]}x{size[1]}', published.paper if published else '-')

@@ -6,25 +6,30 @@ with `require` and refuses other backbones when it is built. XLA drops the featu
 
 | key                  | shape          | meaning                                                              |
 |----------------------|----------------|----------------------------------------------------------------------|
-| ``stem``             | (B, h, w, D)   | after the patch embedding, before the first block                    |
+| ``stem``             | (B, h, w, D)   | after the embedding, before the first block; of a sequence (B, T, D) |
 | ``stage0``, ``stage1``, ... | (B, h, w, C) | a pyramid's stages, before they are made coarser                 |
 | ``tokens``           | (B, N, D)      | a token network's last tokens, normalized                            |
 | ``map``              | (B, h, w, D)   | the same, or a pyramid's last stage, as an image, normalized         |
 | ``pooled``           | (B, D)         | the vector that a classifier reads; float32 whatever the compute type |
+| ``table``            | (V, D)         | the vectors of the words, of a language model that reads and says words by one table |
 """
 
 import abc
 from typing import Any, NamedTuple
 
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 STEM = 'stem'
 TOKENS = 'tokens'
 MAP = 'map'
 POOLED = 'pooled'
+TABLE = 'table'
 
 Features = dict[str, Array]
+# What a sequence network reads: words, vectors, or the pixels of an image in rows; and one element of it.
+Sequences = Int[Array, 'b t'] | Float[Array, 'b t c'] | Float[Array, 'b h w c']
+Element = Int[Array, ' b'] | Float[Array, 'b c']
 Grid = tuple[int, int]
 
 
@@ -38,7 +43,7 @@ class Published(NamedTuple):
 
     Attributes:
         paper: its link.
-        image_size: height and width that the figures are for.
+        image_size: height and width that the figures are for; of a sequence 1 and its length.
         params: millions, classifier included.
         macs: multiply-adds, thousand millions.
         top1: ImageNet-1k accuracy, percent.
@@ -121,15 +126,21 @@ class PyramidBackbone(Backbone):
 
 
 class SequenceBackbone(Backbone):
-    """Reads a sequence one element at a time in constant memory."""
+    """Reads words, or vectors, and can do so one at a time in constant memory.
+
+    Attributes:
+        vocabulary: number of words; None for a network that reads vectors.
+    """
+
+    vocabulary = None
 
     @abc.abstractmethod
     def init_state(self, batch: int) -> Any:
         """Returns the state before the first element."""
 
     @abc.abstractmethod
-    def step(self, state: Any, x: Float[Array, 'b c']) -> tuple[Any, Features]:
-        """Returns the next state and the features of this element."""
+    def step(self, state: Any, x: Element) -> tuple[Any, Features]:
+        """Returns the next state and the features of this element, ``tokens`` (B, 1, D) among them."""
 
 
 _OFFERS = {

@@ -4,6 +4,7 @@ A head reads the features it needs by key, so that a method need not know which.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -33,18 +34,58 @@ class Linear(nn.Module):
         return pooled.astype(kernel.dtype) @ kernel + bias[None]
 
 
+class Words(nn.Module):
+    """``tokens @ kernel``: the logits of the next word after each; by the network's own table where it puts one out.
+
+    Attributes:
+        vocabulary: number of logits.
+        kernel_init: normal of standard deviation 0.02.
+    """
+
+    vocabulary: int
+    kernel_init: Callable[..., Array] = jax.nn.initializers.normal(0.02)
+
+    @nn.compact
+    def __call__(self, features: ft.Features) -> Float[Array, 'b t k']:
+        """Returns logits; `features` must hold ``tokens``."""
+        tokens = features[ft.TOKENS]
+        if ft.TABLE in features:
+            kernel = features[ft.TABLE].T
+        else:
+            kernel = self.param('kernel', self.kernel_init, (tokens.shape[-1], self.vocabulary))
+        return tokens.astype(kernel.dtype) @ kernel
+
+
 class Classifier(nn.Module):
     """A backbone and a head under one roof; parameters are ``{'backbone': ..., 'head': ...}``.
 
+    A head that has no parameters of its own has no entry there.
+
     Attributes:
-        backbone: image -> features.
+        backbone: image, or sequence, -> features.
         head: features -> logits.
     """
 
     backbone: nn.Module
     head: nn.Module
 
-    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+    def __call__(self, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> ft.Features:
         """Returns the backbone's features and ``logits``."""
-        features = self.backbone(x, train=train)
+        return self._with_logits(self.backbone(x, train=train))
+
+    def init_state(self, batch: int) -> Any:
+        """Returns a sequence backbone's state before the first element."""
+        return self.backbone.init_state(batch)
+
+    def step(self, state: Any, x: ft.Element) -> tuple[Any, ft.Features]:
+        """Returns a sequence backbone's next state, and the features and ``logits`` of this element."""
+        state, features = self.backbone.step(state, x)
+        return state, self._with_logits(features)
+
+    def extend(self, state: Any, x: ft.Sequences) -> tuple[Any, ft.Features]:
+        """Returns a sequence backbone's state after the next elements, and their features and ``logits``."""
+        state, features = self.backbone.extend(state, x)
+        return state, self._with_logits(features)
+
+    def _with_logits(self, features: ft.Features) -> ft.Features:
         return {**features, 'logits': self.head(features)}

@@ -27,15 +27,16 @@ from flax import traverse_util
 from jaxtyping import Array, Float
 
 from modelzoo import weight_files
-from modelzoo.features import Backbone
-from modelzoo.heads import Classifier, Linear
+from modelzoo.features import Backbone, SequenceBackbone, Sequences
+from modelzoo.heads import Classifier, Linear, Words
 
 Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 
 _SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
 _HEAD = 'head'
 # The last parts of the names of counts and constants.
-COMPUTED = ('num_batches_tracked', 'relative_position_index', 'relative_coords_table', 'attn_mask', 'rel_indices')
+COMPUTED = ('num_batches_tracked', 'relative_position_index', 'relative_coords_table', 'attn_mask', 'rel_indices',
+            'multiplier', 'kernel_norm_initialized', 't', 'deltas')
 
 
 class Pretrained(Classifier):
@@ -50,7 +51,7 @@ class Pretrained(Classifier):
     new_head: bool = False
 
     @nn.nowrap
-    def init(self, rngs: Any, x: Float[Array, 'b h w c'], *, train: bool = False) -> Any:
+    def init(self, rngs: Any, x: Float[Array, 'b h w c'] | Sequences, *, train: bool = False) -> Any:
         """Returns the published variables; `rngs` are for a new head only.
 
         Raises:
@@ -73,13 +74,21 @@ def pretrained(backbone: Backbone, num_classes: int | None, file: str | os.PathL
     biases = [len(arrays[name]) for name, path in ours.items() if re.fullmatch(f'{_HEAD}/(.*/)?bias', path)]
     published = biases[0] if biases else None
     # Without a number and without a head there is nothing to start anew: `load` will say what is missing.
-    head = head_of(backbone)(num_classes or published or 1000)
+    head = head_of(backbone, num_classes or published)
     return Pretrained(backbone, head, os.fspath(file), num_classes is not None and num_classes != published)
 
 
-def head_of(backbone: Backbone) -> Callable[[int], nn.Module]:
-    """Returns the class of the head that a network is published with, which takes the number of logits."""
-    return getattr(_family(backbone), 'HEADS', {}).get(type(backbone).__name__, Linear)
+def head_of(backbone: Backbone, num_classes: int | None) -> nn.Module:
+    """Returns the head that a network is published with.
+
+    Args:
+        backbone: of a family of the zoo.
+        num_classes: number of logits; None for 1000 or, of a network that reads words, a language model's head.
+    """
+    if num_classes is None and isinstance(backbone, SequenceBackbone) and backbone.vocabulary:
+        return Words(backbone.vocabulary)
+    head = getattr(_family(backbone), 'HEADS', {}).get(type(backbone).__name__, Linear)
+    return head(1000 if num_classes is None else num_classes)
 
 
 def load(model: Classifier, variables: Mapping[str, Any], source: str | os.PathLike | Mapping[str, np.ndarray], *,
@@ -97,7 +106,7 @@ def load(model: Classifier, variables: Mapping[str, Any], source: str | os.PathL
     """
     wanted, names = merge(variables), _names(model.backbone)
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
-    kept = {_HEAD: wanted.pop(_HEAD)} if new_head else {}
+    kept = {_HEAD: wanted.pop(_HEAD)} if new_head and _HEAD in wanted else {}
     if new_head:
         arrays = {name: array for name, array in arrays.items()
                   if not (_translate(names, name, 0) or '').startswith(f'{_HEAD}/')}
@@ -137,7 +146,8 @@ def load_published(names: Names, params: Any, source: str | os.PathLike | Mappin
     arrays = {name: array for name, array in arrays.items() if name.rpartition('.')[2] not in COMPUTED}
     wanted = traverse_util.flatten_dict(params, sep='/')
     found = {ours: name for name in arrays if (ours := _translate(names, name, 0)) is not None}
-    extra = [name for name in arrays if _translate(names, name, 0) not in wanted]
+    used = [arrays[name] for path, name in found.items() if path in wanted]
+    extra = [name for name in arrays if _translate(names, name, 0) not in wanted and not _is_copy(arrays[name], used)]
     missing = [_translate(names, path, 1) or path for path in wanted if path not in found]
     _refuse(missing=missing, extra=extra)
     loaded = {path: _to_ours(path, np.asarray(arrays[found[path]]), _unit_axes(names, path)) for path in wanted}
@@ -217,6 +227,11 @@ def _to_ours(path: str, array: np.ndarray, unit_axes: int) -> np.ndarray:
 def _to_torch(path: str, array: np.ndarray, unit_axes: int) -> np.ndarray:
     array = np.moveaxis(array, (-1, -2), (0, 1)) if _is_kernel(path) else array
     return array.reshape(array.shape + (1,) * unit_axes)
+
+
+def _is_copy(array: np.ndarray, used: Sequence[np.ndarray]) -> bool:
+    """Whether a matrix is one of those used, as one is that stands in the file for each of two layers that share it."""
+    return array.ndim > 1 and any(array.shape == other.shape and np.array_equal(array, other) for other in used)
 
 
 def _is_kernel(path: str) -> bool:

@@ -95,8 +95,8 @@ def parameters(name: str) -> int:
     """Returns the parameters of a variant with its classifier, at the paper's image size."""
     published = modelzoo.find(name)[0].PUBLISHED.get(name)
     size = published.image_size if published else (224, 224)
-    model = modelzoo.create_model(name, 10 if size == (32, 32) else 1000)  # CIFAR-10 has that size
-    x = jax.ShapeDtypeStruct((1, *size, 3), 'float32')
+    model = modelzoo.create_model(name, 10 if size == (32, 32) else None)  # CIFAR-10 has that size
+    x = table.example(model.backbone, size)
     params = jax.eval_shape(model.init, jax.random.key(0), x)['params']
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -104,7 +104,8 @@ def parameters(name: str) -> int:
 def multiply_adds(name: str) -> int:
     """Returns the multiply-adds of a variant for one image of the paper's size."""
     size = modelzoo.find(name)[0].PUBLISHED[name].image_size
-    model, x = modelzoo.create_model(name), jax.ShapeDtypeStruct((1, *size, 3), 'float32')
+    model = modelzoo.create_model(name)
+    x = table.example(model.backbone, size)
     return table.multiply_adds(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
 
 

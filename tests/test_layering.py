@@ -14,6 +14,8 @@ MAY_IMPORT = {
     'modelzoo': {'modelzoo'},
     'modelzoo/layers': {'modelzoo.layers', 'kernels'},
     'modelzoo/vision': {'modelzoo.layers', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.weights', 'kernels'},
+    'modelzoo/sequence': {'modelzoo.layers', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.weights',
+                          'modelzoo.sequence.trunk', 'kernels'},
     'methods': {'methods', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'kernels'},
     'runtime': {'runtime'},
     'data': {'data'},
@@ -61,6 +63,7 @@ def test_imports_follow_the_table(file: pathlib.Path) -> None:
 @pytest.mark.parametrize('file, source', [
     ('methods/supervised.py', 'from modelzoo.vision import vig'),
     ('modelzoo/vision/vig.py', 'from modelzoo.vision.resnet import resnet'),
+    ('modelzoo/sequence/gla.py', 'from modelzoo.sequence import mamba'),
     ('modelzoo/layers/norm.py', 'import methods.task'),
     ('modelzoo/layers/norm.py', 'from kernels.gla.xla import chunked'),
     ('kernels/gla/api.py', 'from kernels.selective_scan import api'),

@@ -8,6 +8,9 @@ the same way through the family's name map, has to agree. The files beside this 
     python -m tests.goldens tests/goldens/vig_tiny.json.gz
     python -m tests.goldens vig_small.json --build '{"name": "vig_small"}'
     python -m tests.goldens mine.json --build '{"fn": "modelzoo.vision.pvt:pvt_v2", "variant": "pvt_v2_b1"}'
+    python -m tests.goldens gla_layer.json --build '{"fn": "modelzoo.sequence.gla:GatedLinearAttention", "heads": 2}'
+
+The input of a language model is words, which have no gradient; layers alone are compared as networks are.
 """
 
 import base64
@@ -25,9 +28,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 import modelzoo
 from modelzoo import weights
+from modelzoo.features import Backbone
 from modelzoo.heads import Classifier, Linear
 from runtime import resolve
 
@@ -37,7 +42,10 @@ OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3
 # how far. Rounding in another order may then land this many times as far.
 NOISE_FACTOR = 5
 # Compiling takes longer than running; the numbers do not depend on how hard the compiler tries.
-QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True,
+         'xla_cpu_use_fusion_emitters': False}
+# What layers work out from their parameters when they first run, as the references do.
+CONSTANTS = 'constants'
 
 
 class Report(NamedTuple):
@@ -101,46 +109,70 @@ def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Repo
         golden: from `read`.
         build: what ours is; see `network`. By default the golden's own name.
     """
-    model = network(**{'num_classes': golden['output']['shape'][-1], **(build or {'name': golden['name']})})
-    backbone = model.backbone
-    family = sys.modules[type(backbone).__module__]
-    x = jnp.asarray(np.moveaxis(fill('input', golden['input_shape']), 1, -1))
-    wanted = jax.eval_shape(model.init, jax.random.key(0), x)
+    words, shape = golden['vocabulary'], golden['input_shape']
+    classes = None if words else golden['output']['shape'][-1]
+    model = network(**{'num_classes': classes, **(build or {'name': golden['name']})})
+    alone = not isinstance(model, Classifier)
+    channels = 1 if len(shape) == 4 or (alone and '[B,H,L]' in golden['note']) else -1
+    x = jnp.asarray(_words(shape, words) if words else np.moveaxis(fill('input', shape), channels, -1))
+    wanted = dict(jax.eval_shape(model.init, jax.random.key(0), x))
+    wanted.pop(CONSTANTS, None)
     filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind in ('param', 'batch_stat')}
-    loaded = weights.load_published(family.NAMES[type(backbone).__name__], weights.merge(wanted), filled)
-    output, gradient = _answer(model, weights.separate(loaded, wanted), x, golden['output']['shape'])
+    loaded = weights.load_published(_names(model), weights.merge(wanted), filled)
+    cotangent = jnp.asarray(np.moveaxis(fill('cotangent', golden['output']['shape']), channels if alone else -1, -1))
+    output, gradient = _answer(model, weights.separate(loaded, wanted), x, None if words else cotangent)
+    output = np.moveaxis(output, -1, channels) if alone else output
     return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])), golden['parameters'],
-                  _output_error(golden['output'], output), _gradient_error(golden['input_gradient'], gradient),
+                  _output_error(golden['output'], output),
+                  0.0 if words else _gradient_error(golden['input_gradient'], np.moveaxis(gradient, -1, channels)),
                   _noise(golden['note']))
 
 
-def network(*, num_classes: int, fn: str | None = None, **arguments: Any) -> Classifier:
+def network(*, num_classes: int | None, fn: str | None = None, **arguments: Any) -> nn.Module:
     """Returns ours for a golden.
 
     Args:
-        num_classes: width of the logits.
+        num_classes: width of the logits; None for a language model.
         fn: import path of a function of a family file that makes a backbone, such as
-            ``modelzoo.vision.pvt:pvt_v2``; without it `modelzoo.create_model` makes the network.
+            ``modelzoo.vision.pvt:pvt_v2``, or of a layer; without it `modelzoo.create_model` makes the network.
         **arguments: of that function, or of `modelzoo.create_model`.
     """
     if fn is None:
         return modelzoo.create_model(num_classes=num_classes, **arguments)
-    return Classifier(resolve.resolve({'fn': fn, **arguments}), Linear(num_classes))
+    made = resolve.resolve({'fn': fn, **arguments})
+    if not isinstance(made, Backbone):
+        return made
+    return Classifier(made, Linear(num_classes) if num_classes else weights.head_of(made, None))
 
 
-def _answer(model: Any, variables: Any, x: jax.Array, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the logits, and the gradient at the input in the reference's layout."""
-    cotangent = jnp.asarray(fill('cotangent', shape))
+def _names(model: nn.Module) -> weights.Names:
+    """Returns the name map of a network or of a layer, which its file has."""
+    found = sys.modules[type(getattr(model, 'backbone', model)).__module__]
+    if isinstance(model, Classifier):
+        return found.NAMES[type(model.backbone).__name__]
+    return found.NAMES if isinstance(found.NAMES, tuple) else found.MIXER_NAMES
+
+
+def _words(shape: Sequence[int], vocabulary: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, vocabulary, shape, dtype=np.int64).astype(np.int32)
+
+
+def _answer(model: Any, variables: Any, x: jax.Array, cotangent: jax.Array | None) -> tuple[np.ndarray, ...]:
+    """Returns the output and, where there is a cotangent, the gradient at the input."""
+
+    def output_of(variables: Any, x: jax.Array) -> jax.Array:
+        found, _ = model.apply(variables, x, mutable=[CONSTANTS])
+        return found['logits'] if isinstance(found, dict) else found
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def run(variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = lambda x: model.apply(variables, x)['logits']
-        output, pull = jax.vjp(logits, x)
+    def run(variables: Any, x: jax.Array) -> tuple[jax.Array, ...]:
+        if cotangent is None:
+            return output_of(variables, x), x
+        output, pull = jax.vjp(functools.partial(output_of, variables), x)
         return output, pull(cotangent)[0]
 
     with jax.default_matmul_precision('highest'):
-        output, gradient = run(variables, x)
-    return np.asarray(output), np.moveaxis(np.asarray(gradient), -1, 1)
+        return tuple(map(np.asarray, run(variables, x)))
 
 
 def _output_error(recorded: dict[str, Any], output: np.ndarray) -> float:

@@ -1,4 +1,7 @@
-"""What every backbone of the zoo promises: shapes for all variants, numbers for the tiny ones."""
+"""What every backbone for images promises: shapes for all variants, numbers for the tiny ones.
+
+Those for sequences: tests/modelzoo/sequence/test_contract.py.
+"""
 
 import functools
 
@@ -14,9 +17,9 @@ import modelzoo
 from modelzoo import features as ft
 from modelzoo.heads import Classifier
 from modelzoo.layers.patch import stem_grid
-from tests.modelzoo.tiny import filled, jit, shapes
+from tests.modelzoo.tiny import filled, images, jit, shapes
 
-TINY = modelzoo.list_models('*_test')
+TINY = images('*_test')
 # Their weights are for one number of patches, and say so.
 FIXED = ('mixer_test', 'resmlp_test')
 # What a classifier does not read: of the last queries only the class token's, which passes by the convolution.
@@ -77,7 +80,7 @@ def assert_close(ours, wanted, bar: float) -> None:
     assert max(jax.tree.leaves(errors)) <= bar, errors
 
 
-@pytest.mark.parametrize('name', modelzoo.list_models())
+@pytest.mark.parametrize('name', images())
 def test_shapes_of_every_variant(name):
     backbone = modelzoo.find(name)[1]
     sizes = {key: value.shape for key, value in shapes(name)[0].items()}
@@ -96,7 +99,7 @@ def test_shapes_of_every_variant(name):
     assert set(sizes) <= {ft.STEM, ft.TOKENS, ft.MAP, ft.POOLED, *(ft.stage(index) for index in range(9))}
 
 
-@pytest.mark.parametrize('name', modelzoo.list_models())
+@pytest.mark.parametrize('name', images())
 def test_every_parameter_has_one_depth_and_a_telling_name(name):
     backbone, params = modelzoo.find(name)[1], shapes(name)[1]['backbone']
     groups = [prefix for group in backbone.layers for prefix in group]

@@ -8,6 +8,8 @@ from flax import linen as nn
 from flax import traverse_util
 
 import modelzoo
+from modelzoo import __main__ as table
+from modelzoo.features import SequenceBackbone
 from tests import goldens
 
 jit = functools.partial(jax.jit, compiler_options=goldens.QUICK)
@@ -32,7 +34,19 @@ def _filled(tree: dict, names: dict[str, str]) -> dict:
 
 @functools.cache
 def shapes(name: str) -> tuple[dict, dict]:
-    """Returns the shapes of a published network's features for two images of 64x96, and of its parameters."""
-    x = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
-    features, variables = jax.eval_shape(modelzoo.create_model(name).init_with_output, jax.random.key(0), x)
+    """Returns the shapes of a published network's features for two images of 64x96, and of its parameters.
+
+    Sequences are 64 words or numbers, and of their networks' blocks, which are alike, there are two.
+    """
+    model, size = modelzoo.create_model(name), (64, 96)
+    if isinstance(model.backbone, SequenceBackbone):
+        model, size = model.clone(backbone=model.backbone.clone(depth=2)), (1, 64)
+    x = table.example(model.backbone, size, batch=2)
+    features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     return features, variables['params']
+
+
+def images(pattern: str = '*') -> list[str]:
+    """Returns the names of the networks that read images and nothing else."""
+    return [name for name in modelzoo.list_models(pattern)
+            if not isinstance(modelzoo.find(name)[1], SequenceBackbone)]

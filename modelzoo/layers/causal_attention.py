@@ -1,0 +1,82 @@
+"""Self-attention that looks back only, with the keys and values of what was read kept for decoding.
+
+Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; as language models have it since GPT-2. Positions are the
+embedding's affair. The cache has room for a number of elements fixed beforehand, so its size does not grow.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from modelzoo.layers import init
+from modelzoo.layers.attention import attend, merge_heads, split_heads
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.mixer import Mixer
+
+
+class State(NamedTuple):
+    """Keys and values of the elements read, and how many they are."""
+
+    keys: Float[Array, 'b h n k']
+    values: Float[Array, 'b h n k']
+    count: Int[Array, '']
+
+
+class CausalAttention(Mixer):
+    """``out(softmax(q k^T / sqrt(K)) v)`` with ``[q | k | v] = qkv(x)``, each element over itself and those before it.
+
+    Attributes:
+        heads: number of heads; divides the width.
+        places: elements that a state has room for.
+        use_bias: whether the matrices have biases.
+        kernel_init, out_init: of the first and of the last matrix.
+        dtype: compute type; the softmax is float32.
+    """
+
+    heads: int = 1
+    places: int = 1024
+    use_bias: bool = True
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    out_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
+        """Mixes a sequence of any length."""
+        del train
+        return self._mix(x, None)[0]
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first element."""
+        empty = jnp.zeros((batch, self.heads, self.places, width // self.heads), self.dtype)
+        return State(empty, empty, jnp.zeros((), jnp.int32))
+
+    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
+        """Returns the outputs of the next elements, and the state after them, which must have room for them."""
+        return self._mix(x, state)
+
+    @nn.compact
+    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+        width, length = x.shape[-1], x.shape[1]
+        qkv = Dense(3 * width, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+        first = 0
+        if state is not None:
+            first = state.count
+            k = lax.dynamic_update_slice_in_dim(state.keys, k, first, axis=2)
+            v = lax.dynamic_update_slice_in_dim(state.values, v, first, axis=2)
+            state = State(k, v, first + length)
+        seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(length)[:, None]
+        hidden = jnp.where(seen, 0.0, -jnp.inf)
+        y = attend(q, k, v, bias=jnp.broadcast_to(hidden[None, None], (1, self.heads, *hidden.shape)))
+        return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(merge_heads(y)), state
+
+
+# The published names of zoology's attention and ours; see weights.py.
+NAMES = (
+    ('Wqkv.weight', 'qkv/kernel'), ('Wqkv.bias', 'qkv/bias'), ('out_proj.weight', 'out/kernel'),
+    ('out_proj.bias', 'out/bias'),
+)

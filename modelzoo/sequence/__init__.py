@@ -1,0 +1,1 @@
+"""Networks for sequences, one family a file; `trunk.py` is what they share."""

@@ -1,0 +1,233 @@
+"""GLA: a language model of gated linear attention.
+
+Yang et al., 2023, "Gated Linear Attention Transformers with Hardware-Efficient Training",
+https://arxiv.org/abs/2312.06635. Reference: https://github.com/fla-org/flash-linear-attention (MIT), commit bc3b101,
+fla/layers/gla.py and fla/models/gla, read for facts; parameter names are those of its models on the Hugging Face hub.
+
+Epsilon of the norms is 1e-6 in its models and 1e-5 in its layer alone. Where we differ: decays, states and the norm
+of the output are float32 whatever the compute type; gates other than swish and maps of queries and keys are left out.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kernels.causal_conv1d import causal_conv1d
+from kernels.gla import gla as attend
+from kernels.gla import gla_step
+from modelzoo import features as ft
+from modelzoo.layers import init
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.mixer import Mixer
+from modelzoo.layers.norm import RMSNorm
+from modelzoo.layers.variants import changed
+from modelzoo.sequence.trunk import Trunk
+
+_NORMAL = jax.nn.initializers.normal(0.02)
+
+
+class State(NamedTuple):
+    """What a mixer keeps: each head's memory, and the last inputs of the short convolutions of q, k and v."""
+
+    memory: Float[Array, 'b h k v']
+    inputs: tuple[Float[Array, 'b n c'], ...]
+
+
+class ShortConv(nn.Module):
+    """A causal depthwise convolution without bias, and SiLU.
+
+    Attributes:
+        taps: length of the kernel.
+        dtype: compute type.
+    """
+
+    taps: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b t c'], before: Float[Array, 'b n c']
+                 ) -> tuple[Float[Array, 'b t c'], Float[Array, 'b n c']]:
+        """Returns the sequence convolved, and its last inputs; `before` are those of the tokens read before."""
+        kernel = self.param('kernel', init.uniform_fan_in(self.taps), (self.taps, 1, x.shape[-1])).astype(self.dtype)
+        y, last = causal_conv1d(x.astype(self.dtype), kernel[:, 0], initial_state=before.astype(self.dtype))
+        return nn.silu(y), last
+
+
+class GatedLinearAttention(Mixer):
+    """``out(norm(attention) * silu(gate(x)))``, the norm for each head apart.
+
+    Attributes:
+        heads: of queries.
+        shared_by: heads of queries that share one of keys, values and decays.
+        key_ratio, value_ratio: channels of all keys and values over the width.
+        rank: of the decays' matrix.
+        normalizer: the log decays are log sigmoids divided by this.
+        least: bound of the log decays from below; None for none.
+        taps: of short convolutions over queries, keys and values; None for no convolutions.
+        output_gate: whether there is a gate.
+        epsilon: of the norm.
+        dtype: compute type.
+    """
+
+    heads: int = 4
+    shared_by: int = 1
+    key_ratio: float = 0.5
+    value_ratio: float = 1.0
+    rank: int = 16
+    normalizer: float = 16.0
+    least: float | None = None
+    taps: int | None = None
+    output_gate: bool = True
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
+        """Mixes a sequence.
+
+        Raises:
+            ValueError: the heads do not divide the channels.
+        """
+        del train
+        return self._mix(x, self.init_state(len(x), x.shape[-1]))[0]
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first token."""
+        keys, values = self._channels(width)
+        memory = jnp.zeros((batch, self.heads, keys // self.heads, values // self.heads))
+        if self.taps is None:
+            return State(memory, ())
+        inputs = (keys, keys // self.shared_by, values // self.shared_by)
+        return State(memory, tuple(jnp.zeros((batch, self.taps - 1, c), self.dtype) for c in inputs))
+
+    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
+        """Returns the outputs of the next tokens, one or many, and the state after them."""
+        return self._mix(x, state)
+
+    def _channels(self, width: int) -> tuple[int, int]:
+        """Returns the channels of all keys and of all values."""
+        keys, values = int(width * self.key_ratio), int(width * self.value_ratio)
+        if keys % self.heads or values % self.heads or self.heads % self.shared_by:
+            raise ValueError(f'{self.heads} heads, shared by {self.shared_by}, do not divide {keys} channels of keys '
+                             f'and {values} of values: change width, heads or shared_by.')
+        return keys, values
+
+    @nn.compact
+    def _mix(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
+        keys, values = self._channels(x.shape[-1])
+        sizes = {'q': keys, 'k': keys // self.shared_by, 'v': values // self.shared_by}
+        found = {name: self._linear(size, name)(x) for name, size in sizes.items()}
+        inputs = []
+        if self.taps is not None:
+            for name, before in zip(sizes, state.inputs):
+                found[name], last = ShortConv(self.taps, self.dtype, name=f'{name}_conv')(found[name], before)
+                inputs.append(last)
+        q, k, v = (self._heads(found[name], name) for name in sizes)
+        o, memory = _read(q, k, v, self._heads(self._decays(x, sizes['k']), 'k'), state.memory)
+        o = RMSNorm(self.epsilon, name='norm')(o).reshape(*o.shape[:2], values)
+        if self.output_gate:
+            o = o * nn.silu(self._linear(values, 'gate')(x).astype(jnp.float32))
+        return self._linear(x.shape[-1], 'out')(o), State(memory, tuple(inputs))
+
+    def _decays(self, x: Float[Array, 'b t d'], channels: int) -> Float[Array, 'b t k']:
+        low = self._linear(self.rank, 'decay_down')(x)
+        g = jax.nn.log_sigmoid(Dense(channels, True, _NORMAL, name='decay_up')(low)) / self.normalizer
+        return g if self.least is None else jnp.maximum(g, self.least)
+
+    def _heads(self, x: Float[Array, 'b t c'], name: str) -> Float[Array, 'b t h k']:
+        """Splits into heads; those that are shared stand as often as they are read."""
+        groups = 1 if name == 'q' else self.shared_by
+        return jnp.repeat(x.reshape(*x.shape[:2], self.heads // groups, -1), groups, axis=2)
+
+    def _linear(self, features: int, name: str) -> Dense:
+        return Dense(features, False, _NORMAL, self.dtype, name=name)
+
+
+def _read(q: Array, k: Array, v: Array, g: Array, memory: Array) -> tuple[Array, Array]:
+    """Gated linear attention from a memory; of one token without the machinery of chunks."""
+    if q.shape[1] > 1:
+        return attend(q, k, v, g, initial_state=memory)
+    o, memory = gla_step(*(x[:, 0] for x in (q, k, v, g)), memory)
+    return o[:, None], memory
+
+
+class GatedMlp(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` without biases; the hidden width is 8/3 of the width, rounded up to 256.
+
+    Attributes:
+        multiple_of: the hidden width is a multiple of this.
+        dtype: compute type.
+    """
+
+    multiple_of: int = 256
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
+        """Acts on the last axis."""
+        hidden = -(-int(x.shape[-1] * 8 / 3) // self.multiple_of) * self.multiple_of
+        gate, up, down = (Dense(size, False, _NORMAL, self.dtype, name=name)
+                          for name, size in (('gate', hidden), ('up', hidden), ('down', x.shape[-1])))
+        return down(nn.silu(gate(x)) * up(x))
+
+
+class GLA(Trunk):
+    """`Trunk` with gated linear attention and published names."""
+
+
+_NORM = functools.partial(RMSNorm, epsilon=1e-6)
+_MIXER = functools.partial(GatedLinearAttention, epsilon=1e-6)
+_LM = functools.partial(GLA, mlp=GatedMlp, norm=_NORM, last_norm=_NORM)
+# Section 5 of the paper; the 340 M model has 1,024 channels, the 1.3 B model 2,048, both 24 blocks of 4 heads.
+VARIANTS = {
+    'gla_340m': _LM(1024, 24, _MIXER, vocabulary=32000),
+    'gla_1_3b': _LM(2048, 24, _MIXER, vocabulary=32000),
+    'gla_test': _LM(16, 2, functools.partial(_MIXER, heads=2, rank=4), mlp=functools.partial(GatedMlp, multiple_of=8),
+                    vocabulary=32),
+}
+
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.06635', (1, 2048))
+PUBLISHED = {'gla_340m': _PAPER(params=340), 'gla_1_3b': _PAPER(params=1300)}
+
+
+def gla(variant: str = 'gla_340m', *, width: int | None = None, depth: int | None = None,
+        vocabulary: int | None = None, mixer: dict[str, Any] | None = None, tied: bool | None = None,
+        drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> GLA:
+    """Returns a variant, changed where a value is given; see `Trunk`.
+
+    Args:
+        mixer: fields of `GatedLinearAttention` to change, such as ``{'heads': 2}``.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    return changed(VARIANTS, variant, GLA, {
+        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(_MIXER, **mixer),
+        'vocabulary': vocabulary, 'tied': tied, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
+        'scan': scan})
+
+
+# The published names of a mixer's parameters and of a language model's, and ours; see weights.py.
+MIXER_NAMES = (
+    *((f'{name}_proj.weight', f'{name}/kernel') for name in 'qkv'),
+    *((f'{name}_conv1d.weight', f'{name}_conv/kernel') for name in 'qkv'),
+    ('gk_proj.0.weight', 'decay_down/kernel'), ('gk_proj.1.weight', 'decay_up/kernel'),
+    ('gk_proj.1.bias', 'decay_up/bias'), ('g_proj.weight', 'gate/kernel'), ('o_proj.weight', 'out/kernel'),
+    ('g_norm_swish_gate.weight', 'norm/scale'), ('g_norm.weight', 'norm/scale'),
+)
+NAMES = {
+    'GLA': (
+        ('model.embeddings.weight', 'backbone/stem/table'),
+        ('model.layers.{i}.attn_norm.weight', 'backbone/block{i:02d}/mixer_norm/scale'),
+        *(('model.layers.{i}.attn.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in MIXER_NAMES),
+        ('model.layers.{i}.mlp_norm.weight', 'backbone/block{i:02d}/mlp_norm/scale'),
+        *((f'model.layers.{{i}}.mlp.{name}_proj.weight', f'backbone/block{{i:02d}}/mlp/{name}/kernel')
+          for name in ('gate', 'up', 'down')),
+        ('model.norm.weight', 'backbone/norm/scale'),
+        ('lm_head.weight', 'head/kernel'),
+    ),
+}

@@ -1,0 +1,76 @@
+"""Hyena: a language model of long convolutions and gates.
+
+Poli et al., 2023, "Hyena Hierarchy: Towards Larger Convolutional Language Models", https://arxiv.org/abs/2302.10866.
+Reference: https://github.com/HazyResearch/safari (Apache-2.0), commit 02220c6, src/models/sequence/long_conv_lm.py
+and configs/experiment/pile/hyena.yaml; read for facts, no code was taken. The operator is in layers/hyena.py.
+
+The network around the operator is GPT-2's: norms before the branches, GELU by tanh, one table for reading and saying
+words. Where we differ: there is no dropout.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from modelzoo import features as ft
+from modelzoo.layers import hyena as layer
+from modelzoo.layers.mlp import Mlp
+from modelzoo.layers.variants import changed
+from modelzoo.sequence.trunk import Trunk
+
+_INIT = jax.nn.initializers.normal(0.02)
+_MLP = functools.partial(Mlp, ratio=2, activation=functools.partial(nn.gelu, approximate=True), kernel_init=_INIT)
+
+
+class Hyena(Trunk):
+    """`Trunk` with Hyena's operator and the reference's names."""
+
+
+_OPERATOR = functools.partial(layer.Hyena, kernel_init=_INIT, out_init=_INIT)
+# The reference's configuration for the Pile; the vocabulary is GPT-2's, rounded up to a multiple of 8.
+VARIANTS = {
+    'hyena_153m': Hyena(864, 18, functools.partial(_OPERATOR, places=2048, features=33, frequency=14.0), _MLP,
+                        vocabulary=50264, tied=True),
+    'hyena_test': Hyena(8, 2, functools.partial(_OPERATOR, places=64, order=3, hidden=4), _MLP, vocabulary=32,
+                        tied=True),
+}
+PUBLISHED = {'hyena_153m': ft.Published('https://arxiv.org/abs/2302.10866', (1, 2048), params=153)}
+
+
+def hyena(variant: str = 'hyena_153m', *, width: int | None = None, depth: int | None = None,
+          mixer: dict[str, Any] | None = None, vocabulary: int | None = None, tied: bool | None = None,
+          drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False
+          ) -> Hyena:
+    """Returns a variant, changed where a value is given; see `Trunk`.
+
+    Args:
+        mixer: fields of `layers.hyena.Hyena`, in place of the variant's, such as ``{'places': 1024, 'order': 3}``.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    return changed(VARIANTS, variant, Hyena, {
+        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(_OPERATOR, **mixer),
+        'vocabulary': vocabulary, 'tied': tied, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
+        'scan': scan})
+
+
+# The published names of a language model's parameters and ours; see weights.py.
+_NORM = (('weight', 'scale'), ('bias', 'bias'))
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+NAMES = {
+    'Hyena': (
+        ('backbone.embeddings.word_embeddings.weight', 'backbone/stem/table'),
+        *(('backbone.layers.{i}.mixer.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in layer.NAMES),
+        *((f'backbone.layers.{{i}}.norm{n}.{a}', f'backbone/block{{i:02d}}/{here}_norm/{b}')
+          for n, here in ((1, 'mixer'), (2, 'mlp')) for a, b in _NORM),
+        *((f'backbone.layers.{{i}}.mlp.fc{n}.{a}', f'backbone/block{{i:02d}}/mlp/{here}/{b}')
+          for n, here in ((1, 'up'), (2, 'down')) for a, b in _AFFINE),
+        *((f'backbone.ln_f.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        ('lm_head.weight', 'head/kernel'),
+    ),
+}

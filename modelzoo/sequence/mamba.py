@@ -1,0 +1,80 @@
+"""Mamba: a language model of selective state spaces, whose blocks have no feed-forward layer.
+
+Gu & Dao, 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", https://arxiv.org/abs/2312.00752.
+References: https://github.com/state-spaces/mamba (Apache-2.0), commit e9594ce, mamba_ssm/models/mixer_seq_simple.py,
+and Hugging Face's transformers (Apache-2.0), release 5.23, MambaForCausalLM, whose parameter names ours has; those of
+the original files (``backbone.embedding``, the table once more as ``lm_head``) are read too.
+
+Where we differ: the mixer's last matrix starts as torch's linear layers do, not divided by the root of the depth.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from modelzoo import features as ft
+from modelzoo.layers import mamba as layer
+from modelzoo.layers.norm import RMSNorm
+from modelzoo.layers.variants import changed
+from modelzoo.sequence.trunk import Trunk
+
+_NORM = functools.partial(RMSNorm, epsilon=1e-5)
+
+
+class Mamba(Trunk):
+    """`Trunk` with Mamba's mixer and published names."""
+
+
+# Table 12 of the paper; the vocabulary is GPT-NeoX's, rounded up to a multiple of 8.
+_LM = functools.partial(Mamba, mixer=layer.Mamba, norm=_NORM, last_norm=_NORM, vocabulary=50280, tied=True)
+VARIANTS = {
+    'mamba_130m': _LM(768, 24),
+    'mamba_370m': _LM(1024, 48),
+    'mamba_790m': _LM(1536, 48),
+    'mamba_1_4b': _LM(2048, 48),
+    'mamba_2_8b': _LM(2560, 64),
+    'mamba_test': Mamba(16, 2, functools.partial(layer.Mamba, states=4), norm=_NORM, last_norm=_NORM, vocabulary=32,
+                        tied=True),
+}
+
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.00752', (1, 2048))
+PUBLISHED = {
+    'mamba_130m': _PAPER(params=130),
+    'mamba_370m': _PAPER(params=370),
+    'mamba_790m': _PAPER(params=790),
+    'mamba_1_4b': _PAPER(params=1400),
+    'mamba_2_8b': _PAPER(params=2800),
+}
+
+
+def mamba(variant: str = 'mamba_130m', *, width: int | None = None, depth: int | None = None,
+          states: int | None = None, vocabulary: int | None = None, tied: bool | None = None,
+          drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False
+          ) -> Mamba:
+    """Returns a variant, changed where a value is given; see `Trunk`.
+
+    Args:
+        states: of each channel.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    mixer = None if states is None else functools.partial(layer.Mamba, states=states)
+    return changed(VARIANTS, variant, Mamba, {
+        'width': width, 'depth': depth, 'mixer': mixer, 'vocabulary': vocabulary, 'tied': tied,
+        'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
+
+
+# The published names of a language model's parameters and ours; see weights.py.
+NAMES = {
+    'Mamba': (
+        ('backbone.embeddings.weight', 'backbone/stem/table'),
+        ('backbone.embedding.weight', 'backbone/stem/table'),
+        ('backbone.layers.{i}.norm.weight', 'backbone/block{i:02d}/mixer_norm/scale'),
+        *(('backbone.layers.{i}.mixer.' + there, 'backbone/block{i:02d}/mixer/' + here)
+          for there, here in layer.NAMES),
+        ('backbone.norm_f.weight', 'backbone/norm/scale'),
+        ('lm_head.weight', 'head/kernel'),
+    ),
+}

@@ -1,0 +1,125 @@
+"""S4D: state spaces with a diagonal matrix that do not depend on the input, read as a convolution.
+
+Gu et al., 2022, "On the Parameterization and Initialization of Diagonal State Space Models",
+https://arxiv.org/abs/2206.11893. Reference: https://github.com/state-spaces/s4 (Apache-2.0), commit e757cef,
+models/s4/s4d.py and the network of example.py; read for facts, no code was taken.
+
+    h_t = exp(dt A) h_{t-1} + u_t    y_t = 2 Re(C (exp(dt A) - 1) / A h_t) + D u_t
+
+which is S4D-Lin (A = -1/2 + i pi n, zero-order hold, B = 1). Where we differ: there is no dropout. The kernel is made
+of two short tables of powers (layers/diagonal_ssm.py). The published recipes give dt and A a rate of their own (0.001)
+and no decay, which is for the config to say.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Complex, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import diagonal_ssm, init
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.mixer import Mixer
+from modelzoo.layers.mlp import gelu
+from modelzoo.layers.variants import changed
+from modelzoo.sequence.trunk import Trunk
+
+State = Complex[Array, 'b d n']
+
+
+class S4D(Mixer):
+    """``glu(out(gelu(ssm(x))))``.
+
+    Attributes:
+        states: of each channel; half as many are kept, for the others are their conjugates.
+        dtype: compute type of the last matrix; the state space is float32.
+    """
+
+    states: int = 64
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
+        """Mixes a sequence."""
+        del train
+        return self._mix(x, None)[0]
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first element."""
+        return jnp.zeros((batch, width, self.states // 2), jnp.complex64)
+
+    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
+        """Returns the outputs of the next elements, one or many, and the state after them."""
+        return self._mix(x, state)
+
+    @nn.compact
+    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+        width, u = x.shape[-1], x.astype(jnp.float32)
+        y, state = diagonal_ssm.read(u, *self._space(width), state)
+        D = self.param('D', jax.nn.initializers.normal(1.0), (width,))
+        y = gelu(y + D[None, None] * u)
+        y = Dense(2 * width, True, init.uniform_fan_in(width), self.dtype, name='out')(y)
+        value, gate = jnp.split(y, 2, axis=-1)
+        return value * jax.nn.sigmoid(gate), state
+
+    def _space(self, width: int) -> tuple[Complex[Array, 'd n'], Complex[Array, 'd n']]:
+        """Returns ``dt A`` and ``C (exp(dt A) - 1) / A``."""
+        half = self.states // 2
+        shape = (width, half)
+        log_dt = self.param('log_dt', diagonal_ssm.log_steps, (width,))
+        log_real = self.param('log_A_real', jax.nn.initializers.constant(math.log(0.5)), shape)
+        imaginary = self.param('A_imag', lambda key, shape: jnp.broadcast_to(math.pi * jnp.arange(half)[None], shape),
+                               shape)
+        C = self.param('C', jax.nn.initializers.normal(0.5**0.5), (*shape, 2))
+        A = -jnp.exp(log_real) + 1j * imaginary
+        exponent = A * jnp.exp(log_dt)[:, None]
+        return exponent, (C[..., 0] + 1j * C[..., 1]) * (jnp.exp(exponent) - 1) / A
+
+
+class S4DNetwork(Trunk):
+    """`Trunk` with S4D and the names of the reference's example."""
+
+
+# The example's network (128 channels, 4 blocks), which is for images as sequences of pixels.
+_CLASSIFIER = functools.partial(S4DNetwork, last_norm=None, pre_norm=False)
+VARIANTS = {
+    's4d_example': _CLASSIFIER(128, 4, S4D),
+    's4d_test': _CLASSIFIER(8, 2, functools.partial(S4D, states=4)),
+}
+PUBLISHED: dict[str, ft.Published] = {}
+
+
+def s4d(variant: str = 's4d_example', *, width: int | None = None, depth: int | None = None,
+        mixer: dict[str, Any] | None = None, pre_norm: bool | None = None, drop_path: float | None = None,
+        dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> S4DNetwork:
+    """Returns a variant, changed where a value is given; see `Trunk`.
+
+    Args:
+        mixer: fields of `S4D` to change, such as ``{'states': 16}``.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    return changed(VARIANTS, variant, S4DNetwork, {
+        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(S4D, **mixer),
+        'pre_norm': pre_norm, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
+
+
+# The published names of a mixer's parameters and of a classifier's, and ours; see weights.py.
+MIXER_NAMES = (
+    ('D', 'D'), *((f'kernel.{name}', name) for name in ('C', 'log_dt', 'log_A_real', 'A_imag')),
+    ('output_linear.0.weight', 'out/kernel', 1), ('output_linear.0.bias', 'out/bias'),
+)
+NAMES = {
+    'S4DNetwork': (
+        *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+        *(('s4_layers.{i}.' + there, 'backbone/block{i:02d}/mixer/' + here, *axes)
+          for there, here, *axes in MIXER_NAMES),
+        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in (('weight', 'scale'), ('bias', 'bias'))),
+        *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+    ),
+}

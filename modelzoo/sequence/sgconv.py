@@ -1,0 +1,164 @@
+"""SGConv: convolutions as long as the sequence whose kernels have few parameters and decay with the distance.
+
+Li et al., 2022, "What Makes Convolutional Models Great on Long Sequence Modeling?", https://arxiv.org/abs/2210.09298.
+Reference: https://github.com/ctlllll/SGConv (no licence stated), commit 97862df, gconv_standalone.py; read for facts,
+no code was taken. The network around it is that of S4's example, https://github.com/state-spaces/s4 (Apache-2.0).
+
+A kernel is a row of bands, each as many taps as all before it, made from equally many parameters by linear
+interpolation and scaled by ``decay ** -band``. As in the reference the kernel is divided by its length when the
+network first runs, and by that same number ever after, without a gradient through it; here the number is worked out
+with the initial values and kept beside the parameters (collection ``constants``). Where we differ: the published code
+allows a learned decay and other modes, which the paper does not use.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from kernels.long_conv import long_conv
+from modelzoo import features as ft
+from modelzoo.layers import init
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.long_filter import convolve, no_past, refuse_to_step
+from modelzoo.layers.mixer import Mixer
+from modelzoo.layers.mlp import gelu
+from modelzoo.layers.variants import changed
+from modelzoo.sequence.trunk import Trunk
+
+State = Float[Array, 'b n d']
+
+
+class SGConv(Mixer):
+    """``out(gelu(convolution(x) + D x))``.
+
+    Attributes:
+        places: the longest sequence that the kernel spans.
+        band: parameters of each band of a channel's kernel.
+        decays: how much weaker each band is than the one before, for the first and for the last channel.
+        bidirectional: a second kernel looks ahead.
+        dtype: compute type of the last matrix; the convolution is float32.
+    """
+
+    places: int = 1024
+    band: int = 64
+    decays: tuple[float, float] = (2.0, 2.0)
+    bidirectional: bool = False
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
+        """Mixes a sequence; of one longer than the kernel the kernel's end sees no further."""
+        del train
+        return self._mix(x, None)[0]
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first element.
+
+        Raises:
+            NotImplementedError: it looks ahead.
+        """
+        if self.bidirectional:
+            refuse_to_step('SGConv')
+        return no_past(batch, self.band * 2 ** (self._bands - 1), width)
+
+    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
+        """Returns the outputs of the next elements, one or many, and the state after them."""
+        return self._mix(x, state)
+
+    @property
+    def _bands(self) -> int:
+        return 1 + math.ceil(math.log2(self.places / self.band))
+
+    @nn.compact
+    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+        width, u = x.shape[-1], x.astype(jnp.float32)
+        kernel = self._kernel(width)
+        if self.bidirectional:
+            y = long_conv(u, kernel[..., 0], backward_kernel=kernel[..., 1])
+        else:
+            y, state = convolve(u, kernel[..., 0], state)
+        D = self.param('D', jax.nn.initializers.normal(1.0), (1, width))
+        y = gelu(y + D[None] * u)
+        return Dense(width, True, init.uniform_fan_in(width), self.dtype, name='out')(y), state
+
+    def _kernel(self, width: int) -> Float[Array, 'k d s']:
+        """Returns the taps of each channel, divided by their length at the start."""
+        shape = (self.band, width, 1 + self.bidirectional)
+        decay = jnp.linspace(*self.decays, width)[None, :, None]
+        bands = []
+        for index in range(self._bands):
+            taps = Taps(shape, name=f'band{index}')()
+            bands.append(stretched(taps, 2 ** max(0, index - 1)) * decay ** (self._bands - 1 - index))
+        kernel = jnp.concatenate(bands)
+        length = self.variable('constants', 'length', lambda: jnp.sqrt(jnp.sum(kernel**2, axis=0)).T)
+        return kernel / jax.lax.stop_gradient(length.value).T[None]
+
+
+class Taps(nn.Module):
+    """The parameters of a band, (taps, channels, directions)."""
+
+    shape: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(self) -> Float[Array, 'k d s']:
+        """Returns them."""
+        return self.param('kernel', jax.nn.initializers.normal(1.0), self.shape)
+
+
+def stretched(taps: Float[Array, 'k d s'], factor: int) -> Float[Array, 'k2 d s']:
+    """Returns `factor` times as many taps, by linear interpolation between the middles of the old ones."""
+    last = len(taps) - 1
+    place = np.clip((np.arange(len(taps) * factor) + 0.5) / factor - 0.5, 0, last)
+    below = np.minimum(place.astype(int), max(last - 1, 0))
+    share = jnp.asarray(place - below, taps.dtype)[:, None, None]
+    return taps[below] * (1 - share) + taps[np.minimum(below + 1, last)] * share
+
+
+class SGConvNetwork(Trunk):
+    """`Trunk` with SGConv; the names around it are S4's example's."""
+
+
+_CLASSIFIER = functools.partial(SGConvNetwork, last_norm=None, pre_norm=False)
+VARIANTS = {
+    'sgconv_example': _CLASSIFIER(128, 4, functools.partial(SGConv, bidirectional=True)),
+    'sgconv_test': _CLASSIFIER(8, 2, functools.partial(SGConv, places=8, band=2, decays=(1.5, 2.0))),
+}
+PUBLISHED: dict[str, ft.Published] = {}
+
+
+def sgconv(variant: str = 'sgconv_example', *, width: int | None = None, depth: int | None = None,
+           mixer: dict[str, Any] | None = None, pre_norm: bool | None = None, drop_path: float | None = None,
+           dtype: DTypeLike = 'float32') -> SGConvNetwork:
+    """Returns a variant, changed where a value is given; see `Trunk`.
+
+    Args:
+        mixer: fields of `SGConv`, in place of the variant's, such as ``{'places': 784, 'bidirectional': True}``.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    return changed(VARIANTS, variant, SGConvNetwork, {
+        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(SGConv, **mixer),
+        'pre_norm': pre_norm, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype)})
+
+
+# The published names of a mixer's parameters, our names for a classifier's, and ours; see weights.py.
+MIXER_NAMES = (
+    ('D', 'D'), ('kernel_list.{i}', 'band{i}/kernel'), ('kernel_norm', 'length', 1),
+    ('output_linear.weight', 'out/kernel'), ('output_linear.bias', 'out/bias'),
+)
+NAMES = {
+    'SGConvNetwork': (
+        *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+        *(('layers.{i}.' + there.replace('{i}', '{j}'), 'backbone/block{i:02d}/mixer/' + here.replace('{i}', '{j}'),
+           *axes) for there, here, *axes in MIXER_NAMES),
+        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in (('weight', 'scale'), ('bias', 'bias'))),
+        *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+    ),
+}

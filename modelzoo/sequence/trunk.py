@@ -1,0 +1,158 @@
+"""The network around a sequence mixer: embedding, blocks, last norm. As a language model or as a classifier.
+
+The mixer is a field, and so are norm, feed-forward layer and residual connection; a family is this network with its
+mixer, as its paper published it (modelzoo/sequence/*.py). With a vocabulary it reads words, and with
+`heads.Words` on top is a language model; without one it reads vectors (or an image, pixel by pixel), and with
+`heads.Linear` on ``pooled`` is a classifier, which also serves a network that reads words. `init_state` and `step`
+read one element at a time in constant memory, `extend` several, with the features of the whole sequence's run.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from modelzoo import features as ft
+from modelzoo.layers import trunk
+from modelzoo.layers.causal_attention import CausalAttention
+from modelzoo.layers.drop import path_masks
+from modelzoo.layers.embedding import Elements, Words
+from modelzoo.layers.mixer import Block
+from modelzoo.layers.norm import LayerNorm
+from modelzoo.layers.residual import Add
+
+POOLS = ('mean', 'last')
+
+Parts = Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
+
+
+class State(NamedTuple):
+    """What the network keeps of the elements it has read.
+
+    Attributes:
+        count: how many.
+        blocks: what each block keeps.
+        total: the sum of their last features, for the mean.
+    """
+
+    count: Int[Array, '']
+    blocks: Any
+    total: Float[Array, 'b d']
+
+
+class Trunk(ft.SequenceBackbone):
+    """The network; a family's class says no more than which paper's names its parameters have.
+
+    Attributes:
+        width: channels.
+        depth: number of blocks.
+        mixer: factory of a block's mixer, see layers/mixer.py; or a sequence of them, which the blocks take in turn.
+        mlp: factory of a block's feed-forward layer, or of several in turn; None for none.
+        norm: factory of a block's norms.
+        last_norm: factory of the norm after the blocks; None for none.
+        pre_norm: see `layers.mixer.Block`.
+        vocabulary: number of words; None to read vectors.
+        places: rows of a learned table of positions; 0 for none. No sequence of words may be longer.
+        tied: put the table of words out, for a head that has none of its own.
+        pool: what ``pooled`` is: the 'mean' of all elements or the 'last' one.
+        residual: factory of a branch's connection to the stream.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        dtype: compute type; parameters are float32.
+        remat, scan: how the blocks run; see layers/trunk.py.
+    """
+
+    width: int = 256
+    depth: int = 4
+    mixer: Parts = CausalAttention
+    mlp: Parts | None = None
+    norm: Callable[..., nn.Module] = LayerNorm
+    last_norm: Callable[..., nn.Module] | None = LayerNorm
+    pre_norm: bool = True
+    vocabulary: int | None = None
+    places: int = 0
+    tied: bool = False
+    pool: str = 'mean'
+    residual: Callable[..., nn.Module] = Add
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    def setup(self) -> None:
+        """Makes the parts."""
+        if self.pool not in POOLS:
+            raise ValueError(f'pool is {self.pool!r}: use one of {", ".join(POOLS)}.')
+        typed = lambda part: None if part is None else functools.partial(part, dtype=self.dtype)
+        if self.vocabulary is None:
+            self.stem = Elements(self.width, self.dtype)
+        else:
+            self.stem = Words(self.vocabulary, self.width, self.places, self.dtype)
+        parts = zip(trunk.names(self.depth), self._in_turn(self.mixer), self._in_turn(self.mlp))
+        self.blocks = [Block(typed(self.norm), typed(mixer), typed(mlp), self.residual, self.pre_norm, name=name)
+                       for name, mixer, mlp in parts]
+        self.join = self.residual()
+        self.norm_after = None if self.last_norm is None else self.last_norm(dtype=self.dtype, name='norm')
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The embedding, each block, the last norm."""
+        return (('stem',), *((name,) for name in trunk.names(self.depth)), ('norm',))
+
+    def __call__(self, x: ft.Sequences, *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``tokens``, ``pooled`` and, where it is tied, ``table``.
+
+        Raises:
+            ValueError: a sequence of words is longer than the positions.
+            NotImplementedError: `scan` with parts that differ from block to block.
+        """
+        embedded = self.stem(x)
+        masks = path_masks(self, self.drop_path, self.depth, len(x), branches=1 + (self.mlp is not None), train=train)
+        if self.scan and not (callable(self.mixer) and (self.mlp is None or callable(self.mlp))):
+            raise NotImplementedError('blocks with different parts cannot run with scan: switch it off.')
+        s = trunk.run(self, self.blocks, self.join.open(embedded), masks, train=train, remat=self.remat,
+                      scan=self.scan)
+        tokens = self._closed(s)
+        return self._features(embedded, tokens, jnp.mean(tokens.astype(jnp.float32), axis=1))
+
+    def init_state(self, batch: int) -> State:
+        """Returns the state before the first element; to be called inside `apply` (``method='init_state'``)."""
+        blocks = [block.init_state(batch, self.width) for block in self.blocks]
+        return State(jnp.zeros((), jnp.int32), blocks, jnp.zeros((batch, self.width)))
+
+    def step(self, state: State, x: ft.Element) -> tuple[State, ft.Features]:
+        """Returns the next state and the features of this element; ``pooled`` is of all that were read."""
+        return self.extend(state, x[:, None])
+
+    def extend(self, state: State, x: ft.Sequences) -> tuple[State, ft.Features]:
+        """Returns the state after the next elements, and their features; ``pooled`` is of all that were read.
+
+        More elements than a mixer's or the positions' length must not be read: inside of `jit` nobody can tell.
+        """
+        embedded = self.stem(x) if self.vocabulary is None else self.stem(x, state.count)
+        s, after = self.join.open(embedded), []
+        for block, kept in zip(self.blocks, state.blocks):
+            s, kept = block.extend(s, kept)
+            after.append(kept)
+        tokens = self._closed(s)
+        count = state.count + embedded.shape[1]
+        total = state.total + jnp.sum(tokens.astype(jnp.float32), axis=1)
+        return State(count, after, total), self._features(embedded, tokens, total / count)
+
+    def _in_turn(self, parts: Parts | None) -> list[Callable[..., nn.Module] | None]:
+        """Returns the factory for each block."""
+        some = parts if isinstance(parts, Sequence) else [parts]
+        return [some[index % len(some)] for index in range(self.depth)]
+
+    def _closed(self, s: Array) -> Float[Array, 'b t d']:
+        x = self.join.close(s)
+        return x if self.norm_after is None else self.norm_after(x)
+
+    def _features(self, embedded: Array, tokens: Array, mean: Array) -> ft.Features:
+        pooled = mean if self.pool == 'mean' else tokens[:, -1].astype(jnp.float32)
+        table = {ft.TABLE: self.stem.table} if self.tied else {}
+        return {ft.STEM: embedded, ft.TOKENS: tokens, ft.POOLED: pooled, **table}

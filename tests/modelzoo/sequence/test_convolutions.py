@@ -1,0 +1,93 @@
+"""The convolutions' kernels: against sums that read like the papers, where they start, and what they refuse."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import modelzoo
+from modelzoo import weights
+from modelzoo.layers import diagonal_ssm, hyena
+from modelzoo.sequence import long_conv, sgconv
+from tests.modelzoo.tiny import filled, jit
+
+
+@pytest.mark.parametrize('length', [1, 2, 9, 23])
+def test_powers_are_those_of_the_exponent(length):
+    rng = np.random.default_rng(0)
+    exponent = -rng.uniform(0.01, 1, (3, 4)) + 1j * rng.normal(size=(3, 4))
+    C = rng.normal(size=(3, 4)) + 1j * rng.normal(size=(3, 4))
+    wanted = 2 * np.einsum('dn,dnt->td', C, np.exp(exponent[..., None] * np.arange(length))).real
+    ours = diagonal_ssm.powers_sum(jnp.asarray(exponent, jnp.complex64), jnp.asarray(C, jnp.complex64), length)
+    np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_band_is_stretched_by_lines_between_the_middles_of_its_taps():
+    taps = jnp.asarray([0.0, 4.0, 2.0])[:, None, None]
+    np.testing.assert_allclose(sgconv.stretched(taps, 2)[:, 0, 0], [0, 1, 3, 3.5, 2.5, 2], atol=1e-6)
+    np.testing.assert_array_equal(sgconv.stretched(taps, 1), taps)
+    np.testing.assert_array_equal(sgconv.stretched(taps[:1] + 3, 4)[:, 0, 0], [3, 3, 3, 3])
+
+
+def test_sgconv_is_divided_by_the_length_it_had_at_the_start_and_has_no_gradient_through_it():
+    mixer = sgconv.SGConv(places=8, band=2)
+    x = jax.random.normal(jax.random.key(0), (1, 8, 3))
+    variables = dict(jit(mixer.init)(jax.random.key(1), x))
+    bands = variables['params']
+    assert sorted(bands) == ['D', 'band0', 'band1', 'band2', 'out']
+    kernel = np.concatenate([sgconv.stretched(bands[f'band{i}']['kernel'], n) * 2.0 ** (2 - i)
+                             for i, n in enumerate((1, 1, 2))])
+    length = variables['constants']['length']
+    np.testing.assert_allclose(length[0], np.linalg.norm(kernel[..., 0], axis=0), rtol=1e-5)
+    weights.load_published(sgconv.MIXER_NAMES, weights.merge(variables), {
+        **weights.to_published(sgconv.MIXER_NAMES, weights.merge(variables)),
+        'multiplier': np.ones((1, 3, 1)), 'kernel_norm_initialized': np.ones(())})
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, {name: bands[name] for name in ('band0', 'band1', 'band2')})
+    with_D = {**variables, 'params': {**bands, 'D': jnp.zeros((1, 3)), 'out': {
+        'kernel': jnp.eye(3), 'bias': jnp.zeros(3)}}}
+    once, twice = (mixer.apply({**with_D, 'params': with_D['params'] | change}, 1e-3 * x) for change in ({}, doubled))
+    np.testing.assert_allclose(twice, 2 * once, rtol=0.02, atol=1e-6)
+
+
+def test_small_taps_are_zero_after_smoothing():
+    mixer = long_conv.LongConv(places=5, squash=1.0, smooth=3)
+    taps = mixer._taps(jnp.asarray([0.0, 6.0, 3.0, -3.0, -6.0])[:, None, None])
+    np.testing.assert_allclose(taps[:, 0, 0], [1, 2, 1, -1, -2], atol=1e-6)
+
+
+def test_initial_taps_decay_faster_in_later_channels():
+    taps = abs(long_conv.decaying(jax.random.key(0), (400, 64, 1)))[..., 0]
+    early, late = taps[:40].mean(0), taps[-40:].mean(0)
+    assert late[:8].mean() / early[:8].mean() > 0.2 and late[-8:].mean() / early[-8:].mean() < 1e-3
+
+
+def test_places_have_a_clock_and_waves():
+    found = hyena.waves(jax.random.key(0), (1, 8, 5))[0]
+    np.testing.assert_allclose(found[:, 0], np.linspace(0, 1, 8), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 2], np.cos(2 * np.pi * np.arange(8) / 8), atol=1e-6)
+    np.testing.assert_allclose(found[:, 4], -np.sin(2 * np.pi * np.arange(8) / 8), atol=1e-6)
+
+
+def test_what_looks_ahead_cannot_read_element_by_element():
+    for name in ('long_conv_example', 'sgconv_example'):
+        model = modelzoo.create_model(name)
+        with pytest.raises(NotImplementedError, match='with bidirectional=True sees what comes after'):
+            model.apply({}, 1, method='init_state')
+
+
+def test_a_second_kernel_sees_ahead_and_the_first_does_not():
+    x = jax.random.normal(jax.random.key(0), (1, 6, 4))
+    later = x.at[:, 4].add(1.0)
+    for mixer in (functools.partial(long_conv.LongConv, squash=0.0), functools.partial(sgconv.SGConv, band=2)):
+        for bidirectional in (False, True):
+            module = mixer(places=6, bidirectional=bidirectional)
+            variables = filled(module, x)
+            changed = abs(module.apply(variables, later) - module.apply(variables, x)).max((0, 2)) > 1e-3
+            assert changed[4:].all() and changed[:4].all() == bidirectional and changed[:4].any() == bidirectional
+
+
+def test_hyena_refuses_what_is_longer_than_its_positions():
+    with pytest.raises(ValueError, match='a sequence of 9 is longer than the 8 places that Hyena has positions for'):
+        jax.eval_shape(hyena.Hyena(places=8).init, jax.random.key(0), jnp.zeros((1, 9, 4)))
