@@ -11,12 +11,13 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags, logging
 import jax
 from ml_collections import config_flags
 import numpy as np
+import optax
 
 from methods import diagnose
 from methods.task import TrainState, chain, init_state, make_score, make_step
@@ -65,6 +66,40 @@ def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None 
         return _Trainer(run, plan, workdir, span, stack).train()
 
 
+class Programs(NamedTuple):
+    """What a run computes on a mesh, not compiled yet; `state` and `batch` are shapes, with their places."""
+
+    state: TrainState
+    batch: dict[str, jax.ShapeDtypeStruct]
+    init: jax.stages.Wrapped
+    step: jax.stages.Wrapped
+    score: jax.stages.Wrapped
+
+
+def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Programs:
+    """Returns the programs of a run; to be called, and they to be traced, under ``jax.set_mesh(mesh)``."""
+    batches, everywhere = batch_sharding(mesh), replicated(mesh)
+    shapes = run.data.batch_spec(run.batch_size, train=True)
+    transform = chain(run.train_transforms)
+
+    def init(rng: jax.Array) -> TrainState:
+        # The zeros only lend their shapes: what would be computed from them is never run.
+        zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
+        return init_state(run.task, tx, rng, zeros, transform)
+
+    state = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
+    places = tree_shardings(state, mesh, run.mesh)
+    step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
+    score = make_score(run.task, chain(run.eval_transforms))
+    place = lambda shape, where: shape.update(sharding=where)
+    return Programs(
+        jax.tree.map(place, state, places), {name: place(shape, batches) for name, shape in shapes.items()},
+        jax.jit(init, out_shardings=places),
+        jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere),
+                out_shardings=(places, everywhere)),
+        jax.jit(score, in_shardings=(places.variables, batches, everywhere), out_shardings=everywhere))
+
+
 class _Trainer:
     """The compiled functions of a run, and the loop that calls them.
 
@@ -84,31 +119,16 @@ class _Trainer:
         self.rng = jax.jit(jax.random.key, out_shardings=self.everywhere)(np.uint32(run.seed))
         self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep)))
         self.profiler = stack.enter_context(contextlib.closing(profile.Profiler(span, workdir)))
+        # What runs on each device's part alone, as the kernels do, has to know the mesh while it is traced.
+        stack.enter_context(jax.set_mesh(self.mesh))
         self._build()
 
     def _build(self) -> None:
         """Traces and compiles; the step and the score exist once, for fixed shapes and places."""
-        run, tx = self.run, self.optimizer.transform
-        spec = run.data.batch_spec(run.batch_size, train=True)
-        transform = chain(run.train_transforms)
-
-        def init(rng: jax.Array) -> TrainState:
-            # The zeros only lend their shapes: what would be computed from them is never run.
-            zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), spec)
-            return init_state(run.task, tx, rng, zeros, transform)
-
-        abstract = jax.eval_shape(init, self.rng)
-        self._check_outputs(abstract, spec)
-        shardings = tree_shardings(abstract, self.mesh, run.mesh)
-        self.abstract = jax.tree.map(lambda a, s: a.update(sharding=s), abstract, shardings)
-        self.init = jax.jit(init, out_shardings=shardings)
-        step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
-        self.step = jax.jit(
-            step, donate_argnums=0, in_shardings=(shardings, self.batches, self.everywhere),
-            out_shardings=(shardings, self.everywhere)).lower(self.abstract, spec, self.rng).compile()
-        self.score = jax.jit(
-            make_score(run.task, chain(run.eval_transforms)), out_shardings=self.everywhere,
-            in_shardings=(shardings.variables, self.batches, self.everywhere))
+        made = programs(self.run, self.optimizer.transform, self.mesh)
+        self._check_outputs(made.state, made.batch)
+        self.abstract, self.init, self.score = made.state, made.init, made.score
+        self.step = made.step.lower(made.state, made.batch, self.rng).compile()
 
     def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Finds out from shapes alone what would otherwise come to light after an epoch, or never."""

@@ -7,6 +7,7 @@ a TPU pod. Asked for a name, it takes that form or says in words why it cannot.
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,6 +16,12 @@ import jax
 import jax.extend
 from jax import lax
 from jax.interpreters import mlir
+from jax.sharding import NamedSharding, PartitionSpec
+
+# Dimensions that an op may be split along, and the axis of a mesh that splits the second.
+BATCH, WIDTH, TENSOR = 'batch', 'heads or channels', 'tensor'
+
+Names = tuple[str | None, ...]
 
 
 def _nothing(*args: Any) -> None:
@@ -36,13 +43,47 @@ class Form(NamedTuple):
     proven: bool = True
 
 
-def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any) -> Any:
+class Split(NamedTuple):
+    """Along what the work of an op is independent, and may be split over devices.
+
+    inputs: for each argument of the op, BATCH, WIDTH (heads or channels) or None a dimension; one
+      for the dimensions behind may be left out. outputs: the same for each output, in a tree.
+    """
+
+    inputs: tuple[Names, ...]
+    outputs: Any
+
+
+def run(
+    op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any, split: Split
+) -> Any:
     """Runs `op` on `args` by the implementation named, or by the best for the platform of lowering.
 
-    Raises ValueError for a name that is not in `forms`, and NotImplementedError where the form
-    named cannot serve: at once for what the arguments lack, when lowered for a wrong platform.
+    Over a mesh with explicit axes each device works on its batch and heads or channels, by the
+    layout of the first argument that has a batch. Over automatic axes XLA's partitioner splits what is plain XLA,
+    but cannot look into a kernel: a platform's own form then runs on the pieces that the axis
+    'tensor' makes of heads or channels, and all other axes together of the batch.
+
+    Raises ValueError for a name that is not in `forms` or a layout that splits anything else, and
+    NotImplementedError where the form named cannot serve: at once for what the arguments lack,
+    when lowered for a wrong platform.
     """
     args = _alike(args)
+    mesh = _mesh_of(args[0])
+    kinds = {kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types) if size > 1}
+    if jax.sharding.AxisType.Explicit in kinds:
+        pieces = _by_layout(op, split, args)
+        return pieces.over(partial(_choose, op, implementation, forms), *pieces.placed(args))
+    if kinds == {jax.sharding.AxisType.Auto}:
+        pieces = _by_names(split, mesh, args)
+        forms = {
+            name: form if form.platform is None else pieces.form(form)
+            for name, form in forms.items()
+        }
+    return _choose(op, implementation, forms, *args)
+
+
+def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any) -> Any:
     if implementation is not None:
         return _named(op, implementation, forms, *args)
     anywhere = next(form.run for form in forms.values() if form.platform is None)
@@ -54,6 +95,107 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     if not special:
         return anywhere(*args)
     return lax.platform_dependent(*args, default=anywhere, **special)
+
+
+class _Pieces(NamedTuple):
+    """What each device of a mesh gets of an op's arrays; axes: of the mesh, for BATCH and WIDTH."""
+
+    mesh: Any
+    axes: Mapping[str, Any]
+    split: Split
+
+    def spec(self, names: Names) -> PartitionSpec:
+        return PartitionSpec(*map(self.axes.get, names))
+
+    def over(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The function on every piece."""
+        given = {n: x for n, x in enumerate(args) if x is not None}
+        split = jax.shard_map(
+            lambda given: function(*_alike(tuple(map(given.get, range(len(args)))))),
+            mesh=self.mesh,
+            in_specs=({n: self.spec(self.split.inputs[n][: x.ndim]) for n, x in given.items()},),
+            out_specs=jax.tree.map(self.spec, self.split.outputs, is_leaf=_is_names),
+        )
+        return split(given)
+
+    def placed(self, args: tuple) -> tuple:
+        """The arguments laid out as the pieces want them."""
+        place = lambda x, names: jax.sharding.reshard(
+            x, NamedSharding(self.mesh, self.spec(names[: x.ndim]))
+        )
+        return tuple(x if x is None else place(x, n) for x, n in zip(args, self.split.inputs))
+
+    def form(self, form: Form) -> Form:
+        """The form on every piece; it lacks what it lacks for a piece, or a batch that divides."""
+
+        def missing(*args: Any) -> str | None:
+            found = self.indivisible(args)
+
+            def look(first: jax.Array, *others: Any) -> jax.Array:
+                nonlocal found
+                found = form.missing(first, *others)
+                return first
+
+            if found is None:
+                alone = self._replace(split=Split(self.split.inputs, self.split.inputs[0]))
+                jax.eval_shape(partial(alone.over, look), *args)
+            return found
+
+        return form._replace(run=partial(self.over, form.run), missing=missing)
+
+    def indivisible(self, args: tuple) -> str | None:
+        """Says in words what of the arguments does not divide over the devices, or None."""
+        for x, names in zip(args, self.split.inputs):
+            for size, name in zip(() if x is None else x.shape, names):
+                parts = _parts(self.mesh, self.axes.get(name))
+                if size % parts:
+                    return (
+                        f'the {name} of {size} does not divide over the {parts} devices of the mesh '
+                        f'axes {self.axes[name]}; wanted a multiple of {parts}'
+                    )
+        return None
+
+
+def _by_layout(op: str, split: Split, args: tuple) -> _Pieces:
+    """By how the first argument with a batch lies on a mesh with explicit axes."""
+    x, names = next((x, names) for x, names in zip(args, split.inputs) if BATCH in names)
+    where = jax.typeof(x).sharding
+    spec = [*where.spec, *[None] * (x.ndim - len(where.spec))]
+    names = (*names, *[None] * (x.ndim - len(names)))
+    if any(axes is not None and name is None for axes, name in zip(spec, names)):
+        raise ValueError(
+            f'{op}: an input of shape {x.shape} lies on the mesh as {where.spec}; wanted batch and '
+            f'{WIDTH} to be split alone. Tokens may be split inside of jax.shard_map, by the '
+            'sequence-parallel form.'
+        )
+    return _Pieces(where.mesh, {n: axes for n, axes in zip(names, spec) if n is not None}, split)
+
+
+def _by_names(split: Split, mesh: Any, args: tuple) -> _Pieces:
+    """By the names of automatic axes; heads or channels that do not all divide stay whole."""
+    axes = {
+        BATCH: tuple(name for name in mesh.axis_names if name != TENSOR) or None,
+        WIDTH: TENSOR if TENSOR in mesh.axis_names else None,
+    }
+    parts = _parts(mesh, axes[WIDTH])
+    widths = [
+        x.shape[n]
+        for x, names in zip(args, split.inputs)
+        for n, name in enumerate(names)
+        if x is not None and n < x.ndim and name == WIDTH
+    ]
+    if any(width % parts for width in widths):
+        axes[WIDTH] = None
+    return _Pieces(mesh, axes, split)
+
+
+def _parts(mesh: Any, axes: Any) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def _is_names(tree: Any) -> bool:
+    return isinstance(tree, tuple) and all(x is None or isinstance(x, str) for x in tree)
 
 
 def _alike(args: tuple) -> tuple:
@@ -126,42 +268,28 @@ def _refuse(
 mlir.register_lowering(_refused, _refuse)
 
 
-def lacking(name: str, x: jax.Array, arrays: Any, dtypes: tuple[str, ...]) -> str | None:
-    """What keeps a Pallas kernel from serving a call, in words, or None; for `Form.missing`.
-
-    name, x: the array that says how a call lies on a mesh; arrays: a tree of all; dtypes: known.
-    """
+def lacking(arrays: Any, dtypes: tuple[str, ...]) -> str | None:
+    """What the dtypes of a tree of arrays keep a Pallas kernel from, in words, or None."""
     for array in jax.tree.leaves(arrays):
         if array.dtype.name not in dtypes:
             *others, last = dtypes
             return f'an input is {array.dtype}; wanted {", ".join(others)} or {last}'
-    if sharded(x):
-        wanted = 'wanted one device, or a call inside of jax.shard_map'
-        return f'{name} may be split over a mesh; {wanted}'
     return None
 
 
 def sharded(x: jax.Array) -> bool:
     """Whether `x` may be split over devices: it lives on a mesh, and not inside of `shard_map`."""
-    mesh = jax.typeof(x).sharding.mesh
+    mesh = _mesh_of(x)
     manual = jax.sharding.AxisType.Manual
     return any(
         size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types)
     )
 
 
-def explicit_layout(x: jax.Array) -> jax.sharding.NamedSharding | None:
-    """How `x` lies on a mesh with explicit axes, an entry per dimension; None without such a mesh.
-
-    There every operation is asked for the layout of what it makes, so an op is best run on each
-    device's piece, in `jax.shard_map`. Over automatic axes the partitioner decides, and later.
-    """
-    where = jax.typeof(x).sharding
-    explicit = jax.sharding.AxisType.Explicit
-    if not any(n > 1 and t == explicit for n, t in zip(where.mesh.axis_sizes, where.mesh.axis_types)):
-        return None
-    spec = jax.sharding.PartitionSpec(*where.spec, *[None] * (x.ndim - len(where.spec)))
-    return jax.sharding.NamedSharding(where.mesh, spec)
+def _mesh_of(x: jax.Array) -> Any:
+    """The mesh that `x` lies on, or that of the context (`jax.set_mesh`) where `x` says none."""
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.sharding.get_abstract_mesh() if mesh.empty else mesh
 
 
 def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:

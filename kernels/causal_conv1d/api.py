@@ -54,7 +54,10 @@ def causal_conv1d(
         'xla': dispatch.Form(xla.convolve),
         'reference': dispatch.Form(reference.convolve),
     }
-    y = dispatch.run('causal_conv1d', implementation, forms, x, kernel, bias, initial_state)
+    rows, width = (dispatch.BATCH, None, dispatch.WIDTH), dispatch.WIDTH
+    split = dispatch.Split((rows, (None, width), (width,), rows), rows)
+    arrays = (x, kernel, bias, initial_state)
+    y = dispatch.run('causal_conv1d', implementation, forms, *arrays, split=split)
     return y, _last(x, initial_state, len(kernel) - 1)
 
 

@@ -15,12 +15,9 @@ decay may be one number a head (as in RetNet and Mamba-2), and a log decay of -i
 The ops are jitted so that the equal layers of a network trace them once.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from kernels import dispatch
@@ -31,6 +28,7 @@ Output = Float[Array, 'b t h v']
 State = Float[Array, 'b h k v']
 
 _AXES = ('batch', 'tokens', 'heads')
+_ROWS, _STATE = (dispatch.BATCH, None, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
 
 
 @partial(jax.jit, static_argnames=('scale', 'reverse', 'implementation', 'chunk'))
@@ -81,8 +79,8 @@ def gla(
             partial(pallas_gpu.gla, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
-    run = partial(dispatch.run, 'gla', implementation, forms)
-    return _on_each_device(run, True, q, k, v, g, initial_state)
+    split = dispatch.Split((_ROWS,) * 4 + (_STATE,), (_ROWS, _STATE))
+    return dispatch.run('gla', implementation, forms, q, k, v, g, initial_state, split=split)
 
 
 @partial(jax.jit, static_argnames=('scale', 'implementation', 'chunk'))
@@ -115,8 +113,9 @@ def bidirectional_gla(
             partial(pallas_gpu.bidirectional_gla, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
-    run = partial(dispatch.run, 'bidirectional_gla', implementation, forms)
-    return _on_each_device(run, False, q, k, v, g_forward, g_backward)
+    arrays = (q, k, v, g_forward, g_backward)
+    split = dispatch.Split((_ROWS,) * 5, _ROWS)
+    return dispatch.run('bidirectional_gla', implementation, forms, *arrays, split=split)
 
 
 def gla_step(
@@ -136,30 +135,6 @@ def gla_step(
     _check(('batch', 'heads'), q, k, v, {'g': g}, state)
     o, state = reference.step(q, k, v, g, state, scale=_scale(scale, q))
     return o.astype(v.dtype), state
-
-
-def _on_each_device(run: Callable, last: bool, q: jax.Array, *others: jax.Array | None) -> Any:
-    """Over a mesh with explicit axes, `run` on the batch and heads of each device."""
-    layout = dispatch.explicit_layout(q)
-    if layout is None:
-        return run(q, *others)
-    spec = layout.spec
-    if spec[1] is not None or spec[3] is not None:
-        raise ValueError(
-            f'q lies on the mesh as {spec}; wanted batch and heads to be split alone. Tokens may be '
-            'split inside of jax.shard_map, by sequence_parallel_gla.'
-        )
-    rows, states = PartitionSpec(spec[0], None, spec[2]), PartitionSpec(spec[0], spec[2])
-    given = {n: x for n, x in enumerate((q, *others)) if x is not None}
-    specs = {n: states if last and n == 4 else rows for n in given}
-    split = jax.shard_map(
-        lambda given: run(*map(given.get, range(1 + len(others)))),
-        mesh=layout.mesh,
-        in_specs=(specs,),
-        out_specs=(rows, states) if last else rows,
-    )
-    place = lambda x, spec: jax.sharding.reshard(x, NamedSharding(layout.mesh, spec))
-    return split(jax.tree.map(place, given, specs))
 
 
 def _scale(scale: float | None, q: jax.Array) -> float:

@@ -96,7 +96,7 @@ def missing(
     q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
 ) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    lacking = dispatch.lacking('q', q, (q, k, v, others), ('float32', 'bfloat16'))
+    lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
     if _power(q.shape[-1]) * _power(v.shape[-1]) > _STATE:

@@ -92,7 +92,7 @@ def missing(
     directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
 ) -> str | None:
     """What a call lacks to be served here, in words, or None; gates are the first of `others`."""
-    lacking = dispatch.lacking('q', q, (q, k, v, others), ('float32', 'bfloat16'))
+    lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
     if plan_for(q, v, others[:directions], 1.0).coblock == 0:

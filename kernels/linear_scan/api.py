@@ -67,7 +67,10 @@ def linear_scan(
             partial(pallas_gpu.linear_scan, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
-    return dispatch.run('linear_scan', implementation, forms, a, x, initial_state)
+    tokens, state = (dispatch.BATCH, None, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
+    decays = tokens if a.ndim == 3 else (dispatch.WIDTH,)
+    split = dispatch.Split((decays, tokens, state), (tokens, state))
+    return dispatch.run('linear_scan', implementation, forms, a, x, initial_state, split=split)
 
 
 def linear_scan_step(

@@ -68,7 +68,7 @@ def linear_scan(
 
 def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    return dispatch.lacking('x', x, (a, x, initial_state), ('float32', 'bfloat16'))
+    return dispatch.lacking((a, x, initial_state), ('float32', 'bfloat16'))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -81,7 +81,7 @@ def linear_scan(
 
 def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    lacking = dispatch.lacking('x', x, (a, x, initial_state), ('float32', 'bfloat16', 'complex64'))
+    lacking = dispatch.lacking((a, x, initial_state), ('float32', 'bfloat16', 'complex64'))
     if lacking is not None:
         return lacking
     if x.shape[1] == 1:

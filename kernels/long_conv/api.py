@@ -16,6 +16,7 @@ The sequence is zero outside, or repeats itself if `circular`. As in the publish
 backward kernel starts one token ahead. Where we differ: channels are last (B T D, not B D T).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -23,13 +24,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels.long_conv import reference, xla
+from kernels.long_conv import pallas_tpu, reference, xla
 
 Tokens = Float[Array, 'b t d']
 Kernel = Float[Array, 'k d'] | Float[Array, 'b k d']
 Backward = Float[Array, 'l d'] | Float[Array, 'b l d']
 
 
+@partial(jax.jit, static_argnames=('circular', 'implementation'))
 def long_conv(
     u: Tokens,
     kernel: Kernel,
@@ -52,29 +54,52 @@ def long_conv(
       backward_kernel: taps from lag -1 on, into the future; none by default.
       circular: the sequence repeats itself, and no kernel is longer than it.
       implementation: 'xla', 'fft' or 'monarch' (the two ways that 'xla' chooses from by platform),
-        'reference', or None for what suits the platform.
+        'pallas_tpu', 'reference', or None for what suits the platform.
 
     Returns:
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
+      NotImplementedError: the implementation named cannot serve.
     """
     _check(u, {'kernel': kernel, 'backward_kernel': backward_kernel}, circular)
     _check_others(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
     taps, before = _joined(u.shape[1], kernel, backward_kernel, circular)
-    static = {'before': before, 'circular': circular}
+    plain = lambda core, **how: dispatch.Form(partial(_gated, partial(core, before=before, **how)))
+    kernels = partial(pallas_tpu.convolve, before=before)
     forms = {
-        'xla': dispatch.Form(partial(xla.convolve, **static)),
-        'fft': dispatch.Form(partial(xla.convolve, monarch=False, **static)),
-        'monarch': dispatch.Form(partial(xla.convolve, monarch=True, **static)),
-        'reference': dispatch.Form(partial(reference.convolve, **static)),
+        'pallas_tpu': dispatch.Form(kernels, 'tpu', pallas_tpu.missing),
+        'xla': plain(xla.convolve),
+        'fft': plain(xla.convolve, way='fft'),
+        'monarch': plain(xla.convolve, way='monarch'),
+        'reference': plain(reference.convolve),
     }
-    x = u if pre_gate is None else u * pre_gate
-    y = dispatch.run('long_conv', implementation, forms, x, taps)
-    y = y if skip is None else y + skip[None, None] * x
-    y = y if post_gate is None else y * post_gate
+    rows, width = (dispatch.BATCH, None, dispatch.WIDTH), dispatch.WIDTH
+    shared = rows if taps.ndim == 3 else (None, width)
+    split = dispatch.Split((rows, shared, rows, rows, (width,)), rows)
+    arrays = (u, taps, pre_gate, post_gate, skip)
+    return dispatch.run('long_conv', implementation, forms, *arrays, split=split)
+
+
+def _gated(
+    core: Callable[..., jax.Array],
+    u: jax.Array,
+    taps: jax.Array,
+    pre: jax.Array | None,
+    post: jax.Array | None,
+    skip: jax.Array | None,
+) -> jax.Array:
+    """Gates and skip around a convolution that has none."""
+    x = _wide(u) if pre is None else _wide(u) * _wide(pre)
+    y = core(x.astype(u.dtype), taps)
+    y = y if skip is None else y + _wide(skip)[None, None] * x
+    y = y if post is None else y * _wide(post)
     return y.astype(u.dtype)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _joined(
@@ -82,14 +107,17 @@ def _joined(
 ) -> tuple[jax.Array, int]:
     """One kernel, from the furthest lag into the future on, and how many of its taps are there."""
     kernel = kernel[..., :tokens, :]
-    if backward is None:
-        return kernel, 0
     if circular:
-        # Lag -1 - j is lag T - 1 - j of a sequence that repeats itself.
         around = [(0, 0)] * (kernel.ndim - 2) + [(0, tokens - kernel.shape[-2]), (0, 0)]
         kernel = jnp.pad(kernel, around)
-        taps = jnp.flip(backward, -2)
-        return kernel.at[..., tokens - taps.shape[-2] :, :].add(taps), 0
+        if backward is not None:
+            # Lag -1 - j is lag T - 1 - j of a sequence that repeats itself.
+            taps = jnp.flip(backward, -2)
+            kernel = kernel.at[..., tokens - taps.shape[-2] :, :].add(taps)
+        # What comes around is what taps ahead of a sequence that does not would meet.
+        return jnp.concatenate([kernel[..., 1:, :], kernel], axis=-2), tokens - 1
+    if backward is None:
+        return kernel, 0
     backward = backward[..., : tokens - 1, :]
     return jnp.concatenate([jnp.flip(backward, -2), kernel], axis=-2), backward.shape[-2]
 

@@ -13,9 +13,8 @@ def convolve(
     x: Float[Array, 'b t d'],
     kernel: Float[Array, 'k d'] | Float[Array, 'b k d'],
     before: int,
-    circular: bool,
 ) -> Float[Array, 'b t d']:
-    """`sum_j kernel[j] x[t + before - j]`, zero outside of the sequence or, circular, around it."""
+    """`sum_j kernel[j] x[t + before - j]`, zero outside of the sequence."""
     wide = jnp.result_type(float)
     taps = jnp.moveaxis(kernel if kernel.ndim == 3 else kernel[None], 1, 0).astype(wide)
     tokens = x.shape[1]
@@ -24,9 +23,8 @@ def convolve(
     def add(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         weight, lag = tap
         read = jnp.roll(x.astype(wide), lag, axis=1)
-        if not circular:
-            inside = (at >= lag) & (at - lag < tokens)
-            read = jnp.where(inside[None, :, None], read, 0)
+        inside = (at >= lag) & (at - lag < tokens)
+        read = jnp.where(inside[None, :, None], read, 0)
         return total + weight[:, None] * read, None
 
     lags = jnp.arange(len(taps)) - before

@@ -1,168 +1,179 @@
-"""The two ways to a spectrum that the long convolution has, behind one pair of functions.
+"""The transform in which a convolution is a product, as matrices, for TPUs; and its sizes.
 
-- `FFT`: XLA's real FFT, the best on CPUs (PocketFFT) and on GPUs (cuFFT).
-- `Monarch`: the FFT as products with small matrices, for TPUs, whose matrix units XLA's own FFT
-  uses badly. Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, section 3.1; the
-  decomposition is Bailey's, FFTs in External or Hierarchical Memory, 1990. The frequencies come
-  out permuted, which a product of two spectra does not mind, so nothing is ever put in order. Rows
-  of matrices that would meet the zeros behind a sequence are left out, as are those for results
-  that nobody asked for. Two sequences of a batch are the real and the imaginary part of one.
+A real sequence of period 2N whose sign turns as it comes around is the complex sequence
 
-Sequences are (B, T, D). A spectrum is whatever its transform says, with axes for batch and channels
-that broadcast. No code was taken from others.
+    z_t = (x_t - i x_{t+N}) exp(-2 pi i t / 4N),  t < N
+
+of half its length, so a sequence and the zeros behind it cost one complex transform of its own
+length and nothing is computed for zeros: Crandall & Fagin, Discrete Weighted Transforms and
+Large-Integer Arithmetic, 1994. The transform of z is x at the frequencies (f + 1/4) / N. Without
+the weights (`quarter` 0) the period is N and the convolution is circular.
+
+`Monarch` is that transform as products with small matrices, for TPUs, whose matrix units XLA's own
+FFT uses badly: Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, section 3.1; the
+decomposition is Bailey's, FFTs in External or Hierarchical Memory, 1990. The frequencies come out
+permuted, which a product of two spectra does not mind, so nothing is ever put in order. Rows of
+matrices that would meet zeros are left out, as are those for results that nobody asked for. Tokens
+at and behind N are further columns of the first matrix. No code was taken from others.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.custom_partitioning import custom_partitioning
 from jax.typing import DTypeLike
 
-_SIDE = 128  # of the matrix units of a TPU
+SIDE = 128  # of the matrix units of a TPU
 _TABLE = 2**17  # numbers of the largest table of twiddles that is a constant of the program
 
 
-class FFT(NamedTuple):
-    """Size of the transform; spectra are complex (B, frequencies, D)."""
+class Level(NamedTuple):
+    """One step of a decomposition: a matrix over the slow index, twiddles, `rest` within.
 
-    size: int
+    quarter: of the frequencies, 0 or 1; kept: how many of them, the lowest, if this is the last.
+    """
 
-    def forward(self, x: jax.Array, pairs: bool) -> jax.Array:
-        """The spectrum of sequences no longer than the size; `pairs` means nothing here."""
-        return _alone(_rfft, (self.size,), x)
+    side: int
+    rest: int
+    quarter: int
+    kept: int
 
-    def backward(self, spectrum: jax.Array, count: int, pairs: bool) -> jax.Array:
-        """The first `count` tokens."""
-        return _alone(_irfft, (self.size, count), spectrum)
+    def matrix(self, rows: int) -> np.ndarray:
+        """(rows, 2, kept): what tokens give to the real and imaginary parts of frequencies."""
+        frequency = 4 * lowest(self.side, self.kept) + self.quarter
+        angle = np.pi / (2 * self.side) * (np.outer(np.arange(rows), frequency) % (4 * self.side))
+        return np.stack([np.cos(angle), -np.sin(angle)], 1)
 
-    def product(self, one: jax.Array, two: jax.Array) -> jax.Array:
-        """Convolution."""
-        return one * two
+    def complex_matrix(self, rows: int) -> np.ndarray:
+        """(2, rows, 2, kept), from real and imaginary parts. Its transpose undoes it, by `side`."""
+        real = self.matrix(rows)
+        return np.stack([real, np.stack([-real[:, 1], real[:, 0]], 1)])
 
-    def correlation(self, one: jax.Array, two: jax.Array) -> jax.Array:
-        """Convolution of the first with the second reversed."""
-        return one * jnp.conj(two)
+    def twiddles(self) -> jax.Array:
+        """(2, side, rest): exp(-2 pi i (f + quarter/4) s / (side rest)).
 
-    def over_batch(self, spectrum: jax.Array) -> jax.Array:
-        """The sum over the batch, as a batch of one."""
-        return jnp.sum(spectrum, axis=0, keepdims=True)
+        Of a large table only factors are stored.
+        """
+        size = self.side * self.rest
+        row = (4 * np.arange(self.side) + self.quarter)[:, None]
+        if size <= _TABLE:
+            return jnp.asarray(_roots(4 * size, row * np.arange(self.rest)[None]))
+        coarse = jnp.asarray(_roots(4 * size, row * np.arange(0, self.rest, SIDE)[None]))
+        near = jnp.asarray(_roots(4 * size, row * np.arange(SIDE)[None]))
+        return times(coarse[..., None], near[:, :, None]).reshape(2, self.side, self.rest)
+
+    def into(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+        """(1 or 2, B, t, D), real or complex -> (2, B kept, rest, D)."""
+        parts, batch, tokens, channels = x.shape
+        rows = -(-tokens // self.rest)
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, rows * self.rest - tokens), (0, 0)))
+        x = x.reshape(parts, batch, rows, self.rest, channels)
+        x = _dot('cbtsd,ctef->ebfsd', x, self.complex_matrix(rows)[:parts], dtype)
+        if self.rest > 1:
+            x = times(x, self.twiddles()[:, None, :, :, None])
+        return x.reshape(2, batch * self.kept, self.rest, channels)
+
+    def out(self, x: jax.Array, parts: int, count: int, dtype: DTypeLike) -> jax.Array:
+        """(2, B kept, rest, D) -> the first `count` tokens, (parts, B, count, D)."""
+        _, batch, _, channels = x.shape
+        batch //= self.kept
+        x = x.reshape(2, batch, self.kept, self.rest, channels)
+        if self.rest > 1:
+            x = times(x, conjugate(self.twiddles())[:, None, :, :, None])
+        rows = -(-count // self.rest)
+        matrix = self.complex_matrix(rows)[:parts] / self.side
+        x = _dot('ebfsd,ctef->cbtsd', x, matrix, dtype)
+        return x.reshape(parts, batch, rows * self.rest, channels)[:, :, :count]
 
 
 class Monarch(NamedTuple):
     """Sides of the matrices; their product is the size. dtype: of the operands of products.
 
-    Spectra are float32 (2, B, frequencies, D), real and imaginary part. With `pairs` a batch of 2 B
-    sequences is B complex ones; without it their imaginary part is zero.
+    keep: how many frequencies of the last level, its lowest, which then are the lowest of all.
+    Spectra are float32 (2, B, frequencies, D), real and imaginary part.
     """
 
     sides: tuple[int, ...]
     dtype: DTypeLike
+    keep: int | None = None
 
-    def forward(self, x: jax.Array, pairs: bool) -> jax.Array:
-        """The spectrum of sequences no longer than the size."""
-        parts = jnp.moveaxis(x.reshape(-1, 2, *x.shape[1:]), 1, 0) if pairs else x[None]
-        return self._forward(self.sides, parts)
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        found, rest = [], math.prod(self.sides)
+        for place, side in enumerate(self.sides):
+            rest //= side
+            kept = self.keep if rest == 1 and self.keep else side
+            found.append(Level(side, rest, 0 if place else 1, kept))
+        return tuple(found)
 
-    def backward(self, spectrum: jax.Array, count: int, pairs: bool) -> jax.Array:
-        """The first `count` tokens."""
-        found = self._backward(self.sides, spectrum, count, 2 if pairs else 1)
-        return jnp.moveaxis(found, 0, 1).reshape(-1, *found.shape[2:])
+    @property
+    def size(self) -> int:
+        return math.prod(self.sides)
 
-    def product(self, one: jax.Array, two: jax.Array) -> jax.Array:
-        """Convolution."""
-        return _times(one, two)
+    def keeping(self, share: float) -> 'Monarch':
+        """The same with the lowest frequencies alone."""
+        if share == 1:
+            return self
+        return self._replace(keep=int(self.sides[-1] * share))
 
-    def correlation(self, one: jax.Array, two: jax.Array) -> jax.Array:
-        """Convolution of the first with the second reversed; of pairs, the sum of both."""
-        return _times(one, jnp.stack([two[0], -two[1]]))
+    def forward(self, x: jax.Array) -> jax.Array:
+        """The spectrum of real sequences (B, t, D), t at most twice the size."""
+        batch, _, channels = x.shape
+        x = x[None]
+        for level in self.levels:
+            x = level.into(x, self.dtype)
+        return x.reshape(2, batch, -1, channels)
 
-    def over_batch(self, spectrum: jax.Array) -> jax.Array:
-        """The sum over the batch, as a batch of one."""
-        return jnp.sum(spectrum, axis=1, keepdims=True)
-
-    def _forward(self, sides: tuple[int, ...], x: jax.Array) -> jax.Array:
-        """(1 or 2, B, t, D) -> (2, B, n, D): one matrix over the slow index, the rest within."""
-        side, rest = sides[0], math.prod(sides[1:])
-        parts, batch, tokens, channels = x.shape
-        rows = -(-tokens // rest)
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, rows * rest - tokens), (0, 0)))
-        x = x.reshape(parts, batch, rows, rest, channels)
-        x = self._dot('cbtsd,ctef->ebfsd', x, _matrix(side)[:parts, :rows])
-        if rest > 1:
-            x = _times(x, _twiddles(side, rest)[:, None, :, :, None])
-            x = self._forward(sides[1:], x.reshape(2, batch * side, rest, channels))
-        return x.reshape(2, batch, side * rest, channels)
-
-    def _backward(self, sides: tuple[int, ...], x: jax.Array, count: int, parts: int) -> jax.Array:
-        """(2, B, n, D) -> (parts, B, count, D), undoing the steps from the last one."""
-        side, rest = sides[0], math.prod(sides[1:])
-        _, batch, _, channels = x.shape
-        if rest > 1:
-            x = self._backward(sides[1:], x.reshape(2, batch * side, rest, channels), rest, 2)
-        x = x.reshape(2, batch, side, rest, channels)
-        if rest > 1:
-            back = _twiddles(side, rest) * jnp.asarray([1.0, -1.0])[:, None, None]
-            x = _times(x, back[:, None, :, :, None])
-        rows = -(-count // rest)
-        matrix = _matrix(side)[:parts, :rows] / side
-        x = self._dot('ebfsd,ctef->cbtsd', x, matrix)
-        return x.reshape(parts, batch, rows * rest, channels)[:, :, :count]
-
-    def _dot(self, how: str, x: jax.Array, matrix: np.ndarray) -> jax.Array:
-        exact = self.dtype == jnp.float32
-        precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
-        operands = x.astype(self.dtype), jnp.asarray(matrix, self.dtype)
-        kind = jnp.float32
-        return jnp.einsum(how, *operands, precision=precision, preferred_element_type=kind)
+    def backward(self, spectrum: jax.Array, count: int) -> jax.Array:
+        """The first `count` tokens of what has this spectrum."""
+        _, batch, _, channels = spectrum.shape
+        x = spectrum.reshape(2, -1, 1, channels)
+        for level in self.levels[:0:-1]:
+            x = level.out(x, 2, level.side * level.rest, self.dtype)
+        return self.levels[0].out(x, 1, count, self.dtype)[0]
 
 
-def _rfft(size: int, x: jax.Array) -> jax.Array:
-    return jnp.fft.rfft(x, size, axis=1)
+def conjugate(x: jax.Array) -> jax.Array:
+    """Of an array whose first axis is the two parts."""
+    return jnp.stack([x[0], -x[1]])
 
 
-def _irfft(size: int, count: int, spectrum: jax.Array) -> jax.Array:
-    return jnp.fft.irfft(spectrum, size, axis=1)[:, :count]
+def times(one: jax.Array, two: jax.Array) -> jax.Array:
+    """The complex product of arrays whose first axis is the two parts."""
+    real = one[0] * two[0] - one[1] * two[1]
+    return jnp.stack([real, one[0] * two[1] + one[1] * two[0]])
 
 
-def _alone(transform: Callable[..., jax.Array], sizes: tuple[int, ...], x: jax.Array) -> jax.Array:
-    """Runs a transform along the tokens of each device's sequences and channels.
+def lowest(side: int, kept: int) -> np.ndarray:
+    """The `kept` frequencies of `side` nearest to zero from both sides, those below it last."""
+    half = (kept + 1) // 2
+    return np.concatenate([np.arange(half), np.arange(side - (kept - half), side)])
 
-    XLA's partitioner does not split FFTs: without this it gathers batch and channels.
-    Under vmap the mapped axis joins the batch.
+
+def size_for(tokens: int, taps: int, before: int) -> int:
+    """The least N of a transform in which nothing comes around to where it would be seen."""
+    return -(-(tokens + max(taps - before - 1, before)) // 2)
+
+
+def wrapped(taps: jax.Array, before: int, size: int) -> jax.Array:
+    """(.., K, D), the first of them `before` tokens ahead, as a kernel that begins at lag 0.
+
+    Lag -j is lag 2N - j, where signs have turned.
     """
-    piece = custom_partitioning(partial(transform, *sizes))
-    piece.def_partition(
-        partition=partial(_partition, partial(transform, *sizes)),
-        sharding_rule='b t d -> b f d',
-        need_replication_factors=('t', 'f'),
-    )
-
-    @jax.custom_batching.custom_vmap
-    def run(x: jax.Array) -> jax.Array:
-        return piece(x)
-
-    @run.def_vmap
-    def _(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
-        found = _alone(transform, sizes, x.reshape(-1, *x.shape[2:]))
-        return found.reshape(size, -1, *found.shape[1:]), True
-
-    return run(x)
-
-
-def _partition(function: Callable, mesh: Any, shapes: Any, result: Any) -> tuple:
-    given = jax.tree.map(lambda x: x.sharding, shapes)
-    return mesh, function, result.sharding, given
+    if not before:
+        return taps
+    ahead, taps = -taps[..., :before, :], taps[..., before:, :]
+    gap = 2 * size - before - taps.shape[-2]
+    taps = jnp.pad(taps, [(0, 0)] * (taps.ndim - 2) + [(0, gap), (0, 0)])
+    return jnp.concatenate([taps, ahead], axis=-2)
 
 
 def fft_size(least: int) -> int:
-    """The next even size without prime factors above 5, which FFTs are fast for."""
-    size = least + least % 2
+    """The next size without prime factors above 5, which FFTs are fast for."""
+    size = least
     while True:
         rest = size
         for prime in (2, 3, 5):
@@ -170,35 +181,15 @@ def fft_size(least: int) -> int:
                 rest //= prime
         if rest == 1:
             return size
-        size += 2
+        size += 1
 
 
 def monarch_sides(least: int, order: int | None = None) -> tuple[int, ...]:
     """Sides, powers of two, of a transform of at least this size; by default of the least order
     whose matrices are no larger than a matrix unit."""
     bits = max(order or 1, (least - 1).bit_length())
-    order = order or -(-bits // (_SIDE.bit_length() - 1))
-    return tuple(2 ** ((bits + place) // order) for place in range(order))
-
-
-def _matrix(side: int) -> np.ndarray:
-    """(2, side, 2, side): part and token to part and frequency. Its transpose over both undoes it,
-    but for a factor of `side`."""
-    angle = 2 * np.pi / side * (np.outer(np.arange(side), np.arange(side)) % side)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)])
-
-
-def _twiddles(side: int, rest: int) -> jax.Array:
-    """(2, side, rest): exp(-2 pi i f s / (side rest)); of a large table only factors are stored."""
-    if side * rest <= _TABLE:
-        return jnp.asarray(_roots(side * rest, np.arange(rest)[None] * np.arange(side)[:, None]))
-    fine = _SIDE
-    row = np.arange(side)[:, None]
-    coarse = _roots(side * rest, row * np.arange(0, rest, fine)[None])
-    near = _roots(side * rest, row * np.arange(fine)[None])
-    product = _times(jnp.asarray(coarse)[..., None], jnp.asarray(near)[:, :, None])
-    return product.reshape(2, side, rest)
+    order = order or -(-bits // (SIDE.bit_length() - 1))
+    return tuple(2 ** ((bits + order - 1 - place) // order) for place in range(order))
 
 
 def _roots(size: int, power: np.ndarray) -> np.ndarray:
@@ -206,7 +197,8 @@ def _roots(size: int, power: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(angle), -np.sin(angle)]).astype(np.float32)
 
 
-def _times(one: jax.Array, two: jax.Array) -> jax.Array:
-    """The complex product of arrays whose first axis is the two parts."""
-    real = one[0] * two[0] - one[1] * two[1]
-    return jnp.stack([real, one[0] * two[1] + one[1] * two[0]])
+def _dot(how: str, x: jax.Array, matrix: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    precision = lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+    operands = x.astype(dtype), jnp.asarray(matrix, dtype)
+    kind = jnp.float32
+    return jnp.einsum(how, *operands, precision=precision, preferred_element_type=kind)

@@ -1,7 +1,6 @@
 """Long convolution by way of spectra: plain XLA, any length, with gradients.
 
-Spectra are not kept for the gradients but made again: what is kept is the inputs. The transform is
-large enough for nothing to come around; what a circular convolution brings around is added by hand.
+Spectra are not kept for the gradients but made again: what is kept is the inputs.
 """
 
 from functools import partial
@@ -13,108 +12,95 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from kernels import dispatch
-from kernels.long_conv.transforms import FFT, Monarch, fft_size, monarch_sides
-
-Transform = FFT | Monarch
+from kernels.long_conv import fft
+from kernels.long_conv.transforms import (
+    Monarch,
+    conjugate,
+    fft_size,
+    monarch_sides,
+    size_for,
+    times,
+    wrapped,
+)
 
 
 class Plan(NamedTuple):
-    """What is static. before: how many taps reach forwards; order: of the Monarch, or by size."""
+    """What is static. size: the least of the transform; keep: share of its frequencies.
 
-    before: int
-    circular: bool
+    way: 'fft' or 'monarch', None for what suits the platform; order: of the latter, or by size.
+    """
+
+    size: int
+    keep: float
+    way: str | None
     order: int | None
-    monarch: bool | None  # None: as suits the platform
 
 
 def convolve(
     x: Float[Array, 'b t d'],
-    kernel: Float[Array, 'k d'] | Float[Array, 'b k d'],
+    taps: Float[Array, 'k d'] | Float[Array, 'b k d'],
     before: int,
-    circular: bool,
+    keep: float = 1.0,
+    way: str | None = None,
     order: int | None = None,
-    monarch: bool | None = None,
 ) -> Float[Array, 'b t d']:
     """See `reference.convolve`; in float32, in float64 where an input is."""
-    plan = Plan(before, circular, order, monarch)
-    shared = kernel.ndim == 2
-    return _convolve(plan, shared, x, kernel[None] if shared else kernel)
+    size = size_for(x.shape[1], taps.shape[-2], before)
+    if before or keep < 1:
+        # Taps are laid out along the period, and shares of it are kept: the same for all forms.
+        size = 2 ** (size - 1).bit_length()
+    return _convolve(Plan(size, keep, way, order), x, wrapped(taps, before, size))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(plan: Plan, shared: bool, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _where_it_runs(_forward, plan, shared, x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(plan: Plan, x: jax.Array, taps: jax.Array) -> jax.Array:
+    return _where_it_runs(plan, fft.convolve, _forward, x, taps)
 
 
-def _convolve_forward(plan: Plan, shared: bool, *inputs: jax.Array) -> tuple[jax.Array, tuple]:
-    return _convolve(plan, shared, *inputs), inputs
+def _convolve_forward(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, tuple]:
+    return _convolve(plan, *inputs), inputs
 
 
-def _convolve_backward(plan: Plan, shared: bool, inputs: tuple, dy: jax.Array) -> tuple:
-    pullback = partial(_where_it_runs, _backward, plan, shared)
-    return dispatch.first_order('long_conv', pullback)(*inputs, dy)
+def _convolve_backward(plan: Plan, inputs: tuple, dy: jax.Array) -> tuple:
+    pullback = partial(_where_it_runs, plan, fft.cotangents, _backward)
+    found = dispatch.first_order('long_conv', pullback)(*inputs, dy)
+    return tuple(x.astype(like.dtype) for x, like in zip(found, inputs))
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _where_it_runs(walk, plan: Plan, shared: bool, x: jax.Array, kernel: jax.Array, *more):
-    size = x.shape[1] + max(kernel.shape[1] - plan.before - 1, plan.before)
-    wide = jnp.result_type(x.dtype, kernel.dtype, jnp.float32)
-    narrow = x.dtype == kernel.dtype == jnp.bfloat16
-    by_fft = partial(walk, plan, FFT(fft_size(size)), False, shared)
-    by_matrices = by_fft
+def _where_it_runs(plan: Plan, by_fft, by_matrices, *arrays: jax.Array):
+    narrow = all(x.dtype == jnp.bfloat16 for x in arrays[:2])
+    arrays = tuple(x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in arrays)
+    wide = jnp.result_type(*arrays)
+    size = fft_size(plan.size)
+    keep = None if plan.keep == 1 else int(size * plan.keep)
+    groups, whole = (partial(by_fft, fft.FFT(size, keep, grouped)) for grouped in (True, False))
+    matrices = whole
     if wide == jnp.float32:
-        # Sequences with the same kernel go in pairs, as one complex sequence.
-        pairs = shared and x.shape[0] % 2 == 0
         operands = jnp.bfloat16 if narrow else jnp.float32
-        transform = Monarch(monarch_sides(size, plan.order), operands)
-        by_matrices = partial(walk, plan, transform, pairs, shared)
-    if plan.monarch is not None:
-        return (by_matrices if plan.monarch else by_fft)(x, kernel, *more)
-    return lax.platform_dependent(x, kernel, *more, tpu=by_matrices, default=by_fft)
+        monarch = Monarch(monarch_sides(plan.size, plan.order), operands).keeping(plan.keep)
+        matrices = partial(by_matrices, monarch)
+    if plan.way == 'monarch':
+        return matrices(*arrays)
+    if plan.way == 'fft':
+        return lax.platform_dependent(*arrays, cpu=groups, default=whole)
+    return lax.platform_dependent(*arrays, tpu=matrices, cpu=groups, default=whole)
 
 
-def _forward(
-    plan: Plan, transform: Transform, pairs: bool, shared: bool, x: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """The convolution in the wide type."""
-    tokens = x.shape[1]
-    spectrum = transform.product(
-        transform.forward(_wide(x), pairs), transform.forward(_wide(kernel), False)
-    )
-    if not plan.circular:
-        return transform.backward(spectrum, plan.before + tokens, pairs)[:, plan.before :]
-    whole = transform.backward(spectrum, tokens + kernel.shape[1] - 1, pairs)
-    return whole[:, :tokens].at[:, : kernel.shape[1] - 1].add(whole[:, tokens:])
+def _forward(monarch: Monarch, x: jax.Array, taps: jax.Array) -> jax.Array:
+    taps = taps if taps.ndim == 3 else taps[None]
+    return monarch.backward(times(monarch.forward(x), monarch.forward(taps)), x.shape[1])
 
 
 def _backward(
-    plan: Plan,
-    transform: Transform,
-    pairs: bool,
-    shared: bool,
-    x: jax.Array,
-    kernel: jax.Array,
-    dy: jax.Array,
+    monarch: Monarch, x: jax.Array, taps: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The cotangents of the sequence and the kernel."""
-    tokens, taps = x.shape[1], kernel.shape[1]
-    dy = _wide(dy)
-    if plan.circular:
-        dy = jnp.concatenate([dy, dy[:, : taps - 1]], axis=1)
-    else:
-        dy = jnp.pad(dy, ((0, 0), (plan.before, 0), (0, 0)))
-    found = transform.forward(dy, pairs)
-    with_kernel = transform.correlation(found, transform.forward(_wide(kernel), False))
-    dx = transform.backward(with_kernel, tokens, pairs)
-    with_x = transform.correlation(found, transform.forward(_wide(x), pairs))
-    if shared:
-        # Of a pair the real part is the sum over both.
-        with_x = transform.over_batch(with_x)
-    dkernel = transform.backward(with_x, taps, False)
-    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    found = monarch.forward(dy)
+    kernel = monarch.forward(taps if taps.ndim == 3 else taps[None])
+    dx = monarch.backward(times(found, conjugate(kernel)), x.shape[1])
+    with_x = times(found, conjugate(monarch.forward(x)))
+    if taps.ndim == 2:
+        return dx, monarch.backward(jnp.sum(with_x, axis=1, keepdims=True), taps.shape[0])[0]
+    return dx, monarch.backward(with_x, taps.shape[1])

@@ -82,7 +82,16 @@ def selective_scan(
         ),
     }
     arrays = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    return dispatch.run('selective_scan', implementation, forms, *arrays)
+    return dispatch.run('selective_scan', implementation, forms, *arrays, split=_split(B))
+
+
+def _split(B: jax.Array) -> dispatch.Split:
+    """Channels are split with their groups; B and C without groups are for all channels."""
+    batch, width = dispatch.BATCH, dispatch.WIDTH
+    tokens, state = (batch, None, width), (batch, width)
+    weights = tokens if B.ndim == 4 else (batch,)
+    inputs = (tokens, tokens, (width,), weights, weights, (width,), tokens, (width,), state)
+    return dispatch.Split(inputs, (tokens, state))
 
 
 def selective_scan_step(

@@ -105,7 +105,7 @@ def missing(
     u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None
 ) -> str | None:
     """What a call lacks to be served here, in words, or None."""
-    lacking = dispatch.lacking('u', u, (u, delta, A, B, others), ('float32', 'bfloat16'))
+    lacking = dispatch.lacking((u, delta, A, B, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
     if A.shape[1] > _STATES:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from kernels.causal_conv1d import causal_conv1d
@@ -13,6 +14,7 @@ from kernels.gla import bidirectional_gla, gla
 from kernels.linear_scan import linear_scan
 from kernels.long_conv import long_conv
 from kernels.selective_scan import selective_scan
+from tests.kernels import tpu
 
 # Device -> platform of lowering. Which GPU or TPU it will be is not known then, so all of a platform get the same.
 DEVICES = {
@@ -24,7 +26,7 @@ ONLY = {'pallas_tpu': 'tpu', 'pallas_gpu': 'cuda'}
 
 
 class Op(NamedTuple):
-    """An op, its arguments by shape, and its implementations."""
+    """An op, its arguments by shape, and its implementations; those shared by all sequences have no batch."""
 
     function: Callable[..., Any]
     shapes: tuple[tuple[int, ...], ...]
@@ -73,3 +75,18 @@ def test_a_name_is_served_or_refused_in_words(name, platform):
             continue
         with pytest.raises(NotImplementedError, match=f"'{implementation}' runs on {only} only, not on {platform}"):
             lowered(name, platform, implementation)
+
+
+@pytest.mark.parametrize('name', [name for name in OPS if 'pallas_tpu' in OPS[name].names])
+def test_over_automatic_axes_a_tpu_runs_the_kernel_on_the_batch_of_each_device(name):
+    """Compiled for four chips as train.py lays its arrays out; only gradients of what sequences share are exchanged."""
+    mesh = jax.sharding.Mesh(np.array(tpu.topology('v5e').devices).reshape(2, 2, 1), ('data', 'fsdp', 'tensor'))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(('data', 'fsdp')))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    has_batch = lambda shape: shape[0] == 1
+    inputs = [jax.ShapeDtypeStruct((8, *shape[1:]) if has_batch(shape) else shape, jnp.float32,
+                                   sharding=rows if has_batch(shape) else whole) for shape in OPS[name].shapes]
+    loss = lambda *x: sum(jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(OPS[name].function(*x)))
+    text = tpu.compile_for(jax.grad(loss, tuple(range(len(inputs)))), *inputs).program.as_text()
+    assert 'tpu_custom_call' in text
+    assert not [word for word in ('all-gather', 'all-to-all', 'collective-permute') if word in text]

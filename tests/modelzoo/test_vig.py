@@ -12,6 +12,7 @@ from flax import traverse_util
 
 import modelzoo
 from modelzoo.vision import vig
+from runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated
 from tests.modelzoo.tiny import filled, jit, shapes
 
 # Standard deviations of values drawn by torch 2.13 with the reference's calls, in the order in which it makes them.
@@ -135,3 +136,14 @@ def test_published_tiny_has_activations_that_the_larger_have_not():
     tiny, small = vig.VARIANTS['vig_tiny'].mixer(heads=1), vig.VARIANTS['vig_small'].mixer(heads=1)
     assert tiny.conv_activation is tiny.out_activation is nn.silu
     assert small.conv_activation is small.out_activation is vig.identity
+
+
+def test_over_the_mesh_of_a_run_a_tpu_takes_the_kernel():
+    """train.py's axes are automatic: XLA splits all else, the kernel is run on each device's images."""
+    mesh = make_mesh(MeshConfig(data=4, fsdp=2))
+    on = lambda tree, where: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree)
+    model, x = modelzoo.create_model('vig_test'), jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)
+    params = on(jax.eval_shape(model.init, jax.random.key(0), x), replicated(mesh))
+    step = jax.jit(jax.grad(lambda params, x: jnp.sum(model.apply(params, x)['logits'])))
+    text = step.trace(params, on(x, batch_sharding(mesh))).lower(lowering_platforms=('tpu',)).as_text()
+    assert 'tpu_custom_call' in text

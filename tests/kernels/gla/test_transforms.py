@@ -103,7 +103,7 @@ def test_over_explicit_axes():
         compiled = cases.run.lower(case, 'xla', split, CHUNK).compile()
         text, found = compiled.as_text(), compiled(split)
         whole = jax.device_put(arrays['q'], NamedSharding(mesh, PartitionSpec(None, 'data')))
-        with pytest.raises(ValueError, match='wanted batch and heads to be split alone'):
+        with pytest.raises(ValueError, match='wanted batch and heads or channels to be split alone'):
             gla(whole, whole, whole, whole)
     words = ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute', 'reduce-scatter')
     assert not [word for word in words if word in text]

@@ -71,13 +71,3 @@ def test_a_million_tokens_fit_into_one_chip():
 def test_what_cannot_be_served_is_said(program, text):
     with pytest.raises(NotImplementedError, match=text):
         jax.eval_shape(partial(linear_scan, implementation='pallas_tpu'), *program.inputs())
-
-
-def test_what_a_mesh_may_split_is_left_to_xla():
-    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-    split = [x.update(sharding=place) for x in Program((8, 64, 128)).inputs()]
-    text = jax.jit(lambda a, x: linear_scan(a, x)[0]).trace(*split).lower(lowering_platforms=('tpu',)).as_text()
-    assert 'tpu_custom_call' not in text
-    with pytest.raises(NotImplementedError, match='wanted one device, or a call inside of jax.shard_map'):
-        jax.jit(partial(linear_scan, implementation='pallas_tpu')).trace(*split)

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.long_conv import long_conv
+from kernels.long_conv import api, long_conv, pallas_tpu
 from kernels.long_conv.shapes import SHAPES, Shape
+from tests import goldens
 from tests.kernels import close
 
+jit = partial(jax.jit, compiler_options=goldens.QUICK)
 BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
 
 
@@ -41,13 +43,22 @@ def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
     return {name: np.asarray(jnp.asarray(x, case.dtype), np.float64) for name, x in found.items()}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.Array:
+    """The outputs; 'kernels ..' are those for TPUs, called themselves, to be interpreted."""
+    if implementation and implementation.startswith('kernels'):
+        taps, before = api._joined(x['u'].shape[1], x['kernel'], x.get('backward_kernel'), case.circular)
+        gates = (x.get(name) for name in ('pre_gate', 'post_gate', 'skip'))
+        return pallas_tpu.convolve(x['u'], taps, *gates, before=before)
+    others = {name: array for name, array in x.items() if name not in ('u', 'kernel')}
+    return long_conv(x['u'], x['kernel'], **others, circular=case.circular, implementation=implementation)
+
+
+@partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The output and all gradients by name."""
     arrays = dict(arrays)
     dy = arrays.pop('dy')
-    how = {'circular': case.circular, 'implementation': implementation}
-    y, pull = jax.vjp(lambda x: long_conv(x['u'], x['kernel'], **{k: v for k, v in x.items() if k not in ('u', 'kernel')}, **how), arrays)
+    y, pull = jax.vjp(partial(op, case, implementation), arrays)
     return {'y': y} | {f'd{name}': x for name, x in pull(dy)[0].items()}
 
 

@@ -1,12 +1,14 @@
 """Every output and every gradient of the long convolution against a direct sum in float64, and published code."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.long_conv import long_conv, transforms
-from kernels.long_conv.transforms import Monarch, fft_size, monarch_sides
+from kernels.long_conv import long_conv, pallas_tpu, transforms, xla
+from kernels.long_conv.transforms import fft_size, monarch_sides
 from tests import goldens
 from tests.kernels.long_conv import cases
 from tests.kernels.long_conv.cases import Case
@@ -54,35 +56,30 @@ def test_long_sequences(shape, implementation):
 
 
 @pytest.mark.parametrize('order', [1, 2, 3, 4])
-@pytest.mark.parametrize('tokens, taps', [(1, 1), (37, 20)])
-def test_a_monarch_of_any_order_is_a_convolution(order, tokens, taps):
+@pytest.mark.parametrize('tokens, taps, before', [(1, 1, 0), (37, 20, 0), (21, 30, 11)])
+def test_a_monarch_of_any_order_is_a_convolution(order, tokens, taps, before):
     random = np.random.default_rng(0)
     x, kernel = (jnp.asarray(random.normal(size=(2, n, 3)), jnp.float32) for n in (tokens, taps))
-    transform = Monarch(monarch_sides(tokens + taps - 1, order), jnp.float32)
-
-    @jax.jit
-    def convolve(x, kernel):
-        spectrum = transform.product(transform.forward(x, False), transform.forward(kernel, False))
-        return transform.backward(spectrum, tokens + taps - 1, False)
-
-    found = convolve(x, kernel)
+    found = jax.jit(partial(xla.convolve, before=before, way='monarch', order=order))(x, kernel)
     for row in range(2):
         for channel in range(3):
             whole = np.convolve(*(np.float64(a[row, :, channel]) for a in (x, kernel)))
-            np.testing.assert_allclose(found[row, :, channel], whole, atol=1e-5)
+            np.testing.assert_allclose(found[row, :, channel], whole[before:][:tokens], atol=1e-5)
 
 
 def test_a_large_table_of_twiddles_is_put_together_from_parts(monkeypatch):
-    whole = transforms._twiddles(16, 512)
+    level = transforms.Level(16, 512, 1, 16)
+    whole = level.twiddles()
     monkeypatch.setattr(transforms, '_TABLE', 1024)
-    np.testing.assert_allclose(jax.jit(lambda: transforms._twiddles(16, 512))(), whole, atol=2e-7)
+    np.testing.assert_allclose(jax.jit(level.twiddles)(), whole, atol=2e-7)
 
 
 def test_sizes():
-    assert [fft_size(n) for n in (1, 2, 7, 8193, 131071)] == [2, 2, 8, 8640, 131072]
+    assert [fft_size(n) for n in (1, 2, 7, 4097, 131071)] == [1, 2, 8, 4320, 131072]
     assert monarch_sides(1) == (2,) and monarch_sides(128) == (128,)
     assert monarch_sides(129) == (16, 16) and monarch_sides(2**21) == (128, 128, 128)
-    assert monarch_sides(2**23, None) == (32, 64, 64, 64) and monarch_sides(100, 3) == (4, 4, 8)
+    assert monarch_sides(2**22, None) == (64, 64, 32, 32) and monarch_sides(100, 3) == (8, 4, 4)
+    assert pallas_tpu._sides(256) == (16, 16) and pallas_tpu._sides(2**22) == (32, 16, 128, 64)
 
 
 @pytest.mark.parametrize('name', ['fftconv_causal_256', 'fftconv_circular_256', 'fftconv_gated_256', 'fftconv_partial_256'])

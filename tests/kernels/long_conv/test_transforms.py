@@ -41,7 +41,7 @@ def test_the_platform_chooses():
         for platform in ('cpu', 'tpu', 'cuda')
     }
     assert 'stablehlo.fft' in text['cpu'] and 'stablehlo.fft' in text['cuda']
-    assert 'stablehlo.fft' not in text['tpu'] and 'stablehlo.dot_general' in text['tpu']
+    assert 'stablehlo.fft' not in text['tpu'] and 'tpu_custom_call' in text['tpu']
 
 
 @BOTH

@@ -94,17 +94,6 @@ def test_a_million_tokens_fit_into_one_chip():
     assert program.compile().peak <= 15.75 * 2**30
 
 
-def test_what_a_mesh_may_split_is_left_to_xla():
-    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('data'))
-    inputs = Program((8, 64, 128, 4)).inputs()
-    split = {name: x.update(sharding=place) for name, x in inputs.items() if x.ndim == 3}
-    text = jax.jit(lambda x: selective_scan(**x)).trace(inputs | split).lower(lowering_platforms=('tpu',)).as_text()
-    assert 'tpu_custom_call' not in text
-    with pytest.raises(NotImplementedError, match='wanted one device, or a call inside of jax.shard_map'):
-        jax.jit(lambda x: selective_scan(**x, implementation='pallas_tpu')).trace(inputs | split)
-
-
 @pytest.mark.parametrize('program, text', [
     (Program((1, 8, 64, 4), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
     (Program((1, 8, 64, 4), groups=2), '2 groups of 32 channels of 4 states; wanted groups of a multiple of 128'),

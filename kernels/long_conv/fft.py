@@ -1,0 +1,198 @@
+"""The long convolution by XLA's FFT, forward and backward: for CPUs (PocketFFT) and GPUs (cuFFT).
+
+One complex transform of half the period, see transforms.py. On a CPU channels come in groups that
+stay in the caches, and the first level of a long transform is done by hand, where its twiddles
+cost nothing more: the library's transforms are a third slower from 4,096 numbers on. Loops keep the
+transposition apart from the arithmetic. No code was taken from others.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.typing import DTypeLike
+
+from kernels.long_conv.transforms import Level
+
+# Measured on a CPU: complex numbers of a group, the largest fast transform, what is split off.
+_GROUP, _REST, _SIDES = 2**16, 2048, (1, 2, 3, 4, 5, 6, 8)
+
+
+class FFT(NamedTuple):
+    """Size of the transform; keep: how many of its frequencies, the lowest; grouped: see above.
+
+    Sequences are (.., rows, t) and spectra (.., rows, side, rest), permuted. `twiddles` are an
+    argument of all that uses them, for what is partitioned by hand may hold no constants.
+    """
+
+    size: int
+    keep: int | None
+    grouped: bool
+
+    @property
+    def level(self) -> Level:
+        """What is done by hand before the library's transforms of the rest."""
+        fits = (n for n in _SIDES if self.size % n == 0 and self.size // n <= _REST)
+        side = next(fits, 1) if self.grouped else 1
+        return Level(side, self.size // side, 1, side)
+
+    def forward(self, x: jax.Array, twiddles: jax.Array) -> jax.Array:
+        """The spectrum of real sequences, t at most twice the size."""
+        side, rest, *_ = level = self.level
+        matrix = level.matrix(-(-x.shape[-1] // rest))
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, len(matrix) * rest - x.shape[-1])])
+        parts = [x[..., rest * n : rest * (n + 1)] for n in range(len(matrix))]
+        lines = []
+        for f in range(side):
+            a, b = (sum(float(m) * x for m, x in zip(matrix[:, n, f], parts)) for n in range(2))
+            c, d = twiddles[:, f].reshape(2, *[1] * (x.ndim - 1), -1)
+            lines.append(lax.complex(a * c - b * d, a * d + b * c))
+        return self._lowest(jnp.fft.fft(jnp.stack(lines, axis=-2)))
+
+    def backward(self, spectrum: jax.Array, count: int, twiddles: jax.Array) -> jax.Array:
+        """The first `count` tokens."""
+        side, rest, *_ = level = self.level
+        z = jnp.fft.ifft(spectrum)
+        lines = []
+        for f in range(side):
+            a, b = z[..., f, :].real, z[..., f, :].imag
+            c, d = twiddles[:, f].reshape(2, *[1] * (a.ndim - 1), -1)
+            lines.append((a * c + b * d, b * c - a * d))
+        matrix = level.matrix(-(-count // rest)) / side
+        parts = [
+            sum(float(c) * a + float(d) * b for c, d, (a, b) in zip(*row, lines)) for row in matrix
+        ]
+        return jnp.concatenate(parts, axis=-1)[..., :count]
+
+    def twiddles(self, dtype: DTypeLike) -> jax.Array:
+        """Real and imaginary part, (2, side, rest)."""
+        side, rest, *_ = self.level
+        angle = np.pi / (2 * self.size) * np.outer(4 * np.arange(side) + 1, np.arange(rest))
+        return jnp.asarray(np.stack([np.cos(angle), -np.sin(angle)]), dtype)
+
+    def rows(self, batch: int, channels: int) -> int:
+        """How many of the channels are done at once: a divisor of them."""
+        most = max(1, _GROUP // (batch * self.size)) if self.grouped else channels
+        return max(n for n in range(1, min(most, channels) + 1) if channels % n == 0)
+
+    def _lowest(self, spectrum: jax.Array) -> jax.Array:
+        if self.keep is None:
+            return spectrum
+        slow, fast = (
+            lax.broadcasted_iota(jnp.int32, spectrum.shape, spectrum.ndim - n) for n in (2, 1)
+        )
+        place, half = slow + spectrum.shape[-2] * fast, self.keep // 2
+        return jnp.where((place < half) | (place >= self.size - half), spectrum, 0)
+
+
+def convolve(fft: FFT, x: jax.Array, taps: jax.Array) -> jax.Array:
+    """(B, T, D) with (K, D) or (B, K, D) -> (B, T, D), in the wide type."""
+    twiddles = fft.twiddles(x.dtype)
+    return _alone(partial(_convolve, fft), 'b t d, {0}, c s n -> b t d', x, taps, twiddles)
+
+
+def cotangents(
+    fft: FFT, x: jax.Array, taps: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Those of the sequence and of the taps."""
+    rule = 'b t d, {0}, b t d, c s n -> b t d, {0}'
+    return _alone(partial(_cotangents, fft), rule, x, taps, dy, fft.twiddles(x.dtype))
+
+
+def _convolve(
+    fft: FFT, axes: tuple[str, ...], x: jax.Array, taps: jax.Array, twiddles: jax.Array
+) -> jax.Array:
+    tokens = x.shape[1]
+
+    def group(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array]:
+        z = fft.forward(x, twiddles) * fft.forward(kernel, twiddles)
+        return (fft.backward(z, tokens, twiddles),)
+
+    kernels = taps if taps.ndim == 3 else taps[None]
+    return _groups(fft, group, (x, kernels), (x,))[0]
+
+
+def _cotangents(
+    fft: FFT,
+    axes: tuple[str, ...],
+    x: jax.Array,
+    taps: jax.Array,
+    dy: jax.Array,
+    twiddles: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    tokens, count = x.shape[1], taps.shape[-2]
+
+    def group(*arrays: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, kernel, dy = (fft.forward(part, twiddles) for part in arrays)
+        dx = fft.backward(dy * jnp.conj(kernel), tokens, twiddles)
+        with_x = dy * jnp.conj(x)
+        with_x = jnp.sum(with_x, axis=0, keepdims=True) if taps.ndim == 2 else with_x
+        return dx, fft.backward(with_x, count, twiddles)
+
+    kernels = taps if taps.ndim == 3 else taps[None]
+    dx, dtaps = _groups(fft, group, (x, kernels, dy), (x, kernels))
+    dtaps = dtaps if taps.ndim == 3 else dtaps[0]
+    return dx, lax.psum(dtaps, axes) if axes else dtaps
+
+
+def _groups(
+    fft: FFT, function: Callable[..., tuple], arrays: tuple[jax.Array, ...], like: tuple
+) -> tuple[jax.Array, ...]:
+    """Runs a function of (B, rows, T) on all channels of (B, T, D); `like` has its results' shapes."""
+    batch, _, channels = arrays[0].shape
+    rows = fft.rows(batch, channels)
+    turn = lambda x: jnp.swapaxes(x, 1, 2)
+    arrays = tuple(map(turn, arrays))
+    if rows == channels:
+        return tuple(map(turn, function(*arrays)))
+
+    def step(n: jax.Array, found: tuple) -> tuple:
+        here = lambda x: lax.dynamic_slice_in_dim(x, n * rows, rows, axis=1)
+        new = function(*map(here, arrays))
+        put = lambda x, part: lax.dynamic_update_slice_in_dim(x, part, n * rows, axis=1)
+        return tuple(map(put, found, new))
+
+    empty = tuple(jnp.zeros_like(turn(x)) for x in like)
+    return tuple(map(turn, lax.fori_loop(0, channels // rows, step, empty)))
+
+
+def _alone(function: Callable[..., Any], rule: str, *arrays: jax.Array) -> Any:
+    """Runs a function on each device's sequences and channels; it is told over which axes of the
+    mesh those are split that its second result is a sum of.
+
+    XLA's partitioner does not split FFTs: without this it gathers batch and channels.
+    Under vmap the calls come one after the other.
+    """
+    shared = arrays[1].ndim == 2
+    taps = 'k d' if shared else 'b k d'
+
+    def partition(mesh: Any, shapes: Any, result: Any) -> tuple:
+        given = jax.tree.map(lambda x: x.sharding, shapes)
+        spec = given[0].spec
+        axes = spec[0] if shared and len(spec) else None
+        axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        there = jax.tree.map(lambda x: x.sharding, result)
+        return mesh, partial(function, axes), there, given
+
+    piece = custom_partitioning(partial(function, ()))
+    factors = ('t', 'k', 'c', 's', 'n')
+    piece.def_partition(
+        partition=partition, sharding_rule=rule.format(taps), need_replication_factors=factors
+    )
+
+    @jax.custom_batching.custom_vmap
+    def run(*arrays: jax.Array) -> Any:
+        return piece(*arrays)
+
+    @run.def_vmap
+    def _(size: int, batched: list[bool], *arrays: jax.Array) -> tuple[Any, Any]:
+        many = lambda x, mapped: x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
+        found = lax.map(lambda x: run(*x), tuple(map(many, arrays, batched)))
+        return found, jax.tree.map(lambda _: True, found)
+
+    return run(*arrays)

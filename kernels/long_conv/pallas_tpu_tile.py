@@ -1,0 +1,238 @@
+"""The Pallas kernels of the long convolution: the last two levels of a transform, in fast memory.
+
+The grid walks, for a block of channels and a sequence, over chunks of tokens (a product with the
+first matrix, twiddles), chunks of frequencies (a product with the second matrix, with the kernel's
+spectrum, and back) and chunks of tokens again, so blocks come and go while others are worked on. A
+second kernel stops half way and writes a spectrum: that of the taps and, for their gradient, of the
+sequence. See pallas_tpu.py.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.typing import DTypeLike
+
+from kernels import pallas
+from kernels.long_conv.transforms import Level, Monarch
+
+LANES = 128
+_CHUNK = 512  # frequencies of a block of the kernel's spectrum
+
+
+class Tile(NamedTuple):
+    """The two levels that a kernel does. rows: of tokens, in and out; width: tokens of a row in a
+    block; parts: 1 for real sequences, 2 for complex ones."""
+
+    first: Level
+    second: Level
+    parts: int
+    rows: tuple[int, int]
+    width: int
+    dtype: DTypeLike
+    conjugated: bool
+
+    @property
+    def height(self) -> int:
+        """Rows of frequencies in a block."""
+        return min(self.first.side, max(1, _CHUNK // self.second.kept))
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Chunks of tokens, and of frequencies."""
+        return self.second.side // self.width, self.first.side // self.height
+
+    def constants(self, outward: bool) -> dict[str, jax.Array]:
+        """Matrices by name, and the twiddles (chunks, 2, rows, width)."""
+        first, second, parts = self.first, self.second, self.parts
+        into, out = (first.complex_matrix(n)[:parts].reshape(parts * n, -1) for n in self.rows)
+        across = second.complex_matrix(second.side).reshape(2 * second.side, -1)
+        found = {'into': into.T, 'across': across.T}
+        if outward:
+            found |= {'out': out / first.side, 'back': across / second.side}
+        found = {name: jnp.asarray(x, self.dtype) for name, x in found.items()}
+        twiddles = first.twiddles().reshape(2, first.side, -1, self.width)
+        return found | {'twiddles': jnp.moveaxis(twiddles, 2, 0)}
+
+    def dot(self, matrix: Any, x: jax.Array) -> jax.Array:
+        """A product with a constant, its sums in float32."""
+        exact = lax.Precision.HIGHEST if self.dtype == jnp.float32 else lax.Precision.DEFAULT
+        x, kind = x.astype(self.dtype), jnp.float32
+        return jnp.dot(matrix[...], x, precision=exact, preferred_element_type=kind)
+
+
+def run(
+    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool
+) -> jax.Array:
+    """Runs a kernel: (parts, B, t, D) -> the same with `count` tokens, or without a `dtype` the
+    spectrum. Under vmap the calls come one after the other."""
+    ins = {name: x for name, x in ins.items() if x is not None}
+
+    @jax.custom_batching.custom_vmap
+    def alone(ins: dict) -> jax.Array:
+        return _call(monarch, ins, count, dtype, conjugated)
+
+    @alone.def_vmap
+    def _(size: int, batched: list, ins: dict) -> tuple[jax.Array, bool]:
+        many = lambda x, mapped: x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
+        return lax.map(alone, jax.tree.map(many, ins, batched[0])), True
+
+    return alone(ins)
+
+
+def _call(
+    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool
+) -> jax.Array:
+    first, second = monarch.levels[-2:]
+    parts, batch, tokens, channels = ins['x'].shape
+    rows = tuple(-(-n // second.side) for n in (tokens, count))
+    kinds = [x.dtype for name, x in ins.items() if name in ('x', 'pre', 'post')]
+    width = 16 if jnp.bfloat16 in (*kinds, dtype) else 8
+    tile = Tile(first, second, parts, rows, width, monarch.dtype, conjugated)
+
+    def cut(name: str) -> jax.Array:
+        x = ins[name] if ins[name].ndim == 4 else ins[name][None]
+        lines = rows[1] if name == 'post' else rows[0]
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, lines * second.side - x.shape[2]), (0, 0)))
+        return x.reshape(*x.shape[:2], lines, second.side, channels)
+
+    ins = {name: cut(name) if name in ('x', 'pre', 'post') else x for name, x in ins.items()}
+    if dtype is None:
+        shape = (2, batch, first.side, second.kept, channels)
+    else:
+        shape = (parts, batch, rows[1], second.side, channels)
+    out = pallas.output(shape, dtype or jnp.float32, ins['x'])
+    outward = dtype is not None
+    specs = {name: _spec(tile, name, x.shape, 'skip' in ins) for name, x in ins.items()}
+    constants = tile.constants(outward)
+    whole = {name: pl.BlockSpec(x.shape, partial(_origin, x.ndim)) for name, x in constants.items()}
+    chunks, blocks = tile.steps
+    found = pl.pallas_call(
+        partial(_kernel, tile, outward),
+        out_shape=out,
+        grid=(channels // LANES, batch, chunks * (1 + outward) + blocks),
+        in_specs=[specs | whole],
+        out_specs=_spec(tile, 'y' if outward else 'spectrum', shape),
+        scratch_shapes=[pallas.vmem((first.side, 2 * second.side, LANES), jnp.float32)],
+        compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
+        cost_estimate=_cost(tile, outward, ins, constants, out),
+        name=f'long_conv_{"product" if outward else "spectrum"}',
+    )(jax.tree.map(pallas.in_hbm, ins) | constants)
+    return found.reshape(parts, batch, -1, channels)[:, :, :count] if outward else found
+
+
+def _origin(ndim: int, *place: Any) -> tuple[int, ...]:
+    return (0,) * ndim
+
+
+def _spec(tile: Tile, name: str, shape: tuple[int, ...], twice: bool = False) -> pl.BlockSpec:
+    """The block that a grid step sees; where it is of no use, that of the step before or after.
+
+    twice: the tokens that went in are read again as others come out.
+    """
+    chunks, blocks = tile.steps
+    if name == 'skip':
+        return pl.BlockSpec((1, 1, LANES), lambda d, b, n: (0, 0, d))
+    if name in ('kernel', 'spectrum'):
+        block = (2, 1, tile.height, tile.second.kept, LANES)
+        count = shape[1]
+        return pl.BlockSpec(
+            block, lambda d, b, n: (0, b % count, jnp.clip(n - chunks, 0, blocks - 1), 0, d)
+        )
+    inward = lambda n: jnp.minimum(n, chunks - 1)
+    outward = lambda n: jnp.maximum(n - chunks - blocks, 0)
+    both = lambda n: jnp.where(n < chunks, n, outward(n))
+    into = both if twice else inward
+    place = {'x': into, 'pre': into, 'post': outward, 'y': outward}[name]
+    block = (shape[0], 1, shape[2], tile.width, LANES)
+    return pl.BlockSpec(block, lambda d, b, n: (0, b, 0, place(n), d))
+
+
+def _kernel(tile: Tile, outward: bool, ins: dict, out: Any, memory: Any) -> None:
+    """One step of the grid; `memory` holds the rows of frequencies, real parts before imaginary."""
+    chunks, blocks = tile.steps
+    step = pl.program_id(2)
+    pl.when(step < chunks)(partial(_inward, tile, ins, memory, step))
+    place = step - chunks
+    middle = pl.when((step >= chunks) & (place < blocks))
+    if outward:
+        middle(partial(_across, tile, ins, memory, place))
+        pl.when(place >= blocks)(partial(_outward, tile, ins, out, memory, place - blocks))
+    else:
+        middle(partial(_write, tile, ins, out, memory, place))
+
+
+def _tokens(ins: dict) -> jax.Array:
+    x = ins['x'][:, 0].astype(jnp.float32)
+    return x * ins['pre'][:, 0].astype(jnp.float32) if 'pre' in ins else x
+
+
+def _halves(tile: Tile, chunk: Any) -> tuple[Any, Any]:
+    """Where the real and the imaginary parts of a chunk are in the memory."""
+    start = pl.multiple_of(chunk * tile.width, tile.width)
+    return tuple(pl.ds(n * tile.second.side + start, tile.width) for n in range(2))
+
+
+def _inward(tile: Tile, ins: dict, memory: Any, chunk: Any) -> None:
+    x = _tokens(ins)
+    y = tile.dot(ins['into'], x.reshape(-1, tile.width * LANES))
+    a, b = y.reshape(2, tile.first.side, tile.width, LANES)
+    c, d = ins['twiddles'][chunk][..., None]
+    real, imaginary = _halves(tile, chunk)
+    memory[:, real, :] = a * c - b * d
+    memory[:, imaginary, :] = a * d + b * c
+
+
+def _across(tile: Tile, ins: dict, memory: Any, block: Any) -> None:
+    kept = tile.second.kept
+
+    def row(n: Any, _: None) -> None:
+        place = block * tile.height + n
+        z = tile.dot(ins['across'], memory[place])
+        (a, b), c, d = (z[:kept], z[kept:]), ins['kernel'][0, 0, n], ins['kernel'][1, 0, n]
+        d = -d if tile.conjugated else d
+        product = jnp.concatenate([a * c - b * d, a * d + b * c])
+        memory[place] = tile.dot(ins['back'], product)
+
+    lax.fori_loop(0, tile.height, row, None)
+
+
+def _write(tile: Tile, ins: dict, out: Any, memory: Any, block: Any) -> None:
+    def row(n: Any, _: None) -> None:
+        z = tile.dot(ins['across'], memory[block * tile.height + n])
+        out[:, 0, n] = z.reshape(2, tile.second.kept, LANES)
+
+    lax.fori_loop(0, tile.height, row, None)
+
+
+def _outward(tile: Tile, ins: dict, out: Any, memory: Any, chunk: Any) -> None:
+    real, imaginary = _halves(tile, chunk)
+    a, b = memory[:, real, :], memory[:, imaginary, :]
+    c, d = ins['twiddles'][chunk][..., None]
+    z = jnp.concatenate([a * c + b * d, b * c - a * d])
+    y = tile.dot(ins['out'], z.reshape(-1, tile.width * LANES))
+    y = y.reshape(tile.parts, tile.rows[1], tile.width, LANES)
+    if 'skip' in ins:
+        y += ins['skip'][...][None] * _tokens(ins)
+    if 'post' in ins:
+        y *= ins['post'][:, 0].astype(jnp.float32)
+    out[:, 0] = y.astype(out.dtype)
+
+
+def _cost(tile: Tile, outward: bool, ins: dict, constants: dict, out: Any) -> object:
+    """Products of matrices, and the blocks that come and go."""
+    _, batch, _, _, channels = ins['x'].shape
+    first, second = tile.first, tile.second
+    sizes = [2 * first.side * tile.parts * rows * second.side for rows in tile.rows[: 1 + outward]]
+    sizes.append((1 + outward) * 4 * first.side * second.side * second.kept)
+    bytes_of = lambda x: x.size * x.dtype.itemsize
+    moved = sum(map(bytes_of, (*ins.values(), *constants.values()))) + bytes_of(out)
+    if 'kernel' in ins:
+        moved += bytes_of(ins['kernel']) * (batch // ins['kernel'].shape[1] - 1)
+    if 'skip' in ins:
+        moved += sum(bytes_of(ins[name]) for name in ('x', 'pre') if name in ins)
+    flops = 2 * sum(sizes) * batch * channels
+    return pallas.CostEstimate(flops=flops, transcendentals=0, bytes_accessed=moved)

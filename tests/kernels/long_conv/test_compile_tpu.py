@@ -1,0 +1,62 @@
+"""The TPU kernels of the long convolution, compiled for real chips: that they fit, what they move and hold."""
+
+from functools import partial
+from typing import NamedTuple
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels.long_conv import long_conv
+from tests.kernels import tpu
+
+# XLA's own form of 8 sequences of 4,096 tokens and 64 channels: real FFTs twice as long, which take minutes to compile.
+FFT_BYTES = 1.32e9
+
+
+class Program(NamedTuple):
+    """The op and structures of its inputs; with gradients if asked for."""
+
+    shape: tuple[int, int, int]  # B T D
+    dtype: object = jnp.float32
+    gates: bool = False
+    gradients: bool = False
+
+    def inputs(self):
+        token, (_, tokens, channels) = jax.ShapeDtypeStruct(self.shape, self.dtype), self.shape
+        kernel = jax.ShapeDtypeStruct((tokens, channels), self.dtype)
+        gates = [token, token, jax.ShapeDtypeStruct((channels,), self.dtype)] * self.gates
+        return [token, token, kernel, *gates]
+
+    def __call__(self, dy, u, kernel, *gates):
+        names = ('pre_gate', 'post_gate', 'skip')
+        op = lambda u, kernel, *gates: long_conv(u, kernel, **dict(zip(names, gates)))
+        y, pull = jax.vjp(op, u, kernel, *gates)
+        return (y, pull(dy)) if self.gradients else y
+
+    def compile(self, chip='v5e'):
+        return tpu.compile_for(partial(self), *self.inputs(), chip=chip)
+
+
+@pytest.mark.parametrize('chip', tpu.CHIPS)
+@pytest.mark.parametrize('program', [
+    Program((2, 8192, 128)), Program((1, 1000, 72), jnp.bfloat16, gates=True, gradients=True),
+], ids=lambda program: str(program.shape))
+def test_compiles_for_every_chip(program, chip):
+    assert 'tpu_custom_call' in program.compile(chip).program.as_text()
+
+
+def test_bytes_are_a_fraction_of_those_of_ffts():
+    start = time.process_time()
+    program = Program((8, 4096, 64)).compile()
+    assert time.process_time() - start < 30
+    assert program.bytes <= 0.15 * FFT_BYTES and program.temp <= 16 * 2**20
+
+
+@pytest.mark.parametrize('program, text', [
+    (Program((1, 8, 64), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
+], ids=lambda x: str(x)[:20])
+def test_what_cannot_be_served_is_said(program, text):
+    with pytest.raises(NotImplementedError, match=text):
+        jax.eval_shape(partial(long_conv, implementation='pallas_tpu'), *program.inputs()[1:])

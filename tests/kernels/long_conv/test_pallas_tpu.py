@@ -1,0 +1,59 @@
+"""The TPU kernels of the long convolution, interpreted: unwritten memory is NaN, races and reads out of bounds fail."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels.long_conv import pallas_tpu
+from tests.kernels import close, tpu
+from tests.kernels.long_conv import cases
+from tests.kernels.long_conv.cases import Case
+
+
+def _check(case, name='kernels'):
+    arrays = cases.inputs(case)
+    with tpu.interpreted():
+        found = jax.block_until_ready(cases.run(case, name, cases.device(case, arrays)))
+    target = cases.wanted(case, arrays)
+    close.assert_close(found, target, dict.fromkeys(target, cases.BARS[case.dtype]))
+
+
+@pytest.mark.parametrize('case', [
+    Case('odd', gates=True, skip=True, backward=True),
+    Case('two_tokens', apart=True, circular=True),
+    Case('prime', gates=True, skip=True, dtype='bfloat16'),
+], ids=str)
+def test_outputs_and_gradients(case):
+    _check(case)
+
+
+@pytest.mark.parametrize('case', [
+    Case('long', gates=True, skip=True), Case('long', apart=True, backward=True),
+], ids=str)
+def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
+    """As those of a sequence that the vector memory does not hold."""
+    monkeypatch.setattr(pallas_tpu, '_LARGEST', 256)
+    _check(case, 'kernels, and levels outside')
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('case', [
+    Case('one_token', backward=True), Case('partial', circular=True, skip=True), Case('longer', backward=True),
+    Case('prime', apart=True, backward=True), Case('long', dtype='bfloat16'), Case('behind_power'), Case('path_x'),
+], ids=str)
+def test_more_outputs_and_gradients(case):
+    _check(case)
+
+
+@pytest.mark.heavy
+def test_vmap():
+    """Over the tokens alone: what is not mapped is given to all."""
+    case = Case('odd')
+    arrays = cases.device(case, cases.inputs(case))
+    run = lambda u: pallas_tpu.convolve(u, arrays['kernel'], before=0)
+    u = arrays['u']
+    with tpu.interpreted():
+        found = jax.block_until_ready(jax.jit(jax.vmap(run))(jnp.stack([u, -2 * u])))
+        wanted = jax.block_until_ready(jax.jit(run)(u))
+    found, wanted = {'one': found[0], 'two': found[1]}, {'one': wanted, 'two': -2 * wanted}
+    close.assert_close(found, wanted, dict.fromkeys(wanted, 1e-6))
