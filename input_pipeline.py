@@ -10,11 +10,13 @@ Batches are dicts of global arrays whose leading axis is laid out by the shardin
 gives:
     image uint8 (B, H, W, C), label int32 (B,), epoch int32 (B,), index int32 (B,); evaluation adds
     mask bool (B,).
+Of `Words`, words int32 (B, T) and label int32 (B, T) in place of the first two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import abc
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import math
@@ -26,6 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from data import keyed
+from data.arrays import Made
 from data.images import Resize
 from data.prepare import open_dataset
 from data.records import Crop, HostBatch, Split
@@ -35,8 +38,144 @@ Batch = dict[str, jax.Array]
 _ENDLESS = 2**40  # steps
 
 
+class DataSet(abc.ABC):
+    """A training and an evaluation split as batches; what they are is the final class's affair.
+
+    Attributes:
+        prefetch: batches prepared ahead and put on the devices by a background thread; 0 does all
+            in the caller's.
+    """
+
+    prefetch: int
+
+    @property
+    @abc.abstractmethod
+    def _train(self) -> Split | Made:
+        """The training split."""
+
+    @property
+    @abc.abstractmethod
+    def _eval(self) -> Split | Made:
+        """The evaluation split."""
+
+    @property
+    def num_train(self) -> int:
+        """Examples in the training split."""
+        return self._train.size
+
+    @property
+    def num_eval(self) -> int:
+        """Examples in the evaluation split."""
+        return self._eval.size
+
+    def train(
+        self, sharding: jax.sharding.Sharding, batch_size: int, seed: int, start_step: int = 0
+    ) -> Iterator[Batch]:
+        """Global batches without end, from `start_step` on.
+
+        The training rows are one stream: epoch 0 shuffled, then epoch 1, and so on, cut into
+        batches. Every example appears exactly once per epoch, none is dropped, and a batch may
+        straddle two epochs: each row carries its own.
+
+        Args:
+            sharding: layout of the leading axis, such as NamedSharding(mesh, P(('data', 'fsdp'))).
+            batch_size: rows of the global batch.
+            seed: 0 <= seed < 2**32; with the step it decides the rows.
+            start_step: the first batch's number; seeking costs nothing.
+
+        Returns:
+            An iterator with `close()`, which stops the reading threads.
+
+        Raises:
+            ValueError: the batch does not divide over the mesh, or the seed is out of range; later,
+                from `next`, an image that cannot be read.
+        """
+        if not 0 <= seed < 2**32:
+            raise ValueError(f'seed={seed} is out of range; use 0 <= seed < 2**32.')
+        own = local_rows(sharding, batch_size)
+        hosts = self.host_train(own, batch_size, seed, start_step)
+        return _placed(hosts, sharding, batch_size, own, self.prefetch)
+
+    def evaluate(self, sharding: jax.sharding.Sharding, batch_size: int) -> Iterator[Batch]:
+        """The whole evaluation split once, in order.
+
+        The last batch is filled up with copies of the last example, where `mask` is False.
+        """
+        own = local_rows(sharding, batch_size)
+        hosts = self.host_evaluate(own, batch_size)
+        return _placed(hosts, sharding, batch_size, own, self.prefetch)
+
+    def host_train(
+        self, own: np.ndarray, batch_size: int, seed: int, start_step: int
+    ) -> grain.IterDataset:
+        """Rows `own` of the global batches of `train`, as host arrays."""
+
+        def rows(step: int) -> HostBatch:
+            start = step * batch_size
+            epoch, index = keyed.rows(seed, start, start + batch_size, self.num_train)
+            return {'epoch': epoch[own], 'index': index[own]}
+
+        return self._train.batches(rows, range(start_step, _ENDLESS), seed)
+
+    def host_evaluate(self, own: np.ndarray, batch_size: int) -> grain.IterDataset:
+        """Rows `own` of the global batches of `evaluate`, as host arrays."""
+        last = self.num_eval - 1
+
+        def rows(step: int) -> HostBatch:
+            row = step * batch_size + own
+            return {'epoch': np.zeros_like(row), 'index': np.minimum(row, last), 'mask': row <= last}
+
+        return self._eval.batches(rows, range(math.ceil(self.num_eval / batch_size)), 0)
+
+
 @dataclasses.dataclass(frozen=True)
-class Images:
+class Words(DataSet):
+    """Sequences of words that a function makes, with the word to be said at each place.
+
+    Attributes:
+        train_split, eval_split: return `words` and `label`, int32 (N, T), such as data/mqar.py.
+        vocabulary: number of words.
+        prefetch: batches prepared ahead; see `Images`.
+    """
+
+    train_split: Callable[[], HostBatch]
+    eval_split: Callable[[], HostBatch]
+    vocabulary: int
+    prefetch: int = 2
+
+    @functools.cached_property
+    def _train(self) -> Made:
+        return Made(self.train_split)
+
+    @functools.cached_property
+    def _eval(self) -> Made:
+        return Made(self.eval_split)
+
+    @property
+    def num_classes(self) -> int:
+        """Words that may be said."""
+        return self.vocabulary
+
+    def check(self) -> None:
+        """Makes both splits, or says in one raised sentence what prevents it."""
+        for split in (self._train, self._eval):
+            most = max(array.max() for array in split.memory.values())
+            if most >= self.vocabulary:
+                raise ValueError(
+                    f'The data has the word {most} and vocabulary is {self.vocabulary}: raise it.'
+                )
+
+    def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of a global batch, to compile before the first one is read."""
+        length = self._train.memory['words'].shape[1]
+        rows = {'words': (batch_size, length), 'label': (batch_size, length)}
+        rows |= {'epoch': (batch_size,), 'index': (batch_size,)}
+        spec = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in rows.items()}
+        return spec if train else spec | {'mask': jax.ShapeDtypeStruct((batch_size,), np.bool_)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(DataSet):
     """Labelled images of a TFDS data set.
 
     Attributes:
@@ -110,16 +249,6 @@ class Images:
         return self._split(self.eval_split, self.eval_crop)
 
     @property
-    def num_train(self) -> int:
-        """Examples in the training split."""
-        return self._train.size
-
-    @property
-    def num_eval(self) -> int:
-        """Examples in the evaluation split."""
-        return self._eval.size
-
-    @property
     def num_classes(self) -> int:
         """Classes of the label."""
         return self._builder.info.features['label'].num_classes
@@ -149,65 +278,6 @@ class Images:
         )
         spec = {name: jax.ShapeDtypeStruct((batch_size,), dtype) for name, dtype in vectors.items()}
         return {'image': jax.ShapeDtypeStruct((batch_size, *self.image_shape), np.uint8)} | spec
-
-    def train(
-        self, sharding: jax.sharding.Sharding, batch_size: int, seed: int, start_step: int = 0
-    ) -> Iterator[Batch]:
-        """Global batches without end, from `start_step` on.
-
-        The training rows are one stream: epoch 0 shuffled, then epoch 1, and so on, cut into
-        batches. Every example appears exactly once per epoch, none is dropped, and a batch may
-        straddle two epochs: each row carries its own.
-
-        Args:
-            sharding: layout of the leading axis, such as NamedSharding(mesh, P(('data', 'fsdp'))).
-            batch_size: rows of the global batch.
-            seed: 0 <= seed < 2**32; with the step it decides the rows.
-            start_step: the first batch's number; seeking costs nothing.
-
-        Returns:
-            An iterator with `close()`, which stops the reading threads.
-
-        Raises:
-            ValueError: the batch does not divide over the mesh, or the seed is out of range; later,
-                from `next`, an image that cannot be read.
-        """
-        if not 0 <= seed < 2**32:
-            raise ValueError(f'seed={seed} is out of range; use 0 <= seed < 2**32.')
-        own = local_rows(sharding, batch_size)
-        hosts = self.host_train(own, batch_size, seed, start_step)
-        return _placed(hosts, sharding, batch_size, own, self.prefetch)
-
-    def evaluate(self, sharding: jax.sharding.Sharding, batch_size: int) -> Iterator[Batch]:
-        """The whole evaluation split once, in order.
-
-        The last batch is filled up with copies of the last example, where `mask` is False.
-        """
-        own = local_rows(sharding, batch_size)
-        hosts = self.host_evaluate(own, batch_size)
-        return _placed(hosts, sharding, batch_size, own, self.prefetch)
-
-    def host_train(
-        self, own: np.ndarray, batch_size: int, seed: int, start_step: int
-    ) -> grain.IterDataset:
-        """Rows `own` of the global batches of `train`, as host arrays."""
-
-        def rows(step: int) -> HostBatch:
-            start = step * batch_size
-            epoch, index = keyed.rows(seed, start, start + batch_size, self.num_train)
-            return {'epoch': epoch[own], 'index': index[own]}
-
-        return self._train.batches(rows, range(start_step, _ENDLESS), seed)
-
-    def host_evaluate(self, own: np.ndarray, batch_size: int) -> grain.IterDataset:
-        """Rows `own` of the global batches of `evaluate`, as host arrays."""
-        last = self.num_eval - 1
-
-        def rows(step: int) -> HostBatch:
-            row = step * batch_size + own
-            return {'epoch': np.zeros_like(row), 'index': np.minimum(row, last), 'mask': row <= last}
-
-        return self._eval.batches(rows, range(math.ceil(self.num_eval / batch_size)), 0)
 
 
 def local_rows(

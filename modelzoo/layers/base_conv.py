@@ -52,6 +52,11 @@ class BaseConv(Mixer):
                              'a kernel for: set places.')
         return self._mix(x, None if self.taps is None else self.init_state(*x.shape[::2]))[0]
 
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read; None for any number."""
+        return self.places if self.taps is None else None
+
     def init_state(self, batch: int, width: int) -> Any:
         """Returns the state before the first element: the last inputs."""
         if self.taps is None:

@@ -16,6 +16,7 @@ from modelzoo.layers import init
 from modelzoo.layers.attention import attend, merge_heads, split_heads
 from modelzoo.layers.dense import Dense
 from modelzoo.layers.mixer import Mixer
+from modelzoo.layers.value_residual import Told
 
 
 class State(NamedTuple):
@@ -47,7 +48,12 @@ class CausalAttention(Mixer):
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
         """Mixes a sequence of any length."""
         del train
-        return self._mix(x, None)[0]
+        return self.with_values(x, None)[0]
+
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read."""
+        return self.places
 
     def init_state(self, batch: int, width: int) -> State:
         """Returns the state before the first element."""
@@ -56,13 +62,18 @@ class CausalAttention(Mixer):
 
     def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
         """Returns the outputs of the next elements, and the state after them, which must have room for them."""
-        return self._mix(x, state)
+        return self.with_values(x, None, state)[:2]
 
     @nn.compact
-    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+        """Mixes by values that another block has a say in; returns the state and the values too."""
         width, length = x.shape[-1], x.shape[1]
-        qkv = Dense(3 * width, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
-        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
+        own = told is None or told.own
+        qkv = Dense((3 if own else 2) * width, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
+        values = rest[0] if told is None else told.values(*rest)
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, values))
         first = 0
         if state is not None:
             first = state.count
@@ -72,7 +83,7 @@ class CausalAttention(Mixer):
         seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(length)[:, None]
         hidden = jnp.where(seen, 0.0, -jnp.inf)
         y = attend(q, k, v, bias=jnp.broadcast_to(hidden[None, None], (1, self.heads, *hidden.shape)))
-        return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(merge_heads(y)), state
+        return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(merge_heads(y)), state, values
 
 
 # The published names of zoology's attention and ours; see weights.py.

@@ -79,6 +79,11 @@ class Hyena(Mixer):
         short = jnp.zeros((len(x), self.taps - 1, (self.order + 1) * x.shape[-1]), self.dtype)
         return self._mix(x, State(short, (None,) * (self.order - 1)))[0]
 
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read."""
+        return self.places
+
     def init_state(self, batch: int, width: int) -> State:
         """Returns the state before the first element."""
         short = jnp.zeros((batch, self.taps - 1, (self.order + 1) * width), self.dtype)

@@ -35,7 +35,7 @@ _OPERATOR = functools.partial(layer.Hyena, kernel_init=_INIT, out_init=_INIT)
 VARIANTS = {
     'hyena_153m': Hyena(864, 18, functools.partial(_OPERATOR, places=2048, features=33, frequency=14.0), _MLP,
                         vocabulary=50264, tied=True),
-    'hyena_test': Hyena(8, 2, functools.partial(_OPERATOR, places=64, order=3, hidden=4), _MLP, vocabulary=32,
+    'hyena_test': Hyena(8, 1, functools.partial(_OPERATOR, places=64, order=3, hidden=4), _MLP, vocabulary=32,
                         tied=True),
 }
 PUBLISHED = {'hyena_153m': ft.Published('https://arxiv.org/abs/2302.10866', (1, 2048), params=153)}

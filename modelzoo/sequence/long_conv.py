@@ -106,7 +106,7 @@ class LongConvNetwork(Trunk):
 _CLASSIFIER = functools.partial(LongConvNetwork, last_norm=None, pre_norm=False)
 VARIANTS = {
     'long_conv_example': _CLASSIFIER(128, 4, functools.partial(LongConv, bidirectional=True)),
-    'long_conv_test': _CLASSIFIER(8, 2, functools.partial(LongConv, places=6, smooth=3)),
+    'long_conv_test': _CLASSIFIER(8, 1, functools.partial(LongConv, places=6, smooth=3)),
 }
 PUBLISHED: dict[str, ft.Published] = {}
 

@@ -88,7 +88,7 @@ class S4DNetwork(Trunk):
 _CLASSIFIER = functools.partial(S4DNetwork, last_norm=None, pre_norm=False)
 VARIANTS = {
     's4d_example': _CLASSIFIER(128, 4, S4D),
-    's4d_test': _CLASSIFIER(8, 2, functools.partial(S4D, states=4)),
+    's4d_test': _CLASSIFIER(8, 1, functools.partial(S4D, states=4)),
 }
 PUBLISHED: dict[str, ft.Published] = {}
 

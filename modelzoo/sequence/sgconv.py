@@ -127,7 +127,7 @@ class SGConvNetwork(Trunk):
 _CLASSIFIER = functools.partial(SGConvNetwork, last_norm=None, pre_norm=False)
 VARIANTS = {
     'sgconv_example': _CLASSIFIER(128, 4, functools.partial(SGConv, bidirectional=True)),
-    'sgconv_test': _CLASSIFIER(8, 2, functools.partial(SGConv, places=8, band=2, decays=(1.5, 2.0))),
+    'sgconv_test': _CLASSIFIER(8, 1, functools.partial(SGConv, places=8, band=2, decays=(1.5, 2.0))),
 }
 PUBLISHED: dict[str, ft.Published] = {}
 

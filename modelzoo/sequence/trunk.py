@@ -24,7 +24,7 @@ from modelzoo.layers.drop import path_masks
 from modelzoo.layers.embedding import Elements, Words
 from modelzoo.layers.mixer import Block
 from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.residual import Add
+from modelzoo.layers.residual import Add, along
 
 POOLS = ('mean', 'last')
 
@@ -92,9 +92,10 @@ class Trunk(ft.SequenceBackbone):
             self.stem = Elements(self.width, self.dtype)
         else:
             self.stem = Words(self.vocabulary, self.width, self.places, self.dtype)
-        parts = zip(trunk.names(self.depth), self._in_turn(self.mixer), self._in_turn(self.mlp))
-        self.blocks = [Block(typed(self.norm), typed(mixer), typed(mlp), self.residual, self.pre_norm, name=name)
-                       for name, mixer, mlp in parts]
+        parts = zip(trunk.names(self.depth), self._in_turn(self.mixer), self._in_turn(self.mlp),
+                    along(self.residual, self.depth))
+        self.blocks = [Block(typed(self.norm), typed(mixer), typed(mlp), residual, self.pre_norm, name=name)
+                       for name, mixer, mlp, residual in parts]
         self.join = self.residual()
         self.norm_after = None if self.last_norm is None else self.last_norm(dtype=self.dtype, name='norm')
 
@@ -102,6 +103,12 @@ class Trunk(ft.SequenceBackbone):
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The embedding, each block, the last norm."""
         return (('stem',), *((name,) for name in trunk.names(self.depth)), ('norm',))
+
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read, by positions and mixers; None for any number. For an unbound network."""
+        rooms = [self.places, *(getattr(mixer(), 'longest', None) for mixer in self._in_turn(self.mixer))]
+        return min((room for room in rooms if room), default=None)
 
     def __call__(self, x: ft.Sequences, *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``tokens``, ``pooled`` and, where it is tied, ``table``.

@@ -115,9 +115,9 @@ def _parts(name: str, depth: int, places: int, options: dict[str, Any]) -> tuple
 
 VARIANTS = {
     **{f'zoology_{name}': zoology(name) for name in KINDS},
-    **{f'zoology_{name}_test': zoology(name, width=8, vocabulary=32, mlp=True, options=options) for name, options in (
-        ('attention', {'heads': 2}), ('based', {'features': 2, 'heads': 2}), ('baseconv', {}), ('hyena', {'hidden': 4}),
-        ('h3', {'states': 4}), ('rwkv4', {}))},
+    **{f'zoology_{name}_test': zoology(name, width=8, depth=depth, vocabulary=32, mlp=True, options=options)
+       for name, depth, options in (('attention', 1, {'heads': 2}), ('based', 1, {'features': 2, 'heads': 2}),
+                                    ('baseconv', 2, {}), ('h3', 1, {'states': 4}), ('rwkv4', 1, {}))},
 }
 PUBLISHED: dict[str, ft.Published] = {}
 

@@ -36,11 +36,11 @@ def _filled(tree: dict, names: dict[str, str]) -> dict:
 def shapes(name: str) -> tuple[dict, dict]:
     """Returns the shapes of a published network's features for two images of 64x96, and of its parameters.
 
-    Sequences are 64 words or numbers, and of their networks' blocks, which are alike, there are two.
+    Sequences are 64 words or numbers, and of their networks' blocks, which are alike, at most two are counted.
     """
     model, size = modelzoo.create_model(name), (64, 96)
     if isinstance(model.backbone, SequenceBackbone):
-        model, size = model.clone(backbone=model.backbone.clone(depth=2)), (1, 64)
+        model, size = model.clone(backbone=model.backbone.clone(depth=min(model.backbone.depth, 2))), (1, 64)
     x = table.example(model.backbone, size, batch=2)
     features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
     return features, variables['params']

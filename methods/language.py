@@ -1,0 +1,76 @@
+"""Language modelling: at each place the word to be said, by the words up to it.
+
+The label of a place is the word wanted there, so a text is its own label one word on; places with a label below 0 ask
+for nothing (torch's -100). An example's loss is the mean over its places that ask, and a batch's the mean over examples,
+so a batch may be split; the reference of Zoology (https://github.com/HazyResearch/zoology, Apache-2.0) takes the mean
+over all places of a batch, which is the same where all examples ask equally often.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from methods.task import Batch, Metrics, Task, Variables
+from modelzoo.features import SequenceBackbone, require
+from modelzoo.heads import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel(Task):
+    """Trains ``head(backbone(words))`` on ``label``.
+
+    Attributes:
+        backbone: words -> features; a `SequenceBackbone` with a vocabulary.
+        head: features -> logits at each place, `modelzoo.heads.Words`.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __post_init__(self) -> None:
+        require(self.backbone, SequenceBackbone, 'LanguageModel')
+        if not self.backbone.vocabulary:
+            raise ValueError('LanguageModel needs a backbone that reads words: set its vocabulary.')
+
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        variables = dict(self._model.init(rng, batch['words'], train=False))
+        return Variables(variables.pop('params'), variables, {})
+
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        del step
+        variables = {'params': v.params, **v.state, 'example': {'row': batch['row']}}
+        features, state = self._model.apply(variables, batch['words'], train=True, rngs={'drop_path': rng},
+                                            mutable=list(v.state))
+        loss = _scores(features['logits'], batch['label'])['loss'].mean()
+        return loss, (dict(state), {'loss': loss})
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        return self._model.apply({'params': v.params, **v.state}, batch['words'], train=False)
+
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        return _scores(self.predict(v, batch)['logits'], batch['label'])
+
+    def depth_of(self, path: str) -> tuple[int, int]:
+        return self.backbone.layer_of(path), self.backbone.num_layers
+
+    @property
+    def _model(self) -> Classifier:
+        return Classifier(self.backbone, self.head)
+
+
+def _scores(logits: Float[Array, 'b t k'], label: Int[Array, 'b t']) -> dict[str, Float[Array, ' b']]:
+    """Returns the loss of each example and the share of its questions whose answer has the largest logit."""
+    asked = (label >= 0).astype(jnp.float32)
+    count = jnp.maximum(asked.sum(axis=1), 1)
+    label = jnp.maximum(label, 0)
+    logits = logits.astype(jnp.float32)
+    right = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+    losses = jax.nn.logsumexp(logits, axis=-1) - right
+    said = (jnp.argmax(logits, axis=-1) == label).astype(jnp.float32)
+    mean = lambda values: jnp.sum(values * asked, axis=1) / count
+    return {'loss': mean(losses), 'accuracy': mean(said)}

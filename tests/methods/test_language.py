@@ -1,0 +1,45 @@
+"""Language modelling: the loss against sums by hand, places that ask nothing, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from methods import language
+from methods.language import LanguageModel
+from modelzoo import heads
+from modelzoo.sequence import s4d, zoology
+from tests.modelzoo.tiny import jit
+
+
+def test_scores_are_means_over_the_places_that_ask():
+    logits = jnp.log(jnp.asarray([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]]]))
+    scores = language._scores(logits, jnp.asarray([[0, -100, 1]]))
+    np.testing.assert_allclose(scores['loss'], [-(np.log(0.5) + np.log(0.2)) / 2], rtol=1e-6)
+    np.testing.assert_allclose(scores['accuracy'], [0.5])
+    nothing = language._scores(logits, jnp.asarray([[-100, -100, -100]]))
+    assert nothing['loss'] == 0 and nothing['accuracy'] == 0
+
+
+def test_a_task_trains_a_network_whose_head_has_no_parameters():
+    task = LanguageModel(zoology.zoology('based', width=8, vocabulary=16, depth=1), heads.Words(16))
+    batch = {'words': jnp.zeros((2, 4), jnp.int32), 'label': jnp.asarray([[1, -100, 2, 3], [4, 5, -100, -100]])}
+
+    def run(key):
+        v = task.init(key, batch)
+        loss = lambda params: task.loss(v._replace(params=params), batch | {'row': jnp.arange(2)}, key, jnp.zeros((), int))
+        (value, (state, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(v.params)
+        return value, metrics, gradients, task.score(v, batch)
+
+    value, metrics, gradients, scores = jit(run)(jax.random.key(0))
+    np.testing.assert_allclose(value, scores['loss'].mean(), rtol=1e-6)
+    np.testing.assert_allclose(value, np.log(16), rtol=0.01)
+    assert list(gradients) == ['backbone'] and scores['accuracy'].shape == (2,) and metrics['loss'] == value
+    assert task.depth_of('backbone/block00/mixer/q/kernel') == (1, 3)
+
+
+def test_a_backbone_that_cannot_read_words_is_refused():
+    with pytest.raises(ValueError, match='needs a backbone that reads words: set its vocabulary'):
+        LanguageModel(s4d.s4d('s4d_test'), heads.Words(4))
+    with pytest.raises(TypeError, match='LanguageModel needs a SequenceBackbone'):
+        LanguageModel(heads.Linear(3), heads.Words(4))
