@@ -31,7 +31,9 @@ class Made:
         arrays = self._make()
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1:
-            raise ValueError(f'the arrays have lengths {sizes}; wanted one length, the number of examples.')
+            raise ValueError(
+                f'the arrays have lengths {sizes}; wanted one length, the number of examples.'
+            )
         return arrays
 
     @property
@@ -39,14 +41,17 @@ class Made:
         """Examples."""
         return len(next(iter(self.memory.values())))
 
-    def batches(self, rows: Callable[[int], HostBatch], steps: range, seed: int) -> grain.IterDataset:
-        """Batches of the rows planned for each step; see data/records.py, whose `Split.batches` this is like."""
+    def batches(
+        self, rows: Callable[[int], HostBatch], steps: range, seed: int
+    ) -> grain.IterDataset:
+        """Batches of the rows planned for each step, as `Split.batches` of data/records.py."""
         del seed
 
         def gather(step: int) -> HostBatch:
             batch = rows(step)
             found = {name: array[batch['index']] for name, array in self.memory.items()}
-            return found | {name: x if x.dtype == bool else x.astype(np.int32) for name, x in batch.items()}
+            kinds = {name: bool if x.dtype == bool else np.int32 for name, x in batch.items()}
+            return found | {name: x.astype(kinds[name]) for name, x in batch.items()}
 
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         return grain.MapDataset.source(steps).map(gather).to_iter_dataset(options)

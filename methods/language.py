@@ -1,9 +1,9 @@
 """Language modelling: at each place the word to be said, by the words up to it.
 
 The label of a place is the word wanted there, so a text is its own label one word on; places with a label below 0 ask
-for nothing (torch's -100). An example's loss is the mean over its places that ask, and a batch's the mean over examples,
-so a batch may be split; the reference of Zoology (https://github.com/HazyResearch/zoology, Apache-2.0) takes the mean
-over all places of a batch, which is the same where all examples ask equally often.
+for nothing (torch's -100). An example's loss is the mean over its places that ask, and a batch's the mean over
+examples, so a batch may be split; the reference of Zoology (https://github.com/HazyResearch/zoology, Apache-2.0) takes
+the mean over all places of a batch, which is the same where all examples ask equally often.
 """
 
 import dataclasses

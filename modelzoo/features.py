@@ -11,7 +11,7 @@ with `require` and refuses other backbones when it is built. XLA drops the featu
 | ``tokens``           | (B, N, D)      | a token network's last tokens, normalized                            |
 | ``map``              | (B, h, w, D)   | the same, or a pyramid's last stage, as an image, normalized         |
 | ``pooled``           | (B, D)         | the vector that a classifier reads; float32 whatever the compute type |
-| ``table``            | (V, D)         | the vectors of the words, of a language model that reads and says words by one table |
+| ``table``            | (V, D)         | the vectors of the words, where a language model says them by these too |
 """
 
 import abc

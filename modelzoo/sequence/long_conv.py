@@ -136,7 +136,8 @@ NAMES = {
     'LongConvNetwork': (
         *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
         *(('layers.{i}.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in MIXER_NAMES),
-        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in (('weight', 'scale'), ('bias', 'bias'))),
+        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b)
+          for a, b in (('weight', 'scale'), ('bias', 'bias'))),
         *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
     ),
 }

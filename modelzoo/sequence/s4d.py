@@ -119,7 +119,8 @@ NAMES = {
         *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
         *(('s4_layers.{i}.' + there, 'backbone/block{i:02d}/mixer/' + here, *axes)
           for there, here, *axes in MIXER_NAMES),
-        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in (('weight', 'scale'), ('bias', 'bias'))),
+        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b)
+          for a, b in (('weight', 'scale'), ('bias', 'bias'))),
         *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
     ),
 }

@@ -24,7 +24,7 @@ from modelzoo.layers.drop import path_masks
 from modelzoo.layers.embedding import Elements, Words
 from modelzoo.layers.mixer import Block
 from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.residual import Add, along
+from modelzoo.layers.residual import Add, Stream, along
 
 POOLS = ('mean', 'last')
 
@@ -155,7 +155,7 @@ class Trunk(ft.SequenceBackbone):
         some = parts if isinstance(parts, Sequence) else [parts]
         return [some[index % len(some)] for index in range(self.depth)]
 
-    def _closed(self, s: Array) -> Float[Array, 'b t d']:
+    def _closed(self, s: Stream) -> Float[Array, 'b t d']:
         x = self.join.close(s)
         return x if self.norm_after is None else self.norm_after(x)
 

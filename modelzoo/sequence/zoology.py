@@ -5,7 +5,8 @@ https://arxiv.org/abs/2312.04927. Reference: https://github.com/HazyResearch/zoo
 zoology/model.py and zoology/mixers; read for facts, no code was taken. The mixers have their papers in layers/.
 
 In the runs of the paper there is no feed-forward layer, but its norm stays: a block's second branch is a norm alone
-(`mlp=False`). Attention alone has positions. Where we differ: there is no dropout (0.1 on embeddings and attention's
+(`mlp=False`). Attention alone has positions; in the reference's later runs it takes turns with short convolutions
+instead (`attention_conv`), as Based's always does there. Where we differ: there is no dropout (0.1 on embeddings and attention's
 weights in the reference).
 """
 
@@ -33,8 +34,16 @@ class Attention(Trunk):
     """`Trunk` with attention and positions."""
 
 
+class AttentionConv(Trunk):
+    """`Trunk` with short convolutions and attention in turn, without positions."""
+
+
 class Based(Trunk):
-    """`Trunk` with Based's linear attention, alone or in turn with short convolutions."""
+    """`Trunk` with Based's linear attention."""
+
+
+class BasedConv(Trunk):
+    """`Trunk` with short convolutions and Based's linear attention in turn."""
 
 
 class BaseConv(Trunk):
@@ -57,8 +66,8 @@ class RWKV4(Trunk):
     """`Trunk` with RWKV-4's mixers."""
 
 
-KINDS = {'attention': Attention, 'based': Based, 'based_conv': Based, 'baseconv': BaseConv, 'hyena': Hyena, 'h3': H3,
-         'mamba': Mamba, 'rwkv4': RWKV4}
+KINDS = {'attention': Attention, 'attention_conv': AttentionConv, 'based': Based, 'based_conv': BasedConv,
+         'baseconv': BaseConv, 'hyena': Hyena, 'h3': H3, 'mamba': Mamba, 'rwkv4': RWKV4}
 
 
 def zoology(mixer: str = 'attention', *, width: int = 128, depth: int = 2, vocabulary: int = 8192, places: int = 64,
@@ -94,8 +103,10 @@ def _parts(name: str, depth: int, places: int, options: dict[str, Any]) -> tuple
     both = {'kernel_init': _NORMAL, **out}
     long = functools.partial(base_conv.BaseConv, taps=None, places=places)
     mlp = functools.partial(Mlp, kernel_init=_NORMAL)
+    attention = functools.partial(causal_attention.CausalAttention, places=places, **both)
     mixers = {
-        'attention': functools.partial(causal_attention.CausalAttention, places=places, **both),
+        'attention': attention,
+        'attention_conv': (base_conv.BaseConv, attention),
         'based': based.Based,
         'based_conv': (base_conv.BaseConv, based.Based),
         'baseconv': (base_conv.BaseConv, long),
@@ -145,7 +156,9 @@ def _names(mixer: weights.Names, second: weights.Names, place: str = 'sequence_m
 _MLP = tuple((f'fc{n}.{a}', f'{here}/{b}') for n, here in ((1, 'up'), (2, 'down')) for a, b in _PAIR)
 NAMES = {
     'Attention': _names(causal_attention.NAMES, _MLP),
-    'Based': _names((*based.NAMES, *base_conv.NAMES), _MLP),
+    'AttentionConv': _names((*causal_attention.NAMES, *base_conv.NAMES), _MLP, 'sequence_mixer.mixer'),
+    'Based': _names(based.NAMES, _MLP),
+    'BasedConv': _names((*based.NAMES, *base_conv.NAMES), _MLP, 'sequence_mixer.mixer'),
     'BaseConv': _names(base_conv.NAMES, _MLP),
     'Hyena': _names(hyena.NAMES, _MLP),
     'H3': _names(h3.NAMES, _MLP),

@@ -42,8 +42,9 @@ OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3
 # how far. Rounding in another order may then land this many times as far.
 NOISE_FACTOR = 5
 # Compiling takes longer than running; the numbers do not depend on how hard the compiler tries.
-QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True,
-         'xla_cpu_use_fusion_emitters': False}
+QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+if jax.__version_info__ < (0, 11):
+    QUICK['xla_cpu_use_fusion_emitters'] = False  # half the time again; later compilers have no such option
 # What layers work out from their parameters when they first run, as the references do.
 CONSTANTS = 'constants'
 

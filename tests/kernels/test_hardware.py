@@ -56,6 +56,7 @@ def lowered(name: str, platform: str, implementation: str | None) -> str:
     return step.trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
 
 
+@pytest.mark.usefixtures('absent_gpu')
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('name', OPS)
 def test_without_a_name_every_device_is_served(name, device):
@@ -65,6 +66,7 @@ def test_without_a_name_every_device_is_served(name, device):
     assert KERNELS['cuda'] not in text, 'no kernel was measured on a GPU yet'
 
 
+@pytest.mark.usefixtures('absent_gpu')
 @pytest.mark.parametrize('platform', sorted(set(DEVICES.values())))
 @pytest.mark.parametrize('name', OPS)
 def test_a_name_is_served_or_refused_in_words(name, platform):

@@ -27,7 +27,8 @@ def test_a_task_trains_a_network_whose_head_has_no_parameters():
 
     def run(key):
         v = task.init(key, batch)
-        loss = lambda params: task.loss(v._replace(params=params), batch | {'row': jnp.arange(2)}, key, jnp.zeros((), int))
+        rows, step = batch | {'row': jnp.arange(2)}, jnp.zeros((), int)
+        loss = lambda params: task.loss(v._replace(params=params), rows, key, step)
         (value, (state, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(v.params)
         return value, metrics, gradients, task.score(v, batch)
 

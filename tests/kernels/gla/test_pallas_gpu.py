@@ -53,6 +53,7 @@ def test_strong_decay(decay):
     _check(Case('odd', state=True, reverse=True), DECAYS[decay])
 
 
+@pytest.mark.usefixtures('absent_gpu')
 @pytest.mark.parametrize('shape', [(1, 40, 2, 60, 64), (1, 7, 1, 128, 128)])
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_lowers_for_cuda_with_gradients(shape, dtype):
@@ -65,6 +66,7 @@ def test_lowers_for_cuda_with_gradients(shape, dtype):
     assert jax.export.export(grad, platforms=['cuda'], disabled_checks=[check])(q, q, v, q).platforms == ('cuda',)
 
 
+@pytest.mark.usefixtures('absent_gpu')
 def test_never_chosen_unless_named():
     x = jnp.ones((1, 3, 1, 4))
     text = lambda **how: jax.jit(lambda x: (gla(x, x, x, -x, **how), bidirectional_gla(x, x, x, -x, -x, **how))).trace(

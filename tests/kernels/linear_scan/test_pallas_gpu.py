@@ -36,6 +36,7 @@ def test_outputs_and_gradients(case):
     assert_close(_run(case, cases.device(case, arrays)), target, cases.bars(case, target))
 
 
+@pytest.mark.usefixtures('absent_gpu')
 def test_lowers_for_cuda_by_name_only():
     x = jnp.ones((2, 63, 96))
     loss = lambda x, **how: sum(jnp.sum(out) for out in linear_scan(x, x, **how))
@@ -46,6 +47,7 @@ def test_lowers_for_cuda_by_name_only():
         jax.jit(partial(loss, implementation='pallas_gpu'))(x)
 
 
+@pytest.mark.usefixtures('absent_gpu')
 def test_export_for_cuda():
     x = jnp.ones((2, 63, 96))
     check = jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')

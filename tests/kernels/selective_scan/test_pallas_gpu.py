@@ -42,6 +42,7 @@ def _arrays(states=16):
     return jnp.ones((2, 40, 96)), -jnp.ones((96, states)), jnp.ones((2, 40, states))
 
 
+@pytest.mark.usefixtures('absent_gpu')
 def test_lowers_for_cuda_by_name_only():
     u, A, B = _arrays()
     loss = lambda u, **how: sum(jnp.sum(out) for out in selective_scan(u, u, A, B, B, **how))
@@ -52,6 +53,7 @@ def test_lowers_for_cuda_by_name_only():
         jax.jit(partial(loss, implementation='pallas_gpu'))(u)
 
 
+@pytest.mark.usefixtures('absent_gpu')
 def test_export_for_cuda():
     u, A, B = _arrays()
     check = jax.export.DisabledSafetyCheck.custom_call('__gpu$xla.gpu.triton')

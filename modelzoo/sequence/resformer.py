@@ -1,0 +1,176 @@
+"""ResFormer and SVFormer: Llama's language model in which the first block's values reach every later attention.
+
+Zhou et al., 2024, "Value Residual Learning For Alleviating Attention Concentration In Transformers",
+https://arxiv.org/abs/2410.17897. Reference: https://github.com/Zcchill/Value-Residual-Learning (MIT) at 95652f6,
+src/modeling/modeling_llama_resformer.py and modeling_llama_svformer.py, read for facts; parameter names are theirs,
+which are Llama's (Touvron et al., 2023, https://arxiv.org/abs/2302.13971). Positions are rotations of queries and keys
+(Su et al., 2021, https://arxiv.org/abs/2104.09864), the first half of a head's channels paired with the second.
+
+The residual connections do it, see layers/value_residual.py; the values that blocks share are those after their
+matrix. Epsilon of the norms is 1e-5 in the published scripts and 1e-6 by default.
+Where we differ: keys and values have as many heads as queries.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import init
+from modelzoo.layers.attention import attend, merge_heads, split_heads
+from modelzoo.layers.causal_attention import State
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.mixer import Mixer
+from modelzoo.layers.norm import RMSNorm
+from modelzoo.layers.value_residual import SharedValue, Told, ValueResidual
+from modelzoo.layers.variants import changed
+from modelzoo.sequence.trunk import Trunk
+
+_NORMAL = jax.nn.initializers.normal(0.02)
+
+
+class RotaryAttention(Mixer):
+    """``out(softmax(q k^T / sqrt(K)) v)`` over what came before, queries and keys turned by their places; no biases.
+
+    Attributes:
+        heads: number of heads; divides the width.
+        places: elements that a state has room for.
+        base: of the angles.
+        kernel_init, out_init: of the first three matrices and of the last one.
+        dtype: compute type; the softmax is float32.
+    """
+
+    heads: int = 1
+    places: int = 2048
+    base: float = 10_000.0
+    kernel_init: init.Initializer = _NORMAL
+    out_init: init.Initializer = _NORMAL
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
+        """Mixes a sequence of any length."""
+        del train
+        return self.with_values(x, None)[0]
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first element."""
+        empty = jnp.zeros((batch, self.heads, self.places, width // self.heads), self.dtype)
+        return State(empty, empty, jnp.zeros((), jnp.int32))
+
+    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
+        """Returns the outputs of the next elements, and the state after them, which must have room for them."""
+        return self.with_values(x, None, state)[:2]
+
+    @nn.compact
+    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+        """Mixes by values that another block has a say in; returns the state and the values too."""
+        width, length = x.shape[-1], x.shape[1]
+        dense = lambda name, start: Dense(width, False, start, self.dtype, name=name)
+        first = 0 if state is None else state.count
+        q, k = (rotate(split_heads(dense(name, self.kernel_init)(x), self.heads), first, self.base) for name in 'qk')
+        own = [dense('v', self.kernel_init)(x)] if told is None or told.own else []
+        values = own[0] if told is None else told.values(*own)
+        v = split_heads(values, self.heads)
+        if state is not None:
+            k = lax.dynamic_update_slice_in_dim(state.keys, k, first, axis=2)
+            v = lax.dynamic_update_slice_in_dim(state.values, v, first, axis=2)
+            state = State(k, v, first + length)
+        seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(length)[:, None]
+        hidden = jnp.where(seen, 0.0, -jnp.inf)
+        y = attend(q, k, v, bias=jnp.broadcast_to(hidden[None, None], (1, self.heads, *hidden.shape)))
+        return dense('out', self.out_init)(merge_heads(y)), state, values
+
+
+def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float[Array, 'b h t k']:
+    """Turns each pair of channels by an angle that grows with the place; `first` is the place of the first element."""
+    half = x.shape[-1] // 2
+    speeds = base**(-jnp.arange(half, dtype=jnp.float32) / half)
+    angles = (first + jnp.arange(x.shape[2]))[:, None].astype(jnp.float32) * speeds[None]
+    cosine, sine = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
+    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    return jnp.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1).astype(x.dtype)
+
+
+class GatedMlp(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` without biases.
+
+    Attributes:
+        ratio: hidden width over width.
+        kernel_init, out_init: of the first two matrices and of the last one.
+        dtype: compute type.
+    """
+
+    ratio: float = 8 / 3
+    kernel_init: init.Initializer = _NORMAL
+    out_init: init.Initializer = _NORMAL
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
+        """Acts on the last axis."""
+        hidden = int(x.shape[-1] * self.ratio)
+        gate, up = (Dense(hidden, False, self.kernel_init, self.dtype, name=name) for name in ('gate', 'up'))
+        return Dense(x.shape[-1], False, self.out_init, self.dtype, name='down')(nn.silu(gate(x)) * up(x))
+
+
+class ResFormer(Trunk):
+    """`Trunk` with rotary attention and published names, whatever its residual connections."""
+
+
+_NORM = functools.partial(RMSNorm, epsilon=1e-5)
+_LM = functools.partial(ResFormer, 512, 8, functools.partial(RotaryAttention, 8),
+                        functools.partial(GatedMlp, 3.5), _NORM, _NORM, vocabulary=50277)
+_SMALL_NORM = functools.partial(RMSNorm, epsilon=1e-6)
+_SMALL = functools.partial(ResFormer, 16, 2, functools.partial(RotaryAttention, 2, 16), functools.partial(GatedMlp, 2),
+                           _SMALL_NORM, _SMALL_NORM, vocabulary=32)
+# The published scripts' 82 M parameters (scripts/run_llama_*_82M.sh).
+VARIANTS = {
+    'resformer_82m': _LM(residual=ValueResidual),
+    'svformer_82m': _LM(residual=SharedValue),
+    'svformer_test': _SMALL(residual=SharedValue),
+    'resformer_test': _SMALL(residual=ValueResidual),
+}
+
+PUBLISHED = {'resformer_82m': ft.Published('https://arxiv.org/abs/2410.17897', (1, 2048), params=82)}
+
+
+def resformer(variant: str = 'resformer_82m', *, width: int | None = None, depth: int | None = None,
+              heads: int | None = None, vocabulary: int | None = None, places: int = 2048,
+              residual: Callable[..., nn.Module] | None = None, drop_path: float | None = None,
+              dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> ResFormer:
+    """Returns a variant, changed where a value is given; see `Trunk`.
+
+    Args:
+        heads: of each block, with `places` of room for decoding.
+        residual: another connection of the branches to the stream; `residual.Add` makes it Llama.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    mixer = None if heads is None else functools.partial(RotaryAttention, heads, places)
+    return changed(VARIANTS, variant, ResFormer, {
+        'width': width, 'depth': depth, 'mixer': mixer, 'vocabulary': vocabulary, 'residual': residual,
+        'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
+
+
+# The published names of a language model's parameters and ours; see weights.py.
+_THERE, _HERE = 'model.layers.{i}.', 'backbone/block{i:02d}/'
+NAMES = {
+    'ResFormer': (
+        ('model.embed_tokens.weight', 'backbone/stem/table'),
+        *((f'{_THERE}self_attn.{name[0]}_proj.weight', f'{_HERE}mixer/{name}/kernel')
+          for name in ('q', 'k', 'v', 'out')),
+        *((f'{_THERE}mlp.{name}_proj.weight', f'{_HERE}mlp/{name}/kernel') for name in ('gate', 'up', 'down')),
+        (_THERE + 'input_layernorm.weight', _HERE + 'mixer_norm/scale'),
+        (_THERE + 'post_attention_layernorm.weight', _HERE + 'mlp_norm/scale'),
+        ('model.norm.weight', 'backbone/norm/scale'),
+        ('lm_head.weight', 'head/kernel'),
+    ),
+}
