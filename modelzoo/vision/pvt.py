@@ -25,10 +25,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kernels.depthwise_conv import depthwise_conv
 from modelzoo import features as ft
 from modelzoo.layers import init, posemb, trunk
 from modelzoo.layers.block import PreNorm
-from modelzoo.layers.conv import convolve, depthwise
+from modelzoo.layers.conv import convolve
 from modelzoo.layers.dense import Dense
 from modelzoo.layers.drop import path_masks
 from modelzoo.layers.mlp import Mlp, gelu
@@ -97,7 +98,7 @@ class BiasedDepthwise(nn.Module):
         kernel = self.param('kernel', jax.nn.initializers.normal((2 / 9)**0.5), (3, 3, 1, x.shape[-1]))
         bias = self.param('bias', _ZEROS, (x.shape[-1],))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        return depthwise(x, kernel) + bias[None, None, None]
+        return depthwise_conv(x, kernel) + bias[None, None, None]
 
 
 class PatchEmbedding(nn.Module):

@@ -1,14 +1,10 @@
-"""Convolutions against numbers recorded from torch 2.13 (torch.nn.functional.conv2d), and the two depthwise forms."""
+"""Convolutions against numbers recorded from torch 2.13 (torch.nn.functional.conv2d)."""
 
-import functools
 import math
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from modelzoo.layers import conv
 
@@ -31,46 +27,3 @@ def test_conv_pads_as_torch(kernel_size, stride, size, shape, first, squares):
     assert shape == tuple(conv.out_size(side, kernel_size, stride, 1) for side in size)
     np.testing.assert_allclose(y.ravel()[:6], first, atol=2e-5)
     np.testing.assert_allclose((y**2).sum(), squares, rtol=1e-5)
-
-
-def inputs(shape: tuple[int, ...], side: int, dtype: str = 'float32') -> list[jax.Array]:
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = shape, (side, side, 1, shape[-1]), shape
-    return [jax.random.normal(key, s).astype(dtype) for key, s in zip(keys, shapes)]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def both(function, x, kernel, g):
-    y, pull = jax.vjp(function, x, kernel)
-    return y, *pull(g)
-
-
-@pytest.mark.parametrize('shape, side', [((3, 5, 4, 6), 3), ((2, 1, 1, 4), 3), ((2, 3, 7, 2), 5)])
-def test_depthwise_is_a_convolution_forwards_and_backwards(shape, side):
-    arrays = inputs(shape, side)
-    ours, xla = both(conv.depthwise, *arrays), both(conv._conv, *arrays)
-    chex.assert_trees_all_close(ours, xla, rtol=1e-5, atol=1e-5)
-
-
-def test_depthwise_sums_the_weight_gradient_in_float32():
-    arrays = inputs((8, 16, 16, 4), 3, 'bfloat16')
-    wanted = both(conv._conv, *(array.astype('float32') for array in arrays))
-    ours = both(conv.depthwise, *arrays)
-    assert {array.dtype for array in ours} == {jnp.dtype('bfloat16')}
-    np.testing.assert_allclose(ours[2].astype('float32'), wanted[2], rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize('platform, convolutions', [('cpu', 0), ('tpu', 3), ('cuda', 3)])
-def test_depthwise_chooses_its_form_when_lowered(platform, convolutions):
-    traced = jax.jit(lambda *arrays: both(conv.depthwise, *arrays)).trace(*inputs((2, 4, 4, 8), 3))
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
-    assert text.count('stablehlo.convolution') == convolutions
-
-
-def test_depthwise_leaves_a_sharded_batch_where_it_is():
-    sharding = NamedSharding(Mesh(jax.devices(), ('data',)), PartitionSpec('data'))
-    x, kernel, g = inputs((16, 4, 4, 8), 3)
-    x, g = jax.device_put((x, g), sharding)
-    compiled = jax.jit(lambda *arrays: both(conv.depthwise, *arrays)).lower(x, kernel, g).compile()
-    assert 'all-gather' not in compiled.as_text()
-    chex.assert_trees_all_close(compiled(x, kernel, g), both(conv._conv, *inputs((16, 4, 4, 8), 3)), atol=1e-5)

@@ -1,0 +1,65 @@
+"""Runs a form on the images and channels of each device, whatever XLA's partitioner knows of it.
+
+The partitioner gathers what a Fourier transform or a loop over the batch works on. Told so by
+`custom_partitioning`, it leaves batch and channels where they are; what the kernel's gradient sums
+over the batch is summed over the devices too. Under vmap the mapped axis joins the channels, which
+are as independent.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding, PartitionSpec
+
+_WHOLE = ('h', 'w', 'i', 'j', 'o', 'p', 'q')
+_RULES = {
+    2: 'b h w c, i j o c -> b p q c',
+    3: 'b h w c, i j o c, b p q c -> b h w c, i j o c',
+}
+
+
+def on_each_device(form: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """`form` of an image and a kernel, or of these and a cotangent, which has two results."""
+    piece = custom_partitioning(form)
+    piece.def_partition(
+        partition=partial(_partition, form),
+        sharding_rule=_RULES[len(arrays)],
+        need_replication_factors=_WHOLE,
+    )
+
+    @jax.custom_batching.custom_vmap
+    def run(*arrays: jax.Array) -> Any:
+        return piece(*arrays)
+
+    @run.def_vmap
+    def _(size: int, batched: list[bool], *arrays: jax.Array) -> tuple[Any, Any]:
+        def join(x: jax.Array, mapped: bool) -> jax.Array:
+            x = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return jnp.moveaxis(x, 0, 3).reshape(*x.shape[1:4], -1)
+
+        found = on_each_device(form, *map(join, arrays, batched))
+        part = lambda x: jnp.moveaxis(x.reshape(*x.shape[:3], size, -1), 3, 0)
+        return jax.tree.map(part, found), jax.tree.map(lambda x: True, found)
+
+    return run(*arrays)
+
+
+def _partition(form: Callable[..., Any], mesh: Any, shapes: Any, result: Any) -> tuple:
+    spec = tuple(shapes[0].sharding.spec) + (None,) * 4
+    batch, channels = spec[0], spec[3]
+    images = NamedSharding(mesh, PartitionSpec(batch, None, None, channels))
+    kernels = NamedSharding(mesh, PartitionSpec(None, None, None, channels))
+
+    def piece(*arrays: jax.Array) -> Any:
+        found = form(*arrays)
+        if len(arrays) == 2 or batch is None:
+            return found
+        return found[0], lax.psum(found[1], batch)
+
+    given = (images, kernels, images)[: len(shapes)]
+    return mesh, piece, images if len(shapes) == 2 else (images, kernels), given

@@ -1,0 +1,112 @@
+"""Depthwise convolution as a product of spectra, for CPUs and large kernels.
+
+An image goes with the next one waiting, so that what is in between is small enough for a cache. Its
+transform has only as many points as keep what comes around out of the pixels that are kept: a
+kernel of 13 on 14 pixels takes 20, not 26. Taps that never meet the image are cut off before. Real
+along the width, then complex along the height, channels first between. Sums are float32, float64
+where an input is. For one device, which is needed here, for XLA gathers what it transforms; see
+alone.py.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from kernels.depthwise_conv.plan import Pair, Plan, spread_out
+
+
+class Axis(NamedTuple):
+    """Of one axis: `first` tap that counts, `taps` from it on, zeros `before` the image, the output's
+    `count` before it is thinned by the stride, the image's `side`, and the `size` of the transform."""
+
+    first: int
+    taps: int
+    before: int
+    count: int
+    side: int
+    size: int
+
+
+def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """See `reference.convolve`."""
+    axes, kernel = _axes(plan, x, kernel)
+    weights = jnp.conj(_spectrum(axes, kernel, (0, 0)))
+
+    def one(image: jax.Array) -> jax.Array:
+        found = _spectrum(axes, image, tuple(axis.before for axis in axes)) * weights
+        return _back(axes, found, (0, 0), tuple(axis.count for axis in axes))
+
+    found = lax.map(one, x)[:, :: plan.stride[0], :: plan.stride[1]]
+    return found.astype(x.dtype)
+
+
+def gradients(
+    plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The cotangents of image and kernel."""
+    axes, taps = _axes(plan, x, kernel)
+    weights = _spectrum(axes, taps, (0, 0))
+    before = tuple(axis.before for axis in axes)
+
+    def one(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        image, cotangent = pair
+        found = _spectrum(axes, cotangent, (0, 0))
+        total += jnp.conj(found) * _spectrum(axes, image, before)
+        return total, _back(axes, found * weights, before, tuple(axis.side for axis in axes))
+
+    total, dx = lax.scan(one, jnp.zeros_like(weights), (x, spread_out(dy, plan.stride)))
+    dkernel = _back(axes, total, (0, 0), tuple(axis.taps for axis in axes))
+    cut = [(a.first, span - a.first - a.taps) for a, span in zip(axes, plan.spans(kernel))]
+    dkernel = jnp.pad(dkernel, (*cut, (0, 0)))[:: plan.dilation[0], :: plan.dilation[1], None]
+    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
+
+
+def _axes(plan: Plan, x: jax.Array, kernel: jax.Array) -> tuple[tuple[Axis, ...], jax.Array]:
+    """The axes, and of the kernel without holes (I, J, C) the taps that meet the image."""
+    wide = spread_out(kernel, plan.dilation, (0, 1))[:, :, 0]
+    axes = tuple(map(_axis, x.shape[1:3], wide.shape[:2], plan.padding))
+    for place, axis in enumerate(axes):
+        wide = lax.slice_in_dim(wide, axis.first, axis.first + axis.taps, axis=place)
+    return axes, wide
+
+
+def _axis(side: int, taps: int, padding: Pair) -> Axis:
+    before, after = padding
+    count = side + before + after - taps + 1
+    first = max(0, before - count + 1)
+    last = min(taps, side + before)
+    before, taps = before - first, last - first
+    # What comes around must not meet an output, nor a tap on the way back.
+    size = max(side + before, count, count + taps - 1 - before)
+    return Axis(first, taps, before, count, side, _fast(size))
+
+
+def _fast(size: int) -> int:
+    """The next size without prime factors above 5, which transforms are fast for."""
+    rest = size
+    for prime in (2, 3, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return size if rest == 1 else _fast(size + 1)
+
+
+def _spectrum(axes: tuple[Axis, ...], x: jax.Array, before: Pair) -> jax.Array:
+    """(H, W, C), with so many zeros before it, to (C, frequencies of the width, of the height)."""
+    x = jnp.moveaxis(x, 2, 0).astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = jnp.fft.rfft(_filled(x, before[1], axes[1].size))
+    return jnp.fft.fft(_filled(jnp.swapaxes(x, 1, 2), before[0], axes[0].size))
+
+
+def _filled(x: jax.Array, before: int, size: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (0, 0), (before, size - before - x.shape[2])))
+
+
+def _back(axes: tuple[Axis, ...], spectrum: jax.Array, start: Pair, count: Pair) -> jax.Array:
+    """Undoes `_spectrum`, and returns so many pixels from `start` on."""
+    cut = partial(lax.slice_in_dim, axis=2)
+    x = cut(jnp.fft.ifft(spectrum), start[0], start[0] + count[0])
+    x = jnp.fft.irfft(jnp.swapaxes(x, 1, 2), axes[1].size)
+    return jnp.moveaxis(cut(x, start[1], start[1] + count[1]), 0, 2)

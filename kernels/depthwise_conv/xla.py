@@ -1,0 +1,79 @@
+"""Depthwise convolution in plain XLA, with gradients: in the form that suits the platform.
+
+On a CPU XLA's own grouped convolution is tens of times slower than need be and its weight gradient
+worse, so there it is a sum of shifted images (shift.py) or, for large kernels, a product of spectra
+(spectral.py). Elsewhere it is XLA's convolution: on a TPU shifts would lay all taps down in the
+main memory. What is kept for the gradients is the inputs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.depthwise_conv import shift, spectral
+from kernels.depthwise_conv.alone import on_each_device
+from kernels.depthwise_conv.plan import Plan
+
+# Most taps that shifts are faster for on a CPU; measured, see docs/kernels.md.
+_SHIFTS = 81
+
+_CPU = {'shift': shift, 'spectral': spectral}
+FORMS = (*_CPU, 'conv')
+
+
+def convolve(
+    plan: Plan,
+    x: Float[Array, 'b h w c'],
+    kernel: Float[Array, 'i j 1 c'],
+    form: str | None = None,
+) -> Float[Array, 'b p q c']:
+    """See `reference.convolve`. form: one of `FORMS`, or None for what suits the platform."""
+    return _convolve(plan, form, x, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolve(plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _chosen(plan, form, 'convolve', partial(_conv, plan), x, kernel)
+
+
+def _convolve_forward(
+    plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(plan, form, x, kernel), (x, kernel)
+
+
+def _convolve_backward(plan: Plan, form: str | None, kept: tuple, dy: jax.Array) -> tuple:
+    by_conv = lambda x, kernel, dy: jax.vjp(partial(_conv, plan), x, kernel)[1](dy)
+    pullback = partial(_chosen, plan, form, 'gradients', by_conv)
+    return dispatch.first_order('depthwise_conv', pullback)(*kept, dy)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _chosen(
+    plan: Plan, form: str | None, walk: str, conv: Callable[..., Any], *arrays: jax.Array
+) -> Any:
+    if form == 'conv':
+        return conv(*arrays)
+    by_shifts = arrays[1].shape[0] * arrays[1].shape[1] <= _SHIFTS
+    module = _CPU[form or ('shift' if by_shifts else 'spectral')]
+    alone = partial(on_each_device, partial(getattr(module, walk), plan))
+    return alone(*arrays) if form else lax.platform_dependent(*arrays, cpu=alone, default=conv)
+
+
+def _conv(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        plan.stride,
+        plan.padding,
+        rhs_dilation=plan.dilation,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=x.shape[3],
+    )
