@@ -1,5 +1,9 @@
-"""Convolution along a sequence with a kernel as long as the input: `long_conv`."""
+"""Convolution along a sequence with a kernel as long as the input: `long_conv`.
+
+`sequence_parallel_long_conv` is the same of a sequence split over devices.
+"""
 
 from kernels.long_conv.api import long_conv
+from kernels.long_conv.sharded import sequence_parallel_long_conv
 
-__all__ = ['long_conv']
+__all__ = ['long_conv', 'sequence_parallel_long_conv']

@@ -30,8 +30,10 @@ Tokens = Float[Array, 'b t d']
 Kernel = Float[Array, 'k d'] | Float[Array, 'b k d']
 Backward = Float[Array, 'l d'] | Float[Array, 'b l d']
 
+_SHARES = (1.0, 0.5, 0.25, 0.125)
 
-@partial(jax.jit, static_argnames=('circular', 'implementation'))
+
+@partial(jax.jit, static_argnames=('circular', 'frequencies', 'implementation'))
 def long_conv(
     u: Tokens,
     kernel: Kernel,
@@ -41,6 +43,7 @@ def long_conv(
     post_gate: Tokens | None = None,
     backward_kernel: Backward | None = None,
     circular: bool = False,
+    frequencies: float = 1.0,
     implementation: str | None = None,
 ) -> Tokens:
     """Convolves each channel of a sequence with its own kernel.
@@ -53,6 +56,10 @@ def long_conv(
       pre_gate, post_gate: factors before and after the convolution; none by default.
       backward_kernel: taps from lag -1 on, into the future; none by default.
       circular: the sequence repeats itself, and no kernel is longer than it.
+      frequencies: the share of the kernel's frequencies that count, the lowest: 1, or 1/2, 1/4 or
+        1/8, where matrix forms leave out the blocks of the others. They are those of the transform,
+        whose length is the least power of two, from 512 on, that is no shorter than sequence and
+        taps together. What is left of the kernel is no longer zero ahead of its first tap.
       implementation: 'xla', 'fft' or 'monarch' (the two ways that 'xla' chooses from by platform),
         'pallas_tpu', 'reference', or None for what suits the platform.
 
@@ -64,10 +71,13 @@ def long_conv(
       NotImplementedError: the implementation named cannot serve.
     """
     _check(u, {'kernel': kernel, 'backward_kernel': backward_kernel}, circular)
+    if frequencies not in _SHARES:
+        raise ValueError(f'frequencies is {frequencies}; wanted one of {_SHARES}.')
     _check_others(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
     taps, before = _joined(u.shape[1], kernel, backward_kernel, circular)
-    plain = lambda core, **how: dispatch.Form(partial(_gated, partial(core, before=before, **how)))
-    kernels = partial(pallas_tpu.convolve, before=before)
+    static = {'before': before, 'keep': frequencies}
+    plain = lambda core, **how: dispatch.Form(partial(_gated, partial(core, **static, **how)))
+    kernels = partial(pallas_tpu.convolve, **static)
     forms = {
         'pallas_tpu': dispatch.Form(kernels, 'tpu', pallas_tpu.missing),
         'xla': plain(xla.convolve),

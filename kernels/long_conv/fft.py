@@ -143,7 +143,7 @@ def _cotangents(
 def _groups(
     fft: FFT, function: Callable[..., tuple], arrays: tuple[jax.Array, ...], like: tuple
 ) -> tuple[jax.Array, ...]:
-    """Runs a function of (B, rows, T) on all channels of (B, T, D); `like` has its results' shapes."""
+    """Runs a function of (B, rows, T) on all channels of (B, T, D); results are as `like`."""
     batch, _, channels = arrays[0].shape
     rows = fft.rows(batch, channels)
     turn = lambda x: jnp.swapaxes(x, 1, 2)

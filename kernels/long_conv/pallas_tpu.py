@@ -17,10 +17,9 @@ from jax.typing import DTypeLike
 
 from kernels import dispatch
 from kernels.long_conv.pallas_tpu_tile import LANES, run
-from kernels.long_conv.transforms import Monarch, monarch_sides, size_for, wrapped
+from kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
 
 _LARGEST = 2**13  # complex numbers a lane of the vector memory: 8 of the 16 MiB of a v4
-_LEAST = 256  # both sides fill registers of bfloat16
 
 
 def convolve(
@@ -35,7 +34,7 @@ def convolve(
 ) -> jax.Array:
     """`kernels.long_conv.long_conv` of joined taps; see `reference.convolve`."""
     batch, tokens, channels = u.shape
-    size = max(_LEAST, size_for(tokens, taps.shape[-2], before))
+    size = period_for(tokens, taps.shape[-2], before)
     narrow = u.dtype == taps.dtype == jnp.bfloat16
     monarch = Monarch(_sides(size), jnp.bfloat16 if narrow else jnp.float32).keeping(keep)
     taps = wrapped(taps, before, monarch.size)
@@ -62,7 +61,7 @@ def missing(u: jax.Array, taps: jax.Array, *others: jax.Array | None) -> str | N
 
 def _sides(size: int) -> tuple[int, ...]:
     """The last two for the kernel, as large as its memory allows; those before them outside."""
-    bits = (size - 1).bit_length()
+    bits = size.bit_length() - 1
     within = min(bits, _LARGEST.bit_length() - 1)
     outer = monarch_sides(2 ** (bits - within)) if bits > within else ()
     return *outer, *monarch_sides(2**within, 2)

@@ -27,6 +27,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 SIDE = 128  # of the matrix units of a TPU
+LEAST = 256  # of a power of two: both sides of order 2 fill registers of bfloat16
 _TABLE = 2**17  # numbers of the largest table of twiddles that is a constant of the program
 
 
@@ -53,17 +54,8 @@ class Level(NamedTuple):
         return np.stack([real, np.stack([-real[:, 1], real[:, 0]], 1)])
 
     def twiddles(self) -> jax.Array:
-        """(2, side, rest): exp(-2 pi i (f + quarter/4) s / (side rest)).
-
-        Of a large table only factors are stored.
-        """
-        size = self.side * self.rest
-        row = (4 * np.arange(self.side) + self.quarter)[:, None]
-        if size <= _TABLE:
-            return jnp.asarray(_roots(4 * size, row * np.arange(self.rest)[None]))
-        coarse = jnp.asarray(_roots(4 * size, row * np.arange(0, self.rest, SIDE)[None]))
-        near = jnp.asarray(_roots(4 * size, row * np.arange(SIDE)[None]))
-        return times(coarse[..., None], near[:, :, None]).reshape(2, self.side, self.rest)
+        """(2, side, rest): exp(-2 pi i (f + quarter/4) s / (side rest))."""
+        return roots(self.side, self.quarter, self.side * self.rest, self.rest)
 
     def into(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
         """(1 or 2, B, t, D), real or complex -> (2, B kept, rest, D)."""
@@ -158,6 +150,11 @@ def size_for(tokens: int, taps: int, before: int) -> int:
     return -(-(tokens + max(taps - before - 1, before)) // 2)
 
 
+def period_for(tokens: int, taps: int, before: int) -> int:
+    """The same as a power of two, of which frequencies can be kept by eighths."""
+    return max(LEAST, 2 ** (size_for(tokens, taps, before) - 1).bit_length())
+
+
 def wrapped(taps: jax.Array, before: int, size: int) -> jax.Array:
     """(.., K, D), the first of them `before` tokens ahead, as a kernel that begins at lag 0.
 
@@ -190,6 +187,37 @@ def monarch_sides(least: int, order: int | None = None) -> tuple[int, ...]:
     bits = max(order or 1, (least - 1).bit_length())
     order = order or -(-bits // (SIDE.bit_length() - 1))
     return tuple(2 ** ((bits + order - 1 - place) // order) for place in range(order))
+
+
+def roots(side: int, quarter: int, size: int, count: int) -> jax.Array:
+    """(2, side, count): exp(-2 pi i (f + quarter/4) s / size).
+
+    Of a large table only factors are stored.
+    """
+    row = (4 * np.arange(side) + quarter)[:, None]
+    if side * count <= _TABLE:
+        return jnp.asarray(_roots(4 * size, row * np.arange(count)[None]))
+    coarse = jnp.asarray(_roots(4 * size, row * np.arange(0, count, SIDE)[None]))
+    near = jnp.asarray(_roots(4 * size, row * np.arange(SIDE)[None]))
+    return times(coarse[..., None], near[:, :, None]).reshape(2, side, -1)[:, :, :count]
+
+
+def exact_sides(size: int) -> tuple[int, ...] | None:
+    """Sides whose product is the size, or None where a prime is larger than a matrix unit."""
+    primes, rest, prime = [], size, 2
+    while rest > 1:
+        while rest % prime:
+            prime += 1
+        primes.append(prime)
+        rest //= prime
+    if primes and primes[-1] > SIDE:
+        return None
+    sides = [1]
+    for prime in reversed(primes):
+        if sides[-1] * prime > SIDE:
+            sides.append(1)
+        sides[-1] *= prime
+    return tuple(sides)
 
 
 def _roots(size: int, power: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from kernels.long_conv.transforms import (
     conjugate,
     fft_size,
     monarch_sides,
+    period_for,
     size_for,
     times,
     wrapped,
@@ -48,7 +49,7 @@ def convolve(
     size = size_for(x.shape[1], taps.shape[-2], before)
     if before or keep < 1:
         # Taps are laid out along the period, and shares of it are kept: the same for all forms.
-        size = 2 ** (size - 1).bit_length()
+        size = period_for(x.shape[1], taps.shape[-2], before)
     return _convolve(Plan(size, keep, way, order), x, wrapped(taps, before, size))
 
 

@@ -25,6 +25,7 @@ class Case(NamedTuple):
     skip: bool = False
     backward: bool = False
     circular: bool = False
+    frequencies: float = 1.0
     dtype: str = 'float32'
 
 
@@ -48,9 +49,10 @@ def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.A
     if implementation and implementation.startswith('kernels'):
         taps, before = api._joined(x['u'].shape[1], x['kernel'], x.get('backward_kernel'), case.circular)
         gates = (x.get(name) for name in ('pre_gate', 'post_gate', 'skip'))
-        return pallas_tpu.convolve(x['u'], taps, *gates, before=before)
+        return pallas_tpu.convolve(x['u'], taps, *gates, before=before, keep=case.frequencies)
     others = {name: array for name, array in x.items() if name not in ('u', 'kernel')}
-    return long_conv(x['u'], x['kernel'], **others, circular=case.circular, implementation=implementation)
+    others |= {'circular': case.circular, 'frequencies': case.frequencies}
+    return long_conv(x['u'], x['kernel'], **others, implementation=implementation)
 
 
 @partial(jit, static_argnums=(0, 1))
@@ -72,7 +74,13 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     pre, post = (arrays.get(name, np.ones_like(u)) for name in ('pre_gate', 'post_gate'))
     skip = arrays.get('skip', np.zeros(u.shape[-1]))
     x, dc = pre * u, post * dy
-    c, dx, dkernel = _both(x, dc, kernel, lambda j: j, case.circular)
+    if case.frequencies < 1:
+        last = len(x[0]) - 1
+        low_pass = _low_pass(last + 1, len(kernel), case.frequencies)
+        c, dx, dkernel = _both(x, dc, low_pass @ kernel, lambda j: j - last, False)
+        dkernel = low_pass.T @ dkernel
+    else:
+        c, dx, dkernel = _both(x, dc, kernel, lambda j: j, case.circular)
     found = {'dkernel': dkernel}
     if case.backward:
         more, dmore, found['dbackward_kernel'] = _both(
@@ -95,6 +103,19 @@ def _both(x, dc, kernel, lag_of, circular):
         dx += tap * _shift(dc, -lag_of(j), circular)
         dkernel[..., j, :] = (dc * read).sum(1 if kernel.ndim == 3 else (0, 1))
     return c, dx, dkernel
+
+
+def _low_pass(tokens: int, taps: int, share: float) -> np.ndarray:
+    """(lags from 1 - tokens on, taps): what is left of each tap, by a transform of which every second number is 0.
+
+    A sequence whose sign turns after 2 N tokens repeats itself after 4 N, with odd frequencies alone.
+    """
+    size = max(256, 2 ** (-(-(tokens + taps - 1) // 2) - 1).bit_length())
+    delta = np.zeros((4 * size, taps))
+    delta[np.arange(taps), np.arange(taps)], delta[2 * size + np.arange(taps), np.arange(taps)] = 1, -1
+    spectrum = np.fft.fft(delta, axis=0)
+    spectrum[np.abs(np.fft.fftfreq(4 * size)) >= share / 2] = 0
+    return np.fft.ifft(spectrum, axis=0).real[np.arange(1 - tokens, tokens)]
 
 
 def _shift(x: np.ndarray, lag: int, circular: bool) -> np.ndarray:

@@ -22,6 +22,7 @@ class Program(NamedTuple):
     dtype: object = jnp.float32
     gates: bool = False
     gradients: bool = False
+    frequencies: float = 1.0
 
     def inputs(self):
         token, (_, tokens, channels) = jax.ShapeDtypeStruct(self.shape, self.dtype), self.shape
@@ -31,7 +32,8 @@ class Program(NamedTuple):
 
     def __call__(self, dy, u, kernel, *gates):
         names = ('pre_gate', 'post_gate', 'skip')
-        op = lambda u, kernel, *gates: long_conv(u, kernel, **dict(zip(names, gates)))
+        call = partial(long_conv, frequencies=self.frequencies)
+        op = lambda u, kernel, *gates: call(u, kernel, **dict(zip(names, gates)))
         y, pull = jax.vjp(op, u, kernel, *gates)
         return (y, pull(dy)) if self.gradients else y
 
@@ -40,11 +42,20 @@ class Program(NamedTuple):
 
 
 @pytest.mark.parametrize('chip', tpu.CHIPS)
-@pytest.mark.parametrize('program', [
-    Program((2, 8192, 128)), Program((1, 1000, 72), jnp.bfloat16, gates=True, gradients=True),
-], ids=lambda program: str(program.shape))
-def test_compiles_for_every_chip(program, chip):
+def test_compiles_for_every_chip(chip):
+    program = Program((1, 1000, 72), jnp.bfloat16, gates=True, gradients=True)
     assert 'tpu_custom_call' in program.compile(chip).program.as_text()
+
+
+def test_the_largest_fits_into_the_smallest_vector_memory():
+    assert 'tpu_custom_call' in Program((2, 8192, 128)).compile('v4').program.as_text()
+
+
+def test_blocks_of_frequencies_that_do_not_count_are_left_out():
+    """Products of the first level stay, of the second and with the kernel a quarter is left."""
+    whole, sparse = (Program((1, 4096, 128), frequencies=share).compile() for share in (1.0, 0.25))
+    flops = [found.program.cost_analysis()['flops'] for found in (whole, sparse)]
+    assert flops[1] <= 0.6 * flops[0] and sparse.bytes <= 0.7 * whole.bytes, (flops, whole.bytes, sparse.bytes)
 
 
 def test_bytes_are_a_fraction_of_those_of_ffts():

@@ -26,6 +26,9 @@ CASES = [
     Case('partial', circular=True, skip=True),
     Case('longer', backward=True),
     Case('long', gates=True),
+    Case('prime', gates=True, frequencies=0.25),
+    Case('partial', frequencies=0.5),
+    Case('long', frequencies=0.125),
     Case('power'),
     Case('behind_power'),
 ]
@@ -37,7 +40,9 @@ def test_outputs_and_gradients(case, implementation):
     cases.check(case, implementation)
 
 
-@pytest.mark.parametrize('case', [Case('odd', gates=True, skip=True, backward=True), Case('odd', circular=True)], ids=str)
+@pytest.mark.parametrize('case', [
+    Case('odd', gates=True, skip=True, backward=True), Case('odd', circular=True), Case('odd', frequencies=0.25),
+], ids=str)
 def test_reference_outputs_and_gradients(case):
     cases.check(case, 'reference')
 
@@ -82,7 +87,7 @@ def test_sizes():
     assert pallas_tpu._sides(256) == (16, 16) and pallas_tpu._sides(2**22) == (32, 16, 128, 64)
 
 
-@pytest.mark.parametrize('name', ['fftconv_causal_256', 'fftconv_circular_256', 'fftconv_gated_256', 'fftconv_partial_256'])
+@pytest.mark.parametrize('name', [f'fftconv_{kind}_256' for kind in ('causal', 'circular', 'gated', 'partial')])
 @pytest.mark.parametrize('implementation', ['fft', 'monarch'])
 def test_published_code(name, implementation):
     """HazyResearch/flash-fft-conv's own reference; the input is (B, D, T), or gates behind it as channels."""

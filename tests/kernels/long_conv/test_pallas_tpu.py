@@ -20,7 +20,7 @@ def _check(case, name='kernels'):
 
 @pytest.mark.parametrize('case', [
     Case('odd', gates=True, skip=True, backward=True),
-    Case('two_tokens', apart=True, circular=True),
+    Case('odd', frequencies=0.25),
     Case('prime', gates=True, skip=True, dtype='bfloat16'),
 ], ids=str)
 def test_outputs_and_gradients(case):
@@ -28,7 +28,8 @@ def test_outputs_and_gradients(case):
 
 
 @pytest.mark.parametrize('case', [
-    Case('long', gates=True, skip=True), Case('long', apart=True, backward=True),
+    Case('long', gates=True, skip=True),
+    pytest.param(Case('long', apart=True, backward=True), marks=pytest.mark.heavy),
 ], ids=str)
 def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
     """As those of a sequence that the vector memory does not hold."""
@@ -38,7 +39,8 @@ def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize('case', [
-    Case('one_token', backward=True), Case('partial', circular=True, skip=True), Case('longer', backward=True),
+    Case('one_token', backward=True), Case('two_tokens', apart=True, circular=True), Case('long', frequencies=0.125),
+    Case('partial', circular=True, skip=True), Case('longer', backward=True),
     Case('prime', apart=True, backward=True), Case('long', dtype='bfloat16'), Case('behind_power'), Case('path_x'),
 ], ids=str)
 def test_more_outputs_and_gradients(case):

@@ -36,10 +36,8 @@ def test_vmap_remat_and_scan(implementation):
 
 def test_the_platform_chooses():
     arrays = cases.device(Case('odd'), cases.inputs(Case('odd')))
-    text = {
-        platform: jax.export.export(jax.jit(long_conv), platforms=[platform])(arrays['u'], arrays['kernel']).mlir_module()
-        for platform in ('cpu', 'tpu', 'cuda')
-    }
+    export = lambda platform: jax.export.export(jax.jit(long_conv), platforms=[platform])
+    text = {name: export(name)(arrays['u'], arrays['kernel']).mlir_module() for name in ('cpu', 'tpu', 'cuda')}
     assert 'stablehlo.fft' in text['cpu'] and 'stablehlo.fft' in text['cuda']
     assert 'stablehlo.fft' not in text['tpu'] and 'tpu_custom_call' in text['tpu']
 
@@ -85,6 +83,7 @@ def test_a_gradient_of_the_gradient_is_refused():
     ({'backward_kernel': (2, 4, 3)}, {}, 'both kernels of one kind'),
     ({'kernel': (9, 3)}, {'circular': True}, 'kernel has 9 taps; a circular convolution of 8 tokens wants no more'),
     ({'pre_gate': (2, 8, 1)}, {}, r'pre_gate has shape \(2, 8, 1\); wanted that of u'),
+    ({}, {'frequencies': 0.3}, r'frequencies is 0.3; wanted one of \(1.0, 0.5, 0.25, 0.125\)'),
     ({'skip': (2,)}, {}, r'skip has shape \(2,\); wanted \(3,\)'),
     ({}, {'implementation': 'ftt'}, "no implementation 'ftt'.*the nearest is 'fft'"),
 ])

@@ -1,0 +1,177 @@
+"""Convolution of images with kernels as large as they are: the public functions and their checks.
+
+Rao et al., Global Filter Networks for Image Classification, 2021,
+https://arxiv.org/abs/2107.00645 (GFNet), also in HorNet, https://arxiv.org/abs/2207.14284. No code
+was taken from others.
+
+B batch, H rows, W columns, C channels:
+
+    x = pre_gate u        c[h, w] = sum_ij kernel[i, j] x[h + oh - i, w + ow - j]
+    y = post_gate (c + skip x)
+
+where (oh, ow) is the `origin`. The image is zero outside, or repeats itself if `circular`. A global
+filter is a circular convolution whose kernel is given, and learned, as its spectrum.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.long_conv2d import pallas_tpu, reference, xla
+from kernels.long_conv2d.transforms import Grid
+
+Image = Float[Array, 'b h w c']
+Kernel = Float[Array, 'i j c'] | Float[Array, 'b i j c']
+
+_IMAGE, _WIDTH = (dispatch.BATCH, None, None, dispatch.WIDTH), dispatch.WIDTH
+
+
+@partial(jax.jit, static_argnames=('origin', 'circular', 'implementation'))
+def long_conv2d(
+    u: Image,
+    kernel: Kernel,
+    *,
+    skip: Float[Array, ' c'] | None = None,
+    pre_gate: Image | None = None,
+    post_gate: Image | None = None,
+    origin: tuple[int, int] = (0, 0),
+    circular: bool = False,
+    implementation: str | None = None,
+) -> Image:
+    """Convolves each channel of an image with its own kernel.
+
+    Args:
+      u: images.
+      kernel: taps (I, J, C), or (B, I, J, C), one for each image, of any size.
+      skip: weight of the image itself, a number a channel; none by default.
+      pre_gate, post_gate: factors before and after the convolution; none by default.
+      origin: the tap that meets the pixel itself: (I // 2, J // 2) for a kernel around it.
+      circular: the image repeats itself, and no kernel is larger than it.
+      implementation: 'xla', 'pallas_tpu', 'reference', or None for what suits the platform.
+
+    Returns:
+      The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown implementation.
+      NotImplementedError: the implementation named cannot serve.
+    """
+    _check(u, kernel, origin, circular)
+    _check_others(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
+    size = u.shape[1:3]
+    reach = zip(size, kernel.shape[-3:-1], origin)
+    period = size if circular else tuple(n + max(k - 1 - o, o) for n, k, o in reach)
+    grid = Grid(size, period, origin)
+    missing = partial(pallas_tpu.missing, grid)
+    by_kernels = _gated(partial(pallas_tpu.convolve, grid=grid))
+    forms = {
+        'pallas_tpu': dispatch.Form(by_kernels, 'tpu', missing),
+        'xla': dispatch.Form(_gated(partial(xla.convolve, grid=grid))),
+        'reference': dispatch.Form(
+            _gated(partial(reference.convolve, grid=grid, circular=circular))
+        ),
+    }
+    taps = _IMAGE if kernel.ndim == 4 else _IMAGE[1:]
+    split = dispatch.Split((_IMAGE, taps, _IMAGE, _IMAGE, (_WIDTH,)), _IMAGE)
+    arrays = (u, kernel, pre_gate, post_gate, skip)
+    return dispatch.run('long_conv2d', implementation, forms, *arrays, split=split)
+
+
+@partial(jax.jit, static_argnames=('implementation',))
+def global_filter(
+    u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation: str | None = None
+) -> Image:
+    """`irfft2(rfft2(u) * spectrum)` over rows and columns.
+
+    Args:
+      u: images.
+      spectrum: one complex number a frequency and channel: columns (W // 2 + 1 of them), real and
+        imaginary part, rows (H), channels.
+      implementation: as in `long_conv2d`.
+
+    Returns:
+      The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
+
+    Raises:
+      ValueError: shapes that do not fit, or an unknown implementation.
+      NotImplementedError: the implementation named cannot serve.
+    """
+    _check_image(u)
+    size, channels = u.shape[1:3], u.shape[3]
+    wanted = (size[1] // 2 + 1, 2, size[0], channels)
+    if spectrum.shape != wanted:
+        raise ValueError(f'spectrum has shape {spectrum.shape}; wanted {wanted} for {u.shape}.')
+    grid = Grid(size, size)
+    missing = partial(pallas_tpu.missing, grid)
+    by_kernels = _typed(partial(pallas_tpu.filtered, grid=grid))
+    forms = {
+        'pallas_tpu': dispatch.Form(by_kernels, 'tpu', missing),
+        'xla': dispatch.Form(_typed(partial(xla.filtered, grid=grid))),
+        'reference': dispatch.Form(_typed(partial(reference.filtered, grid=grid))),
+    }
+    split = dispatch.Split((_IMAGE, (None, None, None, _WIDTH)), _IMAGE)
+    return dispatch.run('global_filter', implementation, forms, u, spectrum, split=split)
+
+
+def _typed(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Outputs of the type of the first input."""
+    return lambda u, *others: core(u, *others).astype(u.dtype)
+
+
+def _gated(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Gates and skip around a convolution that has none."""
+
+    def run(
+        u: jax.Array,
+        kernel: jax.Array,
+        pre: jax.Array | None,
+        post: jax.Array | None,
+        skip: jax.Array | None,
+    ) -> jax.Array:
+        x = _wide(u) if pre is None else _wide(u) * _wide(pre)
+        y = core(x.astype(u.dtype), kernel)
+        y = y if skip is None else y + _wide(skip)[None, None, None] * x
+        y = y if post is None else y * _wide(post)
+        return y.astype(u.dtype)
+
+    return run
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check_image(u: jax.Array) -> None:
+    if u.ndim != 4 or not u.size:
+        raise ValueError(f'u has shape {u.shape}; wanted (batch, rows, columns, channels), none 0.')
+
+
+def _check(u: jax.Array, kernel: jax.Array, origin: tuple[int, int], circular: bool) -> None:
+    """Refuses in words a kernel that does not go with `u`, or an origin outside of it."""
+    _check_image(u)
+    fits = kernel.ndim in (3, 4) and kernel.shape[-1] == u.shape[-1] and kernel.size
+    if not fits or kernel.shape[:-3] not in ((), u.shape[:1]):
+        raise ValueError(
+            f'kernel has shape {kernel.shape}; wanted (rows, columns, {u.shape[-1]}), or '
+            f'({u.shape[0]}, rows, columns, {u.shape[-1]}) for a kernel an image.'
+        )
+    sides = kernel.shape[-3:-1]
+    if not all(0 <= o < side for o, side in zip(origin, sides)):
+        raise ValueError(f'origin is {origin}; wanted a tap of the kernel, which is {sides}.')
+    if circular and any(side > n for side, n in zip(sides, u.shape[1:3])):
+        raise ValueError(
+            f'kernel is {sides}; a circular convolution of {u.shape[1:3]} pixels wants no more: '
+            'cut the kernel or add up what comes around.'
+        )
+
+
+def _check_others(u: jax.Array, gates: dict[str, jax.Array | None], skip: jax.Array | None) -> None:
+    for name, x in gates.items():
+        if x is not None and x.shape != u.shape:
+            raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')
+    if skip is not None and skip.shape != u.shape[-1:]:
+        raise ValueError(f'skip has shape {skip.shape}; wanted {u.shape[-1:]}, a number a channel.')
