@@ -8,12 +8,12 @@ from tests import ledger
 PAPERS = ledger.papers()
 
 
-def test_the_page_is_what_the_ledger_says_and_whatever_has_a_file_is_built():
+def test_the_page_is_what_the_ledger_says_and_whatever_has_a_file_claims_something():
     """One test, for it counts the parameters of the whole zoo."""
     assert ledger.PAGE.read_text() == ledger.page(), 'docs/papers.md is out of date: run `python -m tests.ledger`'
     unlike = [name for paper in PAPERS for name in ledger.variants(paper) if not ledger.as_published(name)]
     assert not unlike
-    assert all('built' in ledger.claims(paper) for paper in PAPERS if paper.file)
+    assert not [paper.id for paper in PAPERS if paper.file and not ledger.claims(paper)]
 
 
 def test_every_paper_has_one_row():
@@ -39,7 +39,9 @@ def test_a_claim_needs_its_evidence():
     assert ledger.claims(good) == ['built', 'exact', 'weights', 'trains']
     assert 'exact' not in ledger.claims(good._replace(goldens=('vig_tiny', 'vig_of_nobody')))
     assert 'trains' not in ledger.claims(good._replace(configs=('vig_t',)))
-    assert 'built' not in ledger.claims(good._replace(file='modelzoo/vision/vig_of_nobody.py', models=()))
+    assert 'built' not in ledger.claims(good._replace(models=('vig_test',)))
+    kernel = next(paper for paper in PAPERS if paper.id == 'C001')
+    assert ledger.claims(kernel) == ['exact']
 
 
 @pytest.mark.parametrize('count, said, fits', [

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from modelzoo.layers import init
 from modelzoo.layers.dense import Dense
+from modelzoo.layers.value_residual import Told
 
 
 class Attention(nn.Module):
@@ -23,20 +24,35 @@ class Attention(nn.Module):
         qkv_bias: whether `qkv` has a bias; `out` always has one.
         kernel_init: of both matrices.
         dtype: compute type; the softmax is float32.
+        out_init: of the second one, if otherwise.
     """
 
     heads: int
     qkv_bias: bool = True
     kernel_init: init.Initializer = init.trunc_normal(0.02)
     dtype: DTypeLike = jnp.float32
+    out_init: init.Initializer | None = None
 
-    @nn.compact
     def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
         """Mixes the tokens; any number of them, in any order."""
+        del train
+        return self.with_values(x, None)[0]
+
+    @nn.compact
+    def with_values(self, x: Float[Array, 'b n d'], told: Told | None
+                    ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n d']]:
+        """Mixes the tokens by values that another block has a say in; see value_residual.py.
+
+        Returns:
+            The tokens, no state, and the values.
+        """
         width = x.shape[-1]
-        qkv = Dense(3 * width, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
-        q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
-        return Dense(width, True, self.kernel_init, self.dtype, name='out')(merge_heads(attend(q, k, v)))
+        own = told is None or told.own
+        qkv = Dense((3 if own else 2) * width, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
+        v = rest[0] if told is None else told.values(*rest)
+        y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v))))
+        return Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')(y), None, v
 
 
 def attend(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], v: Float[Array, 'b h m v'], *,

@@ -102,7 +102,8 @@ class Filter(nn.Module):
 # The published names of the mixer's parameters and ours; see weights.py.
 NAMES = (
     *((f'{there}.{a}', f'{here}/{b}') for there, here in (
-        ('projection', 'gate'), ('conv.conv', 'conv'), ('conv.mlp.0', 'filter/linear0'), ('conv.mlp.2', 'filter/linear1'))
+        ('projection', 'gate'), ('conv.conv', 'conv'), ('conv.mlp.0', 'filter/linear0'),
+        ('conv.mlp.2', 'filter/linear1'))
       for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
     ('conv.pos_emb.z', 'filter/positions'),
 )

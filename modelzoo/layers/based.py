@@ -98,4 +98,4 @@ def taylor(x: Float[Array, 'b h t f']) -> Float[Array, 'b h t m']:
 
 
 # The published names of the mixer's parameters and ours; see weights.py.
-NAMES = tuple((f'proj_{there}.weight', f'{here}/kernel') for there, here in (('q', 'q'), ('k', 'k'), ('v', 'v'), ('o', 'out')))
+NAMES = (*((f'proj_{name}.weight', f'{name}/kernel') for name in 'qkv'), ('proj_o.weight', 'out/kernel'))

@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from modelzoo.layers.drop import drop_path
+from modelzoo.layers.residual import Stream, connect, mixed, started
 
 
 class PreNorm(nn.Module):
@@ -25,15 +26,15 @@ class PreNorm(nn.Module):
     residual: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, s: Array, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Array:
+    def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
         """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
-        join = self.residual(name='mixer_residual')
-        y = self.norm(name='mixer_norm')(join.read(s))
-        s = join.write(s, drop_path(self.mixer(name='mixer')(y, train=train), mixer_mask))
-        join = self.residual(name='mlp_residual')
-        y = self.norm(name='mlp_norm')(join.read(s))
-        return join.write(s, drop_path(self.mlp(name='mlp')(y), mlp_mask))
+        mixer_join, mlp_join = connect(self.residual, ('mixer', 'mlp'))
+        y = self.norm(name='mixer_norm')(mixer_join.read(s))
+        s, y = mixed(mixer_join, started(mixer_join, self.mixer)(name='mixer'), s, y, train=train)
+        s = mixer_join.write(s, drop_path(y, mixer_mask))
+        y = self.norm(name='mlp_norm')(mlp_join.read(s))
+        return mlp_join.write(s, drop_path(started(mlp_join, self.mlp)(name='mlp')(y), mlp_mask))
 
 
 class PostNorm(nn.Module):
@@ -49,19 +50,19 @@ class PostNorm(nn.Module):
     residual: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, s: Array, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Array:
+    def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
         """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
-        join = self.residual(name='mixer_residual')
-        y = self.norm(name='mixer_norm')(self.mixer(name='mixer')(join.read(s), train=train))
-        s = join.write(s, drop_path(y, mixer_mask))
-        join = self.residual(name='mlp_residual')
-        y = self.norm(name='mlp_norm')(self.mlp(name='mlp')(join.read(s)))
-        return join.write(s, drop_path(y, mlp_mask))
+        mixer_join, mlp_join = connect(self.residual, ('mixer', 'mlp'))
+        mixer = started(mixer_join, self.mixer)(name='mixer')
+        s, y = mixed(mixer_join, mixer, s, mixer_join.read(s), train=train)
+        s = mixer_join.write(s, drop_path(self.norm(name='mixer_norm')(y), mixer_mask))
+        y = self.norm(name='mlp_norm')(started(mlp_join, self.mlp)(name='mlp')(mlp_join.read(s)))
+        return mlp_join.write(s, drop_path(y, mlp_mask))
 
 
-def in_turn(blocks: Sequence[nn.Module], s: Array, masks: Float[Array, 'l *r b'] | None, *, train: bool, remat: bool
-            ) -> Array:
+def in_turn(blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l *r b'] | None, *, train: bool, remat: bool
+            ) -> Stream:
     """Passes the stream through blocks that may differ from each other and hold batch statistics.
 
     Args:

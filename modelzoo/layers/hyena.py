@@ -168,7 +168,8 @@ def waves(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> A
 
 # The published names of the operator's parameters and ours; see weights.py.
 NAMES = (
-    *((f'{name}_proj.{a}', f'{name}/{b}') for name in ('in', 'out') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+    *((f'{name}_proj.{a}', f'{name}/{b}')
+      for name in ('in', 'out') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
     ('short_filter.weight', 'conv/kernel'), ('short_filter.bias', 'conv/bias'), ('filter_fn.bias', 'bias'),
     ('filter_fn.pos_emb.z', 'filter/positions'), ('filter_fn.implicit_filter.1.freq', 'filter/frequencies'),
     *((f'filter_fn.implicit_filter.{2 * index}.{a}', f'filter/linear{index}/{b}')

@@ -7,10 +7,10 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers.residual import Residual
+from modelzoo.layers.residual import Single
 
 
-class LayerScale(Residual):
+class LayerScale(Single):
     """``s + scale * y``: one scale a channel, the last axis.
 
     Attributes:
@@ -19,20 +19,8 @@ class LayerScale(Residual):
 
     initial: float = 1e-4
 
-    def open(self, x: Float[Array, 'b *n']) -> Array:
-        """Returns `x`."""
-        return x
-
-    def read(self, s: Array) -> Float[Array, 'b *n']:
-        """Returns `s`."""
-        return s
-
     @nn.compact
     def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
         """Returns ``s + scale * y``."""
         scale = self.param('scale', jax.nn.initializers.constant(self.initial), (y.shape[-1],))
         return s + y * scale.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-
-    def close(self, s: Array) -> Float[Array, 'b *n']:
-        """Returns `s`."""
-        return s

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from modelzoo.layers.drop import drop_path
+from modelzoo.layers.residual import Stream, connect, extended, mixed, started
 
 
 class Mixer(nn.Module, abc.ABC):
@@ -65,16 +66,15 @@ class Block(nn.Module):
     def setup(self) -> None:
         """Makes the branches."""
         made = {'mixer': self.mixer} | ({} if self.mlp is None else {'mlp': self.mlp})
-        self.branches = [
-            (self.residual(name=f'{name}_residual'), self.norm(name=f'{name}_norm'), part(name=name))
-            for name, part in made.items()]
+        self.branches = [(join, self.norm(name=f'{name}_norm'), started(join, part)(name=name))
+                         for join, (name, part) in zip(connect(self.residual, list(made)), made.items())]
 
-    def __call__(self, s: Array, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Array:
+    def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
         """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
         rows = [None] * len(self.branches) if mask is None else mask
         for (join, norm, part), row in zip(self.branches, rows):
             x = self._before(s, join, norm)
-            y = part(x, train=train) if _keeps_state(part) else part(x)
+            s, y = mixed(join, part, s, x, train=train) if _keeps_state(part) else (s, part(x))
             s = self._after(s, drop_path(y, row), join, norm)
         return s
 
@@ -82,22 +82,22 @@ class Block(nn.Module):
         """Returns the states of the branches before the first element."""
         return [part.init_state(batch, width) if _keeps_state(part) else () for _, _, part in self.branches]
 
-    def extend(self, s: Array, states: list[Any]) -> tuple[Array, list[Any]]:
+    def extend(self, s: Stream, states: list[Any]) -> tuple[Stream, list[Any]]:
         """Passes the next elements on; returns the stream and the states after them."""
         after = []
         for (join, norm, part), state in zip(self.branches, states):
             x = self._before(s, join, norm)
-            y, state = part.extend(x, state) if _keeps_state(part) else (part(x), state)
+            s, y, state = extended(join, part, s, x, state) if _keeps_state(part) else (s, part(x), state)
             s = self._after(s, y, join, norm)
             after.append(state)
         return s, after
 
-    def _before(self, s: Array, join: nn.Module, norm: nn.Module) -> Array:
+    def _before(self, s: Stream, join: nn.Module, norm: nn.Module) -> Array:
         return norm(join.read(s)) if self.pre_norm else join.read(s)
 
-    def _after(self, s: Array, y: Array, join: nn.Module, norm: nn.Module) -> Array:
+    def _after(self, s: Stream, y: Array, join: nn.Module, norm: nn.Module) -> Stream:
         s = join.write(s, y)
-        return s if self.pre_norm else join.open(norm(join.close(s)))
+        return s if self.pre_norm else join.carry(s, norm)
 
 
 def _keeps_state(part: nn.Module) -> bool:

@@ -33,18 +33,20 @@ class Mlp(nn.Module):
         activation: between the two.
         kernel_init: of both matrices.
         dtype: compute type.
+        out_init: of the second one, if otherwise.
     """
 
     ratio: float = 4.0
     activation: Callable[[Array], Array] = gelu
     kernel_init: init.Initializer = init.trunc_normal(0.02)
     dtype: DTypeLike = jnp.float32
+    out_init: init.Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
         """Acts on the last axis."""
         up = Dense(int(x.shape[-1] * self.ratio), True, self.kernel_init, self.dtype, name='up')
-        down = Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='down')
+        down = Dense(x.shape[-1], True, self.out_init or self.kernel_init, self.dtype, name='down')
         return down(self.activation(up(x)))
 
 

@@ -125,5 +125,22 @@ class GlobalResponseNorm(nn.Module):
         return x.astype(self.dtype)
 
 
+class NoNorm(nn.Module):
+    """Stands where a norm would, and does nothing: for residual connections that make norms unnecessary.
+
+    Attributes:
+        scale_init: means nothing here.
+        dtype: of the result.
+    """
+
+    scale_init: Callable[..., Array] = jax.nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, '*n d'], *, train: bool = False) -> Float[Array, '*n d']:
+        """Returns `x`."""
+        del train
+        return x.astype(self.dtype)
+
+
 def _last_axis(vector: Array, like: Array) -> Array:
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))

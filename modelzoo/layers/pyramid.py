@@ -13,13 +13,14 @@ from jaxtyping import Array, Float
 from modelzoo.layers import trunk
 from modelzoo.layers.block import in_turn
 from modelzoo.layers.drop import path_masks
+from modelzoo.layers.residual import Add, Stream, along
 
 
 class Stage(nn.Module):
     """The blocks of one resolution.
 
     Attributes:
-        blocks: a factory for each block; what it makes is called as ``block(x, mask, train=train)``.
+        blocks: a factory for each block; what it makes is called as ``block(s, mask, train=train)``.
         remat: recompute a block's activations in the backward pass.
     """
 
@@ -27,15 +28,15 @@ class Stage(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(self, s: Stream, masks: Float[Array, 'l b'] | None, *, train: bool = False) -> Stream:
         """Runs the blocks; `masks` has a row for each."""
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
-        return in_turn(blocks, x, masks, train=train, remat=self.remat)
+        return in_turn(blocks, s, masks, train=train, remat=self.remat)
 
 
 def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence[Callable[..., nn.Module]]], *,
-        drop_path: float, remat: bool, train: bool) -> list[Float[Array, 'b h2 w2 d']]:
+        drop_path: float, remat: bool, train: bool, residual: Callable[..., nn.Module] = Add
+        ) -> list[Float[Array, 'b h2 w2 d']]:
     """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
 
     Args:
@@ -45,13 +46,15 @@ def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence
         drop_path: stochastic depth of the last block; the blocks before rise to it from 0.
         remat: see `Stage`.
         train: handed on.
+        residual: opens and closes the stream that the blocks pass on; by default it is the map itself.
     """
     masks = path_masks(module, drop_path, sum(map(len, stages)), len(x), branches=1, train=train)
-    maps, first = [], 0
+    join = residual(name='residual')
+    s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):
         rows = None if masks is None else masks[first:first + len(blocks), 0]
-        x = Stage(blocks, remat, name=f'stage{index}')(x, rows, train=train)
-        maps.append(x)
+        s = Stage(blocks, remat, name=f'stage{index}')(s, rows, train=train)
+        maps.append(join.close(s))
         first += len(blocks)
     return maps
 
@@ -80,3 +83,10 @@ def halving(block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequ
     """Returns the factories of stages of which each but the first halves the sides; see `with_stride`."""
     return [with_stride(block, width, depth, 2 if index else 1)
             for index, (width, depth) in enumerate(zip(widths, depths, strict=True))]
+
+
+def connected(stages: Sequence[Sequence[Callable[..., nn.Module]]], residual: Callable[..., nn.Module]
+              ) -> list[list[Callable[..., nn.Module]]]:
+    """Returns the factories of the stages with each block's own connection as its `residual`."""
+    each = iter(along(residual, sum(map(len, stages))))
+    return [[functools.partial(block, residual=next(each)) for block in blocks] for blocks in stages]

@@ -1,37 +1,63 @@
 """Residual connections: how a block's branches read from and write to the stream that runs through a network.
 
-He et al., 2015, https://arxiv.org/abs/1512.03385, for `Add`. Others keep the same four methods over another
-stream (several copies, past outputs) or with parameters of their own, and drop in as a block's `residual`.
+He et al., 2015, https://arxiv.org/abs/1512.03385, for `Add`. Others keep the same methods over another stream (several
+copies, values of the first block) or with parameters of their own, and drop in as a network's `residual`: rezero.py,
+layer_scale.py, fixup.py, hyper_connections.py, frac_connections.py, laurel.py, orthogonal.py, value_residual.py.
 """
 
 import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+# The features themselves, or a tuple with them.
+Stream = Array | tuple[Array, ...]
+
 
 class Residual(nn.Module, abc.ABC):
-    """A trunk opens and closes the stream; in between every branch does ``s = write(s, branch(read(s)))``."""
+    """A trunk opens and closes the stream; in between every branch does ``s = write(s, branch(read(s)))``.
+
+    Opening, closing and carrying make no parameters, so that a trunk can do them with a connection of its own.
+
+    Attributes:
+        block, blocks: the block's number and how many there are, for what a branch starts from.
+        branch, branches: likewise of a branch in its block.
+        whole_block: whether a block's branches share one connection, with its parameters.
+    """
+
+    block: int = dataclasses.field(default=0, kw_only=True)
+    blocks: int = dataclasses.field(default=1, kw_only=True)
+    branch: int = dataclasses.field(default=0, kw_only=True)
+    branches: int = dataclasses.field(default=1, kw_only=True)
+    whole_block: bool = dataclasses.field(default=False, kw_only=True)
 
     @abc.abstractmethod
-    def open(self, x: Float[Array, 'b *n']) -> Array:
+    def open(self, x: Float[Array, 'b *n']) -> Stream:
         """Returns the stream that starts with `x`."""
 
     @abc.abstractmethod
-    def read(self, s: Array) -> Float[Array, 'b *n']:
+    def read(self, s: Stream) -> Float[Array, 'b *n']:
         """Returns a branch's input."""
 
     @abc.abstractmethod
-    def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
+    def write(self, s: Stream, y: Float[Array, 'b *n']) -> Stream:
         """Returns the stream after a branch's output `y`."""
 
     @abc.abstractmethod
-    def close(self, s: Array) -> Float[Array, 'b *n']:
+    def carry(self, s: Stream, f: Callable[[Array], Array]) -> Stream:
+        """Returns the stream with every copy of the features replaced by `f` of it: a norm, a change of resolution."""
+
+    @abc.abstractmethod
+    def close(self, s: Stream) -> Float[Array, 'b *n']:
         """Returns the trunk's output."""
 
 
-class Add(Residual):
-    """``s + y``: the stream is the features themselves, and nothing is learned."""
+class Single(Residual):
+    """The stream is the features themselves, and a branch reads them as they are; what is left is `write`."""
 
     def open(self, x: Float[Array, 'b *n']) -> Array:
         """Returns `x`."""
@@ -41,10 +67,94 @@ class Add(Residual):
         """Returns `s`."""
         return s
 
-    def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
-        """Returns ``s + y``."""
-        return s + y
+    def carry(self, s: Array, f: Callable[[Array], Array]) -> Array:
+        """Returns ``f(s)``."""
+        return f(s)
 
     def close(self, s: Array) -> Float[Array, 'b *n']:
         """Returns `s`."""
         return s
+
+
+class Add(Single):
+    """``s + y``: nothing is learned."""
+
+    def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
+        """Returns ``s + y``."""
+        return s + y
+
+
+class Starting(abc.ABC):
+    """A connection that also says how the matrices of its branch start."""
+
+    @abc.abstractmethod
+    def started(self, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        """Returns the factory of a branch with its initial values changed.
+
+        Raises:
+            NotImplementedError: what it makes cannot be told how to start.
+        """
+
+
+class Telling(abc.ABC):
+    """A connection that hands the mixers more than their input."""
+
+    @abc.abstractmethod
+    def told(self, s: Stream) -> Any:
+        """Returns what a mixer takes besides its input: ``y, state, values = with_values(x, told, state)``."""
+
+    @abc.abstractmethod
+    def keep(self, s: Stream, values: Array) -> Stream:
+        """Returns the stream with the values that a mixer answered."""
+
+
+def along(residual: Callable[..., Residual], depth: int) -> list[Callable[..., Residual]]:
+    """Returns the factory for each of a network's blocks."""
+    return [functools.partial(residual, block=block, blocks=depth) for block in range(depth)]
+
+
+def connect(residual: Callable[..., Residual], branches: Sequence[str]) -> list[Residual]:
+    """Returns the connection of each of a block's branches, bound as ``mixer_residual`` for a branch ``mixer``.
+
+    Where the branches share one it is called ``residual``.
+    """
+    if residual(parent=None).whole_block:
+        return [residual(branches=len(branches), name='residual')] * len(branches)
+    return [residual(branch=index, branches=len(branches), name=f'{branch}_residual')
+            for index, branch in enumerate(branches)]
+
+
+def started(join: Residual, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Returns a branch's factory, with the initial values that its connection wants."""
+    return join.started(part) if isinstance(join, Starting) else part
+
+
+def mixed(join: Residual, mixer: nn.Module, s: Stream, x: Array, *, train: bool) -> tuple[Stream, Array]:
+    """Returns the stream and the mixer's output, after what the two tell each other.
+
+    Raises:
+        NotImplementedError: the mixer has no values to share.
+    """
+    if not isinstance(join, Telling):
+        return s, mixer(x, train=train)
+    y, _, values = _sharing(join, mixer).with_values(x, join.told(s))
+    return join.keep(s, values), y
+
+
+def extended(join: Residual, mixer: nn.Module, s: Stream, x: Array, state: Any) -> tuple[Stream, Array, Any]:
+    """Returns the stream, the mixer's output for the next elements of a sequence and its state after them.
+
+    Raises:
+        NotImplementedError: the mixer has no values to share.
+    """
+    if not isinstance(join, Telling):
+        return s, *mixer.extend(x, state)
+    y, state, values = _sharing(join, mixer).with_values(x, join.told(s), state)
+    return join.keep(s, values), y, state
+
+
+def _sharing(join: Residual, mixer: nn.Module) -> nn.Module:
+    if callable(getattr(mixer, 'with_values', None)):
+        return mixer
+    raise NotImplementedError(f'{type(join).__name__} shares the values of attention, and {type(mixer).__name__} has '
+                              'none to share: choose a mixer of attention or another residual.')

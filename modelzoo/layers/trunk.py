@@ -15,14 +15,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from modelzoo.layers.residual import Stream
+
 
 def names(depth: int) -> list[str]:
     """Returns the names of a trunk's blocks."""
     return [f'block{index:02d}' for index in range(depth)]
 
 
-def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Array, masks: Float[Array, 'l r b'] | None, *,
-        train: bool, remat: bool, scan: bool) -> Array:
+def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l r b'] | None, *,
+        train: bool, remat: bool, scan: bool) -> Stream:
     """Passes the stream `s` through the blocks.
 
     Args:
@@ -32,10 +34,11 @@ def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Array, masks: Float[Ar
         masks: from `drop.path_masks`, one entry a block.
         train: handed on.
         remat: recompute instead of keeping activations.
-        scan: one compiled body for all blocks.
+        scan: one compiled body, the first block's, for all blocks.
 
     Raises:
-        NotImplementedError: `remat` or `scan` with blocks that hold more than parameters.
+        NotImplementedError: `remat` or `scan` with blocks that hold more than parameters, or `scan` with blocks that
+            hold different ones.
     """
     rows = [None] * len(blocks) if masks is None else list(masks)
     if trunk.is_initializing() or not (remat or scan):
@@ -43,18 +46,22 @@ def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Array, masks: Float[Ar
             s = block(s, mask, train=train)
         return s
     params = _params(trunk, blocks)
-    block = blocks[0].clone(parent=None, name=None)
-
-    def apply(s: Array, inputs: tuple[dict, Array | None]) -> Array:
-        return block.apply({'params': inputs[0]}, s, inputs[1], train=train)
-
-    apply = jax.checkpoint(apply) if remat else apply
     if not scan:
-        for inputs in zip(params, rows):
-            s = apply(s, inputs)
+        for block, inputs in zip(blocks, zip(params, rows)):
+            s = jax.checkpoint(_pure(block, train))(s, inputs)
         return s
+    if any(jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, params[0]) for tree in params):
+        raise NotImplementedError('blocks with different parameters cannot run with scan: switch it off.')
+    apply = _pure(blocks[0], train)
+    apply = jax.checkpoint(apply) if remat else apply
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     return jax.lax.scan(lambda s, inputs: (apply(s, inputs), None), s, (stacked, masks))[0]
+
+
+def _pure(block: nn.Module, train: bool) -> Callable[[Stream, tuple[dict, Array | None]], Stream]:
+    """Returns the block as a function of the stream and of its parameters and mask."""
+    block = block.clone(parent=None, name=None)
+    return lambda s, inputs: block.apply({'params': inputs[0]}, s, inputs[1], train=train)
 
 
 def _params(trunk: nn.Module, blocks: Sequence[nn.Module]) -> list[dict]:

@@ -20,10 +20,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kernels.depthwise_conv import inception_conv
 from modelzoo import features as ft
 from modelzoo.layers import init, meta_next
 from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv import DepthwiseConv
 from modelzoo.layers.dense import Dense
 from modelzoo.layers.drop import path_masks
 from modelzoo.layers.layer_scale import LayerScale
@@ -58,12 +58,26 @@ class Inception(nn.Module):
         if not part:
             raise ValueError(f'{self.ratio} of {x.shape[-1]} channels is less than one: widen the stage or raise the '
                              'ratio.')
-        whole, *parts = jnp.split(x, [x.shape[-1] - count * part for count in (3, 2, 1)], axis=-1)
         kernels = {'square': (3, 3), 'row': (1, self.band), 'column': (self.band, 1)}
-        conv = functools.partial(DepthwiseConv, kernel_init=init.trunc_normal(0.02), dtype=self.dtype, use_bias=True,
-                                 bias_init=jax.nn.initializers.zeros)
-        mixed = [conv(size, name=name)(y) for (name, size), y in zip(kernels.items(), parts)]
-        return jnp.concatenate([whole, *mixed], axis=-1)
+        taps, biases = zip(*(Taps(sides, name=name)(part) for name, sides in kernels.items()))
+        x, *taps, bias = (array.astype(self.dtype) for array in (x, *taps, jnp.stack(biases)))
+        return inception_conv(x, *taps, bias=bias)
+
+
+class Taps(nn.Module):
+    """The parameters of one of the convolutions.
+
+    Attributes:
+        sides: of the kernel.
+    """
+
+    sides: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[Float[Array, 'i j 1 c'], Float[Array, ' c']]:
+        """Returns kernel and bias."""
+        kernel = self.param('kernel', init.trunc_normal(0.02), (*self.sides, 1, channels))
+        return kernel, self.param('bias', jax.nn.initializers.zeros, (channels,))
 
 
 class Neck(nn.Module):

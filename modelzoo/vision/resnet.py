@@ -29,6 +29,7 @@ from modelzoo.layers.batchnorm import BatchNorm
 from modelzoo.layers.conv_norm import ConvNorm, PlainConv, Stem, projection
 from modelzoo.layers.drop import drop_path
 from modelzoo.layers.pool import global_mean
+from modelzoo.layers.residual import Add, Single, Starting, Stream, Telling
 from modelzoo.layers.variants import changed
 
 
@@ -61,6 +62,7 @@ class Basic(nn.Module):
         norm: factory of the normalization.
         shortcut: factory of what replaces the identity where the shape changes.
         dtype: compute type.
+        residual: factory of the connection.
     """
 
     features: int
@@ -68,22 +70,25 @@ class Basic(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     shortcut: Callable[..., nn.Module] = projection
     dtype: DTypeLike = jnp.float32
+    residual: Callable[..., nn.Module] = Add
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
-        conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
-        y = nn.relu(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
-        y = conv(norm=_from_zero(self.norm), name='conv2')(y, train=train)
-        return _join(self, x, drop_path(y, mask), train=train)
+    def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
+        """Passes the stream of maps on; `mask` is this block's row of `drop.path_masks`."""
+
+        def branch(x: Array) -> Array:
+            conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
+            y = nn.relu(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
+            return drop_path(conv(norm=_from_zero(self.norm), name='conv2')(y, train=train), mask)
+
+        return _join(self, s, branch, train=train)
 
 
 class Bottleneck(nn.Module):
     """``relu(shortcut(x) + branch(x))``: a 1x1 convolution to fewer channels, a 3x3 one, and a 1x1 one back.
 
     Attributes:
-        features, stride, norm, shortcut, dtype: as `Basic`'s; the stride is the 3x3 convolution's.
+        features, stride, norm, shortcut, dtype, residual: as `Basic`'s; the stride is the 3x3 convolution's.
         groups: of the 3x3 convolution ("cardinality").
         base_width: its width for each group, per 64 channels of a quarter of the features.
     """
@@ -95,29 +100,47 @@ class Bottleneck(nn.Module):
     dtype: DTypeLike = jnp.float32
     groups: int = 1
     base_width: int = 64
+    residual: Callable[..., nn.Module] = Add
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
-        width = self.features // 4 * self.base_width // 64 * self.groups
-        conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
-        y = nn.relu(conv(width, 1, name='conv1')(x, train=train))
-        y = nn.relu(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
-        y = ConvNorm(self.features, 1, norm=_from_zero(self.norm), dtype=self.dtype, name='conv3')(y, train=train)
-        return _join(self, x, drop_path(y, mask), train=train)
+    def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
+        """Passes the stream of maps on; `mask` is this block's row of `drop.path_masks`."""
+
+        def branch(x: Array) -> Array:
+            width = self.features // 4 * self.base_width // 64 * self.groups
+            conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
+            y = nn.relu(conv(width, 1, name='conv1')(x, train=train))
+            y = nn.relu(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
+            last = ConvNorm(self.features, 1, norm=_from_zero(self.norm), dtype=self.dtype, name='conv3')
+            return drop_path(last(y, train=train), mask)
+
+        return _join(self, s, branch, train=train)
 
 
 def _from_zero(norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     return functools.partial(norm, scale_init=jax.nn.initializers.zeros)
 
 
-def _join(block: Basic | Bottleneck, x: Array, y: Array, *, train: bool) -> Array:
-    """Returns ``relu(shortcut(x) + y)`` inside the block's ``__call__``."""
-    if block.stride != 1 or x.shape[-1] != block.features:
+def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array], *, train: bool) -> Stream:
+    """Returns ``relu(shortcut(s) + branch(s))`` inside the block's ``__call__``.
+
+    A connection over several copies of the map cannot span a change of its shape: there it starts anew.
+    """
+    outer = block.residual(name='residual')
+    if isinstance(outer, (Starting, Telling)):
+        raise NotImplementedError(f'{type(outer).__name__} reaches into a branch, and convolutions with norms do not '
+                                  'let it: use vision/fixup_resnet.py for Fixup, or choose another residual.')
+    channels = outer.close(s).shape[-1]
+    changes = block.stride != 1 or channels != block.features
+    restarts = changes and not isinstance(outer, Single)
+    join, s = (Add(parent=None), outer.close(s)) if restarts else (outer, s)
+    y = branch(join.read(s))
+    if changes:
         shortcut = block.shortcut(block.features, block.stride, block.norm, block.dtype, name='shortcut')
-        x = shortcut(x, train=train)
-    return nn.relu(x.astype(y.dtype) + y)
+        s = join.carry(s, lambda x: shortcut(x, train=train))
+    s = join.write(join.carry(s, lambda x: x.astype(y.dtype)), y)
+    s = join.carry(s, nn.relu)
+    return outer.open(s) if restarts else s
 
 
 class WideBasic(nn.Module):
@@ -161,6 +184,7 @@ class ResNet(ft.PyramidBackbone):
         drop_path: stochastic depth of the last block; see layers/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
+        residual: factory of the blocks' connections to the stream of maps.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -172,6 +196,7 @@ class ResNet(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    residual: Callable[..., nn.Module] = Add
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -193,8 +218,9 @@ class ResNet(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
         stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         block = functools.partial(self.block, norm=self.norm, dtype=self.dtype)
-        stages = pyramid.halving(block, self.widths, self.depths)
-        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
+        stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), self.residual)
+        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train,
+                           residual=self.residual)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
 
@@ -309,6 +335,7 @@ PUBLISHED = {
 
 def resnet(variant: str = 'resnet50', *, depths: Sequence[int] | None = None, widths: Sequence[int] | None = None,
            stem_width: int | None = None, stem_stride: int | None = None, drop_path: float | None = None,
+           norm: Callable[..., nn.Module] | None = None, residual: Callable[..., nn.Module] | None = None,
            dtype: DTypeLike = 'float32', remat: bool = False) -> ResNet:
     """Returns a variant, changed where a value is given; see `ResNet`.
 
@@ -316,7 +343,8 @@ def resnet(variant: str = 'resnet50', *, depths: Sequence[int] | None = None, wi
         ValueError: there is no such variant of this class.
     """
     changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'stem_stride': stem_stride, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
+               'stem_stride': stem_stride, 'drop_path': drop_path, 'norm': norm, 'residual': residual,
+               'dtype': jnp.dtype(dtype), 'remat': remat}
     return changed(VARIANTS, variant, ResNet, changes)
 
 

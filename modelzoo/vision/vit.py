@@ -36,7 +36,7 @@ from modelzoo.layers.drop import path_masks
 from modelzoo.layers.mlp import Mlp
 from modelzoo.layers.norm import LayerNorm
 from modelzoo.layers.patch import Patches, pair, patch_grid
-from modelzoo.layers.residual import Add
+from modelzoo.layers.residual import Add, along
 from modelzoo.layers.variants import changed
 
 POOLS = ('token', 'mean')
@@ -91,7 +91,8 @@ class ViT(ft.TokenBackbone):
             self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), shape)
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
         parts['mixer'] = functools.partial(parts['mixer'], heads=self.heads)
-        self.blocks = [PreNorm(**parts, residual=self.residual, name=name) for name in trunk.names(self.depth)]
+        self.blocks = [PreNorm(**parts, residual=residual, name=name)
+                       for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth))]
         self.join = self.residual()
         self.last_norm = parts['norm'](name='norm')
 
@@ -191,7 +192,8 @@ PUBLISHED = {
 
 def vit(variant: str = 'vit_small_patch16_224', *, width: int | None = None, depth: int | None = None,
         heads: int | None = None, patch: int | None = None, image_size: int | Sequence[int] | None = None,
-        plain: bool = False, drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False,
+        plain: bool = False, drop_path: float | None = None, norm: Callable[..., nn.Module] | None = None,
+        residual: Callable[..., nn.Module] | None = None, dtype: DTypeLike = 'float32', remat: bool = False,
         scan: bool = False) -> ViT:
     """Returns a variant, changed where a value is given; see `ViT`.
 
@@ -202,7 +204,7 @@ def vit(variant: str = 'vit_small_patch16_224', *, width: int | None = None, dep
         ValueError: there is no such variant.
     """
     changes = {'width': width, 'depth': depth, 'heads': heads, 'patch': patch, 'drop_path': drop_path,
-               'image_size': None if image_size is None else pair(image_size),
+               'image_size': None if image_size is None else pair(image_size), 'norm': norm, 'residual': residual,
                'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
     if plain:
         changes |= {'prefix': (), 'pool': 'mean', 'fixed_positions': posemb.sincos2d}

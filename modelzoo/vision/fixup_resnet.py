@@ -1,0 +1,150 @@
+"""Fixup ResNet: residual networks without any normalization, for CIFAR.
+
+Zhang et al., 2019, "Fixup Initialization: Residual Learning Without Normalization", https://arxiv.org/abs/1901.09321.
+Reference: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), cifar/models/fixup_resnet_cifar.py at f3fa449, read for
+facts; parameter names are its own. How branches start: layers/fixup.py.
+
+What the published code does and the paper does not say, kept here: L is the number of blocks; where a block halves the
+resolution the shortcut takes every second pixel of the map with the block's first number added, and zeros behind its
+channels. Where we differ: a head starts as heads.py says; the reference's starts at 0.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from modelzoo import features as ft
+from modelzoo.layers import fixup, pyramid
+from modelzoo.layers.conv import Conv
+from modelzoo.layers.drop import drop_path
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.variants import changed
+
+
+class Block(nn.Module):
+    """``relu(shortcut(x) + branch(x))`` with two 3x3 convolutions, a number before each and before the rectifier.
+
+    Attributes:
+        features: output channels.
+        stride: of the first convolution.
+        residual: factory of the connection, with the block's number.
+        dtype: compute type.
+    """
+
+    features: int
+    stride: int
+    residual: Callable[..., fixup.Fixup]
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, s: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h2 w2 d']:
+        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        del train
+        join = self.residual(name='residual')
+        conv = functools.partial(Conv, self.features, 3, padding=1, dtype=self.dtype, use_bias=False)
+        start = fixup.kernel_init(join.blocks, mode='fan_out')
+        x = join.read(s)
+        y = conv(stride=self.stride, kernel_init=start, name='conv1')(x)
+        y = fixup.Offset(name='before2')(nn.relu(fixup.Offset(name='after1')(y)))
+        y = conv(kernel_init=jax.nn.initializers.zeros, name='conv2')(y)
+        if self.stride != 1 or s.shape[-1] != self.features:
+            s = _widened(x[:, ::self.stride, ::self.stride], self.features)
+        return nn.relu(join.write(s.astype(y.dtype), drop_path(y, mask)))
+
+
+def _widened(x: Float[Array, 'b h w c'], features: int) -> Float[Array, 'b h w d']:
+    """Returns the map with channels of zeros behind its own."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
+
+
+class FixupResNet(ft.PyramidBackbone):
+    """The network: a 3x3 convolution, stages of which each but the first halves the sides, a number for the mean.
+
+    Attributes:
+        depths: blocks of each stage.
+        widths: output channels of each stage.
+        stem_width: channels after the stem.
+        drop_path: stochastic depth of the last block; see layers/drop.py.
+        dtype: compute type; parameters are float32.
+        remat: recompute each block in the backward pass.
+    """
+
+    depths: Sequence[int] = (3, 3, 3)
+    widths: Sequence[int] = (16, 32, 64)
+    stem_width: int = 16
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """1, 2, 4."""
+        return tuple(2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+    @property
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The stem with its number, each block, the number of the mean."""
+        stem, *blocks = pyramid.layers(self.depths, ['pool'])
+        return ((*stem, 'after_stem'), *blocks)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
+        """Returns ``stem``, ``stage0`` to ``stage2``, ``map`` and ``pooled``."""
+        stem = Conv(self.stem_width, 3, padding=1, dtype=self.dtype, use_bias=False, name='stem')(x)
+        stem = nn.relu(fixup.Offset(name='after_stem')(stem))
+        block = functools.partial(Block, dtype=self.dtype)
+        stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), fixup.Fixup)
+        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train,
+                           residual=fixup.Fixup)
+        features = {ft.stage(index): value for index, value in enumerate(maps)}
+        pooled = fixup.Offset(name='pool')(global_mean(maps[-1]))
+        return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: pooled}
+
+
+# Section 5.1: the ResNets for CIFAR of 6 n + 2 layers.
+VARIANTS = {
+    **{f'fixup_resnet{6 * n + 2}': FixupResNet((n, n, n)) for n in (3, 5, 7, 9, 18)},
+    'fixup_resnet_test': FixupResNet((2, 1), (8, 16), stem_width=8),
+}
+
+PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) for name in list(VARIANTS)[:-1]}
+
+
+def fixup_resnet(variant: str = 'fixup_resnet110', *, depths: Sequence[int] | None = None,
+                 widths: Sequence[int] | None = None, stem_width: int | None = None, drop_path: float | None = None,
+                 dtype: DTypeLike = 'float32', remat: bool = False) -> FixupResNet:
+    """Returns a variant, changed where a value is given; see `FixupResNet`.
+
+    Raises:
+        ValueError: there is no such variant.
+    """
+    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
+               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
+    return changed(VARIANTS, variant, FixupResNet, changes)
+
+
+# The published names of a classifier's parameters and ours; see weights.py.
+_NUMBERS = (('bias1a', 'residual/before'), ('bias1b', 'after1/bias'), ('bias2a', 'before2/bias'),
+            ('scale', 'residual/scale'), ('bias2b', 'residual/after'))
+NAMES = {
+    'FixupResNet': (
+        ('conv1.weight', 'backbone/stem/kernel'),
+        ('bias1', 'backbone/after_stem/bias'),
+        *((f'layer{stage + 1}.{{i}}.{there}', f'backbone/stage{stage}/block{{i:02d}}/{here}') for stage in range(3)
+          for there, here in (*_NUMBERS, ('conv{k}.weight', 'conv{k}/kernel'))),
+        ('bias2', 'backbone/pool/bias'),
+        ('fc.weight', 'head/kernel'),
+        ('fc.bias', 'head/bias'),
+    ),
+}

@@ -1,0 +1,280 @@
+"""Residual connections as a slot of ViT, ResNet and the sequence trunk, and what each promises of a network's start."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+import modelzoo
+from modelzoo.layers import fixup, laurel
+from modelzoo.layers.attention import Attention
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.causal_attention import CausalAttention
+from modelzoo.layers.fixup import Fixup
+from modelzoo.layers.frac_connections import FracConnections
+from modelzoo.layers.hyper_connections import HyperConnections
+from modelzoo.layers.laurel import Laurel
+from modelzoo.layers.layer_scale import LayerScale
+from modelzoo.layers.mamba import Mamba
+from modelzoo.layers.mlp import Mlp
+from modelzoo.layers.norm import NoNorm
+from modelzoo.layers.orthogonal import Orthogonal
+from modelzoo.layers.residual import Add
+from modelzoo.layers.rezero import ReZero
+from modelzoo.layers.value_residual import SharedValue, ValueResidual
+from modelzoo.sequence.trunk import Trunk
+from modelzoo.vision.resnet import Basic, Bottleneck, ResNet
+from modelzoo.vision.vit import ViT
+from tests.modelzoo.tiny import filled, jit
+
+KINDS = {
+    'add': Add,
+    'layer_scale': LayerScale,
+    'rezero': ReZero,
+    'fixup': Fixup,
+    'hyper': HyperConnections,
+    'hyper_static': functools.partial(HyperConnections, 2, dynamic=False),
+    'frac': FracConnections,
+    'frac_across': functools.partial(FracConnections, across=True),
+    'laurel': functools.partial(Laurel, 4),
+    'laurel_weighted': functools.partial(Laurel, 4, weighted=True),
+    'orthogonal': Orthogonal,
+    'value_residual': ValueResidual,
+    'shared_value': SharedValue,
+}
+# The rest of the kinds on a ViT are for `pytest -m heavy`: two compilations each.
+QUICK = ('hyper', 'frac', 'laurel_weighted', 'value_residual', 'fixup')
+INTO_BRANCHES = ('fixup', 'value_residual', 'shared_value')
+DEPTH = 110
+HE = jax.nn.initializers.he_normal()
+
+
+def image(size: int = 8, batch: int = 4) -> jax.Array:
+    return jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+
+
+def vit(kind: str, **options) -> ViT:
+    return ViT(**{'width': 16, 'depth': 3, 'heads': 2, 'patch': 4, 'image_size': 8, 'drop_path': 0.2,
+                  'residual': KINDS[kind], **options})
+
+
+def answer(model, variables, x):
+    """Returns what a network answers in training with some branches left out, and the gradients of a sum of it."""
+
+    def loss(params, x):
+        features, _ = model.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'],
+                                  rngs={'drop_path': jax.random.key(4)})
+        pooled = features['pooled']
+        return jnp.sum(pooled * jnp.cos(jnp.arange(pooled.size)).reshape(pooled.shape)), pooled
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables['params'], x)
+
+
+def assert_alive(gradients) -> None:
+    for path, gradient in traverse_util.flatten_dict(gradients, sep='/').items():
+        assert jnp.all(jnp.isfinite(gradient)) and abs(gradient).max() > 0, path
+
+
+@pytest.mark.parametrize('kind', [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.heavy)
+                                  for kind in KINDS])
+def test_on_a_vit_every_parameter_learns_and_running_otherwise_changes_no_number(kind):
+    model, x = vit(kind), image()
+    variables = filled(model, x)
+    wanted = jit(functools.partial(answer, model))(variables, x)
+    assert_alive(wanted[0][0])
+    other = vit(kind, remat=True, scan=kind != 'shared_value')
+    ours = jit(functools.partial(answer, other))(variables, x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(1, abs(b).max())), ours, wanted)
+
+
+@pytest.mark.parametrize('block, kind', [
+    (Basic, 'hyper'), (Bottleneck, 'rezero'),
+    *(pytest.param(block, kind, marks=pytest.mark.heavy) for block, kind in (
+        (Bottleneck, 'hyper'), (Basic, 'frac'), (Basic, 'laurel_weighted'), (Basic, 'orthogonal')))])
+def test_on_a_resnet_every_parameter_learns(block, kind):
+    model = ResNet((2, 2), (16, 32), block, stem_width=8, stem_stride=1, drop_path=0.1, residual=KINDS[kind])
+    x = image(6, 3)
+    (gradients, _), _ = jit(functools.partial(answer, model))(filled(model, x), x)
+    assert_alive(gradients)
+
+
+@pytest.mark.parametrize('kind, pre_norm', [
+    ('hyper', True), ('hyper', False), ('frac', True), ('rezero', False), ('fixup', True), ('value_residual', True),
+    ('shared_value', False), ('laurel', True), ('orthogonal', False)])
+def test_a_sequence_read_in_two_parts_gives_what_the_whole_gives(kind, pre_norm):
+    model = Trunk(16, 2, functools.partial(CausalAttention, 2, 8), Mlp, residual=KINDS[kind], pre_norm=pre_norm)
+    x = jax.random.normal(jax.random.key(1), (2, 6, 3))
+    variables = filled(model, x)
+
+    def in_parts(variables, x):
+        state = model.apply(variables, len(x), method='init_state')
+        state, first = model.apply(variables, state, x[:, :4], method='extend')
+        return jnp.concatenate([first['tokens'], model.apply(variables, state, x[:, 4:], method='extend')[1]['tokens']],
+                               axis=1)
+
+    whole, parts = jit(lambda v, x: (model.apply(v, x)['tokens'], in_parts(v, x)))(variables, x)
+    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+
+
+def residuals_at_start(model, x) -> dict:
+    """Returns variables without structure, but for connections as they start."""
+    started, values = jit(model.init)(jax.random.key(0), x), filled(model, x)
+    flat = traverse_util.flatten_dict(values['params'], sep='/')
+    first = traverse_util.flatten_dict(started['params'], sep='/')
+    chosen = {path: first[path] if 'residual/' in path else value for path, value in flat.items()}
+    return {'params': traverse_util.unflatten_dict(chosen, sep='/')}
+
+
+@pytest.mark.parametrize('kind, bar', [('hyper', 1e-4), ('hyper_static', 1e-4), ('frac', 1e-5), ('laurel', 1e-5)])
+def test_some_start_as_the_plain_network(kind, bar):
+    x, plain = image(), vit('add')
+    model = vit(kind)
+    variables = residuals_at_start(model, x)
+    flat = traverse_util.flatten_dict(variables['params'], sep='/')
+    without = traverse_util.unflatten_dict({p: v for p, v in flat.items() if 'residual/' not in p}, sep='/')
+    ours, wanted = jit(lambda a, b, x: (model.apply(a, x)['tokens'], plain.apply(b, x)['tokens']))(
+        variables, {'params': without}, x)
+    np.testing.assert_allclose(ours, wanted, atol=bar)
+
+
+def test_value_residuals_with_no_weight_on_the_first_values_are_the_plain_network():
+    x, plain = image(), vit('add')
+    variables = filled(plain, x)
+    none = vit('add', residual=functools.partial(ValueResidual, 0.0, 1.0))
+    some = vit('add', residual=ValueResidual)
+    ours, theirs, wanted = jit(lambda v, x: [m.apply(v, x)['tokens'] for m in (none, some, plain)])(variables, x)
+    np.testing.assert_allclose(ours, wanted, atol=1e-5)
+    assert abs(theirs - wanted).max() > 1e-2
+
+
+def deep_answer(kind: str, depth: int = DEPTH):
+    """Returns what a deep stack of blocks without norms starts with.
+
+    Its input and output, the gradients of a weighted sum of the output by each block and at the input, and what a
+    step of gradient descent changes.
+    """
+    parts = [functools.partial(part, kernel_init=HE) for part in (functools.partial(Attention, 2), Mlp)]
+    block = PreNorm(NoNorm, *parts, functools.partial(KINDS[kind], blocks=depth))
+    x = jax.random.normal(jax.random.key(2), (2, 5, 16))
+    cotangent = jnp.cos(jnp.arange(x.size)).reshape(x.shape)
+
+    def out(params, x):
+        return jax.lax.scan(lambda s, params: (block.apply({'params': params}, s, None), None), x, params)[0]
+
+    @jit
+    def run(keys):
+        params = jax.vmap(lambda key: block.init(key, x, None)['params'])(keys)
+        answer, pull = jax.vjp(out, params, x)
+        gradients, at_input = pull(cotangent)
+        step = jax.tree.map(lambda p, g: p - 1e-5 * g, params, gradients)
+        return answer, gradients, at_input, out(step, x) - answer
+
+    return x, cotangent, *run(jax.random.split(jax.random.key(3), depth))
+
+
+@functools.cache
+def deep(kind: str):
+    return deep_answer(kind)
+
+
+@pytest.mark.parametrize('kind, learns', [('rezero', 'residual/scale'), ('fixup', 'mlp/down/kernel')])
+def test_a_network_of_110_blocks_starts_as_the_identity_and_its_first_block_learns_as_the_last(kind, learns):
+    x, cotangent, out, gradients, at_input, _ = deep(kind)
+    np.testing.assert_array_equal(out, x)
+    np.testing.assert_array_equal(at_input, cotangent)
+    sizes = [np.linalg.norm(leaf) for leaf in traverse_util.flatten_dict(gradients, sep='/')[learns]]
+    assert len(sizes) == DEPTH and 0.05 < sizes[0] / sizes[-1] < 20
+
+
+def test_the_plain_network_of_110_blocks_explodes():
+    x, cotangent, out, _, at_input, _ = deep('add')
+    assert not np.var(out) < 1e9 and not np.linalg.norm(at_input) < 1e6
+
+
+def test_fixup_s_first_step_changes_a_deep_network_about_as_much_as_a_shallow_one_for_its_blocks():
+    change = np.linalg.norm(deep('fixup')[-1]) / DEPTH
+    assert 0.2 < change / (np.linalg.norm(deep_answer('fixup', 11)[-1]) / 11) < 5
+
+
+def test_orthogonal_updates_are_and_keep_the_stream_from_exploding():
+    s, y = jax.random.normal(jax.random.key(0), (2, 3, 5, 16)), jax.random.normal(jax.random.key(1), (2, 3, 5, 16))
+    update = Orthogonal().apply({}, s, y, method='write') - s
+    np.testing.assert_allclose(jnp.sum(update * s, axis=-1), 0, atol=1e-4)
+    rest = y - update
+    np.testing.assert_allclose(rest * jnp.linalg.norm(s, axis=-1, keepdims=True)**2,
+                               s * jnp.sum(s * y, axis=-1, keepdims=True), rtol=1e-3, atol=1e-3)
+
+
+def test_hyper_connections_start_by_reading_the_copies_in_turn():
+    join = HyperConnections(4, block=2, branch=1, branches=2)
+    s = jax.random.normal(jax.random.key(0), (2, 4, 3, 8))
+
+    @jit
+    def run(s):
+        variables = join.init(jax.random.key(0), s, method='read')
+        return join.apply(variables, s, method='read'), join.apply(variables, s, s[:, 0], method='write')
+
+    read, written = run(s)
+    np.testing.assert_allclose(read, s[:, 5 % 4], atol=1e-6)
+    np.testing.assert_allclose(written, s + s[:, :1], atol=1e-6)
+
+
+def test_fixup_s_initial_values_know_the_number_of_branches():
+    spread = lambda branches, matrices: fixup.kernel_init(branches, matrices)(jax.random.key(0), (400, 300)).std()
+    np.testing.assert_allclose(spread(64, 2), (2 / 400)**0.5 / 8, rtol=0.02)
+    np.testing.assert_allclose(spread(64, 3), (2 / 400)**0.5 / 64**0.25, rtol=0.02)
+    params = jit(vit('fixup').init)(jax.random.key(0), image())['params']
+    last = [params['block01']['mlp']['down'], params['block01']['mixer']['out']]
+    assert not any(matrix['kernel'].any() for matrix in last)
+
+
+def test_a_block_shares_rezero_s_number_unless_it_is_told_not_to():
+    count = lambda residual: len([path for path in traverse_util.flatten_dict(
+        jax.eval_shape(vit('add', residual=residual).init, jax.random.key(0), image())['params'], sep='/')
+                                  if path.endswith('residual/scale')])
+    assert count(ReZero) == 3 and count(functools.partial(ReZero, whole_block=False)) == 6
+
+
+def test_the_default_adds_no_parameter_and_configs_choose_another():
+    paths = lambda name, **options: set(traverse_util.flatten_dict(jax.eval_shape(
+        modelzoo.create_model(name, 3, **options).init, jax.random.key(0), image(16))['params'], sep='/'))
+    for name in ('vit_test', 'resnet_cifar_test'):
+        plain, other = paths(name), paths(name, residual=ReZero)
+        assert not [path for path in plain if 'residual' in path] and plain < other
+        assert all(path.endswith('residual/scale') for path in other - plain)
+
+
+def start(model, x) -> None:
+    jax.eval_shape(model.init, jax.random.key(0), x)
+
+
+@pytest.mark.parametrize('kind', INTO_BRANCHES)
+def test_a_resnet_refuses_what_reaches_into_its_branches(kind):
+    with pytest.raises(NotImplementedError, match='convolutions with norms do not let it: use vision/fixup_resnet'):
+        start(ResNet((1,), (8,), Basic, residual=KINDS[kind]), image())
+
+
+@pytest.mark.parametrize('kind, message', [
+    ('value_residual', 'ValueResidual shares the values of attention, and Mamba has none'),
+    ('fixup', 'Fixup sets how a branch starts, and Mamba has no kernel_init and out_init')])
+def test_a_mixer_that_cannot_be_told_is_refused(kind, message):
+    with pytest.raises(NotImplementedError, match=message):
+        start(Trunk(16, 1, Mamba, residual=KINDS[kind]), jnp.zeros((1, 4, 3)))
+
+
+def test_other_mistakes_are_said_in_words():
+    with pytest.raises(ValueError, match='width 16 does not divide into 3 fractions'):
+        start(vit('add', residual=functools.partial(FracConnections, 3)), image())
+    model = vit('shared_value', scan=True)
+    with pytest.raises(NotImplementedError, match='blocks with different parameters cannot run with scan'):
+        jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), image()), image())
+
+
+def test_laurel_s_low_rank_part_is_the_paper_s():
+    part, x = laurel.LowRank(3), jax.random.normal(jax.random.key(0), (2, 5, 8))
+    params = filled(part, x)['params']
+    np.testing.assert_allclose(part.apply({'params': params}, x),
+                               x + x @ params['left']['kernel'] @ params['right']['kernel'], atol=1e-5)

@@ -1,0 +1,170 @@
+"""The small networks that the goldens of residual connections were recorded with, of our parts."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from modelzoo.layers import pyramid, trunk
+from modelzoo.layers.attention import Attention
+from modelzoo.layers.batchnorm import BatchNorm
+from modelzoo.layers.block import PreNorm
+from modelzoo.layers.conv import Conv
+from modelzoo.layers.dense import Dense
+from modelzoo.layers.frac_connections import FracConnections
+from modelzoo.layers.hyper_connections import HyperConnections
+from modelzoo.layers.mlp import Mlp
+from modelzoo.layers.norm import LayerNorm, NoNorm
+from modelzoo.layers.orthogonal import Orthogonal
+from modelzoo.layers.patch import Patches
+from modelzoo.layers.pool import global_mean
+from modelzoo.layers.residual import Single, along
+from modelzoo.layers.rezero import ReZero
+
+
+class Direction(nn.Module):
+    """A layer normalization without scale and bias."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, x):
+        x = x - x.mean(-1, keepdims=True)
+        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+class Stack(nn.Module):
+    """Blocks on vectors, and a norm; `batch` is the axis of the examples."""
+
+    residual: Callable[..., nn.Module]
+    depth: int
+    heads: int
+    mlp: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module] = LayerNorm
+    last_norm: bool = True
+    batch: int = 0
+
+    @nn.compact
+    def __call__(self, x):
+        x, join = jnp.moveaxis(x, self.batch, 0), self.residual(name='join')
+        mixer, s = functools.partial(Attention, heads=self.heads), join.open(x)
+        for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth)):
+            s = PreNorm(self.norm, mixer, self.mlp, residual, name=name)(s, None)
+        x = jnp.moveaxis(join.close(s), 0, self.batch)
+        return self.norm(name='norm')(x) if self.last_norm else x
+
+
+class OrthoViT(nn.Module):
+    """Patches with positions behind a class token without; a norm and a matrix read it."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = Patches(96, 4, name='stem')(x).reshape(len(x), -1, 96)
+        x = x + self.param('pos_embed', nn.initializers.zeros, (1, 64, 96))
+        token = self.param('cls_token', nn.initializers.zeros, (1, 1, 96))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, 96)), x], axis=1)
+        mlp = functools.partial(Mlp, activation=nn.gelu)
+        x = Stack(Orthogonal, 3, 3, mlp, Direction, last_norm=False, name='blocks')(x)
+        return Dense(10, name='head')(LayerNorm(name='norm')(x[:, 0]))
+
+
+class PreActivation(nn.Module):
+    """Norm, rectifier and a convolution with bias, twice; a projection of the map itself where the shape changes."""
+
+    features: int
+    stride: int
+    residual: Callable[..., Single]
+
+    @nn.compact
+    def __call__(self, s, mask, *, train=False):
+        join = self.residual(name='residual')
+        y = nn.relu(BatchNorm(name='norm1')(join.read(s), train=train))
+        y = Conv(self.features, 3, self.stride, 1, name='conv1')(y)
+        y = Conv(self.features, 3, 1, 1, name='conv2')(nn.relu(BatchNorm(name='norm2')(y, train=train)))
+        if y.shape != s.shape:
+            s = join.carry(s, Conv(self.features, 1, self.stride, name='shortcut'))
+        return join.write(s, y)
+
+
+class OrthoResNet(nn.Module):
+    """Eighteen layers, nothing between the last block and the mean."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(BatchNorm(name='stem_norm')(Conv(64, 3, 1, 1, name='stem')(x)))
+        stages = pyramid.connected(pyramid.halving(PreActivation, (64, 128, 256, 512), (2,) * 4), Orthogonal)
+        maps = pyramid.run(self, x, stages, drop_path=0.0, remat=False, train=False, residual=Orthogonal)
+        return Dense(10, name='head')(global_mean(maps[-1]))
+
+
+def rezero() -> Stack:
+    mlp = functools.partial(Mlp, ratio=2, activation=nn.relu)
+    return Stack(ReZero, 3, 4, mlp, NoNorm, last_norm=False, batch=1)
+
+
+def hyper() -> Stack:
+    return Stack(HyperConnections, 2, 4, functools.partial(Mlp, ratio=2))
+
+
+def frac() -> Stack:
+    return Stack(functools.partial(FracConnections, across=True), 2, 4, functools.partial(Mlp, ratio=2))
+
+
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_SCALED = (('weight', 'scale'), ('bias', 'bias'))
+_STATISTICS = (*_SCALED, ('running_mean', 'mean'), ('running_var', 'var'))
+
+
+def _rezero_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'layers.{i}.', 'block{i:02d}/'
+    return (
+        (there + 'resweight', here + 'residual/scale'),
+        *((f'{there}self_attn.in_proj_{a}', f'{here}mixer/qkv/{b}') for a, b in _AFFINE),
+        *((f'{there}self_attn.out_proj.{a}', f'{here}mixer/out/{b}') for a, b in _AFFINE),
+        *((f'{there}linear{k}.{a}', f'{here}mlp/{name}/{b}') for k, name in ((1, 'up'), (2, 'down'))
+          for a, b in _AFFINE))
+
+
+def _hyper_names() -> tuple[tuple[str, str], ...]:
+    found = [(f'norm.{a}', f'norm/{b}') for a, b in _SCALED]
+    for layer in range(4):
+        branch, there, block = ('mixer', 'mlp')[layer % 2], f'layers.{layer}.', f'block{layer // 2:02d}/'
+        found += [(f'{there}{kind}_{name}', f'{block}{branch}_residual/{kind}_{name.replace("fn", "kernel")}')
+                  for kind, names in (('static', ('alpha', 'beta')),
+                                      ('dynamic', ('alpha_fn', 'alpha_scale', 'beta_fn', 'beta_scale')))
+                  for name in names]
+        found += [(f'{there}norm.gamma', f'{block}{branch}_residual/norm_scale')]
+        found += [(f'{there}branch.norm.{a}', f'{block}{branch}_norm/{b}') for a, b in _SCALED]
+        parts = {'attn.in_proj_': 'mixer/qkv', 'attn.out_proj.': 'mixer/out'} if layer % 2 == 0 else {
+            'fc1.': 'mlp/up', 'fc2.': 'mlp/down'}
+        found += [(f'{there}branch.{a}{c}', f'{block}{b}/{d}') for a, b in parts.items() for c, d in _AFFINE]
+    return tuple(found)
+
+
+def _ortho_vit_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'blocks.{i}.', 'blocks/block{i:02d}/'
+    parts = (('attn.qkv', 'mixer/qkv'), ('attn.proj', 'mixer/out'), ('mlp.fc1', 'mlp/up'), ('mlp.fc2', 'mlp/down'))
+    return (
+        ('cls_token', 'cls_token'), ('pos_embed', 'pos_embed'),
+        *((f'patchify.{a}', f'stem/{b}') for a, b in _AFFINE),
+        *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
+        *((f'classifier.0.{a}', f'norm/{b}') for a, b in _SCALED),
+        *((f'classifier.1.{a}', f'head/{b}') for a, b in _AFFINE))
+
+
+def _ortho_resnet_names() -> tuple[tuple[str, str], ...]:
+    found = [(f'pre.0.{a}', f'stem/{b}') for a, b in _AFFINE] + [(f'pre.1.{a}', f'stem_norm/{b}')
+                                                                 for a, b in _STATISTICS]
+    for stage in range(4):
+        there, here = f'stage{stage + 1}.{{i}}.', f'stage{stage}/block{{i:02d}}/'
+        found += [(f'{there}residual.{k}.{a}', f'{here}{name}/{b}') for k, name, names in (
+            (0, 'norm1', _STATISTICS), (2, 'conv1', _AFFINE), (3, 'norm2', _STATISTICS), (5, 'conv2', _AFFINE))
+                  for a, b in names]
+        found += [(f'{there}shortcut.{a}', f'{here}shortcut/{b}') for a, b in _AFFINE]
+    return (*found, *((f'linear.{a}', f'head/{b}') for a, b in _AFFINE))
+
+
+NAMES = {'rezero_transformer': _rezero_names(), 'hyper_connections_vit': _hyper_names(),
+         'frac_connections_vit': _hyper_names(), 'ortho_vit_small': _ortho_vit_names(),
+         'ortho_preactresnet18': _ortho_resnet_names()}
