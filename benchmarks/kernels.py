@@ -30,7 +30,9 @@ import jax
 from benchmarks.peer import Peer, seconds
 
 OPS = {
-    'gla': 'benchmarks.kernels_gla', 'scan': 'benchmarks.kernels_scan', 'long_conv': 'benchmarks.kernels_long_conv', 'depthwise': 'benchmarks.kernels_depthwise'}
+    'gla': 'benchmarks.kernels_gla', 'scan': 'benchmarks.kernels_scan', 'long_conv': 'benchmarks.kernels_long_conv',
+    'depthwise': 'benchmarks.kernels_depthwise',
+}
 
 _OPS = flags.DEFINE_list('ops', list(OPS), 'Which ops.')
 _CHIP = flags.DEFINE_string('chip', 'v5e', 'tpu: which chip; those of tests/kernels/tpu.py.')

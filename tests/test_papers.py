@@ -45,7 +45,8 @@ def test_a_claim_needs_its_evidence():
 
 
 @pytest.mark.parametrize('count, said, fits', [
-    (5.83, 6, True), (27.78, 27, True), (29.9, 28, False), (13.23, 13.2, True), (13.45, 13.2, False)])
+    (5.83, 6, True), (27.78, 27, True), (29.9, 28, False), (13.23, 13.2, True), (13.45, 13.2, False),
+    (1372, 1400, True), (1272, 1400, False)])
 def test_a_count_may_be_rounded_or_cut_off(count, said, fits):
     assert ledger.agrees(count, said, 0.005) == fits
 

@@ -11,7 +11,10 @@ B batch, T tokens, D channels, K taps, the last of which weighs the token itself
     y_t = bias + sum_{j = 0..K-1} kernel_j x_{t - (K-1) + j}
 
 There is no Pallas kernel: XLA's one fusion moves each array once, and a kernel could not do less.
+The ops are jitted so that the equal layers of a network trace them once.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +28,7 @@ Kernel = Float[Array, 'k d']
 State = Float[Array, 'b s d']
 
 
+@partial(jax.jit, static_argnames=('implementation',))
 def causal_conv1d(
     x: Tokens,
     kernel: Kernel,
@@ -61,6 +65,7 @@ def causal_conv1d(
     return y, _last(x, initial_state, len(kernel) - 1)
 
 
+@jax.jit
 def causal_conv1d_step(
     x: Float[Array, 'b d'],
     kernel: Kernel,

@@ -94,6 +94,7 @@ def inception_conv(
     row: Float[Array, '1 j 1 n'],
     column: Float[Array, 'k 1 1 n'],
     *,
+    bias: Float[Array, '3 n'] | None = None,
     implementation: str | None = None,
 ) -> Images:
     """InceptionNeXt's mixer: most channels pass, three parts of N at the end are convolved.
@@ -104,6 +105,7 @@ def inception_conv(
     Args:
       x: images of at least 3 N channels.
       square, row, column: kernels of odd sides.
+      bias: of the square, the row and the column; none by default.
       implementation: 'xla', 'reference', 'pallas_tpu', or None for what suits the platform.
 
     Returns:
@@ -119,6 +121,8 @@ def inception_conv(
         _check_kernel(name, kernel, square.shape[-1])
         if not kernel.shape[0] % 2 or not kernel.shape[1] % 2:
             raise ValueError(f'{name} is {kernel.shape[0]} x {kernel.shape[1]}; wanted odd sides.')
+    if bias is not None and bias.shape != (3, square.shape[3]):
+        raise ValueError(f'bias has shape {bias.shape}; wanted {(3, square.shape[3])}.')
     if x.shape[3] < 3 * square.shape[3]:
         raise ValueError(
             f'x has {x.shape[3]} channels; wanted at least {3 * square.shape[3]}, three times those '
@@ -129,16 +133,21 @@ def inception_conv(
         'reference': dispatch.Form(partial(_inception, reference.convolve)),
         'pallas_tpu': dispatch.Form(pallas_tpu.inception, 'tpu', pallas_tpu.inception_missing),
     }
-    split = dispatch.Split((_WHOLE,) + (_WHOLE[1:],) * 3, _WHOLE)
-    return dispatch.run('inception_conv', implementation, forms, x, *kernels.values(), split=split)
+    split = dispatch.Split((_WHOLE, (None,)) + (_WHOLE[1:],) * 3, _WHOLE)
+    arrays = (x, bias, *kernels.values())
+    return dispatch.run('inception_conv', implementation, forms, *arrays, split=split)
 
 
-def _inception(core: Callable[..., jax.Array], x: jax.Array, *kernels: jax.Array) -> jax.Array:
+def _inception(
+    core: Callable[..., jax.Array], x: jax.Array, bias: jax.Array | None, *kernels: jax.Array
+) -> jax.Array:
     """The definition: each part by an implementation of the convolution."""
     part = kernels[0].shape[3]
     whole, *parts = jnp.split(x, [x.shape[3] - n * part for n in (3, 2, 1)], axis=3)
     plans = [_plan(x, kernel, (1, 1), (1, 1), 'SAME') for kernel in kernels]
     mixed = [core(plan, y, kernel) for plan, y, kernel in zip(plans, parts, kernels)]
+    if bias is not None:
+        mixed = [y + b.astype(y.dtype)[None, None, None] for y, b in zip(mixed, bias)]
     return jnp.concatenate([whole, *mixed], axis=3)
 
 

@@ -68,7 +68,7 @@ def convolve(
     return _convolve(_call_of(plan, x, kernel), x, (kernel[:, :, 0],))
 
 
-def inception(x: jax.Array, *kernels: jax.Array) -> jax.Array:
+def inception(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> jax.Array:
     """See `kernels.depthwise_conv.inception_conv`."""
     part, channels = kernels[0].shape[3], x.shape[3]
     middle = [max(kernel.shape[axis] // 2 for kernel in kernels) for axis in (0, 1)]
@@ -83,7 +83,12 @@ def inception(x: jax.Array, *kernels: jax.Array) -> jax.Array:
     rows, columns = kernels[0].shape[:2]
     weights[0] = weights[0].at[rows // 2, columns // 2].add(passing)
     sides = x.shape[1:3]
-    return _convolve(Call(sides, sides, tuple(middle), (1, 1), tuple(rectangles)), x, tuple(weights))
+    call = Call(sides, sides, tuple(middle), (1, 1), tuple(rectangles))
+    y = _convolve(call, x, tuple(weights))
+    if bias is None:
+        return y
+    whole = jnp.pad(bias.ravel(), (channels - 3 * part, 0))
+    return y + whole.astype(y.dtype)[None, None, None]
 
 
 def missing(plan: Plan, x: jax.Array, kernel: jax.Array) -> str | None:
@@ -95,7 +100,9 @@ def missing(plan: Plan, x: jax.Array, kernel: jax.Array) -> str | None:
     return _lacking(_call_of(plan, x, kernel), x, (x, kernel))
 
 
-def inception_missing(x: jax.Array, *kernels: jax.Array) -> str | None:
+def inception_missing(
+    x: jax.Array, bias: jax.Array | None, *kernels: jax.Array
+) -> str | None:
     """What a call lacks to be served here, in words, or None."""
     sides = x.shape[1:3]
     longest = tuple(max(kernel.shape[axis] for kernel in kernels) for axis in (0, 1))

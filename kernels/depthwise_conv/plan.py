@@ -31,6 +31,10 @@ class Plan(NamedTuple):
         )
         return rows, columns
 
+    def flat(self, channels: int) -> 'Plan':
+        """Of rows whose pixels are the channels of a pixel, one after the other; stride 1."""
+        return self._replace(dilation=(self.dilation[0], self.dilation[1] * channels))
+
     def adjoint(self, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> 'Plan':
         """Of the convolution of `spread_out(dy)` with the reversed kernel that is the cotangent of x."""
         pads = []

@@ -26,6 +26,9 @@ SHAPES = {
     'larger': Shape(2, 14, 14, 2, 31, 31),  # taps that no pixel meets
     'row': Shape(2, 9, 31, 3, 1, 11),
     'column': Shape(2, 31, 9, 3, 11, 1),
+    'wide': Shape(2, 6, 5, 33, 3, 3),  # channels enough for a loop of their own
+    'wide_row': Shape(1, 4, 13, 33, 1, 11),
+    'wide_column': Shape(2, 13, 4, 33, 11, 1),
     'even': Shape(2, 9, 8, 3, 4, 2),
     'mesh': Shape(8, 9, 9, 8, 3, 3),
     'convnext_56': Shape(8, 56, 56, 96, 7, 7, timed=True),

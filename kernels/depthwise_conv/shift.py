@@ -1,9 +1,8 @@
 """Depthwise convolution as a sum of shifted images, for CPUs and kernels that are not large.
 
 All taps are one loop over the output that reads the image as it lies, channels last. Two sums run
-side by side, for one would wait for its last addition. So many images go at a time that their
-padded copies stay in a cache. A band (1 x k or k x 1) reads its image without such a copy: outside
-of it the nearest pixel, with a weight of zero.
+side by side, for one would wait for its last addition. A band (1 x k or k x 1) reads its image
+without a padded copy: outside of it the nearest pixel, with a weight of zero.
 
 The gradient of the kernel adds up blocks of rows of an image, each pixel of the row and each
 channel for itself, and sums over what is left at the end, for XLA sums slowly on a CPU. The rows of
@@ -18,16 +17,15 @@ from jax import lax
 from kernels.depthwise_conv.plan import Pair, Plan, spread_out
 
 _ROWS = 14  # of a block, at most
-_GROUP = 2**20  # bytes of the images that go at a time
+_FEW = 32  # channels that do not fill a loop of their own
 
 
 def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """See `reference.convolve`."""
     axis = _band(plan, kernel)
-    if axis:
-        return _sum(_band_terms(plan, axis, x, kernel)).astype(x.dtype)
-    y = lax.map(lambda x: _sum(_terms(plan, x, kernel)).astype(x.dtype), _groups(x, x))
-    return y.reshape(x.shape[0], *y.shape[2:])
+    terms = _band_terms(plan, axis, x, kernel) if axis else _terms(plan, x, kernel)
+    y = sum(terms[::2]) + sum(terms[1::2])
+    return y.astype(x.dtype).reshape(x.shape[0], *plan.sizes(x, kernel), x.shape[3])
 
 
 def gradients(
@@ -36,21 +34,7 @@ def gradients(
     """The cotangents of image and kernel."""
     back = plan.adjoint(x, kernel, dy)
     dx = convolve(back, spread_out(dy, plan.stride), kernel[::-1, ::-1])
-    one = lambda pair: _kernel_gradient(plan, pair[0], kernel, pair[1])
-    dkernel = jnp.sum(lax.map(one, (_groups(x, x), _groups(x, dy))), axis=0)
-    return dx.astype(x.dtype), dkernel.astype(kernel.dtype)
-
-
-def _groups(x: jax.Array, split: jax.Array) -> jax.Array:
-    """`split` with an axis in front for as many images as go at a time, by the size of those of x."""
-    batch = x.shape[0]
-    most = max(1, _GROUP * batch // (x.size * x.dtype.itemsize))
-    each = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
-    return split.reshape(batch // each, each, *split.shape[1:])
-
-
-def _sum(terms: list[jax.Array]) -> jax.Array:
-    return sum(terms[::2]) + sum(terms[1::2])
+    return dx.astype(x.dtype), _kernel_gradient(plan, x, kernel, dy).astype(kernel.dtype)
 
 
 def _wide(*arrays: jax.Array) -> jnp.dtype:
@@ -58,14 +42,26 @@ def _wide(*arrays: jax.Array) -> jnp.dtype:
 
 
 def _terms(plan: Plan, x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
-    wide, sizes = _wide(x, kernel), plan.sizes(x, kernel)
-    padded = _pad(x, plan.padding)
-    taps = kernel.astype(wide)[:, :, None, None]
+    wide, (height, width) = _wide(x, kernel), plan.sizes(x, kernel)
+    padded, taps = _pad(x, plan.padding), kernel.astype(wide)
+    if _is_flat(plan, x.shape[3]):
+        taps = jnp.tile(taps[:, :, 0], (1, 1, width))[..., None]
+        plan, padded, width = plan.flat(x.shape[3]), _flattened(padded), width * x.shape[3]
     return [
-        _pixels(padded, plan, (i, j), sizes).astype(wide) * taps[i, j]
+        _pixels(padded, plan, (i, j), (height, width)).astype(wide) * taps[i, j][None, None]
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     ]
+
+
+def _is_flat(plan: Plan, channels: int) -> bool:
+    """Whether a row of pixels with few channels is taken as one long vector."""
+    return plan.stride[1] == 1 and channels < _FEW
+
+
+def _flattened(x: jax.Array) -> jax.Array:
+    """Rows of pixels with channels as rows of so many more pixels with one channel."""
+    return x.reshape(*x.shape[:-2], -1, 1)
 
 
 def _pad(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
@@ -87,6 +83,7 @@ def _band(plan: Plan, kernel: jax.Array) -> int:
     rows, columns = kernel.shape[:2]
     axis = 2 if rows == 1 else 1
     plain = plan.stride == (1, 1) and plan.padding[2 - axis] == (0, 0)
+    plain = plain and not _is_flat(plan, kernel.shape[3])
     return axis if plain and 1 in (rows, columns) and max(rows, columns) > 1 else 0
 
 
@@ -105,44 +102,45 @@ def _band_terms(plan: Plan, axis: int, x: jax.Array, kernel: jax.Array) -> list[
 
 
 def _kernel_gradient(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-    """The cotangent of the kernel in the wide type, of some images."""
+    """The cotangent of the kernel in the wide type."""
     (batch, height, width, channels), (rows, columns) = dy.shape, kernel.shape[:2]
-    wide, spans, (down, _) = _wide(x, dy), plan.spans(kernel), plan.stride
+    wide, spans, (down, right) = _wide(x, dy), plan.spans(kernel), plan.stride
     blocks = -(-height // _ROWS)
     block = -(-height // blocks)
-    deep, broad = (down * (block - 1) + spans[0], plan.stride[1] * (width - 1) + spans[1])
+    deep, broad = down * (block - 1) + spans[0], right * (width - 1) + spans[1]
     needed = down * (blocks * block - 1) + spans[0], broad
     ends = [n - side - pads[0] for n, side, pads in zip(needed, x.shape[1:3], plan.padding)]
     padded = _pad(x, tuple((pads[0], end) for pads, end in zip(plan.padding, ends)))
     dy = jnp.pad(dy, ((0, 0), (0, blocks * block - height), (0, 0), (0, 0)))
+    if _is_flat(plan, channels):
+        plan, padded, dy = plan.flat(channels), _flattened(padded), _flattened(dy)
 
     def read(step: jax.Array) -> tuple[jax.Array, jax.Array]:
         image, row = step // blocks, step % blocks * block
-        window = (1, deep, broad, channels), (1, block, width, channels)
         starts = (image, row * down, 0, 0), (image, row, 0, 0)
-        found = (lax.dynamic_slice(a, s, n) for a, s, n in zip((padded, dy), starts, window))
+        windows = (1, deep, *padded.shape[2:]), (1, block, *dy.shape[2:])
+        found = (lax.dynamic_slice(a, s, n) for a, s, n in zip((padded, dy), starts, windows))
         pixels, cotangent = (a.astype(wide) for a in found)
         return pixels, cotangent[0]
 
     def add(carry: tuple, step: jax.Array) -> tuple[tuple, None]:
         sums, (pixels, cotangent) = carry
         sums = [
-            total + sum(_column(plan, pixels, r, j, total.shape) * cotangent[r, None] for r in range(block))
+            total + sum(_column(plan, pixels, (r, j), total) * cotangent[r, None] for r in range(block))
             for j, total in enumerate(sums)
         ]
         return (sums, read(step + 1)), None
 
-    zeros = [jnp.zeros_like(dy, wide, (rows, width, channels))] * columns
+    zeros = [jnp.zeros_like(dy, wide, (rows, *dy.shape[2:]))] * columns
     steps = jnp.arange(batch * blocks)
     (sums, _), _ = lax.scan(add, (zeros, read(jnp.zeros((), steps.dtype))), steps)
-    return jnp.stack([total.sum(1) for total in sums], axis=1)[:, :, None]
+    return jnp.stack([x.reshape(rows, 1, width, channels).sum(2) for x in sums], axis=1)
 
 
-def _column(
-    plan: Plan, pixels: jax.Array, row: int, column: int, shape: tuple[int, ...]
-) -> jax.Array:
-    """(rows of the kernel, W, C): what a column of taps reads for a row of the output."""
-    (down, right), (tall, wide) = plan.stride, plan.dilation
-    start = (0, row * down, column * wide, 0)
-    stop = (start[1] + (shape[0] - 1) * tall + 1, start[2] + (shape[1] - 1) * right + 1)
-    return lax.slice(pixels, start, (1, *stop, shape[2]), (1, tall, right, 1))[0]
+def _column(plan: Plan, pixels: jax.Array, place: Pair, like: jax.Array) -> jax.Array:
+    """What a column of taps reads for a row of the output; `place` is the row and the column."""
+    (down, right), (tall, far) = plan.stride, plan.dilation
+    rows, width, channels = like.shape
+    start = (0, place[0] * down, place[1] * far, 0)
+    stop = (start[1] + (rows - 1) * tall + 1, start[2] + (width - 1) * right + 1)
+    return lax.slice(pixels, start, (1, *stop, channels), (1, tall, right, 1))[0]

@@ -3,8 +3,8 @@
 Zhu et al., 2024, "Hyper-Connections", https://arxiv.org/abs/2409.19606. The authors published pseudo-code only; the
 dynamic form here agrees with https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, whose norm is the
 root mean square with one added to its scale. At the start the network is the plain one: branch k reads copy k modulo
-their number, every copy has every output added, and the copies are summed at the end. The paper leaves the weights
-that are not kernels without decay, as the optimizers here do by default.
+their number, every copy has every output added, and the copies are summed at the end. The paper leaves the
+static weights without decay; an optimizer here needs ``decay_rules=(('static_alpha', 0.0),)`` for it.
 """
 
 from collections.abc import Callable

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from kernels.causal_conv1d import causal_conv1d
+from kernels.depthwise_conv import depthwise_conv, inception_conv
 from kernels.gla import bidirectional_gla, gla
 from kernels.linear_scan import linear_scan
 from kernels.long_conv import long_conv
+from kernels.long_conv2d import global_filter, long_conv2d
 from kernels.selective_scan import selective_scan
 from tests.kernels import tpu
 
@@ -33,6 +35,10 @@ class Op(NamedTuple):
     names: tuple[str, ...]
 
 
+def _inception(x: jax.Array, square: jax.Array, column: jax.Array, implementation: str | None = None) -> jax.Array:
+    return inception_conv(x, square, jnp.swapaxes(column, 0, 1), column, implementation=implementation)
+
+
 _ALL = ('xla', 'reference', 'pallas_tpu', 'pallas_gpu')
 _QKV = ((1, 24, 2, 64),) * 3
 OPS = {
@@ -41,7 +47,13 @@ OPS = {
     'selective_scan': Op(selective_scan, ((1, 24, 128), (1, 24, 128), (128, 8), (1, 24, 8), (1, 24, 8)), _ALL),
     'linear_scan': Op(linear_scan, ((1, 24, 128), (1, 24, 128)), _ALL),
     'causal_conv1d': Op(causal_conv1d, ((1, 24, 128), (4, 128)), ('xla', 'reference')),
+    'depthwise_conv': Op(
+        depthwise_conv, ((1, 8, 8, 8), (3, 3, 1, 8)), ('xla', 'reference', 'shift', 'spectral', 'conv', 'pallas_tpu')),
+    'inception_conv': Op(
+        _inception, ((1, 8, 8, 8), (3, 3, 1, 2), (5, 1, 1, 2)), ('xla', 'reference', 'pallas_tpu')),
     'long_conv': Op(long_conv, ((1, 24, 8), (24, 8)), ('xla', 'reference', 'fft', 'monarch', 'pallas_tpu')),
+    'long_conv2d': Op(long_conv2d, ((1, 8, 8, 8), (8, 8, 8)), ('xla', 'reference', 'pallas_tpu')),
+    'global_filter': Op(global_filter, ((1, 8, 8, 8), (5, 2, 8, 8)), ('xla', 'reference', 'pallas_tpu')),
 }
 
 

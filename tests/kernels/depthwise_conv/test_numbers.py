@@ -26,7 +26,8 @@ def test_forms_of_a_cpu(case, form):
 
 
 @pytest.mark.parametrize('case, form', [
-    (Case('fourteen'), 'spectral'), (Case('thirty_one'), 'shift'), (Case('fifty_six'), 'shift'),
+    (Case('wide', dilation=2), 'shift'), (Case('wide_row'), 'shift'), (Case('wide_column', dilation=2), 'shift'),
+    (Case('wide_column', padding=((3, 9), (0, 0)), dtype='bfloat16'), 'shift'), (Case('fourteen'), 'spectral'), (Case('thirty_one'), 'shift'), (Case('fifty_six'), 'shift'),
     (Case('fifty_six'), 'spectral'), (Case('larger'), 'spectral'), (Case('large'), 'spectral'),
     (Case('large', stride=2, dtype='bfloat16'), 'spectral'),
 ], ids=str)
@@ -49,13 +50,14 @@ def test_double_precision(form):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_inception_is_its_parts(dtype):
     random = np.random.default_rng(0)
-    shapes = {'x': (2, 7, 9, 11), 'square': (3, 3, 1, 2), 'row': (1, 5, 1, 2), 'column': (7, 1, 1, 2)}
+    shapes = {'x': (2, 7, 9, 11), 'square': (3, 3, 1, 2), 'row': (1, 5, 1, 2), 'column': (7, 1, 1, 2), 'bias': (3, 2)}
     arrays = {name: jnp.asarray(random.standard_normal(shape), dtype) for name, shape in shapes.items()}
     cotangent = random.integers(-9, 9, shapes['x'])
 
-    def parts(x, square, row, column):
+    def parts(x, square, row, column, bias):
         wide = [a.astype(jnp.float32) for a in (x, square, row, column)]
-        convolved = [depthwise_conv(wide[0][..., 5 + 2 * n:7 + 2 * n], kernel, implementation='reference')
+        bias = bias.astype(jnp.float32)[:, None, None, None]
+        convolved = [depthwise_conv(wide[0][..., 5 + 2 * n:7 + 2 * n], kernel, implementation='reference') + bias[n]
                      for n, kernel in enumerate(wide[1:])]
         return jnp.concatenate([wide[0][..., :5], *convolved], axis=-1)
 
@@ -65,6 +67,6 @@ def test_inception_is_its_parts(dtype):
 
     wanted = cases.jit(run, static_argnums=0)(parts)
     for implementation in (None, 'reference'):
-        found = cases.jit(run, static_argnums=0)(lambda *a: inception_conv(*a, implementation=implementation))
+        found = cases.jit(run, static_argnums=0)(lambda *a: inception_conv(*a[:4], bias=a[4], implementation=implementation))
         assert {x.dtype for x in found.values()} == {jnp.dtype(dtype)}
         assert_close(found, wanted, dict.fromkeys(wanted, cases.BARS[dtype]))

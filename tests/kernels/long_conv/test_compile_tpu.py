@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.long_conv import long_conv
+from kernels.long_conv import long_conv, xla
 from tests.kernels import tpu
 
 # XLA's own form of 8 sequences of 4,096 tokens and 64 channels: real FFTs twice as long, which take minutes to compile.
@@ -49,6 +49,20 @@ def test_compiles_for_every_chip(chip):
 
 def test_the_largest_fits_into_the_smallest_vector_memory():
     assert 'tpu_custom_call' in Program((2, 8192, 128)).compile('v4').program.as_text()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('shape, gibibytes', [((8, 2**16, 128), 3), ((1, 2**20, 128), 8)])
+def test_long_sequences_fit_into_one_chip(shape, gibibytes):
+    """With gradients; a v5e has 15.75."""
+    assert Program(shape, jnp.bfloat16, gradients=True).compile().peak <= gibibytes * 2**30
+
+
+def test_of_a_long_sequence_higher_orders_do_fewer_operations():
+    token = jax.ShapeDtypeStruct((1, 2**16, 8), jnp.float32)
+    lower = lambda order: jax.jit(partial(xla.convolve, before=0, way='monarch', order=order)).lower(token, token)
+    flops = [lower(order).cost_analysis()['flops'] for order in (2, 3, 4)]
+    assert flops[0] > 2 * flops[1] and flops[1] > 1.3 * flops[2], flops
 
 
 def test_blocks_of_frequencies_that_do_not_count_are_left_out():

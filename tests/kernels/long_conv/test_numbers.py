@@ -87,7 +87,12 @@ def test_sizes():
     assert pallas_tpu._sides(256) == (16, 16) and pallas_tpu._sides(2**22) == (32, 16, 128, 64)
 
 
-@pytest.mark.parametrize('name', [f'fftconv_{kind}_256' for kind in ('causal', 'circular', 'gated', 'partial')])
+GOLDENS = (
+    'fftconv_causal_256', 'fftconv_causal_1024', 'fftconv_causal_4096', 'fftconv_circular_256', 'fftconv_gated_256',
+    'fftconv_gated_1024', 'fftconv_gated_4096', 'fftconv_partial_256', 'fftconv_partial_1024', 'fftconv_partial_4096')
+
+
+@pytest.mark.parametrize('name', GOLDENS)
 @pytest.mark.parametrize('implementation', ['fft', 'monarch'])
 def test_published_code(name, implementation):
     """HazyResearch/flash-fft-conv's own reference; the input is (B, D, T), or gates behind it as channels."""

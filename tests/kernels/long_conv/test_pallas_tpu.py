@@ -28,7 +28,8 @@ def test_outputs_and_gradients(case):
 
 
 @pytest.mark.parametrize('case', [
-    Case('long', gates=True, skip=True),
+    Case('long'),
+    pytest.param(Case('long', gates=True, skip=True), marks=pytest.mark.heavy),
     pytest.param(Case('long', apart=True, backward=True), marks=pytest.mark.heavy),
 ], ids=str)
 def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):

@@ -1,0 +1,69 @@
+"""Fixup ResNet-110: 110 layers for CIFAR-10 without any normalization.
+
+Fixup Initialization: Residual Learning Without Normalization, Zhang et al., 2019, https://arxiv.org/abs/1901.09321.
+Recipe: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), cifar/cifar_train.py.
+
+    python train.py --config configs/fixup_resnet110.py --workdir runs/fixup_resnet110
+    python train.py --config configs/fixup_resnet110.py:digits --workdir runs/fixup_digits
+    python train.py --config configs/fixup_resnet110.py:plain_digits --workdir runs/plain_resnet_digits
+
+Published: table 1 of the paper; the repository says no accuracy. Not run here: `cifar10` is TFDS's, which
+`python -m data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate of 0.1
+divided by 10 after 100 and 150 epochs, a tenth of it for single numbers, a decay of 1e-4 on every parameter, mixup of
+1; images padded by 4 pixels, cropped and mirrored. `digits` is the network of 110 layers with 4, 8 and 16 channels;
+`plain_digits` is that of the ResNet paper, of the same size, without its norms. Neither was run yet.
+"""
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.fixup_resnet:fixup_resnet', 'variant': 'fixup_resnet110', 'drop_path': 0.0,
+            'dtype': 'float32', 'remat': False}
+PLAIN = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet110_cifar', 'drop_path': 0.0,
+         'norm': {'fn!': 'modelzoo.layers.norm:NoNorm'}, 'dtype': 'float32', 'remat': False}
+NARROW = {'widths': (4, 8, 16), 'stem_width': 4}
+NUMBERS = '(before|scale|after|after1/bias|before2/bias|after_stem/bias|pool/bias)$'
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+
+def from_zero(config):
+    """The head starts at 0, and the rate of single numbers is a tenth."""
+    config['task']['head']['kernel_init'] = {'fn!': 'jax.nn.initializers:zeros'}
+    config['optimizer']['rate_rules'] = ((NUMBERS, 0.1),)
+    return config
+
+
+def recipe(backbone, data):
+    """The published run of a network."""
+    optimizer = base.sgd(base.staircase(0.1, (100.0, 150.0)), nesterov=False, weight_decay=1e-4,
+                         decay_rules=(('.*', 1.0),))
+    normalize = base.normalize(MEAN, STD)
+    mixup = {'fn': 'methods.augment:Mix', 'num_classes': 10, 'mixup_alpha': 1.0, 'cutmix_alpha': 0.0,
+             'label_smoothing': 0.0}
+    return from_zero(base.run(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=128,
+                              train_transforms=[normalize, mixup], eval_transforms=[normalize]))
+
+
+def get_config(preset=None):
+    """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet, and `plain_digits`."""
+
+    def cifar10():
+        data = {'fn': 'input_pipeline:Images', 'dataset': 'cifar10', 'data_dir': base.unset(str),
+                'train_split': 'train', 'eval_split': 'test', 'image_size': base.unset(int),
+                'train_crop': {'fn': 'data.images:PadCrop', 'padding': 4, 'flip': True}}
+        return recipe(BACKBONE, data)
+
+    def digits():
+        return from_zero(base.digits(BACKBONE | NARROW, ema=None))
+
+    def plain_digits():
+        return base.digits(PLAIN | NARROW, ema=None)
+
+    def fashion_mnist():
+        return from_zero(base.fashion_mnist(BACKBONE | {'depths': (3, 3, 3)}, ema=None))
+
+    def smoke():
+        shrunk = BACKBONE | {'drop_path': 0.1, 'depths': (2, 1), 'widths': (16, 32)}
+        return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
+
+    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'plain_digits': plain_digits,
+                                'fashion_mnist': fashion_mnist, 'smoke': smoke})
