@@ -60,9 +60,9 @@ def run(
     """Runs `op` on `args` by the implementation named, or by the best for the platform of lowering.
 
     Over a mesh with explicit axes each device works on its batch and heads or channels, by the
-    layout of the first argument that has a batch. Over automatic axes XLA's partitioner splits what is plain XLA,
-    but cannot look into a kernel: a platform's own form then runs on the pieces that the axis
-    'tensor' makes of heads or channels, and all other axes together of the batch.
+    layout of the first argument that has a batch. Over automatic axes XLA's partitioner splits what
+    is plain XLA, but cannot look into a kernel: a platform's own form then runs on the pieces that
+    the axis 'tensor' makes of heads or channels, and all other axes together of the batch.
 
     Raises ValueError for a name that is not in `forms` or a layout that splits anything else, and
     NotImplementedError where the form named cannot serve: at once for what the arguments lack,
@@ -150,8 +150,8 @@ class _Pieces(NamedTuple):
                 parts = _parts(self.mesh, self.axes.get(name))
                 if size % parts:
                     return (
-                        f'the {name} of {size} does not divide over the {parts} devices of the mesh '
-                        f'axes {self.axes[name]}; wanted a multiple of {parts}'
+                        f'the {name} of {size} does not divide over the {parts} devices of the '
+                        f'mesh axes {self.axes[name]}; wanted a multiple of {parts}'
                     )
         return None
 

@@ -2,8 +2,9 @@
 
 The spatial half of a separable convolution (Chollet, Xception, 2016,
 https://arxiv.org/abs/1610.02357); with large kernels in ConvNeXt (Liu et al., 2022,
-https://arxiv.org/abs/2201.03545), RepLKNet (Ding et al., 2022, https://arxiv.org/abs/2203.06717) and
-UniRepLKNet; split into a small square and two bands in InceptionNeXt (Yu et al., 2023,
+https://arxiv.org/abs/2201.03545), RepLKNet (Ding et al., 2022,
+https://arxiv.org/abs/2203.06717) and UniRepLKNet; split into a small square and two bands in
+InceptionNeXt (Yu et al., 2023,
 https://arxiv.org/abs/2303.16900). No code was taken from others.
 
 B batch, H W image, C channels, kernels (I, J, 1, D) as XLA's and Flax's, D a multiple of C; s
@@ -57,8 +58,8 @@ def depthwise_conv(
       dilation: pixels from one tap to the next.
       padding: 'SAME' (H / stride outputs, rounded up; an odd pixel goes behind), 'VALID', zeros on
         every side, or ((top, bottom), (left, right)).
-      implementation: 'xla'; the forms that it chooses from by platform and size, 'shift', 'spectral'
-        and 'conv'; 'reference'; 'pallas_tpu'; or None for what suits the platform.
+      implementation: 'xla'; the forms that it chooses from by platform and size, 'shift',
+        'spectral' and 'conv'; 'reference'; 'pallas_tpu'; or None for what suits the platform.
 
     Returns:
       The outputs in the dtype of `x`; sums are float32 (float64 for float64 inputs).
@@ -125,8 +126,8 @@ def inception_conv(
         raise ValueError(f'bias has shape {bias.shape}; wanted {(3, square.shape[3])}.')
     if x.shape[3] < 3 * square.shape[3]:
         raise ValueError(
-            f'x has {x.shape[3]} channels; wanted at least {3 * square.shape[3]}, three times those '
-            'of the kernels.'
+            f'x has {x.shape[3]} channels; wanted at least {3 * square.shape[3]}, three times '
+            'those of the kernels.'
         )
     forms = {
         'xla': dispatch.Form(partial(_inception, xla.convolve)),
@@ -163,7 +164,7 @@ def _plan(
     if isinstance(padding, str):
         if padding not in ('SAME', 'VALID'):
             raise ValueError(
-                f"padding is {padding!r}; wanted 'SAME', 'VALID', a number, or numbers for all sides."
+                f"padding is {padding!r}; wanted 'SAME', 'VALID', a number, or one for each side."
             )
         padding = tuple(lax.padtype_to_pads(x.shape[1:3], spans, stride, padding))
     elif isinstance(padding, int):

@@ -1,8 +1,8 @@
-"""Depthwise convolution as Pallas kernels for TPUs, forward and backward. No code was taken from others.
+"""Depthwise convolution as Pallas kernels for TPUs, forward and backward.
 
-An image and its channels, or 128 of them, come to the vector memory once, are laid into zeros there
-in float32, and are walked row by row of the output: a loop over the rows of taps, whose columns are
-written out. So each array is moved once, and nothing is padded in the main memory. The cotangent of
+No code was taken from others. An image and its channels, or 128 of them, come to the vector memory
+once, are laid into zeros there in float32, and are walked row by row of the output: a loop over the
+rows of taps, whose columns are written out. So each array is moved once, and nothing is padded in the main memory. The cotangent of
 the image is the same kernel; that of the taps adds up over the batch in its output.
 
 Taps are rectangles: one for a convolution; for the Inception form a square, a row and a column,
@@ -28,7 +28,7 @@ _MEMORY = 12 * 2**20  # bytes of the vector memory that a kernel may take; the l
 
 
 class Rectangle(NamedTuple):
-    """Taps: how many rows and columns, and where in the padded image the first reads for pixel 0."""
+    """Taps: rows and columns, and where in the padded image the first reads for pixel 0."""
 
     sides: Pair
     corner: Pair
@@ -106,7 +106,8 @@ def inception_missing(
     """What a call lacks to be served here, in words, or None."""
     sides = x.shape[1:3]
     longest = tuple(max(kernel.shape[axis] for kernel in kernels) for axis in (0, 1))
-    call = Call(sides, sides, (longest[0] // 2, longest[1] // 2), (1, 1), (Rectangle(longest, (0, 0)),))
+    middle, rectangle = (longest[0] // 2, longest[1] // 2), Rectangle(longest, (0, 0))
+    call = Call(sides, sides, middle, (1, 1), (rectangle,))
     return _lacking(call, x, (x, *kernels))
 
 
@@ -141,7 +142,10 @@ def _width(call: Call, channels: int) -> int:
 
 def _adjoint(call: Call) -> Call:
     """Of the convolution with reversed taps that makes the cotangent of the images."""
-    span = [max(r.corner[a] + (r.sides[a] - 1) * call.dilation[a] for r in call.rectangles) for a in (0, 1)]
+    span = [
+        max(r.corner[a] + (r.sides[a] - 1) * call.dilation[a] for r in call.rectangles)
+        for a in (0, 1)
+    ]
     turned = tuple(
         Rectangle(r.sides, tuple(
             span[a] - r.corner[a] - (r.sides[a] - 1) * call.dilation[a] for a in (0, 1)))
@@ -181,7 +185,8 @@ def _lay(call: Call, image: Any, memory: Any, corner: Pair) -> None:
     memory[...] = jnp.zeros(memory.shape, memory.dtype)
 
     def copy(row: jax.Array, _: None) -> None:
-        memory[corner[0] + row, pl.ds(corner[1], image.shape[2]), :] = image[0, row].astype(jnp.float32)
+        line = image[0, row].astype(jnp.float32)
+        memory[corner[0] + row, pl.ds(corner[1], image.shape[2]), :] = line
 
     lax.fori_loop(0, image.shape[1], copy, None)
 

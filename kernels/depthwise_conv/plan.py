@@ -1,4 +1,4 @@
-"""The geometry of a depthwise convolution: what is static about a call, and what follows from it."""
+"""The geometry of a depthwise convolution: what is static about a call, and what follows."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ Pair = tuple[int, int]
 
 
 class Plan(NamedTuple):
-    """Along height and width: the step of the output, that from tap to tap, zeros before and after."""
+    """Along height and width: steps of the output and of the taps, zeros before and after."""
 
     stride: Pair
     dilation: Pair
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
         return self._replace(dilation=(self.dilation[0], self.dilation[1] * channels))
 
     def adjoint(self, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> 'Plan':
-        """Of the convolution of `spread_out(dy)` with the reversed kernel that is the cotangent of x."""
+        """Of `spread_out(dy)` with the reversed kernel, which makes the cotangent of x."""
         pads = []
         for side, (before, _), span, count, step in zip(
             x.shape[1:3], self.padding, self.spans(kernel), dy.shape[1:3], self.stride

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, H, W, C and the kernel's sides as in `kernels.depthwise_conv`; `timed`: benchmarks run it."""
+    """B, H, W, C and the kernel's sides as in `kernels.depthwise_conv`; `timed` by benchmarks."""
 
     batch: int
     height: int

@@ -125,10 +125,8 @@ def _kernel_gradient(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array)
 
     def add(carry: tuple, step: jax.Array) -> tuple[tuple, None]:
         sums, (pixels, cotangent) = carry
-        sums = [
-            total + sum(_column(plan, pixels, (r, j), total) * cotangent[r, None] for r in range(block))
-            for j, total in enumerate(sums)
-        ]
+        product = lambda r, j, x: _column(plan, pixels, (r, j), x) * cotangent[r, None]
+        sums = [x + sum(product(r, j, x) for r in range(block)) for j, x in enumerate(sums)]
         return (sums, read(step + 1)), None
 
     zeros = [jnp.zeros_like(dy, wide, (rows, *dy.shape[2:]))] * columns

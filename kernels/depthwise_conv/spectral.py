@@ -19,8 +19,8 @@ from kernels.depthwise_conv.plan import Pair, Plan, spread_out
 
 
 class Axis(NamedTuple):
-    """Of one axis: `first` tap that counts, `taps` from it on, zeros `before` the image, the output's
-    `count` before it is thinned by the stride, the image's `side`, and the `size` of the transform."""
+    """Of one axis: `first` tap that counts, `taps` from it on, zeros `before` the image, the
+    output's `count` before the stride thins it, the image's `side`, the transform's `size`."""
 
     first: int
     taps: int

@@ -89,7 +89,7 @@ def test_memory_on_a_cpu_is_that_of_some_copies_of_the_images(form, images):
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda', 'rocm'])
 def test_each_platform_gets_its_form(platform):
-    """Shifts, or spectra for a large kernel, on CPUs; a Pallas kernel, or XLA's convolution for a large one, on TPUs."""
+    """Shifts, or spectra for a large kernel, on CPUs; a Pallas kernel, or XLA's convolution for those, on TPUs."""
     export = lambda side: jax.export.export(jax.jit(depthwise_conv), platforms=[platform])(
         *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 16, 16, 4), (side, side, 1, 4)))).mlir_module()
     small, large = export(3), export(13)
