@@ -42,23 +42,23 @@ class Told(NamedTuple):
 class Values(NamedTuple):
     """A stream: the features, the first values, and 1 once there are some."""
 
-    x: Float[Array, 'b n d']
-    first: Float[Array, 'b n d']
+    x: Float[Array, 'b *n']
+    first: Float[Array, 'b *n']
     known: Float[Array, '']
 
 
 class _Valued(Residual, Telling):
     """The stream of both kinds."""
 
-    def open(self, x: Float[Array, 'b n d']) -> Values:
+    def open(self, x: Float[Array, 'b *n']) -> Values:
         """Returns `x` without values."""
         return Values(x, jnp.zeros_like(x), jnp.zeros(()))
 
-    def read(self, s: Values) -> Float[Array, 'b n d']:
+    def read(self, s: Values) -> Float[Array, 'b *n']:
         """Returns the features."""
         return s.x
 
-    def write(self, s: Values, y: Float[Array, 'b n d']) -> Values:
+    def write(self, s: Values, y: Float[Array, 'b *n']) -> Values:
         """Adds `y` to the features."""
         return s._replace(x=s.x + y)
 
@@ -66,7 +66,7 @@ class _Valued(Residual, Telling):
         """Changes the features; the values stay."""
         return s._replace(x=f(s.x))
 
-    def close(self, s: Values) -> Float[Array, 'b n d']:
+    def close(self, s: Values) -> Float[Array, 'b *n']:
         """Returns the features."""
         return s.x
 
