@@ -1,0 +1,38 @@
+"""Depth-muP: a deeper network at the rate that was found for a shallow one.
+
+Tensor Programs VI: Feature Learning in Infinite-Depth Neural Networks, Yang et al., 2023,
+https://arxiv.org/abs/2310.02244.
+
+    python train.py --config configs/depth_mup.py:digits --workdir runs/depth_mup_digits
+    python train.py --config configs/depth_mup.py:fashion_mnist --workdir runs/depth_mup_fashion
+
+Published: rates that carry over along depth, for networks of up to 2^10 blocks. Not run here. The small presets have 8
+blocks at the rate of 2.
+"""
+
+import math
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
+            'width': 64, 'heads': 2}
+BLOCKS, BASE = 8, 2
+
+
+def deepened(config):
+    """`config` with branches and their rate divided."""
+    task = {'fn': 'methods.optim.depth_mup:DepthMuP', 'inner': config['task'], 'depth': BLOCKS, 'base_depth': BASE}
+    optimizer = config['optimizer'] | {'rate_rules': (('block', math.sqrt(BASE / BLOCKS)),)}
+    return config | {'task': task, 'optimizer': optimizer}
+
+
+def get_config(preset=None):
+    """One small network for each of the small data sets."""
+
+    def digits():
+        return deepened(base.digits(BACKBONE | {'patch': 2, 'depth': BLOCKS}, epochs=20.0, ema=None))
+
+    def fashion_mnist():
+        return deepened(base.fashion_mnist(BACKBONE | {'patch': 4, 'depth': BLOCKS}, ema=None))
+
+    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})

@@ -1,0 +1,46 @@
+"""MEAL V2: a trained network learns from the mean answer of several others, without labels.
+
+MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks, Shen and Savvides, 2020,
+https://arxiv.org/abs/2009.08453. Recipe: https://github.com/szq0214/MEAL-V2 (MIT).
+
+    python train.py --config configs/vit_s16.py:digits --workdir runs/vit_s16_digits
+    python train.py --config configs/deit_s.py:digits --workdir runs/deit_s_digits
+    python train.py --config configs/meal_v2.py:digits --workdir runs/meal_v2_digits
+
+Published: 80.67 % top-1 on ImageNet-1k at 224 px, ResNet-50, taught by SENet-154 and ResNet-152. Not run here. Preset
+`digits` has the averaged weights of the first two commands' runs as teachers, and those of the first as the student's
+start; no weight decay, no label smoothing.
+"""
+
+from configs import base
+
+VIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
+       'width': 64, 'heads': 2}
+DEIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'deit_small_patch16_224', 'drop_path': 0.0, 'width': 64, 'heads': 2}
+HEAD = {'fn': 'modelzoo.heads:Linear', 'num_classes': 10}
+
+
+def taught(config, student, teachers):
+    """`config` with the teachers' answers in place of the labels; networks are (backbone, run)."""
+    trained = lambda backbone, run: {'fn': 'methods.start:Trained', 'backbone': backbone, 'head': HEAD, 'run': run,
+                                     'averaged': True}
+    task = {'fn': 'methods.distill.logits:Distill', 'student': trained(*student),
+            'teachers': [trained(*teacher) for teacher in teachers], 'temperature': 1.0, 'label_weight': 0.0,
+            'discriminator_weight': 1.0}
+    return config | {'task': task, 'optimizer': config['optimizer'] | {'weight_decay': 0.0}}
+
+
+def get_config(preset=None):
+    """One small network for each of the small data sets."""
+
+    def digits():
+        vit, deit = VIT | {'patch': 2, 'depth': 4}, DEIT | {'patch': 2, 'image_size': 8, 'depth': 4}
+        runs = [(vit, 'runs/vit_s16_digits'), (deit, 'runs/deit_s_digits')]
+        return taught(base.digits(vit, peak=1e-3, ema=None), runs[0], runs)
+
+    def fashion_mnist():
+        vit, deit = VIT | {'patch': 4, 'depth': 3}, DEIT | {'patch': 4, 'image_size': 28, 'depth': 3}
+        runs = [(vit, 'runs/vit_s16_fashion'), (deit, 'runs/deit_s_fashion')]
+        return taught(base.fashion_mnist(vit, peak=1e-3, ema=None), runs[0], runs)
+
+    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})

@@ -1,0 +1,36 @@
+"""RotNet: features from predicting rotations, judged by a linear probe that learns along.
+
+Unsupervised Representation Learning by Predicting Image Rotations, Gidaris et al., 2018,
+https://arxiv.org/abs/1803.07728.
+
+    python train.py --config configs/rotnet.py:digits --workdir runs/rotnet_digits
+    python train.py --config configs/rotnet.py:fashion_mnist --workdir runs/rotnet_fashion
+
+Published: 72.97 % mAP on PASCAL VOC 2007 classification with an AlexNet pre-trained on ImageNet. Not run here.
+eval/accuracy is that of rotations, eval/probe_accuracy that of digits.
+"""
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
+            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+
+
+def rotated(config):
+    """The objective in place of the labels, and the probe on top."""
+    linear = {'fn': 'modelzoo.heads:Linear', 'num_classes': 4}
+    inner = {'fn': 'methods.ssl.rotation:RotNet', 'backbone': config['task']['backbone'], 'head': linear}
+    task = {'fn': 'methods.evaluate.linear_probe:LinearProbe', 'inner': inner, 'head': linear | {'num_classes': 10}}
+    return config | {'task': task, 'best': 'eval/probe_accuracy'}
+
+
+def get_config(preset=None):
+    """One small network for each of the small data sets."""
+
+    def digits():
+        return rotated(base.digits(BACKBONE, ema=None))
+
+    def fashion_mnist():
+        return rotated(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None))
+
+    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})

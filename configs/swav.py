@@ -1,0 +1,45 @@
+"""SwAV: features from predicting one view's cluster from another view, judged by their nearest neighbours.
+
+Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, Caron et al., 2020,
+https://arxiv.org/abs/2006.09882.
+
+    python train.py --config configs/swav.py:digits --workdir runs/swav_digits
+    python train.py --config configs/swav.py:fashion_mnist --workdir runs/swav_fashion
+
+Published: 75.3 % top-1 of a linear probe on ImageNet-1k, ResNet-50, 800 epochs, two views of 224 pixels and six of 96.
+Not run here. The small presets have two large views and two small ones, 30 prototypes and a queue of two batches.
+"""
+
+from configs import base
+
+BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
+            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+
+
+def clustered(config, large, small, bank):
+    """Views in place of the labels, and the neighbours' vote on top."""
+
+    def chain(size, area):
+        return [{'fn': 'methods.ssl.views:Crop', 'size': (size, size), 'area': area},
+                {'fn': 'methods.ssl.views:Jitter', 'strength': 0.4}, *config['train_transforms']]
+
+    chains = [chain(large, (0.5, 1.0))] * 2 + [chain(small, (0.25, 0.5))] * 2
+    transforms = [{'fn': 'methods.ssl.views:Views', 'chains': chains}, *config['train_transforms']]
+    inner = {'fn': 'methods.ssl.swav:SwAV', 'backbone': config['task']['backbone'], 'prototypes': 30,
+             'projector': {'fn': 'methods.ssl.parts:Projector', 'widths': (128, 64)}, 'views': 4, 'temperature': 0.1,
+             'epsilon': 0.05, 'queue': 512, 'queue_from': 50, 'freeze': 10}
+    task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': 10, 'bank': bank}
+    return config | {'task': task, 'train_transforms': transforms, 'eval_transforms': transforms,
+                     'best': 'eval/knn_accuracy', 'batch_size': 256}
+
+
+def get_config(preset=None):
+    """One small network for each of the small data sets."""
+
+    def digits():
+        return clustered(base.digits(BACKBONE, epochs=40.0, ema=None), 8, 6, 1438)
+
+    def fashion_mnist():
+        return clustered(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 28, 16, 8192)
+
+    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})

@@ -1,0 +1,1 @@
+"""Distillation: objectives that learn from other networks' answers."""

@@ -1,0 +1,150 @@
+"""Distillation of logits: from one teacher, or from the mean of several as MEAL V2 does it.
+
+Hinton et al., 2015, https://arxiv.org/abs/1503.02531: ``T^2 KL(p_teacher || p_student)`` with both softmaxes at the
+temperature T, and some of the labels' cross-entropy. Shen and Savvides, 2020, "MEAL V2",
+https://arxiv.org/abs/2009.08453: the teachers' probabilities are averaged, T is 1, labels are not used, the student
+starts from trained weights and has no weight decay, and a discriminator tries to tell the student's logits from the
+teachers' mean logits. Reference:
+https://github.com/szq0214/MEAL-V2 (MIT): three layers, each 8 times narrower, a rectifier after the last too, and two
+sigmoids whose cross-entropy is averaged.
+
+Where we differ: the gradient that the discriminator sends to the student is reversed (Ganin and Lempitsky, 2015,
+https://arxiv.org/abs/1409.7495), which makes the paper's contest of one optimizer; the published code adds both losses
+with the same sign. The reference minimises the cross-entropy with the teachers; the divergence differs from it by the
+teachers' entropy, which no weight of the student changes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from methods import forward
+from methods.supervised import cross_entropy
+from methods.task import Batch, Metrics, Task, Variables
+from modelzoo.heads import Classifier
+from modelzoo.layers.dense import Dense
+
+_NARROWER = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Distill(Task):
+    """Trains a classifier on the answers of others, which never change.
+
+    Teachers see the student's own view of an image. Their weights come from their `init`, so give networks that start
+    from files (`modelzoo.weights.Pretrained`).
+
+    Attributes:
+        student: image -> features with ``logits``.
+        teachers: likewise, with as many classes.
+        temperature: T above.
+        label_weight: share of the labels' cross-entropy in the loss, from 0 to 1.
+        discriminator_weight: 0 for none.
+    """
+
+    student: Classifier
+    teachers: Sequence[Classifier]
+    temperature: float = 1.0
+    label_weight: float = 0.0
+    discriminator_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.teachers:
+            raise ValueError('Distill has no teachers: give at least one.')
+        if not 0 <= self.label_weight <= 1:
+            raise ValueError(f'Distill.label_weight is {self.label_weight}: it is a share, from 0 to 1.')
+
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        params, state = forward.start(self.student, rng, batch['image'])
+        keys = jax.random.split(jax.random.fold_in(rng, 1), len(self.teachers))
+        teachers = tuple(teacher.init(key, batch['image'], train=False) for teacher, key in zip(self.teachers, keys))
+        classes = {self._logits(teacher, v, batch['image']).shape[-1] for teacher, v in zip(self.teachers, teachers)}
+        own = forward.answer(self.student, params, state, batch['image'])['logits']
+        if classes != {own.shape[-1]}:
+            raise ValueError(f'the student has {own.shape[-1]} classes and its teachers have '
+                             f'{", ".join(map(str, sorted(classes)))}: all must have the same.')
+        if self.discriminator_weight:
+            params = {**params, 'discriminator': Discriminator().init(rng, own)['params']}
+        return Variables(params, state, {'teachers': teachers})
+
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        del step
+        params = {name: tree for name, tree in v.params.items() if name != 'discriminator'}
+        features, state = forward.learn(self.student, params, v.state, batch['image'], rng=rng, row=batch['row'])
+        logits = features['logits']
+        taught = jnp.stack([self._logits(*pair, batch['image']) for pair in zip(self.teachers, v.fixed['teachers'])])
+        parts = {'distillation': divergence(logits, taught, self.temperature).mean()}
+        loss = (1 - self.label_weight) * parts['distillation']
+        if self.label_weight:
+            target = batch.get('target', jax.nn.one_hot(batch['label'], logits.shape[-1]))
+            parts['label'] = cross_entropy(logits, target).mean()
+            loss = loss + self.label_weight * parts['label']
+        if self.discriminator_weight:
+            told_apart = Discriminator().apply({'params': v.params['discriminator']},
+                                               jnp.concatenate([reverse(logits), taught.mean(0)]))
+            parts['discriminator'] = told(told_apart)
+            loss = loss + self.discriminator_weight * parts['discriminator']
+        return loss, (state, {'loss': loss, **parts})
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        params = {name: tree for name, tree in v.params.items() if name != 'discriminator'}
+        return forward.answer(self.student, params, v.state, batch['image'])
+
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        logits, label = self.predict(v, batch)['logits'], batch['label']
+        right = (jnp.argmax(logits, axis=1) == label).astype(jnp.float32)
+        return {'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])), 'accuracy': right}
+
+    def depth_of(self, path: str) -> tuple[int, int]:
+        return self.student.backbone.layer_of(path), self.student.backbone.num_layers
+
+    def _logits(self, teacher: Classifier, variables: Any, image: Array) -> Float[Array, 'b k']:
+        return jax.lax.stop_gradient(teacher.apply(variables, image, train=False)['logits'].astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Logits -> two numbers, for 'of the student' and 'of the teachers'."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'n k']) -> Float[Array, 'n 2']:
+        """Reads float32 logits."""
+        width = x.shape[-1]
+        for name, features in (('first', width // _NARROWER), ('second', width // _NARROWER**2), ('last', 2)):
+            x = nn.relu(Dense(max(features, 2), name=name)(x))
+        return x
+
+
+def divergence(logits: Float[Array, 'b k'], taught: Float[Array, 'm b k'], temperature: float) -> Float[Array, ' b']:
+    """Returns ``T^2 KL(mean of the teachers' softmaxes || softmax of the student)`` for each example.
+
+    Args:
+        logits: the student's.
+        taught: the teachers'.
+        temperature: T, which divides all logits.
+    """
+    target = jax.nn.softmax(taught / temperature, axis=-1).mean(axis=0)
+    own = jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
+    return temperature**2 * jnp.sum(jax.scipy.special.xlogy(target, target) - target * own, axis=-1)
+
+
+def told(answers: Float[Array, 'n 2']) -> Float[Array, '']:
+    """Returns the discriminator's loss: the first half of the rows are the student's, the others the teachers'."""
+    half = len(answers) // 2
+    target = jnp.repeat(jnp.eye(2), half, axis=0)
+    return optax.sigmoid_binary_cross_entropy(answers, target).mean()
+
+
+@jax.custom_vjp
+def reverse(x: Float[Array, '...']) -> Float[Array, '...']:
+    """Returns `x`; its gradient changes its sign."""
+    return x
+
+
+reverse.defvjp(lambda x: (x, None), lambda _, g: (-g,))

@@ -1,0 +1,1 @@
+"""Pruning: Task -> Task, weights held at zero by masks."""

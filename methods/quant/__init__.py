@@ -1,0 +1,1 @@
+"""Quantisation: Task -> Task, weights as the integers that will be deployed."""

@@ -1,0 +1,83 @@
+"""RotNet: by how many quarter turns was the image rotated?
+
+Gidaris et al., 2018, "Unsupervised Representation Learning by Predicting Image Rotations",
+https://arxiv.org/abs/1803.07728, equations 2 and 3. Reference: https://github.com/gidariss/FeatureLearningRotNet (MIT).
+All four rotations of an image are in the same batch, as the paper found best.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from methods import forward
+from methods.supervised import cross_entropy
+from methods.task import Batch, Metrics, Task, Variables
+from modelzoo.heads import Classifier
+
+TURNS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class RotNet(Task):
+    """Trains ``head(backbone(rotated image))``, four classes, on the number of turns.
+
+    `predict` answers for the image as it is, by the backbone; the head's logits are of rotations, and left out.
+
+    Attributes:
+        backbone: square image -> features.
+        head: features -> four logits.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        _, height, width, _ = batch['image'].shape
+        if height != width:
+            raise ValueError(f'RotNet turns images and got {height}x{width}: crop them to squares.')
+        params, state = forward.start(self._model, rng, batch['image'])
+        return Variables(params, state, {})
+
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        del step
+        row = (TURNS * batch['row'][None] + jnp.arange(TURNS)[:, None]).ravel()
+        image = rotations(batch['image'])
+        features, state = forward.learn(self._model, v.params, v.state, image, rng=rng, row=row)
+        losses, right = _judged(features['logits'])
+        return losses.mean(), (state, {'loss': losses.mean(), 'accuracy': right.mean()})
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        features = forward.answer(self._model, v.params, v.state, batch['image'])
+        return {name: value for name, value in features.items() if name != 'logits'}
+
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        """Returns means over the four turns of each image."""
+        features = forward.answer(self._model, v.params, v.state, rotations(batch['image']))
+        losses, right = _judged(features['logits'])
+        return {'loss': losses.mean(axis=0), 'accuracy': right.mean(axis=0)}
+
+    def depth_of(self, path: str) -> tuple[int, int]:
+        return self.backbone.layer_of(path), self.backbone.num_layers
+
+    @property
+    def _model(self) -> Classifier:
+        return Classifier(self.backbone, self.head)
+
+
+def rotations(image: Array) -> Array:
+    """(B, H, H, C) -> (4B, H, H, C): all images as they are, then all turned once, counter-clockwise, and so on."""
+    return jnp.concatenate([jnp.rot90(image, turns, axes=(1, 2)) for turns in range(TURNS)])
+
+
+def _judged(logits: Float[Array, 'n k']) -> tuple[Float[Array, '4 b'], Float[Array, '4 b']]:
+    if logits.shape[-1] != TURNS:
+        raise ValueError(f'the head of RotNet gives {logits.shape[-1]} logits: set its num_classes to {TURNS}.')
+    turn = jnp.repeat(jnp.arange(TURNS), len(logits) // TURNS)
+    losses = cross_entropy(logits, jax.nn.one_hot(turn, TURNS))
+    right = (jnp.argmax(logits, axis=1) == turn).astype(jnp.float32)
+    return losses.reshape(TURNS, -1), right.reshape(TURNS, -1)

@@ -1,0 +1,335 @@
+"""The equations of the methods' papers, recomputed."""
+
+import contextlib
+import functools
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from methods import average
+from methods.distill.logits import divergence, reverse, told
+from methods.ema import Ema
+from methods.evaluate.knn import NearestNeighbours, vote
+from methods.optim.depth_mup import DepthMuP
+from methods.optim.restart import restarting
+from methods.optim.sam import Sam
+from methods.optim.sgd import sgd
+from methods.optim.tract import TrAct
+from methods.peft.low_rank import LowRank, lora, pissa
+from methods.prune.magnitude import Prune, smaller
+from methods.quant.fake import FakeQuant, quantize
+from methods.reparam import by_path
+from methods.ssl.masked import Autoencoder, normalized, patches_of
+from methods.ssl.rotation import rotations
+from methods.ssl.simclr import nt_xent
+from methods.ssl.swav import sinkhorn, swapped
+from methods.ssl.views import Crop, Jitter, Views
+from methods.start import Start, Trained
+from methods.supervised import Supervised
+from modelzoo import weights
+from modelzoo.heads import Linear
+from modelzoo.layers.residual import Add, Single
+from modelzoo.vision.vit import ViT
+from runtime.checkpoint import Checkpoints
+from tests import goldens
+from tests.methods.small import METHODS, NET, RNG, SEEN, batch_of, begun, supervised, trained
+from tests.modelzoo import tiny
+
+NORMAL = np.random.default_rng(0).normal
+
+
+def test_pruning_removes_the_smallest_share_and_rewinds():
+    kernels = {'a': jnp.arange(-4.0, 4), 'b': jnp.array([0.5, 9.0])}
+    left = smaller(kernels, {'a': jnp.arange(8) != 0, 'b': jnp.ones(2, bool)}, 1 / 3)
+    # Of 9 remaining weights 6 stay: 9, 3, 3, 2, 2 and both 1 (equal at the threshold), not 0.5, 0 and what was gone.
+    assert left['a'].tolist() == [False, True, True, True, False, True, True, True]
+    assert left['b'].tolist() == [False, True]
+    task = Prune(supervised(NET), every=2, rounds=2, amount=0.2, rewind_to=1)
+    states = [state for step, state in enumerate(trained(task, 5)) if step in (1, 2, 4, 5)]
+    size = sum(mask.size for mask in states[0].variables.state['mask'].values())
+    shares = [sum(float(m.sum()) for m in s.variables.state['mask'].values()) / size for s in states]
+    np.testing.assert_allclose(shares, [1, 0.8, 0.64, 0.64], atol=0.02)
+    for state in states[1:3]:
+        chex.assert_trees_all_equal(state.variables.params, states[0].variables.params)
+    shown = by_path(task.view(states[3].variables).params)
+    for path, kept in states[3].variables.state['mask'].items():
+        np.testing.assert_array_equal(np.asarray(shown[path]) != 0, kept)
+
+
+def test_an_optimizer_restarts_with_every_round():
+    schedule = lambda steps, per_epoch: optax.linear_schedule(1.0, 0.0, steps)
+    tx = restarting(6, 1.0, lambda path: (0, 1), optimizer=functools.partial(sgd, schedule=schedule), every=3)
+    params, updates = {'kernel': jnp.ones((2, 2))}, []
+    state = tx.transform.init(params)
+    for _ in range(6):
+        update, state = tx.transform.update({'kernel': jnp.ones((2, 2))}, state, params)
+        updates.append(float(update['kernel'][0, 0]))
+    assert updates[:3] == updates[3:] and len(set(updates)) == 3
+    assert [float(tx.schedule(step)) for step in (0, 2, 3)] == pytest.approx([1, 1 / 3, 1])
+
+
+def test_low_rank_starts():
+    weight = jnp.asarray(NORMAL(size=(6, 5)), jnp.float32)
+    down, up, base = lora(weight, 2, 3.0, RNG)
+    assert base is weight and not up.any() and float(jnp.abs(down).max()) <= 6**-0.5
+    down, up, base = pissa(weight, 2, 3.0, RNG)
+    np.testing.assert_allclose(base + 3.0 * down @ up, weight, atol=1e-5)
+    singular = np.linalg.svd(weight, compute_uv=False)
+    np.testing.assert_allclose(np.linalg.svd(3.0 * down @ up, compute_uv=False)[:2], singular[:2], rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.svd(base, compute_uv=False)[:3], singular[2:], rtol=1e-4)
+    np.testing.assert_allclose(jnp.linalg.norm(down, axis=0), jnp.linalg.norm(up, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize('start', [lora, pissa])
+def test_low_rank_shows_the_same_network_at_first_and_moves_it_within_its_rank(start):
+    task = LowRank(supervised(NET), rank=1, alpha=2.0, start=start)
+    first, _, last = trained(task, 2)
+    shown, plain = (by_path(t) for t in (task.view(first.variables).params, begun(task.inner).params))
+    moved = by_path(task.view(last.variables).params)
+    chex.assert_trees_all_close(shown, plain, atol=1e-5)
+    change = np.asarray(moved['backbone/stem/kernel'] - shown['backbone/stem/kernel']).reshape(-1, 8)
+    assert 0 < np.linalg.matrix_rank(change, tol=1e-6) <= 2
+    assert np.abs(moved['head/kernel'] - shown['head/kernel']).max() > 0
+    np.testing.assert_array_equal(moved['backbone/norm/scale'], shown['backbone/norm/scale'])
+    assert set(by_path(first.variables.params)) == {
+        'backbone/stem/kernel/down', 'backbone/stem/kernel/up', 'head/kernel', 'head/bias'}
+
+
+class Divided(Single):
+    """``s + y / sqrt(blocks)``."""
+
+    def write(self, s, y):
+        return s + y / self.blocks**0.5
+
+
+def test_depth_mup_divides_the_branches():
+    plain, divided = (ViT(8, 2, 1, patch=4, image_size=8, residual=residual) for residual in (Add, Divided))
+    task = DepthMuP(supervised(plain), depth=2)
+    v = begun(task)
+    network = lambda module, v: module.apply({'params': v.params['backbone']}, SEEN['image'])['tokens']
+    found, whole, expected = tiny.jit(
+        lambda v: (network(plain, task.view(v)), network(plain, v), network(divided, v)))(v)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(whole - expected).max() > 1e-4
+
+
+def test_quantised_weights_are_integers_times_a_scale_with_straight_gradients():
+    weight = jnp.asarray(NORMAL(size=(3, 4, 2)), jnp.float32).at[..., 1].set(0)
+    values, scale = quantize(weight, 8)
+    assert int(jnp.abs(values[..., 0]).max()) == 127 and not values[..., 1].any()
+    np.testing.assert_allclose(values * scale, weight, atol=float(scale.max()) / 2 + 1e-7)
+    np.testing.assert_allclose(scale[0, 0, 0], jnp.abs(weight).max() / 127, rtol=1e-6)
+    task = FakeQuant(supervised(NET), bits=3)
+    v = begun(task)
+    shown, integers = by_path(task.view(v).params), task.integers(v.params)
+    for path, (values, scale) in integers.items():
+        np.testing.assert_allclose(shown[path], values * scale, atol=1e-7)
+    assert shown['head/bias'] is v.params['head']['bias']
+    through = lambda kernel: jnp.sum(task.view(v._replace(params={'kernel': kernel})).params['kernel'] ** 2)
+    np.testing.assert_allclose(jax.grad(through)(weight), 2 * (lambda q: q[0] * q[1])(quantize(weight, 3)), atol=1e-6)
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def test_distillation_is_the_equation():
+    logits, taught = NORMAL(size=(3, 5)), NORMAL(size=(2, 3, 5))
+    target, own = softmax(taught / 2).mean(0), softmax(logits / 2)
+    expected = 4 * (target * np.log(target / own)).sum(-1)
+    np.testing.assert_allclose(divergence(jnp.float32(logits), jnp.float32(taught), 2.0), expected, rtol=1e-4)
+    answers = NORMAL(size=(4, 2))
+    likely = 1 / (1 + np.exp(-answers))
+    wanted = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
+    bce = -(wanted * np.log(likely) + (1 - wanted) * np.log(1 - likely)).mean()
+    np.testing.assert_allclose(told(jnp.float32(answers)), bce, rtol=1e-5)
+    assert jax.grad(lambda x: 3 * reverse(x))(1.0) == -3
+
+
+def test_contrast_is_the_equation():
+    first, second = NORMAL(size=(2, 3, 4)).astype(np.float32)
+    z = np.concatenate([first, second])
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
+    s, losses = z @ z.T / 0.5, []
+    for i in range(6):
+        others = [k for k in range(6) if k != i]
+        losses.append(-np.log(np.exp(s[i, (i + 3) % 6]) / np.exp(s[i, others]).sum()))
+    found, _ = tiny.jit(lambda a, b: nt_xent(a, b, 0.5))(first, second)
+    np.testing.assert_allclose(found, np.reshape(losses, (2, 3)).mean(0), rtol=1e-5)
+
+
+def test_codes_are_balanced_and_predicted_by_the_other_views():
+    scores = jnp.asarray(NORMAL(size=(8, 4)), jnp.float32)
+    codes = sinkhorn(scores, 0.5, 100)
+    np.testing.assert_allclose(codes.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(codes.sum(0), 2, rtol=1e-4)
+    # Any balanced code is diag(u) exp(scores / epsilon) diag(v).
+    rest = np.log(np.asarray(codes)) - np.asarray(scores) / 0.5
+    np.testing.assert_allclose(rest - rest[:1] - rest[:, :1] + rest[0, 0], 0, atol=1e-4)
+    views = [scores, scores + 1, scores[::-1]]
+    found = swapped(views, [codes, codes[::-1]], 0.2)
+    logs = [np.log(softmax(np.asarray(view) / 0.2)) for view in views]
+    expected = sum(-(np.asarray(c) * logs[j]).sum(1) for c, j in
+                   [(codes, 1), (codes, 2), (codes[::-1], 0), (codes[::-1], 2)]) / 4
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_queue_fills_and_prototypes_thaw_with_length_one():
+    first, _, second = trained(METHODS['swav'](NET), 2)
+    kernel = second.variables.params['prototypes']['kernel']
+    np.testing.assert_allclose(jnp.linalg.norm(kernel, axis=0), 1, rtol=1e-5)
+    assert np.abs(kernel - first.variables.params['prototypes']['kernel']).max() > 1e-5
+    assert int(second.variables.state['queued']) == 24 and np.abs(second.variables.state['queue']).min(axis=2).all()
+
+
+def test_rotations_are_quarter_turns():
+    image = jnp.asarray(NORMAL(size=(2, 3, 3, 1)), jnp.float32)
+    turned = np.asarray(rotations(image)).reshape(4, 2, 3, 3)
+    for turns, example in itertools.product(range(4), range(2)):
+        np.testing.assert_array_equal(turned[turns, example], np.rot90(image[example, :, :, 0], turns))
+
+
+def test_patches_are_normalized_by_their_own_figures():
+    image = NORMAL(size=(1, 4, 6, 2)).astype(np.float32)
+    found = patches_of(jnp.asarray(image), (2, 3))
+    np.testing.assert_array_equal(found[0, 4], image[0, 2:4, 2:4].reshape(-1))
+    row = np.asarray(found[0, 4])
+    np.testing.assert_allclose(normalized(found)[0, 4], (row - row.mean()) / np.sqrt(row.var(ddof=1) + 1e-6), rtol=1e-4)
+
+
+VIT_NAMES = {'mixer_norm': 'norm1', 'mixer/qkv': 'attn.qkv', 'mixer/out': 'attn.proj', 'mlp_norm': 'norm2',
+             'mlp/up': 'mlp.fc1', 'mlp/down': 'mlp.fc2'}
+
+
+def names_of_mae():
+    names = [('cls_token', 'backbone/cls_token'), ('pos_embed', 'backbone/pos_embed'), ('mask_token', 'mask_token'),
+             ('decoder_pos_embed', 'pos_embed')]
+    pairs = [('patch_embed.proj', 'backbone/stem'), ('norm', 'backbone/norm'), ('decoder_embed', 'embed'),
+             ('decoder_norm', 'norm'), ('decoder_pred', 'paint')]
+    pairs += [(f'{theirs}.{{i}}.{part}', f'{ours}block{{i:02d}}/{name}') for name, part in VIT_NAMES.items()
+              for theirs, ours in (('blocks', 'backbone/'), ('decoder_blocks', ''))]
+    for theirs, ours in pairs:
+        weight = 'scale' if 'norm' in ours.rsplit('/', 1)[-1] else 'kernel'
+        names += [(f'{theirs}.weight', f'{ours}/{weight}'), (f'{theirs}.bias', f'{ours}/bias')]
+    return names
+
+
+def test_the_autoencoder_agrees_with_the_golden():
+    golden = goldens.read(goldens.FOLDER / 'mae_d96_l3_img64_p8.json.gz')
+    network = Autoencoder(ViT(96, 3, 3, patch=8, image_size=64), 64, 2, 4, fixed_positions=None)
+    x = jnp.moveaxis(goldens.fill('input', golden['input_shape']), 1, -1)
+    noise = jnp.asarray(np.random.default_rng(0).random((2, 64), dtype=np.float32))
+    wanted = jax.eval_shape(network.init, RNG, x, noise)['params']
+    filled = {name: goldens.fill(name, shape) for name, shape, kind in golden['state']}
+    params = jax.tree.map(jnp.asarray, weights.load_published(names_of_mae(), wanted, filled))
+    assert sum(p.size for p in jax.tree.leaves(wanted)) == golden['parameters']
+    cotangent = jnp.asarray(goldens.fill('cotangent', golden['output']['shape']))
+
+    @tiny.jit
+    def answer(params, x):
+        painted, pull = jax.vjp(lambda x: network.apply({'params': params}, x, noise)[0], x)
+        return painted, pull(cotangent)[0]
+
+    painted, gradient = answer(params, x)
+    gradient = np.moveaxis(np.asarray(gradient), -1, 1)
+    assert goldens._output_error(golden['output'], np.asarray(painted)) < goldens.OUTPUT_BAR
+    assert goldens._gradient_error(golden['input_gradient'], gradient) < goldens.GRADIENT_BAR
+
+
+def test_sam_is_the_gradient_of_the_worst_place_nearby():
+    task, inner = Sam(supervised(NET), 0.3), supervised(NET)
+    v = begun(inner)
+    of = lambda t: tiny.jit(jax.grad(lambda p: t.loss(v._replace(params=p), SEEN, RNG, jnp.int32(0))[0]))
+    grads = of(inner)(v.params)
+    worst = jax.tree.map(lambda p, g: p + 0.3 * g / optax.tree.norm(grads), v.params, grads)
+    chex.assert_trees_all_close(of(task)(v.params), of(inner)(worst), rtol=1e-4, atol=1e-6)
+
+
+def test_tract_solves_for_the_windows_of_the_image():
+    task = TrAct(supervised(NET), shrinkage=0.1)
+    batch = {**SEEN, 'image': jnp.asarray(NORMAL(size=(16, 8, 8, 2)), jnp.float32)}
+    v = begun(task, batch)
+    of = lambda t: tiny.jit(jax.grad(lambda p: t.loss(v._replace(params=p), batch, RNG, jnp.int32(0))[0]))
+    plain, ours = of(task.inner)(v.params), of(task)(v.params)
+    windows = np.asarray(patches_of(batch['image'], (4, 4))).reshape(-1, 8)
+    matrix = windows.T @ windows / len(windows) + 0.1 * np.eye(8)
+    expected = np.linalg.solve(matrix, np.asarray(plain['backbone']['stem']['kernel']).reshape(8, 8))
+    np.testing.assert_allclose(ours['backbone']['stem']['kernel'].reshape(8, 8), expected, rtol=1e-3, atol=1e-6)
+    chex.assert_trees_all_close(ours['head'], plain['head'], rtol=1e-5)
+
+
+def test_soups_and_vectors():
+    trees = [{'a': {'kernel': jnp.full(2, x)}, 'bias': jnp.full(1, -x)} for x in (1.0, 3.0, 8.0)]
+    assert average.uniform_soup(trees)['a']['kernel'].tolist() == [4, 4]
+    soup, chosen = average.greedy_soup(trees, lambda tree: -abs(float(tree['bias'][0]) + 2.5))
+    assert chosen == [1, 0] and soup['bias'].tolist() == [-2]
+    vectors = [average.task_vector(trees[0], tree) for tree in trees[1:]]
+    found = average.add_vectors(trees[0], vectors, [0.5, {'a/kernel': -1.0}], '.*kernel')
+    assert found['a']['kernel'].tolist() == [1 + 1 - 7] * 2 and found['bias'] is trees[0]['bias']
+
+
+def test_neighbours_vote_by_likeness():
+    bank = jnp.asarray([[1.0, 0], [0, 1.0], [0.6, 0.8], [1.0, 0]])
+    label = jnp.asarray([2, 1, 1, -1])
+    votes = vote(jnp.asarray([[1.0, 0]]), bank, label, neighbours=3, temperature=0.5, num_classes=3)
+    np.testing.assert_allclose(votes[0], [0, np.exp(-2) + np.exp(-0.8), 1], rtol=1e-5)
+    task = NearestNeighbours(supervised(NET), 10, bank=24, neighbours=1)
+    v = trained(task, 2)[-1].variables
+    assert v.state['label'].tolist() == [*SEEN['label'], *SEEN['label'][:8]]
+    # With the newest features and nothing trained in between, each image would be its own nearest neighbour.
+
+    @tiny.jit
+    def again(v):
+        _, (state, _) = task.loss(v, SEEN, RNG, jnp.int32(0))
+        return task.score(v._replace(state={**state, 'inner': v.state['inner']}), SEEN)['knn_accuracy']
+
+    assert again(v).all()
+
+
+def test_a_run_starts_from_the_best_weights_of_another(tmp_path):
+    task = Ema(supervised(NET), 0.9)
+    _, last = trained(task, 1)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save_best(1, last._replace(variables=last.variables._replace(fixed=None)))
+    average = last.variables.state['average']
+    start = Start(supervised(NET), str(tmp_path), averaged=True, fresh='head/.*').init(jax.random.key(7), SEEN)
+    chex.assert_trees_all_equal(start.params['backbone'], average['backbone'])
+    chex.assert_trees_all_equal(start.state, last.variables.state['inner'])
+    assert np.abs(start.params['head']['kernel'] - average['head']['kernel']).max() > 0
+    model = Trained(NET, Linear(10), run=str(tmp_path), averaged=True)
+    answer = model.apply(model.init(RNG, SEEN['image']), SEEN['image'])['logits']
+    np.testing.assert_allclose(answer, task.predict(last.variables, SEEN)['logits'], rtol=1e-5)
+    with pytest.raises(ValueError, match='in the checkpoint of'):
+        Start(Supervised(NET, Linear(3)), str(tmp_path)).init(RNG, SEEN)
+    with pytest.raises(FileNotFoundError, match='holds no checkpoint'):
+        Trained(NET, Linear(10), run=str(tmp_path / 'none')).init(RNG, SEEN['image'])
+
+
+def test_a_probe_sends_no_gradient_to_the_features():
+    task = METHODS['probe'](NET)
+    v = begun(task)
+    of = lambda t, v: tiny.jit(jax.grad(lambda p: t.loss(v._replace(params=p), SEEN, RNG, jnp.int32(0))[0]))(v.params)
+    ours, inner = of(task, v), of(task.inner, v._replace(params=v.params['inner']))
+    chex.assert_trees_all_close(ours['inner'], inner, rtol=1e-5, atol=1e-7)
+    assert float(optax.tree.norm(ours['probe'])) > 0
+
+
+def test_views_differ_and_keep_to_their_image():
+    views = Views([[Crop((8, 8), (1.0, 1.0), (1.0, 1.0))], [Crop((4, 6), (0.3, 0.6))], [Jitter(0.5, 1.0)],
+                   [Jitter(0.5, 1.0)], [Crop((8, 8), (0.3, 0.6))]])
+    ramp = jnp.broadcast_to(32 * jnp.arange(8)[None, None, :, None], (16, 8, 8, 1)).astype(jnp.uint8)
+    apply, ramps = tiny.jit(lambda batch: views(batch, RNG)), {**batch_of(), 'image': ramp}
+    batch = apply(ramps)
+    np.testing.assert_allclose(batch['view0'], ramp, atol=1e-2)
+    assert batch['view1'].shape == (16, 4, 6, 1) and batch['view2'].dtype == jnp.float32
+    assert np.abs(batch['view2'] - batch['view3']).max() > 1
+    one = apply({name: value[3:4] for name, value in ramps.items()})
+    np.testing.assert_allclose(one['view2'], batch['view2'][3:4], atol=1e-3)
+    cut = np.asarray(batch['view4']) / 32
+    slopes = np.diff(cut[:, 4, 2:6, 0], axis=1)
+    assert (slopes > 0).all() and np.allclose(slopes, slopes[:, :1], atol=1e-3) and (slopes < 1).all()
