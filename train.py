@@ -10,7 +10,6 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from absl import app, flags, logging

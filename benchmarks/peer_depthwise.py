@@ -15,6 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.peer import serve
+from benchmarks.peer_torch import calls
 
 
 def depthwise(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
@@ -51,16 +52,7 @@ def main(case: str) -> None:
     torch.set_num_threads(1)
     kind, shape = case.split(':')
     op, arrays = inputs(kind, list(map(int, shape.split(','))))
-    arrays = [x.requires_grad_() for x in arrays]
-    cotangent = torch.randn_like(arrays[0])
-
-    def forward() -> None:
-        with torch.inference_mode():
-            op(*arrays)
-
-    serve(torch.__version__, {
-        'forward': forward, 'forward and gradients': lambda: torch.autograd.grad(op(*arrays), arrays, cotangent),
-    })
+    serve(torch.__version__, calls(op, arrays))
 
 
 if __name__ == '__main__':

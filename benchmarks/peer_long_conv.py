@@ -8,13 +8,13 @@ case that begins with "own" instead has the layout that suits PyTorch, (B, D, T)
 others. Needs torch alone.
 """
 
-from collections.abc import Callable
 from functools import partial
 import sys
 
 import torch
 
 from benchmarks.peer import seconds, serve
+from benchmarks.peer_torch import calls
 
 
 def by_fft(u: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tensor:
@@ -28,21 +28,6 @@ def transposed(u: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """The same along the tokens of (B, T, D), by way of (B, D, T)."""
     turned = (x.transpose(-1, -2).contiguous() for x in (u, kernel))
     return by_fft(*turned, dim=-1).transpose(-1, -2).contiguous()
-
-
-def calls(form: Callable, arrays: list[torch.Tensor]) -> dict[str, Callable[[], object]]:
-    """By kind; with gradients both they and the outputs are made."""
-    arrays = [x.requires_grad_() for x in arrays]
-    cotangent = torch.randn_like(arrays[0])
-
-    def forward() -> None:
-        with torch.inference_mode():
-            form(*arrays)
-
-    return {
-        'forward': forward,
-        'forward and gradients': lambda: torch.autograd.grad(form(*arrays), arrays, cotangent),
-    }
 
 
 def main(case: str) -> None:

@@ -14,6 +14,7 @@ import sys
 import torch
 
 from benchmarks.peer import serve
+from benchmarks.peer_torch import calls
 
 
 def scan(decay: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
@@ -50,17 +51,8 @@ def inputs(kind: str, shape: tuple[int, ...]) -> list[torch.Tensor]:
 def main(case: str) -> None:
     torch.set_num_threads(1)
     kind, shape = case.split(':')
-    shape = tuple(map(int, shape.split(',')))
-    arrays = [x.requires_grad_() for x in inputs(kind, shape)]
-    op, cotangent = {'selective': selective, 'linear': scan}[kind], torch.randn(shape[:3])
-
-    def forward() -> None:
-        with torch.inference_mode():
-            op(*arrays)
-
-    serve(torch.__version__, {
-        'forward': forward, 'forward and gradients': lambda: torch.autograd.grad(op(*arrays), arrays, cotangent),
-    })
+    op = {'selective': selective, 'linear': scan}[kind]
+    serve(torch.__version__, calls(op, inputs(kind, tuple(map(int, shape.split(','))))))
 
 
 if __name__ == '__main__':

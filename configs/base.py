@@ -21,6 +21,8 @@ Node = dict[str, Any]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_SIZE = 1_281_167
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
 
 
 def select(preset: str | None, presets: dict[str, Callable[[], Node]]) -> ConfigDict:
@@ -83,6 +85,11 @@ def cosine(peak: float, *, warmup_epochs: float) -> Node:
             'warmup_epochs': float(warmup_epochs), 'start': 0.0, 'end': 0.0}
 
 
+def apart(optimizer: Node, paths: str, rate: float) -> Node:
+    """`optimizer` without decay, and with so much of its rate, for the parameters whose paths match."""
+    return optimizer | {'decay_rules': ((paths, 0.0),), 'rate_rules': ((paths, rate),)}
+
+
 def mesh() -> Node:
     """All devices along ``data``; override for more."""
     return {'fn': 'runtime.mesh:MeshConfig', 'data': -1, 'fsdp': 1, 'tensor': 1, 'rules': (), 'fsdp_min_size': 2**14}
@@ -125,6 +132,20 @@ def imagenet(backbone: Node, optimizer: Node, *, epochs: float = 300.0, batch_si
     """The recipe most backbones since DeiT are published with."""
     return run(supervised(backbone, 1000, ema=ema), imagenet_data(image_size), optimizer, epochs=epochs,
                batch_size=batch_size, train_transforms=timm_transforms(1000), eval_transforms=[normalize()])
+
+
+def cifar10_data(train_crop: Node | None = None) -> Node:
+    """CIFAR-10 of TFDS: images as they are unless `train_crop` says more."""
+    data = {'fn': 'input_pipeline:Images', 'dataset': 'cifar10', 'data_dir': unset(str), 'train_split': 'train',
+            'eval_split': 'test', 'image_size': unset(int)}
+    return data | ({} if train_crop is None else {'train_crop': train_crop})
+
+
+def cifar10(task: Node, data: Node, optimizer: Node, *, epochs: float, batch_size: int) -> Node:
+    """A run on images with CIFAR-10's mean and deviation, evaluated by the weights themselves."""
+    transforms = [normalize(CIFAR_MEAN, CIFAR_STD)]
+    return run(task, data, optimizer, epochs=epochs, batch_size=batch_size, train_transforms=transforms,
+               eval_transforms=transforms)
 
 
 def smoke(imagenet_config: Node, image_size: int, steps: int = 12, batch_size: int = 8) -> Node:

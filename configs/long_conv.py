@@ -16,26 +16,19 @@ from configs import base
 
 BACKBONE = {'fn': 'modelzoo.sequence.long_conv:long_conv', 'variant': 'long_conv_example', 'width': 512, 'depth': 6,
             'mixer': {'places': 1024, 'bidirectional': False}, 'drop_path': 0.0, 'dtype': 'float32'}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def recipe(backbone, data):
     """The published run of a network."""
-    optimizer = base.adamw(peak=0.01, warmup_epochs=1.0, weight_decay=0.05)
-    apart = 'mixer/kernel$'
-    optimizer |= {'decay_rules': ((apart, 0.0),), 'rate_rules': ((apart, 0.1),)}
-    transforms = [base.normalize(MEAN, STD)]
-    return base.run(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=50,
-                    train_transforms=transforms, eval_transforms=transforms)
+    optimizer = base.apart(base.adamw(peak=0.01, warmup_epochs=1.0, weight_decay=0.05), 'mixer/kernel$', rate=0.1)
+    return base.cifar10(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=50)
 
 
 def get_config(preset=None):
     """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet; pixels are read in rows."""
 
     def cifar10():
-        data = {'fn': 'input_pipeline:Images', 'dataset': 'cifar10', 'data_dir': base.unset(str),
-                'train_split': 'train', 'eval_split': 'test', 'image_size': base.unset(int)}
-        return recipe(BACKBONE, data)
+        return recipe(BACKBONE, base.cifar10_data())
 
     def digits():
         return base.digits(BACKBONE | {'width': 64, 'depth': 2, 'mixer': {'places': 64, 'bidirectional': True}})

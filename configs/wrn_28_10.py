@@ -18,26 +18,20 @@ from configs import base
 BACKBONE = {'fn': 'modelzoo.vision.resnet:wide_resnet', 'variant': 'wrn_28_10_cifar', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}
 SMALL = {'depths': (1, 1, 1), 'widths': (32, 64, 128)}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def recipe(backbone, data):
     """The published run of a network."""
     schedule = base.staircase(0.1, (60.0, 120.0, 160.0), factor=0.2)
     optimizer = base.sgd(schedule, weight_decay=5e-4, decay_rules=(('.*', 1.0),))
-    transforms = [base.normalize(MEAN, STD)]
-    return base.run(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=128,
-                    train_transforms=transforms, eval_transforms=transforms)
+    return base.cifar10(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=128)
 
 
 def get_config(preset=None):
     """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet."""
 
     def cifar10():
-        data = {'fn': 'input_pipeline:Images', 'dataset': 'cifar10', 'data_dir': base.unset(str),
-                'train_split': 'train', 'eval_split': 'test', 'image_size': base.unset(int),
-                'train_crop': {'fn': 'data.images:PadCrop', 'padding': 4, 'flip': True}}
-        return recipe(BACKBONE, data)
+        return recipe(BACKBONE, base.cifar10_data({'fn': 'data.images:PadCrop', 'padding': 4, 'flip': True}))
 
     def digits():
         return base.digits(BACKBONE | SMALL, ema=None)

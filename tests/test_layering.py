@@ -10,7 +10,7 @@ OURS = {'configs', 'modelzoo', 'methods', 'kernels', 'runtime', 'data', 'input_p
 
 # Folder or file -> prefixes of our own modules it may import. The longest entry that fits a file counts.
 MAY_IMPORT = {
-    'kernels': {'kernels.dispatch'},
+    'kernels': {'kernels.dispatch', 'kernels.gates'},
     'modelzoo': {'modelzoo'},
     'modelzoo/layers': {'modelzoo.layers', 'kernels'},
     'modelzoo/vision': {'modelzoo.layers', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.weights', 'kernels'},

@@ -15,13 +15,12 @@ states at the edges of the chunks; a second, against it, carries the cotangent o
 Inputs may be bfloat16; arithmetic and state are float32 (float64 for float64 inputs).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 

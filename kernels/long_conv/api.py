@@ -16,14 +16,13 @@ The sequence is zero outside, or repeats itself if `circular`. As in the publish
 backward kernel starts one token ahead. Where we differ: channels are last (B T D, not B D T).
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import dispatch
+from kernels import dispatch, gates
 from kernels.long_conv import pallas_tpu, reference, xla
 
 Tokens = Float[Array, 'b t d']
@@ -73,10 +72,10 @@ def long_conv(
     _check(u, {'kernel': kernel, 'backward_kernel': backward_kernel}, circular)
     if frequencies not in _SHARES:
         raise ValueError(f'frequencies is {frequencies}; wanted one of {_SHARES}.')
-    _check_others(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
+    gates.check(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
     taps, before = _joined(u.shape[1], kernel, backward_kernel, circular)
     static = {'before': before, 'keep': frequencies}
-    plain = lambda core, **how: dispatch.Form(partial(_gated, partial(core, **static, **how)))
+    plain = lambda core, **how: dispatch.Form(gates.gated(partial(core, **static, **how)))
     kernels = partial(pallas_tpu.convolve, **static)
     forms = {
         'pallas_tpu': dispatch.Form(kernels, 'tpu', pallas_tpu.missing),
@@ -90,26 +89,6 @@ def long_conv(
     split = dispatch.Split((rows, shared, rows, rows, (width,)), rows)
     arrays = (u, taps, pre_gate, post_gate, skip)
     return dispatch.run('long_conv', implementation, forms, *arrays, split=split)
-
-
-def _gated(
-    core: Callable[..., jax.Array],
-    u: jax.Array,
-    taps: jax.Array,
-    pre: jax.Array | None,
-    post: jax.Array | None,
-    skip: jax.Array | None,
-) -> jax.Array:
-    """Gates and skip around a convolution that has none."""
-    x = _wide(u) if pre is None else _wide(u) * _wide(pre)
-    y = core(x.astype(u.dtype), taps)
-    y = y if skip is None else y + _wide(skip)[None, None] * x
-    y = y if post is None else y * _wide(post)
-    return y.astype(u.dtype)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _joined(
@@ -152,11 +131,3 @@ def _check(u: jax.Array, kernels: dict[str, jax.Array | None], circular: bool) -
                 f'{name} has {x.shape[-2]} taps; a circular convolution of {tokens} tokens wants '
                 'no more of them: cut the kernel or add up what comes around.'
             )
-
-
-def _check_others(u: jax.Array, gates: dict[str, jax.Array | None], skip: jax.Array | None) -> None:
-    for name, x in gates.items():
-        if x is not None and x.shape != u.shape:
-            raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')
-    if skip is not None and skip.shape != u.shape[-1:]:
-        raise ValueError(f'skip has shape {skip.shape}; wanted {u.shape[-1:]}, a number a channel.')

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import dispatch
+from kernels import dispatch, gates
 from kernels.long_conv2d import pallas_tpu, reference, xla
 from kernels.long_conv2d.transforms import Grid
 
@@ -61,18 +61,18 @@ def long_conv2d(
       NotImplementedError: the implementation named cannot serve.
     """
     _check(u, kernel, origin, circular)
-    _check_others(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
+    gates.check(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
     size = u.shape[1:3]
     reach = zip(size, kernel.shape[-3:-1], origin)
     period = size if circular else tuple(n + max(k - 1 - o, o) for n, k, o in reach)
     grid = Grid(size, period, origin)
     missing = partial(pallas_tpu.missing, grid)
-    by_kernels = _gated(partial(pallas_tpu.convolve, grid=grid))
+    by_kernels = gates.gated(partial(pallas_tpu.convolve, grid=grid))
     forms = {
         'pallas_tpu': dispatch.Form(by_kernels, 'tpu', missing),
-        'xla': dispatch.Form(_gated(partial(xla.convolve, grid=grid))),
+        'xla': dispatch.Form(gates.gated(partial(xla.convolve, grid=grid))),
         'reference': dispatch.Form(
-            _gated(partial(reference.convolve, grid=grid, circular=circular))
+            gates.gated(partial(reference.convolve, grid=grid, circular=circular))
         ),
     }
     taps = _IMAGE if kernel.ndim == 4 else _IMAGE[1:]
@@ -122,29 +122,6 @@ def _typed(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     return lambda u, *others: core(u, *others).astype(u.dtype)
 
 
-def _gated(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Gates and skip around a convolution that has none."""
-
-    def run(
-        u: jax.Array,
-        kernel: jax.Array,
-        pre: jax.Array | None,
-        post: jax.Array | None,
-        skip: jax.Array | None,
-    ) -> jax.Array:
-        x = _wide(u) if pre is None else _wide(u) * _wide(pre)
-        y = core(x.astype(u.dtype), kernel)
-        y = y if skip is None else y + _wide(skip)[None, None, None] * x
-        y = y if post is None else y * _wide(post)
-        return y.astype(u.dtype)
-
-    return run
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _check_image(u: jax.Array) -> None:
     if u.ndim != 4 or not u.size:
         raise ValueError(f'u has shape {u.shape}; wanted (batch, rows, columns, channels), none 0.')
@@ -167,11 +144,3 @@ def _check(u: jax.Array, kernel: jax.Array, origin: tuple[int, int], circular: b
             f'kernel is {sides}; a circular convolution of {u.shape[1:3]} pixels wants no more: '
             'cut the kernel or add up what comes around.'
         )
-
-
-def _check_others(u: jax.Array, gates: dict[str, jax.Array | None], skip: jax.Array | None) -> None:
-    for name, x in gates.items():
-        if x is not None and x.shape != u.shape:
-            raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')
-    if skip is not None and skip.shape != u.shape[-1:]:
-        raise ValueError(f'skip has shape {skip.shape}; wanted {u.shape[-1:]}, a number a channel.')

@@ -40,18 +40,6 @@ class BaseConv(Mixer):
     kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence.
-
-        Raises:
-            ValueError: it is longer than there are places.
-        """
-        del train
-        if self.taps is None and x.shape[1] > self.places:
-            raise ValueError(f'a sequence of {x.shape[1]} is longer than the {self.places} places that BaseConv has '
-                             'a kernel for: set places.')
-        return self._mix(x, None if self.taps is None else self.init_state(*x.shape[::2]))[0]
-
     @property
     def longest(self) -> int | None:
         """The most elements that may be read; None for any number."""
@@ -63,9 +51,13 @@ class BaseConv(Mixer):
             return no_past(batch, self.places, width)
         return jnp.zeros((batch, self.taps - 1, width), self.dtype)
 
-    def extend(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
+    def _start(self, x: Float[Array, 'b t d']) -> Any:
+        if self.taps is not None:
+            return self.init_state(*x.shape[::2])
+        if x.shape[1] > self.places:
+            raise ValueError(f'a sequence of {x.shape[1]} is longer than the {self.places} places that BaseConv has '
+                             'a kernel for: set places.')
+        return None
 
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:

@@ -47,19 +47,10 @@ class H3(Mixer):
     out_init: init.Initializer = jax.nn.initializers.normal(0.02)
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence."""
-        del train
-        return self._mix(x, None)[0]
-
     def init_state(self, batch: int, width: int) -> State:
         """Returns the state before the first element."""
         states = jnp.zeros((batch, width * self.head, self.states // 2), jnp.complex64)
         return State(no_past(batch, self.states, width), states)
-
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
 
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:

@@ -66,19 +66,6 @@ class Hyena(Mixer):
     filter_init: init.Initializer | None = None
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence.
-
-        Raises:
-            ValueError: it is longer than there are places.
-        """
-        del train
-        if x.shape[1] > self.places:
-            raise ValueError(f'a sequence of {x.shape[1]} is longer than the {self.places} places that Hyena has '
-                             'positions for: set places.')
-        short = jnp.zeros((len(x), self.taps - 1, (self.order + 1) * x.shape[-1]), self.dtype)
-        return self._mix(x, State(short, (None,) * (self.order - 1)))[0]
-
     @property
     def longest(self) -> int | None:
         """The most elements that may be read."""
@@ -89,9 +76,12 @@ class Hyena(Mixer):
         short = jnp.zeros((batch, self.taps - 1, (self.order + 1) * width), self.dtype)
         return State(short, (no_past(batch, self.places, width),) * (self.order - 1))
 
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
+    def _start(self, x: Float[Array, 'b t d']) -> State:
+        if x.shape[1] > self.places:
+            raise ValueError(f'a sequence of {x.shape[1]} is longer than the {self.places} places that Hyena has '
+                             'positions for: set places.')
+        short = jnp.zeros((len(x), self.taps - 1, (self.order + 1) * x.shape[-1]), self.dtype)
+        return State(short, (None,) * (self.order - 1))
 
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:

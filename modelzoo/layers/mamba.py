@@ -82,15 +82,17 @@ def _linear(fan_in: int, features: int, dtype: DTypeLike, name: str) -> Dense:
 
 
 class CausalConv(nn.Module):
-    """A depthwise convolution in which a token sees itself and the ``taps - 1`` before it; with a bias.
+    """A depthwise convolution in which a token sees itself and the ``taps - 1`` before it.
 
     Attributes:
         taps: length of the kernel.
         dtype: compute type.
+        use_bias: whether there is one.
     """
 
     taps: int
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b t d'], before: Float[Array, 'b k d']
@@ -98,7 +100,7 @@ class CausalConv(nn.Module):
         """Returns the sequence convolved, and its last inputs; `before` are those of the tokens read before."""
         initial = init.uniform_fan_in(self.taps)
         kernel = self.param('kernel', initial, (self.taps, 1, x.shape[-1])).astype(self.dtype)
-        bias = self.param('bias', initial, (x.shape[-1],)).astype(self.dtype)
+        bias = self.param('bias', initial, (x.shape[-1],)).astype(self.dtype) if self.use_bias else None
         return causal_conv1d(x.astype(self.dtype), kernel[:, 0], bias=bias, initial_state=before.astype(self.dtype))
 
 

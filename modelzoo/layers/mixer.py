@@ -19,19 +19,40 @@ from modelzoo.layers.residual import Stream, connect, extended, mixed, started
 
 
 class Mixer(nn.Module, abc.ABC):
-    """A causal mixer: an element sees itself and those before it. mamba.Mamba has these methods too."""
+    """A causal mixer: an element sees itself and those before it. mamba.Mamba has these methods too.
 
-    @abc.abstractmethod
+    A final class has `init_state` and `_mix`, and says by `_start` what a whole sequence is read from.
+    """
+
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence."""
+        """Mixes a sequence.
+
+        Raises:
+            ValueError: it is longer than a mixer of a fixed number of places allows.
+        """
+        del train
+        return self._mix(x, self._start(x))[0]
+
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read one after the other; None for any number."""
+        return None
 
     @abc.abstractmethod
     def init_state(self, batch: int, width: int) -> Any:
         """Returns the state before the first element."""
 
-    @abc.abstractmethod
     def extend(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:
         """Returns the outputs of the next elements, one or many, and the state after them."""
+        return self._mix(x, state)
+
+    def _start(self, x: Float[Array, 'b t d']) -> Any:
+        """Returns the state to read a whole sequence from: None, and then `_mix` need not answer with one."""
+        del x
+
+    @abc.abstractmethod
+    def _mix(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:
+        """Returns the outputs and the state after them."""
 
 
 class Identity(nn.Module):

@@ -58,19 +58,13 @@ class TimeMix(Mixer):
     kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence."""
-        del train
-        return self._mix(x, self.init_state(*x.shape[::2]))[0]
-
     def init_state(self, batch: int, width: int) -> State:
         """Returns the state before the first element."""
         zeros = jnp.zeros((batch, 1, width))
         return State(zeros.astype(self.dtype), Sums(zeros + _NOTHING, zeros, zeros))
 
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
+    def _start(self, x: Float[Array, 'b t d']) -> State:
+        return self.init_state(*x.shape[::2])
 
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
@@ -104,19 +98,12 @@ class ChannelMix(Mixer):
     kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence."""
-        del train
-        return self._mix(x, self.init_state(*x.shape[::2]))[0]
-
     def init_state(self, batch: int, width: int) -> Float[Array, 'b 1 d']:
         """Returns the element before the first one."""
         return jnp.zeros((batch, 1, width), self.dtype)
 
-    def extend(self, x: Float[Array, 'b t d'], state: Float[Array, 'b 1 d']
-               ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
-        """Returns the outputs of the next elements, one or many, and the last one."""
-        return self._mix(x, state)
+    def _start(self, x: Float[Array, 'b t d']) -> Float[Array, 'b 1 d']:
+        return self.init_state(*x.shape[::2])
 
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: Float[Array, 'b 1 d']

@@ -17,12 +17,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.causal_conv1d import causal_conv1d
 from kernels.gla import gla as attend
 from kernels.gla import gla_step
 from modelzoo import features as ft
-from modelzoo.layers import init
 from modelzoo.layers.dense import Dense
+from modelzoo.layers.mamba import CausalConv
 from modelzoo.layers.mixer import Mixer
 from modelzoo.layers.norm import RMSNorm
 from modelzoo.layers.variants import changed
@@ -36,26 +35,6 @@ class State(NamedTuple):
 
     memory: Float[Array, 'b h k v']
     inputs: tuple[Float[Array, 'b n c'], ...]
-
-
-class ShortConv(nn.Module):
-    """A causal depthwise convolution without bias, and SiLU.
-
-    Attributes:
-        taps: length of the kernel.
-        dtype: compute type.
-    """
-
-    taps: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b t c'], before: Float[Array, 'b n c']
-                 ) -> tuple[Float[Array, 'b t c'], Float[Array, 'b n c']]:
-        """Returns the sequence convolved, and its last inputs; `before` are those of the tokens read before."""
-        kernel = self.param('kernel', init.uniform_fan_in(self.taps), (self.taps, 1, x.shape[-1])).astype(self.dtype)
-        y, last = causal_conv1d(x.astype(self.dtype), kernel[:, 0], initial_state=before.astype(self.dtype))
-        return nn.silu(y), last
 
 
 class GatedLinearAttention(Mixer):
@@ -86,17 +65,12 @@ class GatedLinearAttention(Mixer):
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence.
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first token.
 
         Raises:
             ValueError: the heads do not divide the channels.
         """
-        del train
-        return self._mix(x, self.init_state(len(x), x.shape[-1]))[0]
-
-    def init_state(self, batch: int, width: int) -> State:
-        """Returns the state before the first token."""
         keys, values = self._channels(width)
         memory = jnp.zeros((batch, self.heads, keys // self.heads, values // self.heads))
         if self.taps is None:
@@ -104,9 +78,8 @@ class GatedLinearAttention(Mixer):
         inputs = (keys, keys // self.shared_by, values // self.shared_by)
         return State(memory, tuple(jnp.zeros((batch, self.taps - 1, c), self.dtype) for c in inputs))
 
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next tokens, one or many, and the state after them."""
-        return self._mix(x, state)
+    def _start(self, x: Float[Array, 'b t d']) -> State:
+        return self.init_state(*x.shape[::2])
 
     def _channels(self, width: int) -> tuple[int, int]:
         """Returns the channels of all keys and of all values."""
@@ -124,7 +97,8 @@ class GatedLinearAttention(Mixer):
         inputs = []
         if self.taps is not None:
             for name, before in zip(sizes, state.inputs):
-                found[name], last = ShortConv(self.taps, self.dtype, name=f'{name}_conv')(found[name], before)
+                y, last = CausalConv(self.taps, self.dtype, use_bias=False, name=f'{name}_conv')(found[name], before)
+                found[name] = nn.silu(y)
                 inputs.append(last)
         q, k, v = (self._heads(found[name], name) for name in sizes)
         o, memory = _read(q, k, v, self._heads(self._decays(x, sizes['k']), 'k'), state.memory)

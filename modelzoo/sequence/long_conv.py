@@ -15,21 +15,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.long_conv import long_conv as two_sided
 from modelzoo import features as ft
 from modelzoo.layers import init
 from modelzoo.layers.dense import Dense
-from modelzoo.layers.long_filter import convolve, no_past, refuse_to_step
-from modelzoo.layers.mixer import Mixer
-from modelzoo.layers.mlp import gelu
+from modelzoo.layers.long_filter import LongFilter
 from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
-
-State = Float[Array, 'b n d']
+from modelzoo.sequence.trunk import Trunk, s4_example_names
 
 
 def decaying(key: Array, shape: tuple[int, int, int], dtype: DTypeLike = jnp.float32) -> Array:
@@ -40,63 +34,36 @@ def decaying(key: Array, shape: tuple[int, int, int], dtype: DTypeLike = jnp.flo
     return 0.02 * jax.random.normal(key, shape, dtype) * envelope[..., None]
 
 
-class LongConv(Mixer):
+def squashed(kernel: Float[Array, 'k d s'], smooth: int, squash: float) -> Float[Array, 'k d s']:
+    """Returns the mean of `smooth` neighbouring taps for each, brought nearer to zero by `squash`, and no further."""
+    if smooth > 1:
+        padded = jnp.pad(kernel, ((smooth // 2, smooth // 2), (0, 0), (0, 0)))
+        kernel = sum(padded[tap:tap + len(kernel)] for tap in range(smooth)) / smooth
+    return jax.nn.relu(abs(kernel) - squash) * jnp.sign(kernel)
+
+
+class LongConv(LongFilter):
     """``glu(out(gelu(convolution(x) + D x)))``.
 
     Attributes:
-        places: taps of the kernel.
+        places, bidirectional, dtype: see `layers.long_filter.LongFilter`; `places` is the number of taps.
         squash: taps smaller than this are zero, others so much nearer to it.
         smooth: taps whose mean each tap is replaced by before, an odd number; 1 for none.
         kernel_init: initial values of the taps, (K, D, directions).
-        bidirectional: a second kernel looks ahead.
-        dtype: compute type of the last matrix; the convolution is float32.
     """
 
-    places: int = 1024
     squash: float = 0.003
     smooth: int = 1
     kernel_init: init.Initializer = decaying
-    bidirectional: bool = False
-    dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence; in one longer than the kernel no element sees further than that."""
-        del train
-        return self._mix(x, None)[0]
+    def _kernel(self, width: int) -> Float[Array, 'k d s']:
+        kernel = self.param('kernel', self.kernel_init, (self.places, width, 1 + self.bidirectional))
+        return squashed(kernel, self.smooth, self.squash)
 
-    def init_state(self, batch: int, width: int) -> State:
-        """Returns the state before the first element.
-
-        Raises:
-            NotImplementedError: it looks ahead.
-        """
-        if self.bidirectional:
-            refuse_to_step('LongConv')
-        return no_past(batch, self.places, width)
-
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
-
-    @nn.compact
-    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
-        width, u = x.shape[-1], x.astype(jnp.float32)
-        kernel = self._taps(self.param('kernel', self.kernel_init, (self.places, width, 1 + self.bidirectional)))
-        if self.bidirectional:
-            y = two_sided(u, kernel[..., 0], backward_kernel=kernel[..., 1])
-        else:
-            y, state = convolve(u, kernel[..., 0], state)
-        D = self.param('D', jax.nn.initializers.normal(1.0), (1, width))
-        y = gelu(y + D[None] * u)
+    def _out(self, y: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
+        width = y.shape[-1]
         value, gate = jnp.split(Dense(2 * width, True, init.uniform_fan_in(width), self.dtype, name='out')(y), 2, -1)
-        return value * jax.nn.sigmoid(gate), state
-
-    def _taps(self, kernel: Float[Array, 'k d s']) -> Float[Array, 'k d s']:
-        if self.smooth > 1:
-            side = self.smooth // 2
-            padded = jnp.pad(kernel, ((side, side), (0, 0), (0, 0)))
-            kernel = sum(padded[tap:tap + self.places] for tap in range(self.smooth)) / self.smooth
-        return jax.nn.relu(abs(kernel) - self.squash) * jnp.sign(kernel)
+        return value * jax.nn.sigmoid(gate)
 
 
 class LongConvNetwork(Trunk):
@@ -132,12 +99,4 @@ MIXER_NAMES = (
     ('D', 'D'), ('kernel.kernel', 'kernel'), ('output_linear.0.weight', 'out/kernel'),
     ('output_linear.0.bias', 'out/bias'),
 )
-NAMES = {
-    'LongConvNetwork': (
-        *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-        *(('layers.{i}.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in MIXER_NAMES),
-        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b)
-          for a, b in (('weight', 'scale'), ('bias', 'bias'))),
-        *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-    ),
-}
+NAMES = {'LongConvNetwork': s4_example_names('layers', MIXER_NAMES)}

@@ -17,16 +17,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from modelzoo import features as ft
 from modelzoo.layers import init
-from modelzoo.layers.attention import attend, merge_heads, split_heads
-from modelzoo.layers.causal_attention import State
+from modelzoo.layers.attention import split_heads
+from modelzoo.layers.causal_attention import Remembering, State
 from modelzoo.layers.dense import Dense
-from modelzoo.layers.mixer import Mixer
 from modelzoo.layers.norm import RMSNorm
 from modelzoo.layers.value_residual import SharedValue, Told, ValueResidual
 from modelzoo.layers.variants import changed
@@ -35,57 +33,31 @@ from modelzoo.sequence.trunk import Trunk
 _NORMAL = jax.nn.initializers.normal(0.02)
 
 
-class RotaryAttention(Mixer):
+class RotaryAttention(Remembering):
     """``out(softmax(q k^T / sqrt(K)) v)`` over what came before, queries and keys turned by their places; no biases.
 
     Attributes:
-        heads: number of heads; divides the width.
-        places: elements that a state has room for.
+        heads, places, dtype: see `layers.causal_attention.Remembering`.
         base: of the angles.
         kernel_init, out_init: of the first three matrices and of the last one.
-        dtype: compute type; the softmax is float32.
     """
 
-    heads: int = 1
     places: int = 2048
     base: float = 10_000.0
     kernel_init: init.Initializer = _NORMAL
     out_init: init.Initializer = _NORMAL
-    dtype: DTypeLike = jnp.float32
-
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence of any length."""
-        del train
-        return self.with_values(x, None)[0]
-
-    def init_state(self, batch: int, width: int) -> State:
-        """Returns the state before the first element."""
-        empty = jnp.zeros((batch, self.heads, self.places, width // self.heads), self.dtype)
-        return State(empty, empty, jnp.zeros((), jnp.int32))
-
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, and the state after them, which must have room for them."""
-        return self.with_values(x, None, state)[:2]
 
     @nn.compact
     def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
                     ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
         """Mixes by values that another block has a say in; returns the state and the values too."""
-        width, length = x.shape[-1], x.shape[1]
-        dense = lambda name, start: Dense(width, False, start, self.dtype, name=name)
+        dense = lambda name, start: Dense(x.shape[-1], False, start, self.dtype, name=name)
         first = 0 if state is None else state.count
         q, k = (rotate(split_heads(dense(name, self.kernel_init)(x), self.heads), first, self.base) for name in 'qk')
         own = [dense('v', self.kernel_init)(x)] if told is None or told.own else []
         values = own[0] if told is None else told.values(*own)
-        v = split_heads(values, self.heads)
-        if state is not None:
-            k = lax.dynamic_update_slice_in_dim(state.keys, k, first, axis=2)
-            v = lax.dynamic_update_slice_in_dim(state.values, v, first, axis=2)
-            state = State(k, v, first + length)
-        seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(length)[:, None]
-        hidden = jnp.where(seen, 0.0, -jnp.inf)
-        y = attend(q, k, v, bias=jnp.broadcast_to(hidden[None, None], (1, self.heads, *hidden.shape)))
-        return dense('out', self.out_init)(merge_heads(y)), state, values
+        y, state = self._attend(q, k, split_heads(values, self.heads), state)
+        return dense('out', self.out_init)(y), state, values
 
 
 def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float[Array, 'b h t k']:

@@ -27,7 +27,7 @@ from modelzoo.layers.dense import Dense
 from modelzoo.layers.mixer import Mixer
 from modelzoo.layers.mlp import gelu
 from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
+from modelzoo.sequence.trunk import Trunk, s4_example_names
 
 State = Complex[Array, 'b d n']
 
@@ -43,18 +43,9 @@ class S4D(Mixer):
     states: int = 64
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence."""
-        del train
-        return self._mix(x, None)[0]
-
     def init_state(self, batch: int, width: int) -> State:
         """Returns the state before the first element."""
         return jnp.zeros((batch, width, self.states // 2), jnp.complex64)
-
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
 
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
@@ -114,13 +105,4 @@ MIXER_NAMES = (
     ('D', 'D'), *((f'kernel.{name}', name) for name in ('C', 'log_dt', 'log_A_real', 'A_imag')),
     ('output_linear.0.weight', 'out/kernel', 1), ('output_linear.0.bias', 'out/bias'),
 )
-NAMES = {
-    'S4DNetwork': (
-        *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-        *(('s4_layers.{i}.' + there, 'backbone/block{i:02d}/mixer/' + here, *axes)
-          for there, here, *axes in MIXER_NAMES),
-        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b)
-          for a, b in (('weight', 'scale'), ('bias', 'bias'))),
-        *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-    ),
-}
+NAMES = {'S4DNetwork': s4_example_names('s4_layers', MIXER_NAMES)}

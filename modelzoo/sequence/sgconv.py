@@ -22,70 +22,36 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.long_conv import long_conv
 from modelzoo import features as ft
 from modelzoo.layers import init
 from modelzoo.layers.dense import Dense
-from modelzoo.layers.long_filter import convolve, no_past, refuse_to_step
-from modelzoo.layers.mixer import Mixer
-from modelzoo.layers.mlp import gelu
+from modelzoo.layers.long_filter import LongFilter
 from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
-
-State = Float[Array, 'b n d']
+from modelzoo.sequence.trunk import Trunk, s4_example_names
 
 
-class SGConv(Mixer):
+class SGConv(LongFilter):
     """``out(gelu(convolution(x) + D x))``.
 
     Attributes:
-        places: the longest sequence that the kernel spans.
+        places, bidirectional, dtype: see `layers.long_filter.LongFilter`.
         band: parameters of each band of a channel's kernel.
         decays: how much weaker each band is than the one before, for the first and for the last channel.
-        bidirectional: a second kernel looks ahead.
-        dtype: compute type of the last matrix; the convolution is float32.
     """
 
-    places: int = 1024
     band: int = 64
     decays: tuple[float, float] = (2.0, 2.0)
-    bidirectional: bool = False
-    dtype: DTypeLike = jnp.float32
-
-    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence; of one longer than the kernel the kernel's end sees no further."""
-        del train
-        return self._mix(x, None)[0]
-
-    def init_state(self, batch: int, width: int) -> State:
-        """Returns the state before the first element.
-
-        Raises:
-            NotImplementedError: it looks ahead.
-        """
-        if self.bidirectional:
-            refuse_to_step('SGConv')
-        return no_past(batch, self.band * 2 ** (self._bands - 1), width)
-
-    def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
-        """Returns the outputs of the next elements, one or many, and the state after them."""
-        return self._mix(x, state)
 
     @property
     def _bands(self) -> int:
         return 1 + math.ceil(math.log2(self.places / self.band))
 
-    @nn.compact
-    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
-        width, u = x.shape[-1], x.astype(jnp.float32)
-        kernel = self._kernel(width)
-        if self.bidirectional:
-            y = long_conv(u, kernel[..., 0], backward_kernel=kernel[..., 1])
-        else:
-            y, state = convolve(u, kernel[..., 0], state)
-        D = self.param('D', jax.nn.initializers.normal(1.0), (1, width))
-        y = gelu(y + D[None] * u)
-        return Dense(width, True, init.uniform_fan_in(width), self.dtype, name='out')(y), state
+    @property
+    def _span(self) -> int:
+        return self.band * 2 ** (self._bands - 1)
+
+    def _out(self, y: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
+        return Dense(y.shape[-1], True, init.uniform_fan_in(y.shape[-1]), self.dtype, name='out')(y)
 
     def _kernel(self, width: int) -> Float[Array, 'k d s']:
         """Returns the taps of each channel, divided by their length at the start."""
@@ -153,13 +119,4 @@ MIXER_NAMES = (
     ('D', 'D'), ('kernel_list.{i}', 'band{i}/kernel'), ('kernel_norm', 'length', 1),
     ('output_linear.weight', 'out/kernel'), ('output_linear.bias', 'out/bias'),
 )
-NAMES = {
-    'SGConvNetwork': (
-        *((f'encoder.{a}', f'backbone/stem/linear/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-        *(('layers.{i}.' + there.replace('{i}', '{j}'), 'backbone/block{i:02d}/mixer/' + here.replace('{i}', '{j}'),
-           *axes) for there, here, *axes in MIXER_NAMES),
-        *(('norms.{i}.' + a, 'backbone/block{i:02d}/mixer_norm/' + b)
-          for a, b in (('weight', 'scale'), ('bias', 'bias'))),
-        *((f'decoder.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-    ),
-}
+NAMES = {'SGConvNetwork': s4_example_names('layers', MIXER_NAMES)}

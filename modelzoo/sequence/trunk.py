@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -163,3 +162,22 @@ class Trunk(ft.SequenceBackbone):
         pooled = mean if self.pool == 'mean' else tokens[:, -1].astype(jnp.float32)
         table = {ft.TABLE: self.stem.table} if self.tied else {}
         return {ft.STEM: embedded, ft.TOKENS: tokens, ft.POOLED: pooled, **table}
+
+
+def s4_example_names(mixers: str, names: Sequence[tuple]) -> tuple[tuple, ...]:
+    """Returns the published names of a classifier of S4's example, https://github.com/state-spaces/s4, and ours.
+
+    Args:
+        mixers: what its list of mixers is called.
+        names: those of a mixer's parameters; a number in them is a part's, not the block's.
+    """
+    pair = (('weight', 'kernel'), ('bias', 'bias'))
+    inner = lambda name: name.replace('{i}', '{j}')
+    return (
+        *((f'encoder.{there}', f'backbone/stem/linear/{here}') for there, here in pair),
+        *((mixers + '.{i}.' + inner(there), 'backbone/block{i:02d}/mixer/' + inner(here), *axes)
+          for there, here, *axes in names),
+        *(('norms.{i}.' + there, 'backbone/block{i:02d}/mixer_norm/' + here)
+          for there, here in (('weight', 'scale'), ('bias', 'bias'))),
+        *((f'decoder.{there}', f'head/{here}') for there, here in pair),
+    )

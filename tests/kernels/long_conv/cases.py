@@ -10,7 +10,7 @@ import numpy as np
 from kernels.long_conv import api, long_conv, pallas_tpu
 from kernels.long_conv.shapes import SHAPES, Shape
 from tests import goldens
-from tests.kernels import close
+from tests.kernels import close, pull
 
 jit = partial(jax.jit, compiler_options=goldens.QUICK)
 BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
@@ -58,10 +58,7 @@ def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.A
 @partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The output and all gradients by name."""
-    arrays = dict(arrays)
-    dy = arrays.pop('dy')
-    y, pull = jax.vjp(partial(op, case, implementation), arrays)
-    return {'y': y} | {f'd{name}': x for name, x in pull(dy)[0].items()}
+    return pull.results(partial(op, case, implementation), arrays)
 
 
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -11,7 +11,7 @@ from kernels.long_conv2d import global_filter, long_conv2d, pallas_tpu
 from kernels.long_conv2d.shapes import SHAPES
 from kernels.long_conv2d.transforms import Grid
 from tests import goldens
-from tests.kernels import close
+from tests.kernels import close, pull
 
 BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
 jit = partial(jax.jit, compiler_options=goldens.QUICK)
@@ -62,10 +62,7 @@ def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.A
 @partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The output and all gradients by name."""
-    arrays = dict(arrays)
-    dy = arrays.pop('dy')
-    y, pull = jax.vjp(partial(op, case, implementation), arrays)
-    return {'y': y} | {f'd{name}': x for name, x in pull(dy)[0].items()}
+    return pull.results(partial(op, case, implementation), arrays)
 
 
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:

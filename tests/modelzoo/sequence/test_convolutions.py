@@ -51,8 +51,7 @@ def test_sgconv_is_divided_by_the_length_it_had_at_the_start_and_has_no_gradient
 
 
 def test_small_taps_are_zero_after_smoothing():
-    mixer = long_conv.LongConv(places=5, squash=1.0, smooth=3)
-    taps = mixer._taps(jnp.asarray([0.0, 6.0, 3.0, -3.0, -6.0])[:, None, None])
+    taps = long_conv.squashed(jnp.asarray([0.0, 6.0, 3.0, -3.0, -6.0])[:, None, None], smooth=3, squash=1.0)
     np.testing.assert_allclose(taps[:, 0, 0], [1, 2, 1, -1, -2], atol=1e-6)
 
 
