@@ -54,19 +54,21 @@ def projection(features: int, stride: int, norm: Callable[..., nn.Module], dtype
 
 
 class Stem(nn.Module):
-    """An image to the first map: one convolution, the norm, a rectifier, and for stride 4 a 3x3 max-pooling.
+    """An image to the first map: one convolution, the norm, an activation, and for stride 4 a 3x3 max-pooling.
 
     Attributes:
         features: output channels.
         stride: 4, a 7x7 convolution as for ImageNet, or 1, a 3x3 convolution as for CIFAR.
         norm: factory of the normalization.
         dtype: compute type.
+        act: the activation.
     """
 
     features: int
     stride: int = 4
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: DTypeLike = jnp.float32
+    act: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
@@ -77,7 +79,7 @@ class Stem(nn.Module):
         """
         kernel_size, stride = stem_conv(self.stride)
         conv = PlainConv(self.features, kernel_size, stride, kernel_size // 2, self.dtype, name='conv')
-        x = nn.relu(self.norm(dtype=self.dtype, name='norm')(conv(x), train=train))
+        x = self.act(self.norm(dtype=self.dtype, name='norm')(conv(x), train=train))
         return max_pool(x, 3, 2, 1) if stride == 2 else x
 
 

@@ -63,6 +63,9 @@ class Basic(nn.Module):
         shortcut: factory of what replaces the identity where the shape changes.
         dtype: compute type.
         residual: factory of the connection.
+        act: what follows a norm inside the branch; `evonorm.unchanged` for a norm that activates by itself.
+        end_norm: factory of the norms that no activation follows, the branch's last and the shortcut's; by default
+            `norm`.
     """
 
     features: int
@@ -71,6 +74,8 @@ class Basic(nn.Module):
     shortcut: Callable[..., nn.Module] = projection
     dtype: DTypeLike = jnp.float32
     residual: Callable[..., nn.Module] = Add
+    act: Callable[[Array], Array] = nn.relu
+    end_norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
@@ -78,8 +83,8 @@ class Basic(nn.Module):
 
         def branch(x: Array) -> Array:
             conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
-            y = nn.relu(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
-            return drop_path(conv(norm=_from_zero(self.norm), name='conv2')(y, train=train), mask)
+            y = self.act(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
+            return drop_path(conv(norm=_last_norm(self), name='conv2')(y, train=train), mask)
 
         return _join(self, s, branch, train=train)
 
@@ -88,7 +93,8 @@ class Bottleneck(nn.Module):
     """``relu(shortcut(x) + branch(x))``: a 1x1 convolution to fewer channels, a 3x3 one, and a 1x1 one back.
 
     Attributes:
-        features, stride, norm, shortcut, dtype, residual: as `Basic`'s; the stride is the 3x3 convolution's.
+        features, stride, norm, shortcut, dtype, residual, act, end_norm: as `Basic`'s; the stride is the 3x3
+            convolution's.
         groups: of the 3x3 convolution ("cardinality").
         base_width: its width for each group, per 64 channels of a quarter of the features.
     """
@@ -101,6 +107,8 @@ class Bottleneck(nn.Module):
     groups: int = 1
     base_width: int = 64
     residual: Callable[..., nn.Module] = Add
+    act: Callable[[Array], Array] = nn.relu
+    end_norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
@@ -109,16 +117,16 @@ class Bottleneck(nn.Module):
         def branch(x: Array) -> Array:
             width = self.features // 4 * self.base_width // 64 * self.groups
             conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
-            y = nn.relu(conv(width, 1, name='conv1')(x, train=train))
-            y = nn.relu(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
-            last = ConvNorm(self.features, 1, norm=_from_zero(self.norm), dtype=self.dtype, name='conv3')
+            y = self.act(conv(width, 1, name='conv1')(x, train=train))
+            y = self.act(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
+            last = ConvNorm(self.features, 1, norm=_last_norm(self), dtype=self.dtype, name='conv3')
             return drop_path(last(y, train=train), mask)
 
         return _join(self, s, branch, train=train)
 
 
-def _from_zero(norm: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    return functools.partial(norm, scale_init=jax.nn.initializers.zeros)
+def _last_norm(block: Basic | Bottleneck) -> Callable[..., nn.Module]:
+    return functools.partial(block.end_norm or block.norm, scale_init=jax.nn.initializers.zeros)
 
 
 def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array], *, train: bool) -> Stream:
@@ -136,7 +144,8 @@ def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array]
     join, s = (Add(parent=None), outer.close(s)) if restarts else (outer, s)
     y = branch(join.read(s))
     if changes:
-        shortcut = block.shortcut(block.features, block.stride, block.norm, block.dtype, name='shortcut')
+        norm = block.end_norm or block.norm
+        shortcut = block.shortcut(block.features, block.stride, norm, block.dtype, name='shortcut')
         s = join.carry(s, lambda x: shortcut(x, train=train))
     s = join.write(join.carry(s, lambda x: x.astype(y.dtype)), y)
     s = join.carry(s, nn.relu)
@@ -185,6 +194,7 @@ class ResNet(ft.PyramidBackbone):
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
         residual: factory of the blocks' connections to the stream of maps.
+        act, end_norm: of the stem and the blocks; see `Basic`. The rectifier after each sum stays.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -197,6 +207,8 @@ class ResNet(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     residual: Callable[..., nn.Module] = Add
+    act: Callable[[Array], Array] = nn.relu
+    end_norm: Callable[..., nn.Module] | None = None
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -216,8 +228,8 @@ class ResNet(ft.PyramidBackbone):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
-        stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
-        block = functools.partial(self.block, norm=self.norm, dtype=self.dtype)
+        stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, self.act, name='stem')(x, train=train)
+        block = functools.partial(self.block, norm=self.norm, dtype=self.dtype, act=self.act, end_norm=self.end_norm)
         stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), self.residual)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train,
                            residual=self.residual)
@@ -335,7 +347,8 @@ PUBLISHED = {
 
 def resnet(variant: str = 'resnet50', *, depths: Sequence[int] | None = None, widths: Sequence[int] | None = None,
            stem_width: int | None = None, stem_stride: int | None = None, drop_path: float | None = None,
-           norm: Callable[..., nn.Module] | None = None, residual: Callable[..., nn.Module] | None = None,
+           norm: Callable[..., nn.Module] | None = None, act: Callable[[Array], Array] | None = None,
+           end_norm: Callable[..., nn.Module] | None = None, residual: Callable[..., nn.Module] | None = None,
            dtype: DTypeLike = 'float32', remat: bool = False) -> ResNet:
     """Returns a variant, changed where a value is given; see `ResNet`.
 
@@ -343,8 +356,8 @@ def resnet(variant: str = 'resnet50', *, depths: Sequence[int] | None = None, wi
         ValueError: there is no such variant of this class.
     """
     changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'stem_stride': stem_stride, 'drop_path': drop_path, 'norm': norm, 'residual': residual,
-               'dtype': jnp.dtype(dtype), 'remat': remat}
+               'stem_stride': stem_stride, 'drop_path': drop_path, 'norm': norm, 'act': act, 'end_norm': end_norm,
+               'residual': residual, 'dtype': jnp.dtype(dtype), 'remat': remat}
     return changed(VARIANTS, variant, ResNet, changes)
 
 

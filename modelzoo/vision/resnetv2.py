@@ -79,6 +79,7 @@ class Basic(nn.Module):
         stride: of the first convolution.
         norm, conv: factories of the parts.
         dtype: compute type.
+        act: what follows each norm; `evonorm.unchanged` for a norm that activates by itself.
     """
 
     features: int
@@ -86,16 +87,17 @@ class Basic(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     conv: Callable[..., nn.Module] = PlainConv
     dtype: DTypeLike = jnp.float32
+    act: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
                  ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
-        y = nn.relu(norm(name='norm1')(x, train=train))
+        y = self.act(norm(name='norm1')(x, train=train))
         x = _shortcut(self, x, y)
         y = conv(self.features, 3, self.stride, 1, name='conv1')(y)
-        y = nn.relu(norm(name='norm2')(y, train=train))
+        y = self.act(norm(name='norm2')(y, train=train))
         return x + drop_path(conv(self.features, 3, 1, 1, name='conv2')(y), mask)
 
 
@@ -103,7 +105,7 @@ class Bottleneck(nn.Module):
     """``shortcut + branch(x)``: 1x1 to a quarter of the features, 3x3, 1x1 back, a norm and a rectifier before each.
 
     Attributes:
-        features, norm, conv, dtype: as `Basic`'s.
+        features, norm, conv, dtype, act: as `Basic`'s.
         stride: of the 3x3 convolution.
     """
 
@@ -112,6 +114,7 @@ class Bottleneck(nn.Module):
     norm: Callable[..., nn.Module] = BatchNorm
     conv: Callable[..., nn.Module] = PlainConv
     dtype: DTypeLike = jnp.float32
+    act: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
@@ -119,12 +122,12 @@ class Bottleneck(nn.Module):
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
         width = self.features // 4
-        y = nn.relu(norm(name='norm1')(x, train=train))
+        y = self.act(norm(name='norm1')(x, train=train))
         x = _shortcut(self, x, y)
         y = conv(width, 1, 1, 0, name='conv1')(y)
-        y = nn.relu(norm(name='norm2')(y, train=train))
+        y = self.act(norm(name='norm2')(y, train=train))
         y = conv(width, 3, self.stride, 1, name='conv2')(y)
-        y = nn.relu(norm(name='norm3')(y, train=train))
+        y = self.act(norm(name='norm3')(y, train=train))
         return x + drop_path(conv(self.features, 1, 1, 0, name='conv3')(y), mask)
 
 
@@ -143,6 +146,7 @@ class ResNetV2(ft.PyramidBackbone):
         widths: output channels of each stage.
         block: factory of a block: `Basic` or `Bottleneck`.
         norm, conv: factories of every normalization and convolution.
+        act: what follows each norm; see `Basic`.
         pool: what ends the stem.
         stem_width: channels after the stem.
         stem_stride: 4, or 1 for small images; see `Stem`.
@@ -162,6 +166,7 @@ class ResNetV2(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    act: Callable[[Array], Array] = nn.relu
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -182,11 +187,11 @@ class ResNetV2(ft.PyramidBackbone):
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
         stem = Stem(self.stem_width, self.stem_stride, self.conv, self.pool, self.dtype, name='stem')(x)
-        block = functools.partial(self.block, norm=self.norm, conv=self.conv, dtype=self.dtype)
+        block = functools.partial(self.block, norm=self.norm, conv=self.conv, dtype=self.dtype, act=self.act)
         stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
-        x = nn.relu(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))
+        x = self.act(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))
         return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
 
 
@@ -229,21 +234,24 @@ PUBLISHED = {
 
 def resnetv2(variant: str = 'resnetv2_50', *, depths: Sequence[int] | None = None,
              widths: Sequence[int] | None = None, stem_width: int | None = None, stem_stride: int | None = None,
-             groups: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
-             remat: bool = False) -> ResNetV2:
+             groups: int | None = None, drop_path: float | None = None, norm: Callable[..., nn.Module] | None = None,
+             act: Callable[[Array], Array] | None = None, dtype: DTypeLike = 'float32', remat: bool = False
+             ) -> ResNetV2:
     """Returns a variant, changed where a value is given; see `ResNetV2`.
 
     Args:
         variant: one of `VARIANTS`.
-        depths, widths, stem_width, stem_stride, drop_path, dtype, remat: fields of `ResNetV2`.
+        depths, widths, stem_width, stem_stride, drop_path, norm, act, dtype, remat: fields of `ResNetV2`.
         groups: of group normalization, which takes the place of the variant's norms.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: there is no such variant, or `groups` and `norm` are both given.
     """
+    if groups and norm:
+        raise ValueError(f'groups is {groups} and a norm is given: leave one of them out.')
     changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
                'stem_stride': stem_stride, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
-               'norm': groups and functools.partial(GroupNorm, groups)}
+               'norm': functools.partial(GroupNorm, groups) if groups else norm, 'act': act}
     return changed(VARIANTS, variant, ResNetV2, changes)
 
 
