@@ -12,6 +12,8 @@ with `require` and refuses other backbones when it is built. XLA drops the featu
 | ``map``              | (B, h, w, D)   | the same, or a pyramid's last stage, as an image, normalized         |
 | ``pooled``           | (B, D)         | the vector that a classifier reads; float32 whatever the compute type |
 | ``table``            | (V, D)         | the vectors of the words, where a language model says them by these too |
+| ``gates``            | (B, G)         | how much of each block that can be skipped was used, from 0 to 1     |
+| ``gate_logits``      | (B, G)         | the logits of the probabilities that it is used                      |
 """
 
 import abc
@@ -25,6 +27,8 @@ TOKENS = 'tokens'
 MAP = 'map'
 POOLED = 'pooled'
 TABLE = 'table'
+GATES = 'gates'
+GATE_LOGITS = 'gate_logits'
 
 Features = dict[str, Array]
 # What a sequence network reads: words, vectors, or the pixels of an image in rows; and one element of it.

@@ -14,14 +14,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
 PRESETS = ('imagenet', 'digits', 'fashion_mnist', 'smoke')
 # A paper whose own data set is not ImageNet.
-FIRST = {'wrn_28_10': 'cifar10', 'fixup_resnet110': 'cifar10', 's4d': 'cifar10', 'sgconv': 'cifar10',
+FIRST = {'wrn_28_10': 'cifar10', 'fixup_resnet110': 'cifar10', 'skipnet': 'cifar10', 's4d': 'cifar10', 'sgconv': 'cifar10',
          'long_conv': 'cifar10', 'mqar_zoology': 'paper_attention'}
 # Presets of what reads words; the first one is the paper's.
 WORDS = {'mqar_zoology': ('paper_attention', 'small_based_conv', 'smoke_attention', 'smoke_based', 'smoke_baseconv',
                           'smoke_hyena', 'smoke_h3', 'smoke_mamba', 'smoke_rwkv4')}
 # Methods: small data only, for they are about how a network learns.
-METHODS = ('depth_mup', 'lottery_ticket', 'mae', 'meal_v2', 'pissa', 'quantization_whitepaper', 'rotnet', 'sam',
-           'simclr', 'swav', 'tract')
+METHODS = ('depth_mup', 'early_exit', 'few_shot', 'lottery_ticket', 'mae', 'meal_v2', 'pissa',
+           'quantization_whitepaper', 'rotnet', 'sam', 'simclr', 'swav', 'tract', 'trp')
 # These go on from another run, which has to be there.
 AFTER_A_RUN = ('meal_v2', 'pissa')
 FIRST |= {name: 'digits' for name in METHODS}

@@ -23,7 +23,10 @@ TINY = images('*_test')
 # Their weights are for one number of patches, and say so.
 FIXED = ('mixer_test', 'resmlp_test')
 # What a classifier does not read: of the last queries only the class token's, which passes by the convolution.
-UNREAD = {'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm'))}
+UNREAD = {'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
+          'skipnet_test': ('backbone/stage1_gate00/',)}  # after the last block
+# Matrices of one column.
+COLUMNS = ('control/linear/kernel',)
 CLASSES = 7
 
 
@@ -96,7 +99,8 @@ def test_shapes_of_every_variant(name):
         for index, (stride, width) in enumerate(zip(backbone.strides, backbone.channels, strict=True)):
             assert sizes[ft.stage(index)] == (2, 64 // stride, 96 // stride, width)
         assert sizes[ft.MAP][:3] == sizes[ft.stage(index)][:3]  # some widen it once more
-    assert set(sizes) <= {ft.STEM, ft.TOKENS, ft.MAP, ft.POOLED, *(ft.stage(index) for index in range(9))}
+    assert set(sizes) <= {ft.STEM, ft.TOKENS, ft.MAP, ft.POOLED, ft.GATES, ft.GATE_LOGITS,
+                          *(ft.stage(index) for index in range(9))}
 
 
 @pytest.mark.parametrize('name', images())
@@ -108,7 +112,8 @@ def test_every_parameter_has_one_depth_and_a_telling_name(name):
         assert len(owners) == 1, path
         assert owners[0] in backbone.layers[backbone.layer_of(f'backbone/{path}')]
         matrix = leaf.size > max(leaf.shape, default=1)  # a class token, (1, 1, D), is a vector
-        assert matrix == path.endswith(('/kernel', 'pos_embed', '/A_log', '/direction')), path
+        assert (matrix or path.endswith(COLUMNS)) == path.endswith(
+            ('/kernel', 'pos_embed', '/A_log', '/direction')), path
         assert leaf.dtype == jnp.float32
     assert backbone.layer_of('head/kernel') == backbone.num_layers - 1
 

@@ -34,6 +34,7 @@ REACHED = {
     'cvt_13': (1e-5, 1e-5),
     'tiny_moat_0': (1e-5, 1e-5),
     'moat_0': (1e-5, 1e-5),
+    'skipnet_ffgate1_38': (1e-5, 1e-5),
 }
 
 

@@ -1,0 +1,113 @@
+"""Training a network that skips blocks: the labels, and what running a block costs.
+
+Wang et al., 2017, "SkipNet: Learning Dynamic Routing in Convolutional Networks", https://arxiv.org/abs/1711.09485.
+Reference: https://github.com/ucbdrive/skipnet at 4825e53 (no licence stated), cifar/train_sp.py and train_rl.py, read
+for facts. With g_i the gates of an example, N of them, and L its cross-entropy, the supervised stage minimises
+
+    L + alpha / N sum_i g_i,
+
+through gates that have a gradient (`hard` or `soft` in modelzoo/vision/skipnet.py). The reference has alpha = 0 there.
+The hybrid stage goes on from it with gates that are drawn (`sampled`), and adds to L, which trains all but the gates,
+REINFORCE (Williams, 1992, https://doi.org/10.1007/BF00992696):
+
+    - weight sum_i R_i log p(g_i),    R_i = alpha / N (1 - g_i) + discount R_{i+1},    R_{N+1} = -L,
+
+no gradient passing through R. Here that is the mean over the examples, in the reference their sum: its weight of 0.01
+for batches of 128 is 1.28. The two stages are two runs, the second one's task inside `methods.start`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+from methods import forward
+from methods.supervised import cross_entropy
+from methods.task import Batch, Metrics, Task, Variables
+from modelzoo import features as ft
+from modelzoo.heads import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip(Task):
+    """Trains ``head(backbone(image))`` and the backbone's gates.
+
+    Attributes:
+        backbone: image -> features, ``gates`` and ``gate_logits`` among them.
+        head: features -> logits.
+        alpha: what it costs to run all blocks that can be skipped; a unit of cross-entropy is 1.
+        reinforce: weight of REINFORCE, for a backbone that draws its gates; 0 for the supervised stage.
+        discount: of the later gates' rewards; for REINFORCE.
+    """
+
+    backbone: nn.Module
+    head: nn.Module
+    alpha: float = 0.0
+    reinforce: float = 0.0
+    discount: float = 1.0
+
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        params, state = forward.start(self._model, rng, batch['image'])
+        features = jax.eval_shape(lambda: forward.answer(self._model, params, state, batch['image']))
+        if ft.GATES not in features:
+            raise ValueError(f'Skip needs a backbone with gates, and {type(self.backbone).__name__} gives '
+                             f'{", ".join(features)}: use modelzoo.vision.skipnet.')
+        return Variables(params, state, {})
+
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        del step
+        features, state = forward.learn(self._model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
+        logits, gates = features['logits'], features[ft.GATES].astype(jnp.float32)
+        losses = cross_entropy(logits, batch.get('target', jax.nn.one_hot(batch['label'], logits.shape[-1])))
+        if self.reinforce:
+            likely = log_probability(features[ft.GATE_LOGITS], gates)
+            reward = jax.lax.stop_gradient(returns(gates, losses, self.alpha, self.discount))
+            extra = -self.reinforce * jnp.sum(reward * likely, axis=1)
+        else:
+            extra = self.alpha * jnp.mean(gates, axis=1)
+        loss = jnp.mean(losses + extra)
+        return loss, (state, {'loss': loss, 'label': losses.mean(), 'executed': executed(gates).mean()})
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        return forward.answer(self._model, v.params, v.state, batch['image'])
+
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        """Returns the loss, the accuracy, and the share of the blocks that were run."""
+        features, label = self.predict(v, batch), batch['label']
+        logits = features['logits']
+        right = (jnp.argmax(logits, axis=1) == label).astype(jnp.float32)
+        return {'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])), 'accuracy': right,
+                'executed': executed(features[ft.GATES].astype(jnp.float32))}
+
+    def depth_of(self, path: str) -> tuple[int, int]:
+        return self.backbone.layer_of(path), self.backbone.num_layers
+
+    @property
+    def _model(self) -> Classifier:
+        return Classifier(self.backbone, self.head)
+
+
+def executed(gates: Float[Array, 'b g']) -> Float[Array, ' b']:
+    """Returns the share of the blocks that are run, the one that always is included ("computation percentage")."""
+    return (1 + gates.sum(axis=1)) / (1 + gates.shape[1])
+
+
+def log_probability(logits: Float[Array, 'b g'], gates: Float[Array, 'b g']) -> Float[Array, 'b g']:
+    """Returns the logarithm of how likely each gate was to be as it is, open (1) or closed (0)."""
+    return jax.nn.log_sigmoid(jnp.where(gates > 0.5, logits, -logits).astype(jnp.float32))
+
+
+def returns(gates: Float[Array, 'b g'], losses: Float[Array, ' b'], alpha: float, discount: float
+            ) -> Float[Array, 'b g']:
+    """Returns R above: what each gate and those after it earned, and the example's loss."""
+
+    def earlier(later: Array, reward: Array) -> tuple[Array, Array]:
+        total = reward + discount * later
+        return total, total
+
+    rewards = alpha / gates.shape[1] * (1 - gates)
+    return jax.lax.scan(earlier, -losses, rewards.T, reverse=True)[1].T
