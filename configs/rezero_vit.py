@@ -6,11 +6,12 @@ Recipe of ImageNet: configs/vit_s16.py, of Beyer et al., 2022, https://arxiv.org
     python train.py --config configs/rezero_vit.py --workdir runs/rezero_vit
     python train.py --config configs/rezero_vit.py:digits --workdir runs/rezero_vit_digits
     python train.py --config configs/rezero_vit.py:plain_digits --workdir runs/plain_vit_digits
+    python train.py --config configs/rezero_vit.py:norm_digits --workdir runs/norm_vit_digits
 
 Published: the paper has no vision transformer; of language models on enwik8 it trains those of 120 layers, and those
-of 12 layers 56 % faster. ImageNet was not run here. Matrices start by He's rule. `digits` is a network of 28
-blocks of 32 channels, 112 matrices one after the other; `plain_digits` is the same with plain sums, all else equal.
-Neither was run to its end yet.
+of 12 layers 56 % faster. ImageNet was not run here. Matrices start by He's rule. `digits` is a network of 28 blocks
+of 32 channels, 112 matrices one after the other; `plain_digits` is the same with plain sums, `norm_digits` with plain
+sums and a LayerNorm before each branch, all else equal. What they reach: docs/results.md.
 """
 
 from configs import base
@@ -24,6 +25,7 @@ BACKBONE = {'fn': 'modelzoo.vision.vit:ViT', 'width': 384, 'depth': 12, 'heads':
             'residual': {'fn!': 'modelzoo.layers.rezero:ReZero'}, 'dtype': 'float32', 'remat': False, 'scan': False}
 DEEP = BACKBONE | {'width': 32, 'depth': 28, 'heads': 2, 'patch': 4, 'scan': True}
 ADD = {'fn!': 'modelzoo.layers.residual:Add'}
+NORM = {'fn!': 'modelzoo.layers.norm:LayerNorm', 'epsilon': 1e-6}
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -38,7 +40,7 @@ def recipe(backbone, optimizer):
 
 
 def get_config(preset=None):
-    """The presets are those of configs/base.py, and `plain_digits`."""
+    """The presets are those of configs/base.py, `plain_digits` and `norm_digits`."""
 
     def imagenet():
         optimizer = base.adamw(peak=1e-3, warmup_epochs=8.0, weight_decay=0.1, clip_norm=1.0)
@@ -50,6 +52,9 @@ def get_config(preset=None):
     def plain_digits():
         return base.digits(DEEP | {'residual': ADD}, epochs=30.0, peak=1e-3, ema=None)
 
+    def norm_digits():
+        return base.digits(DEEP | {'residual': ADD, 'norm': NORM}, epochs=30.0, peak=1e-3, ema=None)
+
     def fashion_mnist():
         return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 3, 'heads': 2})
 
@@ -59,4 +64,4 @@ def get_config(preset=None):
                                  optimizer), image_size=32)
 
     return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'plain_digits': plain_digits,
-                                'fashion_mnist': fashion_mnist, 'smoke': smoke})
+                                'norm_digits': norm_digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -1,7 +1,8 @@
 """Stages of blocks that differ, as convolutional pyramids have: the first changes resolution and width.
 
 `trunk.run` runs equal blocks that hold parameters only. Here a block may be of any kind and hold batch statistics;
-`remat` recomputes each block in the backward pass all the same, and there is nothing to scan over.
+`remat` recomputes each block in the backward pass all the same. Where a stage's blocks after the first are equal and
+hold parameters only, as in networks without batch normalization, `scan` hands them to `trunk.run`.
 """
 
 import functools
@@ -22,20 +23,27 @@ class Stage(nn.Module):
     Attributes:
         blocks: a factory for each block; what it makes is called as ``block(s, mask, train=train)``.
         remat: recompute a block's activations in the backward pass.
+        scan: one compiled body for all blocks but the first; see `trunk.run`.
     """
 
     blocks: Sequence[Callable[..., nn.Module]]
     remat: bool
+    scan: bool = False
 
     @nn.compact
     def __call__(self, s: Stream, masks: Float[Array, 'l b'] | None, *, train: bool = False) -> Stream:
         """Runs the blocks; `masks` has a row for each."""
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
-        return in_turn(blocks, s, masks, train=train, remat=self.remat)
+        alone = 1 if self.scan else len(blocks)
+        s = in_turn(blocks[:alone], s, masks, train=train, remat=self.remat)
+        if alone == len(blocks):
+            return s
+        rest = None if masks is None else masks[alone:]
+        return trunk.run(self, blocks[alone:], s, rest, train=train, remat=self.remat, scan=True)
 
 
 def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence[Callable[..., nn.Module]]], *,
-        drop_path: float, remat: bool, train: bool, residual: Callable[..., nn.Module] = Add
+        drop_path: float, remat: bool, train: bool, residual: Callable[..., nn.Module] = Add, scan: bool = False
         ) -> list[Float[Array, 'b h2 w2 d']]:
     """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
 
@@ -47,13 +55,17 @@ def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence
         remat: see `Stage`.
         train: handed on.
         residual: opens and closes the stream that the blocks pass on; by default it is the map itself.
+        scan: see `Stage`.
+
+    Raises:
+        NotImplementedError: `scan` with blocks that hold more than parameters, or different ones.
     """
     masks = path_masks(module, drop_path, sum(map(len, stages)), len(x), branches=1, train=train)
     join = residual(name='residual')
     s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):
         rows = None if masks is None else masks[first:first + len(blocks), 0]
-        s = Stage(blocks, remat, name=f'stage{index}')(s, rows, train=train)
+        s = Stage(blocks, remat, scan, name=f'stage{index}')(s, rows, train=train)
         maps.append(join.close(s))
         first += len(blocks)
     return maps

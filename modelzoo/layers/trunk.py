@@ -23,7 +23,7 @@ def names(depth: int) -> list[str]:
     return [f'block{index:02d}' for index in range(depth)]
 
 
-def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l r b'] | None, *,
+def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l *r b'] | None, *,
         train: bool, remat: bool, scan: bool) -> Stream:
     """Passes the stream `s` through the blocks.
 

@@ -73,6 +73,7 @@ class FixupResNet(ft.PyramidBackbone):
         drop_path: stochastic depth of the last block; see layers/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
+        scan: one compiled body for the blocks of a stage but the first.
     """
 
     depths: Sequence[int] = (3, 3, 3)
@@ -81,6 +82,7 @@ class FixupResNet(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    scan: bool = False
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -106,7 +108,7 @@ class FixupResNet(ft.PyramidBackbone):
         block = functools.partial(Block, dtype=self.dtype)
         stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), fixup.Fixup)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train,
-                           residual=fixup.Fixup)
+                           residual=fixup.Fixup, scan=self.scan)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         pooled = fixup.Offset(name='pool')(global_mean(maps[-1]))
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: pooled}
@@ -115,7 +117,7 @@ class FixupResNet(ft.PyramidBackbone):
 # Section 5.1: the ResNets for CIFAR of 6 n + 2 layers.
 VARIANTS = {
     **{f'fixup_resnet{6 * n + 2}': FixupResNet((n, n, n)) for n in (3, 5, 7, 9, 18)},
-    'fixup_resnet_test': FixupResNet((2, 1), (8, 16), stem_width=8),
+    'fixup_resnet_test': FixupResNet((3, 1), (8, 16), stem_width=8),
 }
 
 PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) for name in list(VARIANTS)[:-1]}
@@ -123,7 +125,7 @@ PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) fo
 
 def fixup_resnet(variant: str = 'fixup_resnet110', *, depths: Sequence[int] | None = None,
                  widths: Sequence[int] | None = None, stem_width: int | None = None, drop_path: float | None = None,
-                 dtype: DTypeLike = 'float32', remat: bool = False) -> FixupResNet:
+                 dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> FixupResNet:
     """Returns a variant, changed where a value is given; see `FixupResNet`.
 
     Raises:
