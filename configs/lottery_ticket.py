@@ -8,22 +8,22 @@ https://arxiv.org/abs/1803.03635.
 
 Published: subnetworks of less than 10-20 % of the size of fully connected and convolutional networks for MNIST and
 CIFAR-10 that reach the whole network's accuracy in as many steps. Those networks are not here; the rounds, of equal
-length in one run, are: six, of which each but the last removes 40 % of the weights that are left, so 8 % train in the
-last.
+length in one run, are: five, of which each but the last removes 40 % of the weights that are left, so 13 % train in the
+last. As the paper does for deeper networks, the smallest of all layers together go, and the rate rises slowly.
 """
 
 from configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
-ROUNDS = 5
+ROUNDS = 4
 
 
-def ticket(config, every):
+def ticket(config, every, warmup_epochs):
     """`config` in rounds of some steps, the optimizer anew in each."""
     task = {'fn': 'methods.prune.magnitude:Prune', 'inner': config['task'], 'every': every, 'rounds': ROUNDS,
-            'amount': 0.4, 'pattern': '.*kernel', 'scope': 'layer', 'rewind_to': 0}
-    schedule = config['optimizer']['schedule'] | {'warmup_epochs': 1.0}
+            'amount': 0.4, 'pattern': '.*kernel', 'scope': 'global', 'rewind_to': 0}
+    schedule = config['optimizer']['schedule'] | {'warmup_epochs': warmup_epochs}
     inner = config['optimizer'] | {'schedule': schedule}
     optimizer = {'fn!': 'methods.optim.restart:restarting', 'optimizer': inner, 'every': every}
     return config | {'task': task, 'optimizer': optimizer, 'epochs': base.unset(float), 'steps': (ROUNDS + 1) * every}
@@ -33,9 +33,9 @@ def get_config(preset=None):
     """One small network for each of the small data sets."""
 
     def digits():
-        return ticket(base.digits(BACKBONE, ema=None), 120)
+        return ticket(base.digits(BACKBONE, peak=0.012, ema=None), 337, 3.0)
 
     def fashion_mnist():
-        return ticket(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 1000)
+        return ticket(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 1000, 1.0)
 
     return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})

@@ -22,8 +22,8 @@ HEAD = {'fn': 'modelzoo.heads:Linear', 'num_classes': 10}
 
 def taught(config, student, teachers):
     """`config` with the teachers' answers in place of the labels; networks are (backbone, run)."""
-    trained = lambda backbone, run: {'fn': 'methods.start:Trained', 'backbone': backbone, 'head': HEAD, 'run': run,
-                                     'averaged': True}
+    trained = lambda backbone, run: {'fn': 'methods.start:Trained', 'backbone': backbone, 'head': HEAD,
+                                     'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run}, 'averaged': True}
     task = {'fn': 'methods.distill.logits:Distill', 'student': trained(*student),
             'teachers': [trained(*teacher) for teacher in teachers], 'temperature': 1.0, 'label_weight': 0.0,
             'discriminator_weight': 1.0}

@@ -19,7 +19,8 @@ BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224',
 
 def adapted(config, run):
     """`config` from another run's weights, its matrices moved within a low rank."""
-    start = {'fn': 'methods.start:Start', 'inner': config['task'], 'run': run, 'averaged': True, 'fresh': 'head/.*'}
+    start = {'fn': 'methods.start:Start', 'inner': config['task'], 'averaged': True, 'fresh': 'head/.*',
+             'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run}}
     task = {'fn': 'methods.peft.low_rank:LowRank', 'inner': start, 'rank': 4, 'alpha': base.unset(float),
             'start': {'fn!': 'methods.peft.low_rank:pissa'}, 'pattern': '.*block.*kernel', 'trained': 'head/.*'}
     return config | {'task': task}

@@ -12,22 +12,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Task, Variables
+from methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)
-class Ema(Task):
+class Ema(Wrapper):
     """Task -> Task: trains `inner` unchanged; predicts and scores with its averaged weights.
 
     Scores of the weights themselves come along as ``raw_...``.
 
     Attributes:
-        inner: the task to train.
         decay: d above, per step.
         warmup: start with a smaller decay.
     """
 
-    inner: Task
     decay: float = 0.9999
     warmup: bool = False
 
@@ -53,9 +51,6 @@ class Ema(Task):
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         raw = self.inner.score(_inner(v), batch)
         return {**self.inner.score(_averaged(v), batch), **{f'raw_{k}': x for k, x in raw.items()}}
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.inner.depth_of(path)
 
 
 def _inner(v: Variables) -> Variables:

@@ -14,25 +14,33 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Task, Variables
+from methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)
-class Reparam(Task):
+class Reparam(Wrapper):
     """Task -> Task: trains, predicts and scores `inner` with the variables that `view` shows it.
 
-    Implementations have `init` and `view` and, where something moves without gradients, `advance`. Their state and
+    Implementations have `init` and `view` and, where it applies, the methods below that have a default. Their state and
     their fixed part are dicts whose ``inner`` is the inner task's.
-
-    Attributes:
-        inner: the task underneath.
     """
 
-    inner: Task
+    @abc.abstractmethod
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        """Returns the variables to train, and in state and fixed part beside the inner task's what `view` needs."""
 
     @abc.abstractmethod
     def view(self, v: Variables) -> Variables:
         """Returns the inner task's variables; what this does not change, it hands on as the same arrays."""
+
+    def deploy(self, v: Variables) -> Variables:
+        """Returns what the inner task predicts and scores with; the view by default."""
+        return self.view(v)
+
+    def penalty(self, v: Variables) -> Float[Array, ''] | float:
+        """Returns what is added to the inner task's loss; nothing by default."""
+        del v
+        return 0.0
 
     def advance(self, v: Variables, step: Int[Array, '']) -> Variables:
         """Returns the variables after a step: schedules of masks and the like; identity by default."""
@@ -47,7 +55,7 @@ class Reparam(Task):
     def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
              ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         loss, (state, metrics) = self.inner.loss(self.view(v), batch, rng, step)
-        return loss, ({**v.state, 'inner': state}, {**metrics, **self.report(v)})
+        return loss + self.penalty(v), ({**v.state, 'inner': state}, {**metrics, **self.report(v)})
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
         """Lets the inner task follow, then `advance`; the inner task gets no gradients, for they are of other weights.
@@ -62,13 +70,10 @@ class Reparam(Task):
         return self.advance(v._replace(params=params, state={**v.state, 'inner': inner.state}), step)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(self.view(v), batch)
+        return self.inner.predict(self.deploy(v), batch)
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        return self.inner.score(self.view(v), batch)
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.inner.depth_of(path)
+        return self.inner.score(self.deploy(v), batch)
 
     def _taken(self, params: Any, before: Any, after: Any) -> Any:
         """Returns `params` with what the inner task has changed; by path, for the trees may differ."""

@@ -5,6 +5,7 @@ one and returns one, so methods nest by configuration. `make_step` never asks wh
 """
 
 import abc
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ class Variables(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A training method. Final dataclasses implement it; nothing overrides an implementation."""
+    """A training method. Final dataclasses implement it; of what is implemented, only `Wrapper` is overridden."""
 
     @abc.abstractmethod
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
@@ -65,6 +66,36 @@ class Task(abc.ABC):
         """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
         raise NotImplementedError(f'{type(self).__name__} does not know the depth of {path!r}: set '
                                   'layer_decay to 1.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper(Task):
+    """Task -> Task that passes everything on to `inner`; a method that wraps one implements what it does otherwise.
+
+    Attributes:
+        inner: the task underneath.
+    """
+
+    inner: Task
+
+    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+        return self.inner.init(rng, batch)
+
+    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+        return self.inner.loss(v, batch, rng, step)
+
+    def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
+        return self.inner.after(v, grads, step)
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        return self.inner.predict(v, batch)
+
+    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        return self.inner.score(v, batch)
+
+    def depth_of(self, path: str) -> tuple[int, int]:
+        return self.inner.depth_of(path)
 
 
 class TrainState(NamedTuple):

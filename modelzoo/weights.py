@@ -5,7 +5,8 @@ says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. 
 ``kernel`` is (out, in, *window) in PyTorch and (*window, in, out) here, anything else is the same in both. A third
 element of a pair is the number of axes of size 1 that the published array ends with and ours has not.
 Batch statistics stand among the parameters in published files: `merge` and `separate` bring ours there and back.
-What networks compute anew, though torch stores it (`COMPUTED`), is passed over; torch does without it.
+A pair whose path is empty, or ends in a slash, names what a network computes anew though torch stores it: it is passed
+over, as are the numbers of batches beside batch statistics, and torch does without it.
 
 `load` and `save` do all of it for a classifier, `Pretrained` is one that starts from a file. Position tables of
 another image size are resized by the family's ``RESIZE`` (class name to a function of backbone, path and table), as
@@ -34,9 +35,6 @@ Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 
 _SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
 _HEAD = 'head'
-# The last parts of the names of counts and constants.
-COMPUTED = ('num_batches_tracked', 'relative_position_index', 'relative_coords_table', 'attn_mask', 'rel_indices',
-            'multiplier', 'kernel_norm_initialized', 't', 'deltas')
 
 
 class Pretrained(Classifier):
@@ -143,7 +141,7 @@ def load_published(names: Names, params: Any, source: str | os.PathLike | Mappin
         ValueError: names missing, left over, or of another shape, all listed.
     """
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
-    arrays = {name: array for name, array in arrays.items() if name.rpartition('.')[2] not in COMPUTED}
+    arrays = {name: array for name, array in arrays.items() if not _is_computed(names, name)}
     wanted = traverse_util.flatten_dict(params, sep='/')
     found = {ours: name for name in arrays if (ours := _translate(names, name, 0)) is not None}
     used = [arrays[name] for path, name in found.items() if path in wanted]
@@ -232,6 +230,14 @@ def _to_torch(path: str, array: np.ndarray, unit_axes: int) -> np.ndarray:
 def _is_copy(array: np.ndarray, used: Sequence[np.ndarray]) -> bool:
     """Whether a matrix is one of those used, as one is that stands in the file for each of two layers that share it."""
     return array.ndim > 1 and any(array.shape == other.shape and np.array_equal(array, other) for other in used)
+
+
+def _is_computed(names: Names, name: str) -> bool:
+    """Whether the network computes a published array anew; see the top of this file."""
+    if name.rpartition('.')[2] == 'num_batches_tracked':
+        return _translate(names, name.removesuffix('num_batches_tracked') + 'running_mean', 0) is not None
+    path = _translate(names, name, 0)
+    return path is not None and path.rpartition('/')[2] == ''
 
 
 def _is_kernel(path: str) -> bool:

@@ -6,6 +6,7 @@ moment, also during a save, finds only finished checkpoints. The config of the r
 of another config is refused before anything is read.
 """
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from runtime.errors import RunError
@@ -119,6 +121,38 @@ class Checkpoints:
                     f'{manager.directory}/{step} was saved by another config: {path} is '
                     f'{saved.get(path, "absent")} there and {wanted.get(path, "absent")} in this run; use that '
                     'config, or another --workdir.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """Reads the best checkpoint of another run when called; as text, it is that run's workdir.
+
+    Attributes:
+        workdir: of that run.
+    """
+
+    workdir: str
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Returns the arrays by their paths, such as ``variables/params/head/kernel``.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        folder = pathlib.Path(self.workdir).absolute() / 'best'
+        steps = sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
+        if not steps:
+            raise FileNotFoundError(f'{folder} holds no checkpoint: train that run first, or name the workdir of '
+                                    'another.')
+        path = folder / str(steps[-1]) / 'default'
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata.tree
+            whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            restored = checkpointer.restore(path, restore_args=whole)
+        return {path_of(key): array for key, array in jax.tree_util.tree_leaves_with_path(restored)}
+
+    def __str__(self) -> str:
+        return self.workdir
 
 
 def quiet_failed_writes() -> None:

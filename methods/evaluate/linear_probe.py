@@ -14,11 +14,11 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from methods.supervised import cross_entropy
-from methods.task import Batch, Metrics, Task, Variables
+from methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearProbe(Task):
+class LinearProbe(Wrapper):
     """Task -> Task: trains `inner` unchanged and a head on its features; scores both.
 
     Attributes:
@@ -26,7 +26,6 @@ class LinearProbe(Task):
         head: features -> logits.
     """
 
-    inner: Task
     head: nn.Module
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
@@ -57,9 +56,6 @@ class LinearProbe(Task):
         logits = self._logits(v, self.inner.predict(inner, batch))
         right = (jnp.argmax(logits, axis=1) == batch['label']).astype(jnp.float32)
         return {**self.inner.score(inner, batch), 'probe_accuracy': right}
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.inner.depth_of(path)
 
     def _logits(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b k']:
         return self.head.apply({'params': v.params['probe']}, features)

@@ -15,27 +15,22 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Task, Variables
+from methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)
-class Sam(Task):
+class Sam(Wrapper):
     """Task -> Task: `inner`, whose loss is that of the perturbed weights; ``flat_loss`` is that of the others.
 
     Attributes:
-        inner: the task to train.
         rho: length of the perturbation of all weights together.
     """
 
-    inner: Task
     rho: float = 0.05
 
     def __post_init__(self) -> None:
         if self.rho <= 0:
             raise ValueError(f'Sam.rho is {self.rho}: it must be above 0; leave Sam out for plain training.')
-
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        return self.inner.init(rng, batch)
 
     def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
              ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
@@ -46,15 +41,3 @@ class Sam(Task):
         worst = jax.tree.map(lambda p, g: p + jax.lax.stop_gradient(scale * g).astype(p.dtype), v.params, grads)
         loss, _ = of(worst)
         return loss, (state, {**metrics, 'loss': loss, 'flat_loss': flat})
-
-    def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
-        return self.inner.after(v, grads, step)
-
-    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(v, batch)
-
-    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        return self.inner.score(v, batch)
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.inner.depth_of(path)

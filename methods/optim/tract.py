@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from methods.reparam import by_path, on_selected, select
-from methods.task import Batch, Metrics, Task, Variables
+from methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)
-class TrAct(Task):
+class TrAct(Wrapper):
     """Task -> Task: `inner`, with another gradient for the kernel that reads the image.
 
     Attributes:
@@ -30,7 +30,6 @@ class TrAct(Task):
         kernel: regular expression of its path.
     """
 
-    inner: Task
     stride: int | None = None
     padding: int = 0
     shrinkage: float = 0.1
@@ -52,18 +51,6 @@ class TrAct(Task):
         gram = self._gram(batch['image'].astype(jnp.float32), kernel.shape)
         params = on_selected(lambda _, leaf: preconditioned(leaf, gram), (path,), v.params)
         return self.inner.loss(v._replace(params=params), batch, rng, step)
-
-    def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
-        return self.inner.after(v, grads, step)
-
-    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(v, batch)
-
-    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        return self.inner.score(v, batch)
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.inner.depth_of(path)
 
     def _path(self, params: Any) -> str:
         found = select(params, self.kernel, 'TrAct')

@@ -161,7 +161,8 @@ NAMES = (
     *((f'{name}_proj.{a}', f'{name}/{b}')
       for name in ('in', 'out') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
     ('short_filter.weight', 'conv/kernel'), ('short_filter.bias', 'conv/bias'), ('filter_fn.bias', 'bias'),
-    ('filter_fn.pos_emb.z', 'filter/positions'), ('filter_fn.implicit_filter.1.freq', 'filter/frequencies'),
+    ('filter_fn.pos_emb.z', 'filter/positions'), ('filter_fn.pos_emb.t', ''), ('filter_fn.modulation.deltas', ''),
+    ('filter_fn.implicit_filter.1.freq', 'filter/frequencies'),
     *((f'filter_fn.implicit_filter.{2 * index}.{a}', f'filter/linear{index}/{b}')
       for index in range(8) for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
 )

@@ -118,5 +118,6 @@ def sgconv(variant: str = 'sgconv_example', *, width: int | None = None, depth: 
 MIXER_NAMES = (
     ('D', 'D'), ('kernel_list.{i}', 'band{i}/kernel'), ('kernel_norm', 'length', 1),
     ('output_linear.weight', 'out/kernel'), ('output_linear.bias', 'out/bias'),
+    ('multiplier', ''), ('kernel_norm_initialized', ''),
 )
 NAMES = {'SGConvNetwork': s4_example_names('layers', MIXER_NAMES)}

@@ -241,7 +241,7 @@ NAMES = {
         *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
         *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
         *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
-        ('blocks.{i}.attn.gating_param', 'backbone/block{i:02d}/mixer/gate'),
+        ('blocks.{i}.attn.gating_param', 'backbone/block{i:02d}/mixer/gate'), ('blocks.{i}.attn.rel_indices', ''),
         *((f'blocks.{{i}}.attn.{there}.{a}', f'backbone/block{{i:02d}}/mixer/{here}/{b}')
           for there, here in _MIXER for a, b in _AFFINE),
         *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),

@@ -332,6 +332,7 @@ _BLOCK = (
         ('attn.proj', 'mixer/out'), ('mlp.fc1', 'mlp/up'), ('mlp.fc2', 'mlp/down'))),
     *((f'{there}.{a}', f'{here}/{b}') for a, b in _NORM
       for there, here in (('norm1', 'mixer_norm'), ('norm2', 'mlp_norm'))),
+    *((name, '') for name in ('attn.relative_position_index', 'attn.relative_coords_table', 'attn_mask')),
 )
 NAMES = {
     'SwinV2': (

@@ -10,12 +10,15 @@ from flax import linen as nn
 
 from methods.distill.logits import Distill
 from methods.ema import Ema
+from methods.evaluate.few_shot import FewShot
 from methods.evaluate.knn import NearestNeighbours
 from methods.evaluate.linear_probe import LinearProbe
+from methods.exits.confidence import Branch, EarlyExit
 from methods.optim.sam import Sam
 from methods.optim.tract import TrAct
 from methods.peft.low_rank import LowRank, pissa
 from methods.prune.magnitude import Prune
+from methods.prune.trained_rank import TrainedRank
 from methods.quant.fake import FakeQuant
 from methods.ssl.masked import Autoencoder, MaskedAutoencoder
 from methods.ssl.parts import Projector
@@ -39,13 +42,16 @@ RNG = jax.random.key(0)
 
 
 class Pyramid(ft.PyramidBackbone):
-    """One convolution and batch statistics."""
+    """One convolution and batch statistics; with `remat`, the latter are computed again in the backward pass."""
 
     strides, channels, layers = (2,), (8,), (('stem',), ('norm',))
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x, *, train=False):
-        x = nn.relu(BatchNorm(name='norm')(Conv(8, 2, 2, 0, use_bias=False, name='stem')(x), train=train))
+        normed = lambda norm, x: nn.relu(norm(x, train=train))
+        normed = nn.remat(normed) if self.remat else normed
+        x = normed(BatchNorm(name='norm'), Conv(8, 2, 2, 0, use_bias=False, name='stem')(x))
         return {'stage0': x, 'map': x, 'pooled': x.mean(axis=(1, 2))}
 
 
@@ -93,6 +99,7 @@ def classifier(backbone):
 METHODS = {
     'prune': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5),
     'prune_global': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5, scope='global', rewind_to=1),
+    'trained_rank': lambda b: TrainedRank(supervised(b), every=1, energy=0.8),
     'lora': lambda b: LowRank(supervised(b), rank=1, alpha=2.0),
     'pissa': lambda b: LowRank(supervised(b), rank=1, start=pissa),
     'quant': lambda b: FakeQuant(supervised(b), bits=4),
@@ -106,6 +113,8 @@ METHODS = {
     'tract': lambda b: TrAct(supervised(b)),
     'probe': lambda b: LinearProbe(RotNet(b, Linear(4)), Linear(10)),
     'knn': lambda b: NearestNeighbours(supervised(b), num_classes=10, bank=24, neighbours=3),
+    'few_shot': lambda b: FewShot(supervised(b), num_classes=10, bank=24, shots=(1, 2)),
+    'early_exit': lambda b: EarlyExit(b, Linear(10), functools.partial(Branch, 10), ('stage0',), (0.5, 1.0)),
     'ema': lambda b: Ema(supervised(b), 0.9),
 }
 

@@ -35,7 +35,7 @@ from modelzoo import weights
 from modelzoo.heads import Linear
 from modelzoo.layers.residual import Add, Single
 from modelzoo.vision.vit import ViT
-from runtime.checkpoint import Checkpoints
+from runtime.checkpoint import Best, Checkpoints
 from tests import goldens
 from tests.methods.small import METHODS, NET, RNG, SEEN, batch_of, begun, supervised, trained
 from tests.modelzoo import tiny
@@ -297,17 +297,18 @@ def test_a_run_starts_from_the_best_weights_of_another(tmp_path):
     with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
         checkpoints.save_best(1, last._replace(variables=last.variables._replace(fixed=None)))
     average = last.variables.state['average']
-    start = Start(supervised(NET), str(tmp_path), averaged=True, fresh='head/.*').init(jax.random.key(7), SEEN)
+    read = Best(str(tmp_path))
+    start = Start(supervised(NET), read, averaged=True, fresh='head/.*').init(jax.random.key(7), SEEN)
     chex.assert_trees_all_equal(start.params['backbone'], average['backbone'])
     chex.assert_trees_all_equal(start.state, last.variables.state['inner'])
     assert np.abs(start.params['head']['kernel'] - average['head']['kernel']).max() > 0
-    model = Trained(NET, Linear(10), run=str(tmp_path), averaged=True)
+    model = Trained(NET, Linear(10), read, averaged=True)
     answer = model.apply(model.init(RNG, SEEN['image']), SEEN['image'])['logits']
     np.testing.assert_allclose(answer, task.predict(last.variables, SEEN)['logits'], rtol=1e-5)
-    with pytest.raises(ValueError, match='in the checkpoint of'):
-        Start(Supervised(NET, Linear(3)), str(tmp_path)).init(RNG, SEEN)
-    with pytest.raises(FileNotFoundError, match='holds no checkpoint'):
-        Trained(NET, Linear(10), run=str(tmp_path / 'none')).init(RNG, SEEN['image'])
+    with pytest.raises(ValueError, match=f'in the checkpoint of {tmp_path}: use the same'):
+        Start(Supervised(NET, Linear(3)), read).init(RNG, SEEN)
+    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/none/best holds no checkpoint'):
+        Trained(NET, Linear(10), Best(str(tmp_path / 'none'))).init(RNG, SEEN['image'])
 
 
 def test_a_probe_sends_no_gradient_to_the_features():

@@ -12,6 +12,7 @@ import pytest
 from methods import average
 from methods.distill.logits import Distill
 from methods.ema import Ema
+from methods.evaluate.few_shot import FewShot
 from methods.evaluate.knn import NearestNeighbours
 from methods.evaluate.linear_probe import LinearProbe
 from methods.optim.depth_mup import DepthMuP
@@ -21,6 +22,7 @@ from methods.optim.sgd import sgd
 from methods.optim.tract import TrAct
 from methods.peft.low_rank import LowRank
 from methods.prune.magnitude import Prune
+from methods.prune.trained_rank import TrainedRank
 from methods.quant.fake import FakeQuant
 from methods.reparam import by_path
 from methods.ssl.parts import Projector
@@ -29,11 +31,11 @@ from methods.ssl.simclr import SimClr
 from methods.ssl.swav import SwAV
 from methods.task import init_state, make_step
 from modelzoo.heads import Classifier, Linear
-from tests.methods.small import (BACKBONES, METHODS, NET, RNG, SEEN, Dropping, batch_of, classifier, supervised,
-                                 trained, transform)
+from tests.methods.small import (BACKBONES, METHODS, NET, RNG, SEEN, Dropping, Pyramid, batch_of, classifier,
+                                 supervised, trained, transform)
 from tests.modelzoo import tiny
 
-REFUSED = {('mae', 'pyramid'): 'needs a TokenBackbone'}
+REFUSED = {('mae', 'pyramid'): 'needs a TokenBackbone', ('early_exit', 'tokens'): 'needs a PyramidBackbone'}
 # What an update does not reach in its first step, by design.
 STILL = {'lora': 'down', 'swav': 'prototypes'}
 
@@ -70,6 +72,7 @@ def test_every_method_trains_every_backbone_or_says_why_not(method, kind):
 
 WRAPPERS = {
     'prune': lambda t: Prune(t, every=2, rounds=1, amount=0.5),
+    'trained_rank': lambda t: TrainedRank(t, every=2, energy=0.8),
     'lora': lambda t: LowRank(t, rank=1, trained=''),
     'quant': FakeQuant,
     'sam': Sam,
@@ -78,16 +81,27 @@ WRAPPERS = {
 }
 # What must not be: see the next tests; and factors of low rank are no kernels.
 PAIRS = [pair for pair in itertools.permutations(WRAPPERS, 2)
-         if pair not in {('quant', 'prune'), ('lora', 'prune'), ('prune', 'lora'), ('quant', 'lora')}]
+         if pair not in {('quant', 'prune'), ('lora', 'prune'), ('prune', 'lora'), ('quant', 'lora'),
+                         ('quant', 'trained_rank'), ('lora', 'trained_rank'), ('prune', 'trained_rank'),
+                         ('trained_rank', 'lora')}]
 SAMPLED = np.random.default_rng(1).choice(len(PAIRS), 2, replace=False)
 
 
 @pytest.mark.parametrize('outer, inner', [
     pytest.param(*pair, marks=[] if index in SAMPLED else [pytest.mark.heavy]) for index, pair in enumerate(PAIRS)])
-def test_methods_nest_on_a_mesh_as_on_one_device(outer, inner):
-    task = WRAPPERS[outer](WRAPPERS[inner](METHODS['distill'](NET)))
-    alone, spread = trained(task, 2)[-1], trained(task, 2, mesh=(4, 2, 1))[-1]
+def test_methods_nest_in_microbatches_on_a_mesh_and_with_remat_as_on_one_device(outer, inner):
+    made = lambda net: WRAPPERS[outer](WRAPPERS[inner](METHODS['distill'](net)))
+    alone = trained(made(NET), 2, accumulate=2)[-1]
+    spread = trained(made(Pyramid(remat=True)), 2, accumulate=2, mesh=(4, 2, 1))[-1]
     chex.assert_trees_all_close(jax.device_get(alone.variables), jax.device_get(spread.variables), rtol=1e-3, atol=1e-5)
+
+
+def test_the_network_above_is_rematerialised():
+    loss = lambda net: lambda v: METHODS['distill'](net).loss(v, SEEN, RNG, jnp.int32(0))[0]
+    first = shapes(METHODS['distill'](NET))
+    texts = [str(jax.make_jaxpr(loss(Pyramid(remat=remat)))(first)) for remat in (False, True)]
+    again = ['remat' in text or 'checkpoint' in text for text in texts]  # the name differs between versions
+    assert again == [False, True]
 
 
 def test_microbatches_change_no_number_where_the_loss_is_a_mean():
@@ -108,6 +122,7 @@ def scored(task):
 
 @pytest.mark.parametrize('task, words', [
     (FakeQuant(Prune(supervised(NET), every=1)), 'FakeQuant shows Prune a changed backbone/stem/kernel'),
+    (Prune(TrainedRank(supervised(NET)), every=1), 'Prune shows TrainedRank a changed backbone/stem/kernel'),
     (LowRank(SwAV(NET, Projector((4,)), 5), 1, trained=''), 'LowRank shows SwAV a changed prototypes/kernel')])
 def test_a_weight_cannot_be_set_through_a_view(task, words):
     v = shapes(task)
@@ -124,6 +139,11 @@ def test_a_weight_cannot_be_set_through_a_view(task, words):
     (lambda: Prune(supervised(NET), every=2, amount=1.0), ValueError, 'above 0 and below 1'),
     (lambda: Prune(supervised(NET), every=2, scope='all'), ValueError, 'use one of layer, global'),
     (lambda: Prune(supervised(NET), every=2, rewind_to=2), ValueError, 'a step of the first round'),
+    (lambda: TrainedRank(supervised(NET), every=0), ValueError, 'at least 1'),
+    (lambda: TrainedRank(supervised(NET), energy=1.0), ValueError, 'above 0 and below 1'),
+    (lambda: TrainedRank(supervised(NET), scheme='both'), ValueError, 'use one of channel, spatial'),
+    (lambda: shapes(TrainedRank(supervised(NET), scheme='spatial')), ValueError, 'head/kernel has shape'),
+    (lambda: shapes(TrainedRank(supervised(NET), pattern='.*scale')), ValueError, 'which does not decompose'),
     (lambda: FakeQuant(supervised(NET), bits=9), ValueError, 'of 2 to 8 bits'),
     (lambda: Distill(classifier(NET), []), ValueError, 'no teachers'),
     (lambda: shapes(Distill(classifier(NET), [Classifier(NET, Linear(3))])), ValueError,
@@ -137,6 +157,9 @@ def test_a_weight_cannot_be_set_through_a_view(task, words):
     (lambda: DepthMuP(supervised(NET), 0), ValueError, 'numbers of blocks, at least 1'),
     (lambda: shapes(TrAct(supervised(NET), kernel='head/kernel')), ValueError, 'that reads the image'),
     (lambda: NearestNeighbours(supervised(NET), 10, bank=3), ValueError, '20 neighbours'),
+    (lambda: FewShot(supervised(NET), 10, bank=99), ValueError, '25 examples of 10 classes'),
+    (lambda: FewShot(supervised(NET), 10, bank=99, shots=()), ValueError, 'at least 1 each'),
+    (lambda: FewShot(supervised(NET), 10, bank=99, shots=(1,), strengths=(0.0,)), ValueError, 'above 0'),
     (lambda: restarting(5, 1.0, lambda path: (0, 1), optimizer=sgd, every=6), ValueError, 'rounds of 6 steps'),
     (lambda: average.uniform_soup([]), ValueError, 'got none'),
     (lambda: average.task_vector({'a': np.ones(2)}, {'a': np.ones(3)}), ValueError, r'a is \(2,\) in the first'),

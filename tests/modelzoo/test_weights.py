@@ -9,6 +9,9 @@ from flax import traverse_util
 import modelzoo
 from modelzoo import weight_files, weights
 from modelzoo.heads import Classifier
+from modelzoo.layers import hyena
+from modelzoo.sequence import sgconv
+from tests import goldens
 from tests.modelzoo.tiny import filled, images, jit, shapes
 
 
@@ -88,8 +91,33 @@ def test_what_networks_compute_anew_is_passed_over():
     model, variables = variables_of('swinv2_test')
     published = weights.to_published(names_of('swinv2_test'), variables['params'])
     block, index = 'layers.0.blocks.1.attn.', np.zeros((9, 9), np.int64)
-    buffers = {f'{block}relative_position_index': index, f'{block}relative_coords_table': index, 'bn.attn_mask': index}
+    buffers = {f'{block}relative_position_index': index, f'{block}relative_coords_table': index,
+               'layers.0.blocks.1.attn_mask': index}
     same_bits(weights.load(model, variables, published | buffers), variables)
+    assert weights._is_computed(names_of('resnet18'), 'bn1.num_batches_tracked')
+
+
+@pytest.mark.parametrize('golden, names', [
+    *((name, None) for name in ('convit_tiny', 'cvt_13', 'inceptionnext_atto', 'res2net50_26w_4s', 'resnet18',
+                                'swinv2_tiny_window8_256', 'unireplknet_a')),
+    ('hyena_operator', hyena.NAMES), ('sgconv_layer', sgconv.MIXER_NAMES)])
+def test_what_torch_stores_is_ours_or_computed_anew(golden, names):
+    golden = goldens.read(goldens.FOLDER / f'{golden}.json.gz')
+    names = names or names_of(golden['name'])
+    computed = [name for name, _, _ in golden['state'] if weights._is_computed(names, name)]
+    assert computed and not {name for name, _, kind in golden['state'] if kind != 'constant'} & {*computed}
+    left = [name for name, _, _ in golden['state'] if name not in computed and not weights._translate(names, name, 0)]
+    assert all(name.endswith('.k_bias') for name in left), left  # zeros that torch does not store
+
+
+@pytest.mark.parametrize('name, published', [
+    ('swinv2_test', 'attn_mask'), ('swinv2_test', 'layers.0.blocks.1.mlp.attn_mask'), ('swinv2_test', 'bn.t'),
+    ('vit_test', 'blocks.0.attn.rel_indices'), ('vit_test', 'norm.num_batches_tracked'), ('vit_test', 'deltas')])
+def test_an_unknown_name_is_refused_whatever_it_ends_in(name, published):
+    model, variables = variables_of(name)
+    known = weights.to_published(names_of(name), weights.merge(variables))
+    with pytest.raises(ValueError, match=f'1 extra: {published}'):
+        weights.load(model, variables, known | {published: np.zeros((2, 3))})
 
 
 @pytest.fixture(scope='module')

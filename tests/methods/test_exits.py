@@ -1,0 +1,165 @@
+"""Skipping blocks and leaving early: the papers' equations, and what is saved."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from methods.exits import skip
+from methods.exits.confidence import EXIT_LOGITS, Branch, EarlyExit, certain, confident, operations
+from methods.exits.skip import Skip
+from methods.exits.staged import staged
+from modelzoo.heads import Classifier, Linear
+from modelzoo.vision import skipnet
+from modelzoo.vision.resnet import Basic, ResNet
+from tests.methods.small import NET, RNG, SEEN, Dropping, begun
+from tests.modelzoo import tiny
+
+NORMAL = np.random.default_rng(0).normal
+SKIPNET = skipnet.SkipNet((3,), (4,), functools.partial(skipnet.MeanGate, size=2), stem_width=4)
+
+
+def test_rewards_and_probabilities_are_the_equations():
+    gates = np.random.default_rng(1).integers(0, 2, (3, 4)).astype(np.float32)
+    losses, logits = np.abs(NORMAL(size=3)).astype(np.float32), NORMAL(size=(3, 4)).astype(np.float32)
+    wanted = np.empty((3, 4))
+    for row in range(3):
+        for gate in range(4):
+            later = sum(0.9**(index - gate) * (1 - gates[row, index]) * 0.2 / 4 for index in range(gate, 4))
+            wanted[row, gate] = later - 0.9**(4 - gate) * losses[row]
+    found = skip.returns(jnp.asarray(gates), jnp.asarray(losses), 0.2, 0.9)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    likely = 1 / (1 + np.exp(-logits))
+    expected = np.log(np.where(gates == 1, likely, 1 - likely))
+    np.testing.assert_allclose(skip.log_probability(jnp.asarray(logits), jnp.asarray(gates)), expected, rtol=1e-4)
+    np.testing.assert_allclose(skip.executed(jnp.asarray(gates)), (1 + gates.sum(1)) / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize('decide, reinforce', [(skipnet.hard, 0.0), (skipnet.sampled, 0.5)])
+def test_the_loss_of_a_skipping_network_is_the_equation_and_reaches_its_gates(decide, reinforce):
+    task = Skip(SKIPNET.clone(decide=decide), Linear(10), alpha=0.3, reinforce=reinforce)
+
+    @tiny.jit
+    def run():
+        v, rng = task.init(RNG, SEEN), jax.random.key(3)
+        (loss, (_, metrics)), grads = jax.value_and_grad(
+            lambda params: task.loss(v._replace(params=params), SEEN, rng, jnp.int32(0)), has_aux=True)(v.params)
+        variables = {'params': v.params, **v.state, 'example': {'row': SEEN['row']}}
+        features, _ = Classifier(task.backbone, task.head).apply(
+            variables, SEEN['image'], train=True, rngs={'drop_path': rng}, mutable=['batch_stats'])
+        return loss, metrics, grads, {key: features[key] for key in ('logits', 'gates', 'gate_logits')}
+
+    loss, metrics, grads, features = run()
+    logits, gates, chances = (np.asarray(features[key], np.float64) for key in ('logits', 'gates', 'gate_logits'))
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(16), SEEN['label']]
+    np.testing.assert_allclose(metrics['label'], losses.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics['executed'], (1 + gates.sum(1)).mean() / 3, rtol=1e-5)
+    if reinforce:
+        returns = np.stack([-losses + 0.15 * (2 - gates.sum(1)), -losses + 0.15 * (1 - gates[:, 1])], axis=1)
+        likely = 1 / (1 + np.exp(-np.where(gates == 1, chances, -chances)))
+        wanted = losses.mean() - reinforce * (returns * np.log(likely)).sum(1).mean()
+    else:
+        wanted = losses.mean() + 0.3 * gates.mean()
+    np.testing.assert_allclose(loss, wanted, rtol=1e-4)
+    assert all(abs(grads['backbone'][f'stage0_gate{index:02d}']['embed']['kernel']).max() > 0 for index in range(2))
+
+
+def test_scores_say_what_was_run():
+    task = Skip(SKIPNET, Linear(10))
+    scores = jax.eval_shape(lambda: task.score(task.init(RNG, SEEN), SEEN))
+    assert {name: score.shape for name, score in scores.items()} == dict.fromkeys(('loss', 'accuracy', 'executed'), (16,))
+
+
+def test_a_network_without_gates_cannot_skip():
+    with pytest.raises(ValueError, match='Skip needs a backbone with gates, and Pyramid gives logits, map, pooled'):
+        jax.eval_shape(Skip(NET, Linear(10)).init, RNG, SEEN)
+
+
+def early(backbone=NET, exits=('stage0',), weights=(0.5, 1.0), **changes):
+    return EarlyExit(backbone, Linear(10), functools.partial(Branch, 10), exits, weights, **changes)
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def test_who_is_sure_is_the_equation():
+    logits = (3 * NORMAL(size=(20, 4))).astype(np.float32)
+    likely = softmax(logits.astype(np.float64))
+    entropy = -(likely * np.log(likely)).sum(1)
+    for rule, sure in ((confident, likely.max(1) >= 0.8), (certain, entropy <= 0.5)):
+        found = rule(jnp.asarray(logits), 0.8 if rule is confident else 0.5)
+        np.testing.assert_array_equal(found, sure)
+        assert 0 < sure.mean() < 1
+
+
+TASK = early(ResNet((1, 1), (4, 8), Basic, stem_width=4, stem_stride=1), ('stage0', 'stage1'), (0.2, 0.3, 1.0),
+             leaves=certain, threshold=2.0)
+
+
+@functools.cache
+def network():
+    """Returns a small network's variables, spread so that some images leave at each exit, and what it answers."""
+    v = begun(TASK)
+    v = v._replace(params=jax.tree.map(lambda leaf: 3 * leaf, v.params))
+    return v, tiny.jit(TASK.predict)(v, SEEN)
+
+
+def test_the_first_sure_exit_answers_and_every_exit_is_in_the_loss():
+    v, answers = network()
+    logits = np.asarray(answers[EXIT_LOGITS], np.float64)
+    likely = softmax(logits)
+    sure = np.concatenate([-(likely * np.log(likely)).sum(-1)[:, :2] <= 2.0, np.ones((16, 1), bool)], axis=1)
+    taken = sure.argmax(1)
+    assert len(set(taken)) > 1
+    np.testing.assert_array_equal(answers['exit'], taken)
+    np.testing.assert_allclose(answers['logits'], logits[np.arange(16), taken], rtol=1e-6)
+
+    @tiny.jit
+    def run(v):
+        loss, (_, metrics) = TASK.loss(v, SEEN, RNG, jnp.int32(0))
+        features, _ = TASK.model.apply({'params': v.params, **v.state}, SEEN['image'], train=True, mutable=['batch_stats'])
+        return loss, metrics, features[EXIT_LOGITS], TASK.score(v, SEEN)
+
+    loss, metrics, logits, scores = run(v)
+    rows = np.arange(16)[:, None], np.arange(3)[None], np.asarray(SEEN['label'])[:, None]
+    losses = -np.log(softmax(np.asarray(logits, np.float64)))[rows].mean(0)
+    np.testing.assert_allclose(loss, losses @ [0.2, 0.3, 1.0], rtol=1e-5)
+    np.testing.assert_allclose([metrics[f'{name}_loss'] for name in ('stage0', 'stage1', 'last')], losses, rtol=1e-5)
+    spent, plain = operations(TASK, v, SEEN['image'])
+    np.testing.assert_allclose(scores['saved'], 1 - np.array(spent)[taken] / plain, atol=1e-6)
+    np.testing.assert_allclose(scores['exit'], taken)
+
+
+def test_the_arithmetic_is_that_of_the_convolutions_and_a_little_more():
+    v, _ = network()
+    spent, plain = operations(TASK, v, SEEN['image'])
+    stem, stage0 = 64 * 9 * 1 * 4, 2 * 64 * 9 * 4 * 4
+    stage1 = 16 * (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8)
+    for counted, multiply_adds in ((spent[0], stem + stage0), (spent[2], stem + stage0 + stage1)):
+        assert 2 * 0.75 < counted / multiply_adds < 2 * 1.25  # the borders multiply less, norms and rectifiers add
+    assert spent[0] < spent[1] < spent[2] and plain < spent[2] < 1.1 * plain
+
+
+def test_stages_run_for_those_who_stay_and_answer_alike():
+    v, answers = network()
+    logits, taken = staged(TASK, v, least=2)(SEEN['image'])
+    np.testing.assert_array_equal(taken, answers['exit'])
+    np.testing.assert_allclose(logits, answers['logits'], atol=1e-5)
+    with pytest.raises(NotImplementedError, match='Pyramid cannot go on from stage0: leave it at a stage of a network'):
+        task = early(threshold=2.0)
+        staged(task, begun(task))(SEEN['image'])
+
+
+@pytest.mark.parametrize('make, error, words', [
+    (lambda: early(weights=(1.0,)), ValueError, 'EarlyExit has 1 early exits and 1 weights'),
+    (lambda: early(exits=(), weights=(1.0,)), ValueError, 'EarlyExit has 0 early exits'),
+    (lambda: early(Dropping()), TypeError, 'EarlyExit at stage0 needs a PyramidBackbone .* Dropping has neither'),
+    (lambda: jax.eval_shape(early(exits=('stage3',)).init, RNG, SEEN), ValueError,
+     'Pyramid gives no map stage3 for EarlyExit to leave at: use some of map, stage0'),
+    (lambda: jax.eval_shape(early(Dropping(), ('pooled',)).init, RNG, SEEN), ValueError, 'gives no map pooled')])
+def test_what_cannot_work_is_refused_in_words(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
