@@ -8,10 +8,10 @@ https://arxiv.org/abs/1709.01686.
     python -m benchmarks.early_exit --workdir runs/early_exit_digits
 
 Published: the paper's table 1, for LeNet, AlexNet and a ResNet of 110 layers on MNIST and CIFAR-10. Not run here: the
-exits are at the ends of stages, there inside them, and leave by the likelihood of a class; the paper's rule is
---config.task.leaves.fn!=methods.exits.confidence:certain with a threshold in nats. eval/saved is the share of the
-arithmetic that is not needed, eval/exit the mean number of the exit taken. The presets evaluate the weights themselves:
-the batch statistics are theirs, not those of averaged weights.
+exits are at the ends of stages, there inside them, and leave by the likelihood of a class; the paper's rule, the
+entropy, is `certain` in the place of `confident`, with a threshold in nats. eval/saved is the share of the arithmetic
+that is not needed, eval/exit the mean number of the exit taken. The presets evaluate the weights themselves: the batch
+statistics are theirs, not those of averaged weights.
 """
 
 from configs import base

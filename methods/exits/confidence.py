@@ -130,8 +130,8 @@ class EarlyExit(Task):
         maps = [name for name, value in features.items() if value.ndim == 4]
         absent = [name for name in self.exits if name not in maps]
         if absent:
-            raise ValueError(f'{type(self.backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to leave '
-                             f'at: use some of {", ".join(maps)}, or another backbone.')
+            raise ValueError(f'{type(self.backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to '
+                             f'leave at: use some of {", ".join(maps)}, or another backbone.')
         params, state = forward.start(self.model, rng, batch['image'])
         return Variables(params, state, {})
 

@@ -8,8 +8,8 @@ Going on from a map works for networks whose stages are `modelzoo.layers.pyramid
 that exit's stage hands the map on in place of what it would compute, and what came before it is then read by nobody.
 """
 
-from collections.abc import Callable
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,8 +73,8 @@ def _part(task: EarlyExit, index: int, v: Variables, x: Float[Array, 'b *n'], im
         with nn.intercept_methods(functools.partial(_hand_on, task.exits[index - 1], x, hits)):
             features, answers = until(jnp.zeros((len(x), *image_shape)))
         if len(hits) != 1:
-            raise NotImplementedError(f'{type(task.backbone).__name__} cannot go on from {task.exits[index - 1]}: leave '
-                                      'it at a stage of a network that is made of modelzoo.layers.pyramid.')
+            raise NotImplementedError(f'{type(task.backbone).__name__} cannot go on from {task.exits[index - 1]}: '
+                                      'leave it at a stage of a network that is made of modelzoo.layers.pyramid.')
     else:
         features, answers = until(x)
     logits = answers[-1]

@@ -1,8 +1,8 @@
 """SkipNet: a residual network for CIFAR that decides image by image which blocks to run.
 
 Wang et al., 2017, "SkipNet: Learning Dynamic Routing in Convolutional Networks", https://arxiv.org/abs/1711.09485.
-Reference: https://github.com/ucbdrive/skipnet at 4825e53 (no licence stated), cifar/models.py, read for facts; parameter
-names are its own. After each block a gate looks at the map x and says how much of the next block is used:
+Reference: https://github.com/ucbdrive/skipnet at 4825e53 (no licence stated), cifar/models.py, read for facts;
+parameter names are its own. After each block a gate looks at the map x and says how much of the next block is used:
 
     x <- g block(x) + (1 - g) shortcut(x),
 
@@ -233,7 +233,8 @@ class SkipNet(ft.PyramidBackbone):
         stem = x = Stem(self.stem_width, 1, dtype=self.dtype, name='stem')(x, train=train)
         blocks = self._blocks()
         if len(blocks) < 2:
-            raise ValueError(f'SkipNet never skips its first block, and depths are {tuple(self.depths)}: use 2 or more.')
+            raise ValueError(f'SkipNet never skips its first block, and depths are {tuple(self.depths)}: use 2 or '
+                             'more.')
         masks = path_masks(self, self.drop_path, len(blocks), len(x), branches=1, train=train)
         run = lambda block, x, gate, mask: block(x, gate, mask, train=train)
         run = nn.remat(run) if self.remat else run
