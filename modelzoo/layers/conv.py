@@ -1,7 +1,7 @@
 """Convolutions with PyTorch's padding and initial values.
 
 `nn.Conv(padding='SAME')` pads unevenly at stride 2 and torch does not; here padding is a number of pixels on each
-side. Depthwise convolutions are `kernels.depthwise_conv`'s, whose form goes by the platform.
+side. Convolutions are `kernels.conv2d`'s and, depthwise, `kernels.depthwise_conv`'s, whose forms go by the platform.
 """
 
 import math
@@ -12,10 +12,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from kernels.conv2d import conv2d
 from kernels.depthwise_conv import depthwise_conv
 from modelzoo.layers import init
-
-_LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
 class Conv(nn.Module):
@@ -75,9 +74,7 @@ def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) ->
 def convolve(x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
              ) -> Float[Array, 'b h2 w2 d']:
     """Returns a correlation; the groups are the channels over those that the kernel has."""
-    sides = padding if isinstance(padding, str) else [(padding, padding)] * 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), sides, dimension_numbers=_LAYOUT,
-                                    feature_group_count=x.shape[-1] // kernel.shape[2])
+    return conv2d(x, kernel, stride=stride, padding=padding)
 
 
 def out_size(size: int, kernel_size: int, stride: int, padding: int) -> int:

@@ -1,0 +1,93 @@
+"""Convolution in plain XLA, with gradients: in the form that suits the platform.
+
+Off CPUs it is XLA's convolution and XLA's derivatives of it. On a CPU a kernel of 1 x 1 is a
+product of matrices, and the gradient of a kernel with area on a large image is products too
+(products.py).
+What is kept for the gradients is the inputs; they may be differentiated again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+from jaxtyping import Array, Float
+
+from kernels import dispatch
+from kernels.conv2d import products
+from kernels.conv2d.plan import Plan
+
+# Output pixels and input channels from which the kernel's gradient is faster tap by tap on a CPU;
+# measured, see docs/kernels.md. Below, a program with a product a tap costs more than it saves.
+_PIXELS, _CHANNELS, _TAPS = 400, 32, 9
+
+
+def convolve(
+    plan: Plan,
+    x: Float[Array, 'b h w c'],
+    kernel: Float[Array, 'i j d n'],
+    form: str | None = None,
+) -> Float[Array, 'b p q n']:
+    """See `reference.convolve`. form: 'products' or 'conv', or None for what suits."""
+    pays = form == 'products' or (form is None and _pays(plan, x, kernel))
+    if plan.groups(x, kernel) > 1 or not pays:
+        return conv(plan, x, kernel)
+    return _convolve(plan, form, x, kernel)
+
+
+def conv(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """XLA's convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        plan.stride,
+        plan.padding,
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+        feature_group_count=plan.groups(x, kernel),
+    )
+
+
+def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
+    rows, columns = plan.sizes(x, kernel)
+    if plan.is_matrix(kernel):
+        return True
+    large = rows * columns >= _PIXELS and x.shape[3] >= _CHANNELS
+    # XLA's partitioner would gather what a loop over the batch reads.
+    return large and kernel.shape[0] * kernel.shape[1] <= _TAPS and not dispatch.sharded(x)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolve(plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    default = partial(conv, plan)
+    if not plan.is_matrix(kernel):
+        return default(x, kernel)
+    return _on_cpus(form, partial(products.matrix, plan), default, x, kernel)
+
+
+def _convolve_forward(
+    plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolve(plan, form, x, kernel), (x, kernel)
+
+
+def _convolve_backward(plan: Plan, form: str | None, kept: tuple, dy: jax.Array) -> tuple:
+    xla_s = lambda x, kernel, dy: jax.vjp(partial(conv, plan), x, kernel)[1](dy)
+    ours = products.matrix_gradients if plan.is_matrix(kept[1]) else _area_gradients
+    return _on_cpus(form, partial(ours, plan), xla_s, *kept, dy)
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+def _area_gradients(
+    plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    (dx,) = jax.vjp(lambda x: conv(plan, x, kernel), x)[1](dy)
+    return dx, products.kernel_gradient(plan, x, kernel, dy)
+
+
+def _on_cpus(
+    form: str | None, ours: Callable[..., Any], default: Callable[..., Any], *arrays: jax.Array
+) -> Any:
+    return ours(*arrays) if form else lax.platform_dependent(*arrays, cpu=ours, default=default)
