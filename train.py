@@ -20,7 +20,7 @@ import optax
 
 from methods import diagnose
 from methods.task import TrainState, chain, init_state, make_score, make_step
-from runtime import commandline, distributed, profile
+from runtime import commandline, compiler, distributed, profile
 from runtime.checkpoint import Checkpoints, check_config, quiet_failed_writes
 from runtime.errors import RunError
 from runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
@@ -91,12 +91,14 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
     step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
     score = make_score(run.task, chain(run.eval_transforms))
     place = lambda shape, where: shape.update(sharding=where)
+    options = compiler.options(mesh.devices.flat[0].platform)
     return Programs(
         jax.tree.map(place, state, places), {name: place(shape, batches) for name, shape in shapes.items()},
         jax.jit(init, out_shardings=places),
         jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere),
-                out_shardings=(places, everywhere)),
-        jax.jit(score, in_shardings=(places.variables, batches, everywhere), out_shardings=everywhere))
+                out_shardings=(places, everywhere), compiler_options=options),
+        jax.jit(score, in_shardings=(places.variables, batches, everywhere), out_shardings=everywhere,
+                compiler_options=options))
 
 
 class _Trainer:

@@ -5,7 +5,8 @@
 
 Both sides run float32 on the same threads, in processes of their own, in turn: a round is ours, theirs, ours, theirs,
 and what is printed is the median of the rounds and of the ratios within a round. The other side sleeps meanwhile. A
-training step is the gradient of the cross-entropy of random labels and an update by SGD with momentum.
+training step is the gradient of the cross-entropy of random labels and an update by SGD with momentum. Ours is compiled
+as train.py does it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import optax
 
 from benchmarks.peer import Peer, seconds
 import modelzoo
+from runtime import compiler
 
 _PAIRS = {  # ours: timm's
     'resnet50': 'resnet50',
@@ -50,14 +52,15 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
     variables = jax.tree.map(lambda leaf: jnp.asarray(0.02 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
     variables = {**variables, **jax.tree.map(jnp.ones_like, {k: v for k, v in variables.items() if k != 'params'})}
     optimizer = optax.sgd(0.01, momentum=0.9)
-    forward = jax.jit(lambda variables, x: model.apply(variables, x)['logits'])
+    options = compiler.options(jax.default_backend())
+    forward = jax.jit(lambda variables, x: model.apply(variables, x)['logits'], compiler_options=options)
 
     def loss(params, statistics):
         features, updates = model.apply({'params': params, **statistics}, x, train=True, mutable=['batch_stats'],
                                         rngs={'drop_path': jax.random.key(2)})
         return optax.softmax_cross_entropy_with_integer_labels(features['logits'], labels).mean(), updates
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2), compiler_options=options)
     def step(params, statistics, state):
         gradients, statistics = jax.grad(loss, has_aux=True)(params, statistics)
         updates, state = optimizer.update(gradients, state)
