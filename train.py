@@ -91,14 +91,13 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
     step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
     score = make_score(run.task, chain(run.eval_transforms))
     place = lambda shape, where: shape.update(sharding=where)
-    options = compiler.options(mesh.devices.flat[0].platform)
     return Programs(
         jax.tree.map(place, state, places), {name: place(shape, batches) for name, shape in shapes.items()},
         jax.jit(init, out_shardings=places),
         jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere),
-                out_shardings=(places, everywhere), compiler_options=options),
+                out_shardings=(places, everywhere)),
         jax.jit(score, in_shardings=(places.variables, batches, everywhere), out_shardings=everywhere,
-                compiler_options=options))
+                compiler_options=compiler.forward_options(mesh.devices.flat[0].platform)))
 
 
 class _Trainer:

@@ -52,7 +52,7 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
     variables = jax.tree.map(lambda leaf: jnp.asarray(0.02 * rng.normal(size=leaf.shape), leaf.dtype), shapes)
     variables = {**variables, **jax.tree.map(jnp.ones_like, {k: v for k, v in variables.items() if k != 'params'})}
     optimizer = optax.sgd(0.01, momentum=0.9)
-    options = compiler.options(jax.default_backend())
+    options = compiler.forward_options(jax.devices()[0].platform)
     forward = jax.jit(lambda variables, x: model.apply(variables, x)['logits'], compiler_options=options)
 
     def loss(params, statistics):
@@ -60,7 +60,7 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
                                         rngs={'drop_path': jax.random.key(2)})
         return optax.softmax_cross_entropy_with_integer_labels(features['logits'], labels).mean(), updates
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1, 2), compiler_options=options)
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
     def step(params, statistics, state):
         gradients, statistics = jax.grad(loss, has_aux=True)(params, statistics)
         updates, state = optimizer.update(gradients, state)

@@ -1,7 +1,7 @@
 """What configs share: the presets of data and recipe that a network is put into.
 
-Every config file has ``get_config(preset)``; ``imagenet`` is the paper's own run and the others put the same
-architecture on small real data:
+Every config file has ``get_config(preset)``. Networks have the paper's own recipe, ``imagenet`` or ``cifar10``, and
+the same architecture on small real data; methods have small data only, under a network of ours:
 
 - ``imagenet``: the published recipe on ImageNet-1k, which the user has prepared with TFDS.
 - ``digits``: 1,797 images of 8 x 8, embedded in scikit-learn; minutes on two CPU cores.

@@ -11,7 +11,7 @@ from jax import lax
 from kernels.conv2d import conv2d
 from kernels.conv2d.shapes import SHAPES, Shape
 from tests import goldens
-from tests.kernels import close
+from tests.kernels import close, pull
 
 BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
 
@@ -44,8 +44,7 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
 
 def outputs(function, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The output of a function of x and kernel, and its gradients, by name."""
-    y, pull = jax.vjp(function, arrays['x'], arrays['kernel'])
-    return {'y': y} | dict(zip(('dx', 'dkernel'), pull(arrays['dy'])))
+    return pull.results(lambda arrays: function(arrays['x'], arrays['kernel']), arrays)
 
 
 @partial(jit, static_argnums=(0, 1))
