@@ -1,8 +1,10 @@
 """A linear probe: how well do the features tell the labels apart, by one matrix?
 
-Alain and Bengio, 2016, https://arxiv.org/abs/1610.01644. The probe learns along with the task, on features of the image
-as `predict` gives them, and no gradient of it reaches them; so its figure is a lower bound for a probe that is trained
-to its end on the finished features (as in Chen et al., 2020, https://arxiv.org/abs/2002.05709, section B.6).
+Alain and Bengio, 2016, https://arxiv.org/abs/1610.01644. Features have no scale of their own, so the matrix reads them
+batch-normalized without scale and bias, as in He et al., 2021, https://arxiv.org/abs/2111.06377, appendix A.1. The probe
+learns along with the task, on features of the image as `predict` gives them, and no gradient of it reaches them; so its
+figure is a lower bound for a probe that is trained to its end on the finished features (as in Chen et al., 2020,
+https://arxiv.org/abs/2002.05709, section B.6).
 """
 
 import dataclasses
@@ -13,53 +15,79 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
+from methods import forward
 from methods.supervised import cross_entropy
 from methods.task import Batch, Metrics, Variables, Wrapper
+from modelzoo import features as ft
+from modelzoo.layers.batchnorm import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)
 class LinearProbe(Wrapper):
     """Task -> Task: trains `inner` unchanged and a head on its features; scores both.
 
+    Parameters and state are ``{'inner': ..., 'probe': ...}``.
+
     Attributes:
         inner: the task; its `predict` gives what the head reads, and no ``logits``.
         head: features -> logits.
+        normalize: whether ``pooled`` is normalized over the batch; False where microbatches must change no number.
     """
 
     head: nn.Module
+    normalize: bool = True
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v = self.inner.init(rng, batch)
         features = self.inner.predict(v, batch)
-        head = self.head.init(jax.random.fold_in(rng, 1), features)['params']
-        return v._replace(params={'inner': v.params, 'probe': head})
+        params, state = forward.start(self._probe, jax.random.fold_in(rng, 1), features)
+        return v._replace(params={'inner': v.params, 'probe': params}, state={'inner': v.state, 'probe': state})
 
     def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
              ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
-        inner = v._replace(params=v.params['inner'])
-        loss, (state, metrics) = self.inner.loss(inner, batch, rng, step)
+        inner = _inner(v)
+        loss, (inner_state, metrics) = self.inner.loss(inner, batch, rng, step)
         features = jax.lax.stop_gradient(self.inner.predict(inner, batch))
-        probe = self._losses(v, features, batch['label']).mean()
+        logits, state = forward.learn(self._probe, v.params['probe'], v.state['probe'], features, rng=rng,
+                                      row=batch['row'])
+        probe = cross_entropy(logits, jax.nn.one_hot(batch['label'], logits.shape[-1])).mean()
+        state = {'inner': inner_state, 'probe': state}
         return loss + probe, (state, {**metrics, 'inner_loss': loss, 'probe_loss': probe})
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
-        grads = None if grads is None else grads['inner']
-        inner = self.inner.after(v._replace(params=v.params['inner']), grads, step)
-        return inner._replace(params={**v.params, 'inner': inner.params})
+        inner = self.inner.after(_inner(v), None if grads is None else grads['inner'], step)
+        return inner._replace(params={**v.params, 'inner': inner.params}, state={**v.state, 'inner': inner.state})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = self.inner.predict(v._replace(params=v.params['inner']), batch)
+        features = self.inner.predict(_inner(v), batch)
         return {**features, 'logits': self._logits(v, features)}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        inner = v._replace(params=v.params['inner'])
-        logits = self._logits(v, self.inner.predict(inner, batch))
+        logits = self._logits(v, self.inner.predict(_inner(v), batch))
         right = (jnp.argmax(logits, axis=1) == batch['label']).astype(jnp.float32)
-        return {**self.inner.score(inner, batch), 'probe_accuracy': right}
+        return {**self.inner.score(_inner(v), batch), 'probe_accuracy': right}
+
+    @property
+    def _probe(self) -> '_Probe':
+        return _Probe(self.head, self.normalize)
 
     def _logits(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b k']:
-        return self.head.apply({'params': v.params['probe']}, features)
+        return forward.answer(self._probe, v.params['probe'], v.state['probe'], features)
 
-    def _losses(self, v: Variables, features: dict[str, Array], label: Int[Array, ' b']) -> Float[Array, ' b']:
-        logits = self._logits(v, features)
-        return cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
+
+class _Probe(nn.Module):
+    """Features, normalized or as they are, to logits."""
+
+    head: nn.Module
+    normalize: bool
+
+    @nn.compact
+    def __call__(self, features: ft.Features, *, train: bool) -> Float[Array, 'b k']:
+        if self.normalize:
+            pooled = BatchNorm(epsilon=1e-6, affine=False, name='norm')(features[ft.POOLED][:, None, None], train=train)[:, 0, 0]
+            features = {**features, ft.POOLED: pooled}
+        return self.head(features)
+
+
+def _inner(v: Variables) -> Variables:
+    return v._replace(params=v.params['inner'], state=v.state['inner'])

@@ -26,12 +26,14 @@ class BatchNorm(nn.Module):
         momentum: weight of the old running average; torch calls 1 - momentum its momentum.
         scale_init: initial values of the scale; zeros for the last norm of a residual branch.
         dtype: of the result; statistics are float32.
+        affine: whether there are scale and bias.
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
     scale_init: init.Initializer = jax.nn.initializers.ones
     dtype: DTypeLike = jnp.float32
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
@@ -43,8 +45,6 @@ class BatchNorm(nn.Module):
             ValueError: training on a single value a channel, which has no variance.
         """
         channels = x.shape[-1]
-        scale = self.param('scale', self.scale_init, (channels,))
-        bias = self.param('bias', jax.nn.initializers.zeros, (channels,))
         mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
         var = self.variable('batch_stats', 'var', jnp.ones, (channels,))
         x = x.astype(jnp.float32)
@@ -55,7 +55,11 @@ class BatchNorm(nn.Module):
             var.value = self._average(var.value, batch_var * (count / (count - 1)))
         else:
             batch_mean, batch_var = mean.value, var.value
-        gain = jax.lax.rsqrt(batch_var + self.epsilon) * scale
+        gain = jax.lax.rsqrt(batch_var + self.epsilon)
+        if not self.affine:
+            return ((x - _channels(batch_mean)) * _channels(gain)).astype(self.dtype)
+        gain = gain * self.param('scale', self.scale_init, (channels,))
+        bias = self.param('bias', jax.nn.initializers.zeros, (channels,))
         return ((x - _channels(batch_mean)) * _channels(gain) + _channels(bias)).astype(self.dtype)
 
     def _average(self, old: Float[Array, ' c'], new: Float[Array, ' c']) -> Float[Array, ' c']:

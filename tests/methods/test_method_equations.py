@@ -25,7 +25,7 @@ from methods.prune.magnitude import Prune, smaller
 from methods.quant.fake import FakeQuant, quantize
 from methods.reparam import by_path
 from methods.ssl.masked import Autoencoder, normalized, patches_of
-from methods.ssl.rotation import rotations
+from methods.ssl.rotation import RotNet, rotations
 from methods.ssl.simclr import nt_xent
 from methods.ssl.swav import sinkhorn, swapped
 from methods.ssl.views import Crop, Jitter, Views
@@ -315,9 +315,27 @@ def test_a_probe_sends_no_gradient_to_the_features():
     task = METHODS['probe'](NET)
     v = begun(task)
     of = lambda t, v: tiny.jit(jax.grad(lambda p: t.loss(v._replace(params=p), SEEN, RNG, jnp.int32(0))[0]))(v.params)
-    ours, inner = of(task, v), of(task.inner, v._replace(params=v.params['inner']))
+    ours, inner = of(task, v), of(task.inner, v._replace(params=v.params['inner'], state=v.state['inner']))
     chex.assert_trees_all_close(ours['inner'], inner, rtol=1e-5, atol=1e-7)
     assert float(optax.tree.norm(ours['probe'])) > 0
+
+
+def test_a_probe_reads_features_of_any_scale(monkeypatch):
+    def losses(scale, shift):
+        predict = RotNet.predict
+        shown = lambda self, v, batch: {'pooled': scale * predict(self, v, batch)['pooled'] + shift}
+        with monkeypatch.context() as patch:
+            patch.setattr(RotNet, 'predict', shown)
+            task = METHODS['probe'](NET)
+            v = begun(task)
+            _, (state, metrics) = tiny.jit(task.loss)(v, SEEN, RNG, jnp.int32(0))
+            return float(metrics['probe_loss']), state['probe']['batch_stats']['norm']
+
+    (loss, seen), (far, moved) = losses(100.0, 0.0), losses(1000.0, 50.0)
+    assert abs(loss - far) < 1e-3
+    np.testing.assert_allclose(moved['mean'], 10 * seen['mean'] + 5.0, rtol=1e-4, atol=1e-2)
+    assert not set(seen) - {'mean', 'var'}
+    assert 'norm' not in begun(METHODS['probe'](NET)).params['probe']  # neither scale nor bias
 
 
 def test_views_differ_and_keep_to_their_image():
