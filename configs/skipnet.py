@@ -13,8 +13,8 @@ installed. `cifar10` is the supervised stage of the network with FFGate-I: 64,00
 divided by 10 after 32,000 and 48,000, SGD with a momentum of 0.9, a decay of 1e-4 on every parameter; images padded by
 4 pixels, cropped and mirrored; nothing is asked for running a block. What differs: pixels are divided by CIFAR-10's
 deviation, there by a smaller one. The hybrid stage goes on from such a run with alpha=0.1, reinforce=1.28, gates
-`sampled`, a rate of 1e-4 and 10,000 steps. `digits` asks 0.1 for running all blocks, `hybrid_digits` is the hybrid
-objective from the start: the paper's second stage without its first. eval/executed is the share of blocks that are run.
+`sampled`, a rate of 1e-4 and 10,000 steps. `digits` asks 0.1 for running all blocks; `hybrid_digits` is the hybrid stage
+from that run's best weights, at a tenth of its rate. eval/executed is the share of blocks that are run.
 The small presets evaluate the weights themselves: the batch statistics are theirs, not those of averaged weights.
 """
 
@@ -32,6 +32,12 @@ def skipping(config, alpha, reinforce=0.0):
     task = {key: config['task'][key] for key in ('backbone', 'head')}
     return config | {'task': {'fn': 'methods.exits.skip:Skip', 'alpha': alpha, 'reinforce': reinforce, 'discount': 1.0,
                               **task}}
+
+
+def continued(config):
+    """`config` from the weights of the supervised stage."""
+    read = {'fn': 'runtime.checkpoint:Best', 'workdir': 'runs/skipnet_digits'}
+    return config | {'task': {'fn': 'methods.start:Start', 'inner': config['task'], 'read': read}}
 
 
 def recipe(backbone, data):
@@ -52,7 +58,7 @@ def get_config(preset=None):
         return skipping(base.digits(BACKBONE | SMALL, ema=None), 0.1)
 
     def hybrid_digits():
-        return skipping(base.digits(BACKBONE | SMALL | SAMPLED, ema=None), 0.1, 0.1)
+        return continued(skipping(base.digits(BACKBONE | SMALL | SAMPLED, peak=3e-4, ema=None), 0.1, 0.1))
 
     def fashion_mnist():
         return skipping(base.fashion_mnist(BACKBONE | SMALL, ema=None), 0.1)

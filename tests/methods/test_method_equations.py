@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from methods import average
+from methods import average, forward
 from methods.distill.logits import divergence, reverse, told
 from methods.ema import Ema
 from methods.evaluate.knn import NearestNeighbours, vote
@@ -25,6 +25,7 @@ from methods.prune.magnitude import Prune, smaller
 from methods.quant.fake import FakeQuant, quantize
 from methods.reparam import by_path
 from methods.ssl.masked import Autoencoder, normalized, patches_of
+from methods.ssl.parts import Projector
 from methods.ssl.rotation import RotNet, rotations
 from methods.ssl.simclr import nt_xent
 from methods.ssl.swav import sinkhorn, swapped
@@ -336,6 +337,19 @@ def test_a_probe_reads_features_of_any_scale(monkeypatch):
     np.testing.assert_allclose(moved['mean'], 10 * seen['mean'] + 5.0, rtol=1e-4, atol=1e-2)
     assert not set(seen) - {'mean', 'var'}
     assert 'norm' not in begun(METHODS['probe'](NET)).params['probe']  # neither scale nor bias
+
+
+def test_a_projector_is_matrix_norm_rectifier_matrix():
+    pooled = np.random.default_rng(0).normal(2.0, 3.0, (16, 5)).astype(np.float32)
+    head = Projector((7, 3))
+    given = {'pooled': jnp.asarray(pooled)}
+    params, state = forward.start(head, RNG, given)
+    found, moved = forward.learn(head, params, state, given, rng=RNG, row=jnp.arange(16))
+    layer = lambda name, x: x @ np.asarray(params[name]['kernel'], np.float64) + np.asarray(params[name]['bias'])
+    wide = layer('layer0', pooled)
+    wide = np.maximum((wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5), 0)
+    np.testing.assert_allclose(found, layer('layer1', wide), rtol=1e-4, atol=1e-5)
+    assert float(jnp.abs(moved['batch_stats']['norm1']['mean']).max()) > 0
 
 
 def test_views_differ_and_keep_to_their_image():
