@@ -58,9 +58,9 @@ def supervised(backbone: Node, num_classes: int, *, ema: float | None, ema_warmu
 def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float = 0.0, weight_decay: float = 0.05,
           clip_norm: float | None = None, b2: float = 0.999, layer_decay: float = 1.0) -> Node:
     """AdamW under a warm-up and a cosine."""
-    schedule = {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
+    schedule = {'partial': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
                 'warmup_epochs': float(warmup_epochs), 'start': float(start), 'end': float(end)}
-    return {'fn!': 'methods.optim.adamw:adamw', 'schedule': schedule, 'weight_decay': weight_decay,
+    return {'partial': 'methods.optim.adamw:adamw', 'schedule': schedule, 'weight_decay': weight_decay,
             'decay_rules': (), 'rate_rules': (), 'clip_norm': unset(float) if clip_norm is None else clip_norm,
             'layer_decay': layer_decay, 'b1': 0.9, 'b2': b2, 'eps': 1e-8}
 
@@ -68,20 +68,20 @@ def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float =
 def sgd(schedule: Node, *, nesterov: bool = True, weight_decay: float = 1e-4, decay_rules: tuple = (),
         adaptive_clip: float | None = None) -> Node:
     """SGD with a momentum of 0.9."""
-    return {'fn!': 'methods.optim.sgd:sgd', 'schedule': schedule, 'momentum': 0.9, 'nesterov': nesterov,
+    return {'partial': 'methods.optim.sgd:sgd', 'schedule': schedule, 'momentum': 0.9, 'nesterov': nesterov,
             'weight_decay': weight_decay, 'decay_rules': decay_rules, 'rate_rules': (), 'clip_norm': unset(float),
             'adaptive_clip': unset(float) if adaptive_clip is None else adaptive_clip, 'layer_decay': 1.0}
 
 
 def staircase(peak: float, boundaries: tuple[float, ...], *, factor: float = 0.1, warmup_epochs: float = 0.0) -> Node:
     """A rate that falls by a factor at some epochs."""
-    return {'fn!': 'methods.optim.sgd:staircase', 'peak': float(peak), 'boundaries': boundaries, 'factor': factor,
+    return {'partial': 'methods.optim.sgd:staircase', 'peak': float(peak), 'boundaries': boundaries, 'factor': factor,
             'warmup_epochs': float(warmup_epochs), 'start': 0.0}
 
 
 def cosine(peak: float, *, warmup_epochs: float) -> Node:
     """A warm-up from 0 and a cosine back to it."""
-    return {'fn!': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
+    return {'partial': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
             'warmup_epochs': float(warmup_epochs), 'start': 0.0, 'end': 0.0}
 
 

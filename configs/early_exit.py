@@ -23,8 +23,8 @@ BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet110_cifar',
 def branched(config):
     """Three exits in place of one."""
     task = {'fn': 'methods.exits.confidence:EarlyExit', 'exits': ('stage0', 'stage1'), 'weights': (0.5, 0.5, 1.0),
-            'threshold': 0.9, 'leaves': {'fn!': 'methods.exits.confidence:confident'},
-            'branch': {'fn!': 'methods.exits.confidence:Branch', 'num_classes': 10, 'widths': (32,)}}
+            'threshold': 0.9, 'leaves': {'partial': 'methods.exits.confidence:confident'},
+            'branch': {'partial': 'methods.exits.confidence:Branch', 'num_classes': 10, 'widths': (32,)}}
     return config | {'task': task | {key: config['task'][key] for key in ('backbone', 'head')}}
 
 

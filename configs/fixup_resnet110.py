@@ -20,7 +20,7 @@ from configs import base
 BACKBONE = {'fn': 'modelzoo.vision.fixup_resnet:fixup_resnet', 'variant': 'fixup_resnet110', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}
 PLAIN = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet110_cifar', 'drop_path': 0.0,
-         'norm': {'fn!': 'modelzoo.layers.norm:NoNorm'}, 'dtype': 'float32', 'remat': False}
+         'norm': {'partial': 'modelzoo.layers.norm:NoNorm'}, 'dtype': 'float32', 'remat': False}
 NARROW = {'widths': (4, 8, 16), 'stem_width': 4}
 NUMBERS = '(before|scale|after|after1/bias|before2/bias|after_stem/bias|pool/bias)$'
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -28,7 +28,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 def from_zero(config):
     """The head starts at 0."""
-    config['task']['head']['kernel_init'] = {'fn!': 'jax.nn.initializers:zeros'}
+    config['task']['head']['kernel_init'] = {'partial': 'jax.nn.initializers:zeros'}
     return config
 
 

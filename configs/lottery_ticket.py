@@ -25,7 +25,7 @@ def ticket(config, every, warmup_epochs):
             'amount': 0.4, 'pattern': '.*kernel', 'scope': 'global', 'rewind_to': 0}
     schedule = config['optimizer']['schedule'] | {'warmup_epochs': warmup_epochs}
     inner = config['optimizer'] | {'schedule': schedule}
-    optimizer = {'fn!': 'methods.optim.restart:restarting', 'optimizer': inner, 'every': every}
+    optimizer = {'partial': 'methods.optim.restart:restarting', 'optimizer': inner, 'every': every}
     return config | {'task': task, 'optimizer': optimizer, 'epochs': base.unset(float), 'steps': (ROUNDS + 1) * every}
 
 

@@ -31,7 +31,7 @@ def network(mixer, *, vocabulary, places, width):
 
 def recall(mixer, *, vocabulary, length, pairs, train, test, width, peak, **rest):
     """A run on sequences of one length."""
-    split = {'fn!': 'data.mqar:mqar', 'vocabulary': vocabulary, 'length': length, 'pairs': pairs, 'power': 0.01}
+    split = {'partial': 'data.mqar:mqar', 'vocabulary': vocabulary, 'length': length, 'pairs': pairs, 'power': 0.01}
     # The reference's seeds of the two sets for a run's seed of 123: data.mqar.segment_seeds.
     data = {'fn': 'input_pipeline:Words', 'vocabulary': vocabulary,
             'train_split': split | {'examples': train, 'seed': 843_828_734},

@@ -21,9 +21,9 @@ The small presets evaluate the weights themselves: the batch statistics are thei
 from configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.skipnet:skipnet', 'variant': 'skipnet_ffgate1_38',
-            'decide': {'fn!': 'modelzoo.vision.skipnet:hard'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
+            'decide': {'partial': 'modelzoo.vision.skipnet:hard'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 SMALL = {'depths': (3, 3, 3), 'widths': (8, 16, 32), 'stem_width': 8}
-SAMPLED = {'decide': {'fn!': 'modelzoo.vision.skipnet:sampled'}}
+SAMPLED = {'decide': {'partial': 'modelzoo.vision.skipnet:sampled'}}
 EPOCH = 50_000 / 128
 
 

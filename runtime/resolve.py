@@ -1,8 +1,8 @@
 """Turns a config into the objects it names.
 
 A config is plain data. A dict with the key ``fn`` stands for a call, ``{'fn': 'package.module:name',
-**arguments}``; with ``fn!`` it stands for the function with those arguments already given
-(``functools.partial``), for slots that somebody else calls. Arguments are resolved first, depth first;
+**arguments}``; with ``partial`` in its place it stands for the function with those arguments already
+given (``functools.partial``), for slots that somebody else calls. Arguments are resolved first, depth first;
 lists become tuples. There is no registry: the import path is the name. A key that the function does
 not take is refused with the nearest one that it does, before anything is called.
 """
@@ -21,7 +21,7 @@ class ConfigError(ValueError):
 
 
 def resolve(node: Any, path: str = 'config') -> Any:
-    """Returns `node` with every ``fn`` called and every ``fn!`` made a partial.
+    """Returns `node` with every ``fn`` called and every ``partial`` made one.
 
     Args:
         node: a tree of mappings (an ``ml_collections.ConfigDict`` too), lists, tuples and leaves.
@@ -64,9 +64,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
-    if 'fn' in node and 'fn!' in node:
-        raise ConfigError(f"{path}: has both 'fn' (a call) and 'fn!' (a partial); keep one of them.")
-    kind = next((key for key in ('fn', 'fn!') if key in node), None)
+    if 'fn' in node and 'partial' in node:
+        raise ConfigError(f"{path}: has both 'fn' (a call) and 'partial' (no call yet); keep one of them.")
+    kind = next((key for key in ('fn', 'partial') if key in node), None)
     spec = node.pop(kind) if kind else None
     arguments = {key: resolve(value, f'{path}.{key}') for key, value in node.items()}
     if kind is None:

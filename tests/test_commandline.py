@@ -8,7 +8,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from methods.peft.low_rank import lora
 from runtime import commandline
+from runtime.resolve import resolve
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOOD = '--config=configs/vig_s.py:smoke'
@@ -31,6 +33,16 @@ def test_flags_that_do_not_fit(arguments: tuple[str, ...], words: str, monkeypat
     with pytest.raises(ValueError) as error:
         commandline.parse(argv, values)
     assert words in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_a_function_that_is_not_called_yet_can_be_overridden(monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    values = flags.FlagValues()
+    start = '--config.task.start.partial=methods.peft.low_rank:lora'
+    argv = ['train.py', '--config=configs/pissa.py:digits', start]
+    config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values, sys_argv=argv)
+    commandline.parse(argv, values)
+    assert resolve(values.config.task.start, 'start').func is lora
 
 
 @pytest.mark.parametrize('arguments, words', [
