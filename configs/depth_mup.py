@@ -1,7 +1,8 @@
 """Depth-muP: a deeper network at the rate that was found for a shallow one.
 
 Tensor Programs VI: Feature Learning in Infinite-Depth Neural Networks, Yang et al., 2023,
-https://arxiv.org/abs/2310.02244.
+https://arxiv.org/abs/2310.02244. The same factors: Depthwise Hyperparameter Transfer in Residual Networks: Dynamics and
+Scaling Limit, Bordelon et al., 2023, https://arxiv.org/abs/2309.16620.
 
     python train.py --config configs/depth_mup.py:digits --workdir runs/depth_mup_digits
     python train.py --config configs/depth_mup.py:fashion_mnist --workdir runs/depth_mup_fashion

@@ -1,9 +1,10 @@
 """Depth-muP: residual branches and their updates divided by the root of the depth, so that rates carry over.
 
 Yang et al., 2023, "Tensor Programs VI: Feature Learning in Infinite-Depth Neural Networks",
-https://arxiv.org/abs/2310.02244: with L blocks, ``x + (a / sqrt(L)) f(x)`` and, for optimizers that normalize each
-gradient (Adam), a rate of ``eta / sqrt(L)`` inside blocks; for plain gradients the rate stays. The paper proves it for
-blocks of one layer, and finds limits for deeper ones, such as a transformer's.
+https://arxiv.org/abs/2310.02244, and Bordelon et al., 2023, "Depthwise Hyperparameter Transfer in Residual Networks:
+Dynamics and Scaling Limit", https://arxiv.org/abs/2309.16620: with L blocks, ``x + (a / sqrt(L)) f(x)`` and, for
+optimizers that normalize each gradient (Adam), a rate of ``eta / sqrt(L)`` inside blocks; for plain gradients the rate
+stays. The first paper proves it for blocks of one layer, and finds limits for deeper ones, such as a transformer's.
 
 Here L is counted from a depth at which the rate was found: `factor` is ``sqrt(base_depth / depth)``. `DepthMuP` divides
 the branches, by their last matrices and biases; the rate inside blocks is the optimizer's: give it
