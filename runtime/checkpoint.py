@@ -95,6 +95,10 @@ class Checkpoints:
         self._best.close()
 
     def _save(self, manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+        if jax.process_count() > 1:
+            # Orbax numbers the barriers of all its saves together: of two at once, one process may wait at
+            # the first one's while another waits at the second one's.
+            self.wait()
         try:
             if step in manager.all_steps():
                 # A run killed after its best score and before its next checkpoint comes by here again
