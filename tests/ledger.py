@@ -14,7 +14,8 @@ claims more. A paper may claim:
   within 1e-3, parameters the same number).
 - weights: every parameter of every variant has one published name, with none left over on either side, and a tiny
   variant's file is written and read back bit for bit. The published files themselves were not at hand.
-- trains: a config of it was trained by train.py on real data.
+- trains: a config of it was trained by train.py on real data. The percentage is accuracy on the test split; of features
+  learned without labels, that of their probe, neighbours or few examples (docs/results.md).
 - reproduced: a figure of the paper was reached. None is yet.
 """
 

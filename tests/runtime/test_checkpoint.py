@@ -1,5 +1,7 @@
 """When checkpoints are written."""
 
+import contextlib
+
 import jax
 import orbax.checkpoint as ocp
 import pytest
@@ -28,11 +30,12 @@ class _Manager(ocp.CheckpointManager):
 
 @pytest.mark.parametrize('processes', [1, 2])
 def test_of_several_processes_no_two_saves_are_under_way_at_once(processes, tmp_path, monkeypatch):
-    checkpoints, calls = Checkpoints(tmp_path), []
-    monkeypatch.setattr(checkpoints, '_last', _Manager('last', calls))
-    monkeypatch.setattr(checkpoints, '_best', _Manager('best', calls))
-    monkeypatch.setattr(jax, 'process_count', lambda: processes)
-    checkpoints.save(1, {})
-    checkpoints.save_best(1, {})
+    calls = []
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(checkpoints, '_last', _Manager('last', calls))
+        patch.setattr(checkpoints, '_best', _Manager('best', calls))
+        patch.setattr(jax, 'process_count', lambda: processes)
+        checkpoints.save(1, {})
+        checkpoints.save_best(1, {})
     between = calls[calls.index('save last') + 1:calls.index('save best')]
     assert between == (['wait last', 'wait best'] if processes > 1 else [])
