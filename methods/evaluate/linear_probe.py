@@ -84,8 +84,8 @@ class _Probe(nn.Module):
     @nn.compact
     def __call__(self, features: ft.Features, *, train: bool) -> Float[Array, 'b k']:
         if self.normalize:
-            pooled = BatchNorm(epsilon=1e-6, affine=False, name='norm')(features[ft.POOLED][:, None, None], train=train)[:, 0, 0]
-            features = {**features, ft.POOLED: pooled}
+            norm = BatchNorm(epsilon=1e-6, affine=False, name='norm')
+            features = {**features, ft.POOLED: norm(features[ft.POOLED][:, None, None], train=train)[:, 0, 0]}
         return self.head(features)
 
 
