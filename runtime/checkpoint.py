@@ -11,6 +11,7 @@ import json
 import logging
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -163,9 +164,10 @@ def quiet_failed_writes() -> None:
     """For a program that says itself what went wrong: one failed write is not reported by all the others.
 
     When the first write of a checkpoint fails, Orbax closes the event loop that the other writes still report to;
-    TensorStore and asyncio then print a traceback for each of them.
+    TensorStore and asyncio then print a traceback for each of them, and Python a warning for each that had not begun.
     """
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
