@@ -29,8 +29,9 @@ class Supervised(Task):
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         backbone_rng, head_rng = jax.random.split(rng)
-        backbone = dict(self.backbone.init(backbone_rng, batch['image'], train=False))
-        features = jax.eval_shape(lambda image: self.backbone.apply(backbone, image, train=False), batch['image'])
+        features, variables = self.backbone.init_with_output(backbone_rng, batch['image'], train=False)
+        backbone = dict(variables)
+        # The head's shapes come from the features'; their values are never computed.
         head = self.head.init(head_rng, jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), features))
         params = {'backbone': backbone.pop('params'), 'head': head['params']}
         return Variables(params, backbone, {})

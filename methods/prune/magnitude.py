@@ -32,6 +32,8 @@ class Prune(Reparam):
         pattern: regular expression of the paths of the weights concerned.
         scope: whether each array loses that share ('layer') or all of them together ('global').
         rewind_to: weights return to their values before this step; None lets them go on from where they are.
+        control: the last round starts from other random values of the same initializers, the paper's control. What
+            the ticket then does better is owed to its first values, not to its shape.
     """
 
     every: int
@@ -40,6 +42,7 @@ class Prune(Reparam):
     pattern: str = '.*kernel'
     scope: str = 'layer'
     rewind_to: int | None = 0
+    control: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.amount < 1:
@@ -49,6 +52,9 @@ class Prune(Reparam):
         if self.rewind_to is not None and not 0 <= self.rewind_to < self.every:
             raise ValueError(f'Prune.rewind_to is {self.rewind_to}: it is a step of the first round, which has '
                              f'{self.every}.')
+        if self.control and self.rewind_to is None:
+            raise ValueError('Prune.control is set and rewind_to is None: it is the control of a rewind, so say to which '
+                             'step the other rounds go back.')
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v = self.inner.init(rng, batch)
@@ -56,6 +62,8 @@ class Prune(Reparam):
         state = {'inner': v.state, 'mask': {path: jnp.ones(by_path(v.params)[path].shape, bool) for path in paths}}
         if self.rewind_to is not None:
             state['start'] = v.params
+        if self.control:
+            state['other'] = self.inner.init(jax.random.fold_in(rng, 1), batch).params
         return Variables(v.params, state, {'inner': v.fixed})
 
     def view(self, v: Variables) -> Variables:
@@ -74,7 +82,11 @@ class Prune(Reparam):
             keep = lambda new, old: jnp.where(done == self.rewind_to, new, old)
             v = v._replace(state={**v.state, 'start': jax.tree.map(keep, v.params, v.state['start'])})
         due = (done % self.every == 0) & (done <= self.rounds * self.every)
-        return jax.lax.cond(due, self._prune, lambda v: v, v)
+        v = jax.lax.cond(due, self._prune, lambda v: v, v)
+        if self.control:
+            last = done == self.rounds * self.every
+            v = v._replace(params=jax.tree.map(lambda x, y: jnp.where(last, x, y), v.state['other'], v.params))
+        return v
 
     def _prune(self, v: Variables) -> Variables:
         leaves, old = by_path(v.params), v.state['mask']

@@ -62,6 +62,17 @@ def test_pruning_removes_the_smallest_share_and_rewinds():
         np.testing.assert_array_equal(np.asarray(shown[path]) != 0, kept)
 
 
+def test_the_tickets_control_starts_its_last_round_from_other_values():
+    task = Prune(supervised(NET), every=2, rounds=2, rewind_to=0, control=True)
+    first, *_, rewound, _, last = (state.variables for state in trained(task, 4))
+    chex.assert_trees_all_equal(rewound.params, rewound.state['start'])
+    chex.assert_trees_all_equal(last.params, last.state['other'])
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), last.params, first.params)
+    assert {path.rpartition('/')[2] for path, held in by_path(same).items() if not held} >= {'kernel'}
+    plain = Prune(supervised(NET), every=2, rounds=2, rewind_to=0)
+    chex.assert_trees_all_equal(last.state['mask'], [*trained(plain, 4)][-1].variables.state['mask'])
+
+
 def test_an_optimizer_restarts_with_every_round():
     schedule = lambda steps, per_epoch: optax.linear_schedule(1.0, 0.0, steps)
     tx = restarting(6, 1.0, lambda path: (0, 1), optimizer=functools.partial(sgd, schedule=schedule), every=3)

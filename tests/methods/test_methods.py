@@ -140,6 +140,7 @@ def test_a_weight_cannot_be_set_through_a_view(task, words):
     (lambda: Prune(supervised(NET), every=2, amount=1.0), ValueError, 'above 0 and below 1'),
     (lambda: Prune(supervised(NET), every=2, scope='all'), ValueError, 'use one of layer, global'),
     (lambda: Prune(supervised(NET), every=2, rewind_to=2), ValueError, 'a step of the first round'),
+    (lambda: Prune(supervised(NET), every=2, rewind_to=None, control=True), ValueError, 'the control of a rewind'),
     (lambda: TrainedRank(supervised(NET), every=0), ValueError, 'at least 1'),
     (lambda: TrainedRank(supervised(NET), energy=1.0), ValueError, 'above 0 and below 1'),
     (lambda: TrainedRank(supervised(NET), scheme='both'), ValueError, 'use one of channel, spatial'),
