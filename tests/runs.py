@@ -15,7 +15,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests import goldens
+
 ROOT = pathlib.Path(__file__).parents[1]
+QUICK = [f'--{option}={str(value).lower()}' for option, value in goldens.QUICK.items()]
 
 
 def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1, program: str = 'train.py',
@@ -25,7 +28,7 @@ def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1,
            # Where writes fail, no compiled program is kept: it would be kept by half, for every later test.
            'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9' if limits else '0.5',
            # Compiling is most of what these runs cost, and they compare with each other only.
-           'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'}
+           'XLA_FLAGS': ' '.join([f'--xla_force_host_platform_device_count={devices}', *QUICK])}
     command = [sys.executable, program, f'--config={config}', f'--workdir={workdir}', *overrides]
     process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
