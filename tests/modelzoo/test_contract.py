@@ -106,11 +106,12 @@ def test_shapes_of_every_variant(name):
 @pytest.mark.parametrize('name', images())
 def test_every_parameter_has_one_depth_and_a_telling_name(name):
     backbone, params = modelzoo.find(name)[1], shapes(name)[1]['backbone']
-    groups = [prefix for group in backbone.layers for prefix in group]
+    layers = backbone.layers
+    groups = [prefix for group in layers for prefix in group]
     for path, leaf in traverse_util.flatten_dict(params, sep='/').items():
         owners = [prefix for prefix in groups if f'{path}/'.startswith(f'{prefix}/')]
         assert len(owners) == 1, path
-        assert owners[0] in backbone.layers[backbone.layer_of(f'backbone/{path}')]
+        assert owners[0] in layers[backbone.layer_of(f'backbone/{path}')]
         matrix = leaf.size > max(leaf.shape, default=1)  # a class token, (1, 1, D), is a vector
         assert (matrix or path.endswith(COLUMNS)) == path.endswith(
             ('/kernel', 'pos_embed', '/A_log', '/direction')), path
@@ -126,8 +127,10 @@ def test_every_parameter_gets_a_finite_gradient(name):
         assert (abs(gradient).max() > 0) != path.startswith(UNREAD.get(name, ())), path
 
 
-@pytest.mark.parametrize('name, options', [(name, ('remat',)) for name in TINY]
-                         + [(name, ('remat', 'scan')) for name in having('scan')])
+# Where blocks can be scanned, remat alone is for `pytest -m heavy`: a compilation of a whole training step each.
+@pytest.mark.parametrize('name, options', [
+    *((name, ('remat', 'scan')) for name in having('scan')),
+    *(pytest.param(name, ('remat',), marks=[pytest.mark.heavy] * (name in having('scan'))) for name in TINY)])
 def test_execution_options_change_no_number(name, options):
     model, variables = start(name)
     options = dict.fromkeys(options, True)

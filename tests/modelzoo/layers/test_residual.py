@@ -47,6 +47,8 @@ KINDS = {
 }
 # The rest of the kinds on a ViT are for `pytest -m heavy`: two compilations each.
 QUICK = ('hyper', 'frac', 'laurel_weighted', 'value_residual', 'fixup')
+# One number for all channels, which the norm behind the last block takes away: its gradient is nothing but rounding.
+TAKEN_AWAY = {'fixup': ('block02/mlp_residual/after',)}
 INTO_BRANCHES = ('fixup', 'value_residual', 'shared_value')
 DEPTH = 110
 HE = jax.nn.initializers.he_normal()
@@ -73,9 +75,10 @@ def answer(model, variables, x):
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables['params'], x)
 
 
-def assert_alive(gradients) -> None:
+def assert_alive(gradients, taken_away: tuple[str, ...] = ()) -> None:
     for path, gradient in traverse_util.flatten_dict(gradients, sep='/').items():
-        assert jnp.all(jnp.isfinite(gradient)) and abs(gradient).max() > 0, path
+        assert jnp.all(jnp.isfinite(gradient)), path
+        assert abs(gradient).max() < 1e-4 if path in taken_away else abs(gradient).max() > 0, path
 
 
 @pytest.mark.parametrize('kind', [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.heavy)
@@ -84,7 +87,7 @@ def test_on_a_vit_every_parameter_learns_and_running_otherwise_changes_no_number
     model, x = vit(kind), image()
     variables = filled(model, x)
     wanted = jit(functools.partial(answer, model))(variables, x)
-    assert_alive(wanted[0][0])
+    assert_alive(wanted[0][0], TAKEN_AWAY.get(kind, ()))
     other = vit(kind, remat=True, scan=kind != 'shared_value')
     ours = jit(functools.partial(answer, other))(variables, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(1, abs(b).max())), ours, wanted)
