@@ -130,6 +130,7 @@ def test_fashion_mnist_says_where_to_get_it(tiny_fashion, tmp_path):
         (gzip.compress(b'\0\0\x0d\x01abcd'), 'does not begin as an idx file of bytes'),
         (gzip.compress(b'\0\0\x08\x01\0\0\0\x09abc'), 'announces 9 bytes and holds 3'),
     ],
+    ids=['plain', 'cut', 'of numbers', 'short'],  # a gzip file holds the second it was made in
 )
 def test_damaged_idx_files_are_refused(tmp_path, content, message):
     path = tmp_path / 'file.gz'
