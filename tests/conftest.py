@@ -1,8 +1,11 @@
 """Strict by default: eight forced CPU devices, warnings are errors, ranks never broadcast silently, shapes are checked."""
 
+import gc
 import os
 import pathlib
 
+# Tracing makes millions of objects that live: looking through them less often saves a seventh of the time.
+gc.set_threshold(50_000, 20, 50)
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
 # libtpu compiles ahead of time for TPUs on this host; several test processes may load it at once.
