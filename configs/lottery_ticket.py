@@ -10,8 +10,8 @@ https://arxiv.org/abs/1803.03635.
 Published: subnetworks of less than 10-20 % of the size of fully connected and convolutional networks for MNIST and
 CIFAR-10 that reach the whole network's accuracy in as many steps. Those networks are not here; the rounds, of equal
 length in one run, are: five, of which each but the last removes 40 % of the weights that are left, so 13 % train in the
-last. As the paper does for deeper networks, the smallest of all layers together go, and the rate rises slowly. With `control` the last round starts from other
-random weights, as the paper's comparison does.
+last. As the paper does for deeper networks, the smallest of all layers together go, and the rate rises slowly. With
+`control` the last round starts from other random weights, the paper's comparison.
 """
 
 from configs import base

@@ -10,6 +10,7 @@ every layer loses the same share, where the paper takes half as much from the ou
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +54,8 @@ class Prune(Reparam):
             raise ValueError(f'Prune.rewind_to is {self.rewind_to}: it is a step of the first round, which has '
                              f'{self.every}.')
         if self.control and self.rewind_to is None:
-            raise ValueError('Prune.control is set and rewind_to is None: it is the control of a rewind, so say to which '
-                             'step the other rounds go back.')
+            raise ValueError('Prune.control is set and rewind_to is None: it is the control of a rewind, so say to '
+                             'which step the other rounds go back.')
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v = self.inner.init(rng, batch)
@@ -82,19 +83,18 @@ class Prune(Reparam):
             keep = lambda new, old: jnp.where(done == self.rewind_to, new, old)
             v = v._replace(state={**v.state, 'start': jax.tree.map(keep, v.params, v.state['start'])})
         due = (done % self.every == 0) & (done <= self.rounds * self.every)
-        v = jax.lax.cond(due, self._prune, lambda v: v, v)
-        if self.control:
-            last = done == self.rounds * self.every
-            v = v._replace(params=jax.tree.map(lambda x, y: jnp.where(last, x, y), v.state['other'], v.params))
-        return v
+        last = done == self.rounds * self.every
+        return jax.lax.cond(due, lambda v: self._prune(v, last), lambda v: v, v)
 
-    def _prune(self, v: Variables) -> Variables:
+    def _prune(self, v: Variables, last: Bool[Array, '']) -> Variables:
         leaves, old = by_path(v.params), v.state['mask']
         if self.scope == 'layer':
             mask = {path: smaller({path: leaves[path]}, {path: old[path]}, self.amount)[path] for path in old}
         else:
             mask = smaller({path: leaves[path] for path in old}, old, self.amount)
         params = v.params if self.rewind_to is None else v.state['start']
+        if self.control:
+            params = jax.tree.map(functools.partial(jnp.where, last), v.state['other'], params)
         return v._replace(params=params, state={**v.state, 'mask': mask})
 
 

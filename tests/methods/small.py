@@ -98,7 +98,8 @@ def classifier(backbone):
 
 METHODS = {
     'prune': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5),
-    'prune_global': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5, scope='global', rewind_to=1, control=True),
+    'prune_global': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5, scope='global', rewind_to=1,
+                                    control=True),
     'trained_rank': lambda b: TrainedRank(supervised(b), every=1, energy=0.8),
     'lora': lambda b: LowRank(supervised(b), rank=1, alpha=2.0),
     'pissa': lambda b: LowRank(supervised(b), rank=1, start=pissa),
