@@ -27,11 +27,14 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data import keyed
-from data.arrays import Made
-from data.images import Resize
-from data.prepare import open_dataset
-from data.records import Crop, HostBatch, Split
+from longview.data import keyed
+from longview.data.arrays import Made
+from longview.data.images import Resize
+from longview.data.prepare import open_dataset
+from longview.data.records import Crop, HostBatch, Split
+from longview.names import check
+
+check(__name__)
 
 Batch = dict[str, jax.Array]
 

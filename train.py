@@ -18,16 +18,19 @@ from ml_collections import config_flags
 import numpy as np
 import optax
 
-from methods import diagnose
-from methods.task import TrainState, chain, init_state, make_score, make_step
-from runtime import commandline, compiler, distributed, profile
-from runtime.checkpoint import Checkpoints, check_config, quiet_failed_writes
-from runtime.errors import RunError
-from runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
-from runtime.metrics import Metrics, Progress
-from runtime.plan import EXECUTION, Plan, Run
-from runtime.preemption import Preempted, Sigterm
-from runtime.resolve import call, resolve
+from longview import names
+from longview.methods import diagnose
+from longview.methods.task import TrainState, chain, init_state, make_score, make_step
+from longview.runtime import commandline, compiler, distributed, profile
+from longview.runtime.checkpoint import Checkpoints, check_config, quiet_failed_writes
+from longview.runtime.errors import RunError
+from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
+from longview.runtime.metrics import Metrics, Progress
+from longview.runtime.plan import EXECUTION, Plan, Run
+from longview.runtime.preemption import Preempted, Sigterm
+from longview.runtime.resolve import call, resolve
+
+names.check(__name__)
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config, FILE or FILE:PRESET.', lock_config=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: made if missing, else resumed.')

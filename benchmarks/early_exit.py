@@ -20,13 +20,13 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from methods.exits.confidence import operations
-from methods.exits.staged import staged
-from methods.task import Variables, chain
-from runtime.checkpoint import Best
-from runtime.mesh import MeshConfig, batch_sharding, make_mesh, path_of
-from runtime.plan import Run
-from runtime.resolve import call, resolve
+from longview.methods.exits.confidence import operations
+from longview.methods.exits.staged import staged
+from longview.methods.task import Variables, chain
+from longview.runtime.checkpoint import Best
+from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, path_of
+from longview.runtime.plan import Run
+from longview.runtime.resolve import call, resolve
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run of configs/early_exit.py.', required=True)
 _THRESHOLDS = flags.DEFINE_list('thresholds', ['0.5', '0.8', '0.9', '0.95', '0.99'], 'When an exit is sure.')

@@ -22,8 +22,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 import numpy as np
 
-from input_pipeline import Images
-from runtime.resolve import resolve
+from longview.input_pipeline import Images
+from longview.runtime.resolve import resolve
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'FILE or FILE:PRESET.', lock_config=True)
 _SECONDS = flags.DEFINE_float('seconds', 10.0, 'Time to measure each, after a first batch.')

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.causal_conv1d import causal_conv1d
-from kernels.causal_conv1d.shapes import SHAPES as CAUSAL
-from kernels.depthwise_conv import depthwise_conv, inception_conv
-from kernels.depthwise_conv.shapes import SHAPES as DEPTHWISE
+from longview.kernels.causal_conv1d import causal_conv1d
+from longview.kernels.causal_conv1d.shapes import SHAPES as CAUSAL
+from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
+from longview.kernels.depthwise_conv.shapes import SHAPES as DEPTHWISE
 from tests.kernels import tpu as chips
 
 CPU = [

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.gla import bidirectional_gla, gla
-from kernels.gla.shapes import SHAPES
+from longview.kernels.gla import bidirectional_gla, gla
+from longview.kernels.gla.shapes import SHAPES
 from tests.kernels import tpu as chips
 
 FACTS = (8, 4096, 4, 64, 128)  # B T H K V, the shape that forms are compared on

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.long_conv import long_conv
-from kernels.long_conv.shapes import SHAPES
+from longview.kernels.long_conv import long_conv
+from longview.kernels.long_conv.shapes import SHAPES
 from tests.kernels import tpu as chips
 
 FACTS = (8, 4096, 64)  # B T D, the shape that forms are compared on

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels import linear_scan as linear
-from kernels import selective_scan as selective
-from kernels.linear_scan.shapes import SHAPES as LINEAR
-from kernels.selective_scan.shapes import SHAPES as SELECTIVE
+from longview.kernels import linear_scan as linear
+from longview.kernels import selective_scan as selective
+from longview.kernels.linear_scan.shapes import SHAPES as LINEAR
+from longview.kernels.selective_scan.shapes import SHAPES as SELECTIVE
 from tests.kernels import tpu as chips
 
 FACTS = (1, 4096, 1536, 16)  # B T D N, the shape that forms are compared on

@@ -24,8 +24,8 @@ import numpy as np
 import optax
 
 from benchmarks.peer import Peer, seconds
-import modelzoo
-from runtime import compiler
+from longview import modelzoo
+from longview.runtime import compiler
 
 _PAIRS = {  # ours: timm's
     'resnet50': 'resnet50',

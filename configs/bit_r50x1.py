@@ -13,7 +13,7 @@ Fine-tuning published weights by the paper's rule (500 to 20,000 steps, mixup of
 yet. bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for the published precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnetv2:resnetv2', 'variant': 'resnetv2_50x1_bit', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}

@@ -12,7 +12,7 @@ Not expressed: repeated augmentation (each image three times in an epoch of a th
 here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.convit:convit', 'variant': 'convit_tiny', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}

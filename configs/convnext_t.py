@@ -13,7 +13,7 @@ them warm-up to a rate of 4e-3, a cosine to 1e-6, averaged weights. bfloat16 wit
 (--config.task.inner.backbone.dtype=float32 for the published precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.convnext:convnext', 'variant': 'convnext_tiny', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

@@ -13,7 +13,7 @@ the last rate. Trained in float16, and here in bfloat16 with float32 parameters
 (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.cvt:cvt', 'variant': 'cvt_13', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}

@@ -14,7 +14,7 @@ keeps and does not report. Trained in float16, and here in bfloat16 with float32
 (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'deit_small_patch16_224', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

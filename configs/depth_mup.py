@@ -13,7 +13,7 @@ blocks at the rate of 2.
 
 import math
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
             'width': 64, 'heads': 2}

@@ -14,7 +14,7 @@ that is not needed, eval/exit the mean number of the exit taken. The presets eva
 statistics are theirs, not those of averaged weights.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet110_cifar', 'depths': (3, 3, 3),
             'widths': (16, 32, 64), 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}

@@ -15,7 +15,7 @@ end of branches and on shortcuts are affine layers. What differs: crops as confi
 Like all small presets of networks with batch statistics, those of B0 evaluate the weights themselves.
 """
 
-from configs import base
+from longview.configs import base
 
 UNCHANGED = {'partial': 'modelzoo.layers.evonorm:unchanged'}
 B0 = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50',

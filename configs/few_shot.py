@@ -11,7 +11,7 @@ Published: no figure for these features. eval/shot5_accuracy is that with five e
 images of training; eval/accuracy is that of rotations.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

@@ -8,14 +8,14 @@ Recipe: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), cifar/cifar_train.
     python train.py --config configs/fixup_resnet110.py:plain_digits --workdir runs/plain_resnet_digits
 
 Published: table 1 of the paper; the repository says no accuracy. Not run here: `cifar10` is TFDS's, which
-`python -m data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate of 0.1
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate of 0.1
 divided by 10 after 100 and 150 epochs, a tenth of it for single numbers, a decay of 1e-4 on every parameter, mixup of
 1; images padded by 4 pixels, cropped and mirrored. `digits` is the network of 110 layers with 4, 8 and 16 channels,
 trained by AdamW, under which single numbers learn at the full rate; `plain_digits` is that of the ResNet paper, of the
 same size, without its norms. What they reach: docs/results.md.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.fixup_resnet:fixup_resnet', 'variant': 'fixup_resnet110', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

@@ -15,7 +15,7 @@ Published: 22 M parameters and 82.8 % top-1 on ImageNet-1k at 224 px, with globa
 their last stage.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.hornet:hornet', 'variant': 'hornet_tiny_7x7', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}

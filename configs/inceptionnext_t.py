@@ -12,7 +12,7 @@ device's images. bfloat16 with float32 parameters (--config.task.backbone.dtype=
 small presets evaluate the weights themselves: the batch statistics are theirs, not those of averaged weights.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.inceptionnext:inceptionnext', 'variant': 'inceptionnext_tiny', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}

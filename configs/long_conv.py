@@ -7,12 +7,12 @@ Recipe: https://github.com/HazyResearch/safari (Apache-2.0), configs/experiment/
     python train.py --config configs/long_conv.py:digits --workdir runs/long_conv_digits
 
 Published: in the paper's table of the Long Range Arena, for gray CIFAR-10. Not run here: `cifar10` is TFDS's, which
-`python -m data.prepare cifar10` prepares where TensorFlow is installed, and in colours. 200 epochs of batches of 50,
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed, and in colours. 200 epochs of batches of 50,
 a rate of 0.01 after a warm-up along a cosine, a tenth of it and no decay for the taps, AdamW with a decay of 0.05.
 Not expressed: dropout of 0.1, of taps of 0.2; gray images; two kernels for each channel.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.sequence.long_conv:long_conv', 'variant': 'long_conv_example', 'width': 512, 'depth': 6,
             'mixer': {'places': 1024, 'bidirectional': False}, 'drop_path': 0.0, 'dtype': 'float32'}

@@ -10,7 +10,7 @@ here. The small presets hide as much of the image, 75 %. Patches of digits have 
 normalized loses what there is to see: pixels are painted as they are.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
             'width': 64, 'heads': 2}

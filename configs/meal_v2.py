@@ -12,7 +12,7 @@ Published: 80.67 % top-1 on ImageNet-1k at 224 px, ResNet-50, taught by SENet-15
 start; no weight decay, no label smoothing.
 """
 
-from configs import base
+from longview.configs import base
 
 VIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
        'width': 64, 'heads': 2}

@@ -15,7 +15,7 @@ differs: RandAugment's magnitude ends at 10 here. bfloat16 with float32 paramete
 (--config.task.backbone.dtype=float32 for the published precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.mlp_mixer:mlp_mixer', 'variant': 'mixer_s32_224', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

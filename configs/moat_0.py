@@ -13,7 +13,7 @@ of the recipe the 300 epochs are the paper's, the rest is DeiT's. bfloat16 with 
 (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.moat:moat', 'variant': 'moat_0', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}

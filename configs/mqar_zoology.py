@@ -16,7 +16,7 @@ rate is a preset, and a run goes to its end. Not expressed: dropout of 0.1. `sma
 CPU core: 64 words, sequences of 16, four pairs. docs/results.md has the table.
 """
 
-from configs import base
+from longview.configs import base
 
 MIXERS = ('attention', 'attention_conv', 'based', 'based_conv', 'baseconv', 'hyena', 'h3', 'mamba', 'rwkv4')
 # Published as a parameter, but one that does not learn.

@@ -13,7 +13,7 @@ momentum of 0.9, a decay of 1e-4 on kernels, labels smoothed by 0.1. bfloat16 wi
 (--config.task.backbone.dtype=float32 for the published precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.nfnet:nfnet', 'variant': 'nf_resnet50', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}

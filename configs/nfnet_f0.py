@@ -17,7 +17,7 @@ by batch, there each half of a batch has one.
 bfloat16 with float32 parameters, as published.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.nfnet:nfnet', 'variant': 'dm_nfnet_f0', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}

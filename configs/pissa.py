@@ -12,7 +12,7 @@ images; `fashion_mnist` does the same from a run of configs/vit_s16.py:fashion_m
 `--config.task.start.partial=methods.peft.low_rank:lora`.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
             'width': 64, 'heads': 2}

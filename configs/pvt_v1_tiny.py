@@ -13,7 +13,7 @@ augmentation (each image three times in an epoch of a third as many). Trained in
 float32 parameters (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.pvt:pvt', 'variant': 'pvt_v1_tiny', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}

@@ -13,7 +13,7 @@ epoch of a third as many). Trained in float16, and here in bfloat16 with float32
 (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.pvt:pvt_v2', 'variant': 'pvt_v2_b0', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}

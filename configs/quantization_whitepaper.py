@@ -10,7 +10,7 @@ Published: ImageNet networks with integers for weights and activations, trained 
 bits. Not run here; activations are not quantised, see methods/quant/fake.py.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

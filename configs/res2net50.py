@@ -13,7 +13,7 @@ precision). The small presets evaluate the weights themselves: the batch statist
 weights.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.res2net:res2net', 'variant': 'res2net50_26w_4s', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}

@@ -13,7 +13,7 @@ augmentation (each image three times in an epoch of a third as many). Evaluated 
 float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.mlp_mixer:mlp_mixer', 'variant': 'resmlp_12_224', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

@@ -15,7 +15,7 @@ with float32 parameters (--config.task.backbone.dtype=float32 for the published 
 the weights themselves: the batch statistics are theirs, not those of averaged weights.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}

@@ -14,7 +14,7 @@ of 32 channels, 112 matrices one after the other; `plain_digits` is the same wit
 sums and a LayerNorm before each branch, all else equal. What they reach: docs/results.md.
 """
 
-from configs import base
+from longview.configs import base
 
 HE = {'fn': 'jax.nn.initializers:he_normal'}
 BACKBONE = {'fn': 'modelzoo.vision.vit:ViT', 'width': 384, 'depth': 12, 'heads': 6, 'patch': 16, 'prefix': (),

@@ -10,7 +10,7 @@ Published: 72.97 % mAP on PASCAL VOC 2007 classification with an AlexNet pre-tra
 eval/accuracy is that of rotations, eval/probe_accuracy that of digits.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

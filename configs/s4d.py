@@ -8,12 +8,12 @@ Recipe: the example of https://github.com/state-spaces/s4 (Apache-2.0), example.
     python train.py --config configs/s4d.py:digits --workdir runs/s4d_digits
 
 Published: over 89 % on CIFAR-10 with colours after 80 epochs, by the example's own text. Not run here: `cifar10` is
-TFDS's, which `python -m data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a
+TFDS's, which `python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a
 rate of 0.01 along a cosine, a tenth of it and no decay for step sizes and poles, AdamW with a decay of 0.01. Not
 expressed: dropout of 0.1; 10 % of the training images kept for validation.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.sequence.s4d:s4d', 'variant': 's4d_example', 'width': 128, 'depth': 4,
             'mixer': {'states': 64}, 'drop_path': 0.0, 'dtype': 'float32'}

@@ -8,12 +8,12 @@ of https://github.com/state-spaces/s4 (Apache-2.0), example.py.
     python train.py --config configs/sgconv.py:digits --workdir runs/sgconv_digits
 
 Published: none for this network; the paper's on CIFAR-10 are of larger ones. Not run here: `cifar10` is TFDS's, which
-`python -m data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a rate of 0.01
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a rate of 0.01
 along a cosine, a tenth of it and no decay for the kernels (the layer's own rate of 0.001), AdamW with a decay of
 0.01. Not expressed: dropout of 0.1.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.sequence.sgconv:sgconv', 'variant': 'sgconv_example', 'width': 128, 'depth': 4,
             'mixer': {'places': 1024, 'band': 64, 'bidirectional': True}, 'drop_path': 0.0, 'dtype': 'float32'}

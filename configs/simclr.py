@@ -10,7 +10,7 @@ Published: 69.3 % top-1 of a linear probe on ImageNet-1k, ResNet-50, 1,000 epoch
 small presets have batches of 256 without flips of digits, and crops of 40 % of the image or more.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

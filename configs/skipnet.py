@@ -8,7 +8,7 @@ Recipe: https://github.com/ucbdrive/skipnet (no licence stated), cifar/train_sp.
     python train.py --config configs/skipnet.py:hybrid_digits --workdir runs/skipnet_hybrid_digits
 
 Published: 92.75 % on CIFAR-10 with 70.3 % of the blocks run, with recurrent gates after both stages (the repository's
-README). Not run here: `cifar10` is TFDS's, which `python -m data.prepare cifar10` prepares where TensorFlow is
+README). Not run here: `cifar10` is TFDS's, which `python -m longview.data.prepare cifar10` prepares where TensorFlow is
 installed. `cifar10` is the supervised stage of the network with FFGate-I: 64,000 steps of batches of 128, a rate of 0.1
 divided by 10 after 32,000 and 48,000, SGD with a momentum of 0.9, a decay of 1e-4 on every parameter; images padded by
 4 pixels, cropped and mirrored; nothing is asked for running a block. What differs: pixels are divided by CIFAR-10's
@@ -18,7 +18,7 @@ from that run's best weights, at a tenth of its rate. eval/executed is the share
 The small presets evaluate the weights themselves: the batch statistics are theirs, not those of averaged weights.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.skipnet:skipnet', 'variant': 'skipnet_ffgate1_38',
             'decide': {'partial': 'modelzoo.vision.skipnet:hard'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}

@@ -11,7 +11,7 @@ Not run here. The small presets have two large views and two small ones, 30 prot
 the published epsilon of 0.05 all projections of digits fall together, and the loss stays at log(30); they have 0.01.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

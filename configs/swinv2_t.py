@@ -11,7 +11,7 @@ them warm-up; the peak rate is 5e-4 per 512 images; no decay of the bias network
 float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for full precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.swin_v2:swin_v2', 'variant': 'swinv2_tiny_window8_256', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

@@ -9,7 +9,7 @@ Published: training to the same accuracy 1.25 to 4 times as fast, over many netw
 the published default.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

@@ -12,7 +12,7 @@ Not run here. eval/accuracy is that of the decomposed network; train/kept the sh
 that it has.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
             'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}

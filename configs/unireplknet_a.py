@@ -15,7 +15,7 @@ parameters (--config.task.backbone.dtype=float32 for the published precision). T
 themselves: the batch statistics are theirs, not those of averaged weights.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.unireplknet:unireplknet', 'variant': 'unireplknet_a', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}

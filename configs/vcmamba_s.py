@@ -14,7 +14,7 @@ Trained in float32, and here in bfloat16 with float32 parameters (--config.task.
 precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vcmamba:vcmamba', 'variant': 'vcmamba_s', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}

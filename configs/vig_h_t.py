@@ -12,7 +12,7 @@ the depthwise kernels included; trained in float16, and here in bfloat16 with fl
 (--config.task.inner.backbone.dtype=float32 for the published precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vig:vig_h', 'variant': 'vig_h_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
             'scan': False}

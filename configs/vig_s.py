@@ -13,7 +13,7 @@ the position table included; trained in float32, and here in bfloat16 with float
 0.1.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vig:vig', 'variant': 'vig_small', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
             'scan': False}

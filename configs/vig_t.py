@@ -13,7 +13,7 @@ the position table included; trained in float32, and here in bfloat16 with float
 default 0 holds.
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vig:vig', 'variant': 'vig_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
             'scan': False}

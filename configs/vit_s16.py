@@ -16,7 +16,7 @@ its logits, which start at 0; its RandAugment takes the nearest pixel; it trains
 bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for the published precision).
 """
 
-from configs import base
+from longview.configs import base
 
 BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}

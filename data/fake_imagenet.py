@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import tensorflow_datasets as tfds
 
-from data import keyed
+from longview.data import keyed
 
 # (height, width) in turn: mostly ImageNet's usual ones, and one each that is small, long or large.
 _USUAL = ((375, 500), (500, 375), (333, 500), (375, 500))

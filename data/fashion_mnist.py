@@ -5,7 +5,7 @@ Algorithms", 2017, https://arxiv.org/abs/1708.07747;
 https://github.com/zalandoresearch/fashion-mnist, MIT. Name, version, splits, classes and features
 are those of TFDS's builder of the same name, whose preparing needs TensorFlow; ours reads the four
 idx files itself, from the first place that has them:
-    1. `--manual_dir` of `python -m data.prepare`, or DATA_DIR/downloads/manual;
+    1. `--manual_dir` of `python -m longview.data.prepare`, or DATA_DIR/downloads/manual;
     2. Debian's package dataset-fashion-mnist;
     3. the authors' server, checked against the SHA-256 that TFDS has on record.
 """
@@ -22,7 +22,7 @@ import urllib.request
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data.images import encode_png
+from longview.data.images import encode_png
 
 DEBIAN = '/usr/share/datasets/fashion-mnist'
 SERVER = 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com'
@@ -83,7 +83,7 @@ def find_files(folders: tuple[str, ...], download_dir: str) -> pathlib.Path:
         raise FileNotFoundError(
             f'Fashion-MNIST is not on this machine and its server does not answer ({error}): run '
             '`apt-get install dataset-fashion-mnist`, or '
-            '`python -m data.prepare fashion_mnist --manual_dir=FOLDER` '
+            '`python -m longview.data.prepare fashion_mnist --manual_dir=FOLDER` '
             f'with the folder that holds {", ".join(f"{name}-ubyte.gz" for name in FILES)}.'
         ) from error
     return pathlib.Path(download_dir)

@@ -1,7 +1,7 @@
 """Finds a data set on disk, and prepares it.
 
-    python -m data.prepare digits fashion_mnist --data_dir=DIR
-    python -m data.prepare imagenet2012 --data_dir=DIR --manual_dir=FOLDER_OF_THE_TWO_TAR_FILES
+    python -m longview.data.prepare digits fashion_mnist --data_dir=DIR
+    python -m longview.data.prepare imagenet2012 --data_dir=DIR --manual_dir=FOLDER_OF_THE_TWO_TAR_FILES
 
 Ours are prepared on first use, too. For a data set of TensorFlow Datasets
 (https://github.com/tensorflow/datasets, Apache-2) the second command must run where TensorFlow is
@@ -28,7 +28,7 @@ import tempfile
 from etils import epath
 import tensorflow_datasets as tfds
 
-import data
+from longview import data
 
 FORMAT = 'array_record'
 _INFO = 'dataset_info.json'
@@ -44,11 +44,11 @@ def default_data_dir() -> str:
 
 
 def own_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
-    """Our builder, by TFDS's rule (`my_set`: `data.my_set:MySet`); None if not ours."""
-    if not name.isidentifier() or importlib.util.find_spec(f'data.{name}') is None:
+    """Our builder, by TFDS's rule (`my_set`: `longview.data.my_set:MySet`); None if not ours."""
+    if not name.isidentifier() or importlib.util.find_spec(f'longview.data.{name}') is None:
         return None
     camel = ''.join(part.capitalize() for part in name.split('_'))
-    return getattr(importlib.import_module(f'data.{name}'), camel, None)
+    return getattr(importlib.import_module(f'longview.data.{name}'), camel, None)
 
 
 def open_dataset(
@@ -101,7 +101,7 @@ def _tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     manual = ' --manual_dir=FOLDER' if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ''
     raise NotPreparedError(
         f'The data set {name!r} is not prepared in {data_dir}: run '
-        f'`python -m data.prepare {name} --data_dir={data_dir}{manual}` where TensorFlow is '
+        f'`python -m longview.data.prepare {name} --data_dir={data_dir}{manual}` where TensorFlow is '
         'installed (it is needed to prepare, not to read), or set data_dir to where it is.'
     )
 
@@ -157,7 +157,7 @@ def _refuse_incomplete(builder: tfds.core.DatasetBuilder, name: str) -> None:
     if FORMAT not in {stored.value for stored in info.available_file_formats()}:
         raise FileNotFoundError(
             f'The data set {name!r} in {folder} is stored as {info.file_format.value}, which '
-            f'cannot be read by index: run `python -m data.prepare {name} --data_dir=OTHER` where '
+            f'cannot be read by index: run `python -m longview.data.prepare {name} --data_dir=OTHER` where '
             'TensorFlow is installed, and set data_dir to that folder.'
         )
     info.set_file_format(FORMAT, override=True, override_if_initialized=True)

@@ -13,8 +13,8 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-from data import keyed
-from data.images import Record
+from longview.data import keyed
+from longview.data.images import Record
 
 HostBatch = dict[str, np.ndarray]
 

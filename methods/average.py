@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from methods.reparam import by_path, select
+from longview.methods.reparam import by_path, select
 
 
 def uniform_soup(weights: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from methods.task import Batch, Task, TrainState, Transform
+from longview.methods.task import Batch, Task, TrainState, Transform
 
 
 def first_bad(task: Task, state: TrainState, batch: Batch, rng: Key[Array, ''], transform: Transform) -> str:

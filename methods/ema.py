@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Task, Variables
-from modelzoo.features import SequenceBackbone, require
-from modelzoo.heads import Classifier
+from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo.features import SequenceBackbone, require
+from longview.modelzoo.heads import Classifier
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from methods.augment import RAND_AUGMENT, Batch, example_keys, require_pixels
+from longview.methods.augment import RAND_AUGMENT, Batch, example_keys, require_pixels
 
 OPS = (
     'autocontrast',

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)

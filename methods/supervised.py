@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Task, Variables
+from longview.methods.task import Batch, Metrics, Task, Variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Lists the zoo: ``python -m modelzoo [PATTERN]``, say ``python -m modelzoo 'vig_h*'``.
+"""Lists the zoo: ``python -m longview.modelzoo [PATTERN]``, say ``python -m longview.modelzoo 'vig_h*'``.
 
 Each line has a variant's parameters and multiply-adds, counted here from its program without running it, beside the
 paper's figures; then the input size they are for (of a sequence 1 and its length) and the paper. A scan in chunks
@@ -13,8 +13,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-import modelzoo
-from modelzoo.features import Backbone, Grid, SequenceBackbone
+from longview import modelzoo
+from longview.modelzoo.features import Backbone, Grid, SequenceBackbone
 
 _ROW = '{:16} {:>10} {:>8} {:>10} {:>8} {:>9}  {}'
 _WITHOUT_FIGURES = (32, 32)

@@ -10,8 +10,8 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import init
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init
 
 
 class Linear(nn.Module):

@@ -1,8 +1,8 @@
 """Lets a language model go on with a text: word by word, in memory that does not grow.
 
-    python -m modelzoo.sample mamba_130m --weights=state-spaces/mamba-130m-hf --tokenizer=tokenizer.json \\
+    python -m longview.modelzoo.sample mamba_130m --weights=state-spaces/mamba-130m-hf --tokenizer=tokenizer.json \\
         --prompt='The capital of France is' --count=20
-    python -m modelzoo.sample mamba_test --words=3,1,4 --count=8 --temperature=0
+    python -m longview.modelzoo.sample mamba_test --words=3,1,4 --count=8 --temperature=0
 
 The prompt is read at once and the rest with `step`, one compiled loop. Words are numbers unless a tokenizer is given, a
 ``tokenizer.json`` as on the Hugging Face hub, which needs the package tokenizers. Without weights the model says what
@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-import modelzoo
-from modelzoo.features import SequenceBackbone
-from modelzoo.heads import Classifier
+from longview import modelzoo
+from longview.modelzoo.features import SequenceBackbone
+from longview.modelzoo.heads import Classifier
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'count', 'temperature', 'top_k', 'top_p'))
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='python -m modelzoo.sample', description='Samples from a language model.')
+    parser = argparse.ArgumentParser(prog='python -m longview.modelzoo.sample', description='Samples from a language model.')
     parser.add_argument('model', help='a variant that reads words, such as mamba_130m')
     parser.add_argument('--weights', help="a .safetensors file, one of torch's, or owner/name on the Hugging Face hub")
     parser.add_argument('--words', help='the prompt as numbers, such as 3,1,4')

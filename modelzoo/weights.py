@@ -27,9 +27,9 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from modelzoo import weight_files
-from modelzoo.features import Backbone, SequenceBackbone, Sequences
-from modelzoo.heads import Classifier, Linear, Words
+from longview.modelzoo import weight_files
+from longview.modelzoo.features import Backbone, SequenceBackbone, Sequences
+from longview.modelzoo.heads import Classifier, Linear, Words
 
 Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from runtime.errors import RunError
-from runtime.mesh import path_of
+from longview.runtime.errors import RunError
+from longview.runtime.mesh import path_of
 
 
 class Checkpoints:

@@ -1,6 +1,7 @@
 """Flags into a config; mistakes in them into one sentence."""
 
 import contextlib
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from runtime.resolve import ConfigError, nearest
+from longview.runtime.resolve import ConfigError, nearest
+
+
+# Of the checkout, or of the installed package: where configs/ stands.
+_ROOT = pathlib.Path(__file__).parents[1]
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[str]:
@@ -18,6 +23,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         ConfigError: a flag, file, preset or key that does not exist, or a value of another type; the
             nearest right one is named.
     """
+    argv = _with_our_configs(argv)
     try:
         rest = values(list(argv))
         _touch_config(values)
@@ -28,6 +34,21 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
         raise ConfigError(f'the config file cannot be used: {sentence(error)}.') from error
     except (flags.Error, OSError, SyntaxError, TypeError, ValueError) as error:
         raise ConfigError(sentence(error)) from error
+
+
+def _with_our_configs(argv: Sequence[str]) -> list[str]:
+    """Points ``--config configs/NAME.py`` at the config that comes with us where the working folder has no such file."""
+    found = list(argv)
+    for n, argument in enumerate(argv):
+        flag = re.fullmatch(r'--?config(=.*)?', argument)
+        value = n + (argument in ('--config', '-config'))
+        if flag is None or value == len(argv):
+            continue
+        before, _, path = ('', '', argv[value]) if value > n else argument.partition('=')
+        file = path.partition(':')[0]
+        if file.startswith('configs/') and not pathlib.Path(file).exists() and (_ROOT / file).exists():
+            found[value] = f'{before}={_ROOT / path}' if before else str(_ROOT / path)
+    return found
 
 
 def _touch_config(values: flags.FlagValues) -> None:

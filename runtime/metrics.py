@@ -16,7 +16,7 @@ import jax
 import tensorboardX
 import tqdm
 
-from runtime.errors import RunError
+from longview.runtime.errors import RunError
 
 
 class Metrics:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.mesh import MeshConfig
+from longview.runtime.mesh import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from longview.names import full
+
 
 class ConfigError(ValueError):
     """A config names something that does not exist; the message says what was most likely meant."""
@@ -83,6 +85,7 @@ def locate(spec: str, path: str = 'config') -> Any:
     module_name, separator, name = str(spec).partition(':')
     if not separator:
         raise ConfigError(f"{path}.fn: {spec!r} is not of the form 'package.module:name'.")
+    module_name = full(module_name)
     module = _import(module_name, path)
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith('_')]

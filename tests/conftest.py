@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 import tests.typecheck  # the hook looks it up by name
 
 # Checks every annotation of our own code, in the tests only.
-install_import_hook(['kernels', 'modelzoo', 'methods', 'runtime', 'data', 'input_pipeline'], 'tests.typecheck.typecheck')
+install_import_hook(['longview'], 'tests.typecheck.typecheck')
 
 import jax
 import pytest

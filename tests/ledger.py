@@ -29,8 +29,8 @@ from typing import NamedTuple
 
 import jax
 
-import modelzoo
-from modelzoo import __main__ as table
+from longview import modelzoo
+from longview.modelzoo import __main__ as table
 from tests import goldens
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -98,7 +98,7 @@ def variants(paper: Paper) -> list[str]:
 
 
 def _family(paper: Paper) -> ModuleType:
-    return importlib.import_module(paper.file.removesuffix('.py').replace('/', '.'))
+    return importlib.import_module('longview.' + paper.file.removesuffix('.py').replace('/', '.'))
 
 
 @functools.cache

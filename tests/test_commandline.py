@@ -8,9 +8,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from methods.peft.low_rank import lora
-from runtime import commandline
-from runtime.resolve import resolve
+from longview.methods.peft.low_rank import lora
+from longview.runtime import commandline
+from longview.runtime.resolve import resolve
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOOD = '--config=configs/vig_s.py:smoke'

@@ -6,9 +6,9 @@ import pathlib
 import jax
 import pytest
 
-from methods.task import chain, init_state
-from runtime.plan import Run
-from runtime.resolve import call, resolve
+from longview.methods.task import chain, init_state
+from longview.runtime.plan import Run
+from longview.runtime.resolve import call, resolve
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
@@ -30,7 +30,7 @@ SHAPES = {'cifar10': (32, 32, 3),
 
 
 def load(name: str, preset: str):
-    return importlib.import_module(f'configs.{name}').get_config(preset)
+    return importlib.import_module(f'longview.configs.{name}').get_config(preset)
 
 
 @pytest.mark.parametrize('name, preset', [
@@ -57,7 +57,7 @@ def test_config_builds_its_state(name: str, preset: str, tmp_path: pathlib.Path,
 
 @pytest.mark.parametrize('name', NAMES)
 def test_docstring_says_paper_command_and_result(name: str) -> None:
-    text = importlib.import_module(f'configs.{name}').__doc__
+    text = importlib.import_module(f'longview.configs.{name}').__doc__
     assert 'https://' in text and f'python train.py --config configs/{name}.py' in text and 'Published: ' in text
 
 

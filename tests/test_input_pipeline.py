@@ -11,9 +11,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from data import keyed
-from data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
-from input_pipeline import Images, find, local_rows
+from longview.data import keyed
+from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
+from longview.input_pipeline import Images, find, local_rows
 from tests.data.folder import GARBAGE, data_dir, with_broken_sets
 
 

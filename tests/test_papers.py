@@ -2,7 +2,7 @@
 
 import pytest
 
-import modelzoo
+from longview import modelzoo
 from tests import ledger
 
 PAPERS = ledger.papers()

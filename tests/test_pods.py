@@ -4,11 +4,11 @@ import pytest
 
 import jax
 
-import train
-from configs import vig_s
-from runtime.mesh import make_mesh
-from runtime.plan import Plan, Run
-from runtime.resolve import call, resolve
+from longview import train
+from longview.configs import vig_s
+from longview.runtime.mesh import make_mesh
+from longview.runtime.plan import Plan, Run
+from longview.runtime.resolve import call, resolve
 from tests.kernels import tpu
 
 

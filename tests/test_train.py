@@ -9,9 +9,9 @@ import sys
 import jax
 import pytest
 
-import train
-from configs import vig_s
-from runtime.errors import RunError
+from longview import train
+from longview.configs import vig_s
+from longview.runtime.errors import RunError
 from tests import runs, toys
 from tests.data import folder
 
@@ -37,7 +37,7 @@ def test_a_run_writes_what_it_promises(tmp_path) -> None:
 
 def test_a_profile_is_a_trace_and_its_ten_costliest_operations(tmp_path) -> None:
     """In a process of its own: libtpu, which the tests of kernels load, breaks the profiler of theirs."""
-    program = f'import train; from tests import toys; train.train(toys.config(), {str(tmp_path)!r}, span=(3, 5))'
+    program = f'from longview import train; from tests import toys; train.train(toys.config(), {str(tmp_path)!r}, span=(3, 5))'
     done = subprocess.run([sys.executable, '-c', program], cwd=runs.ROOT, capture_output=True, text=True, check=True)
     assert 'costliest operations' in done.stdout and done.stdout.count(' ms ') == 10
     assert list((tmp_path / 'profile').rglob('*.xplane.pb')) and list((tmp_path / 'profile').rglob('*.trace.json.gz'))

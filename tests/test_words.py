@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-import train
-from configs import mqar_zoology
-from data.mqar import mqar
-from input_pipeline import Words
-from runtime.mesh import MeshConfig, make_mesh
+from longview import train
+from longview.configs import mqar_zoology
+from longview.data.mqar import mqar
+from longview.input_pipeline import Words
+from longview.runtime.mesh import MeshConfig, make_mesh
 
 SPLIT = {'vocabulary': 32, 'length': 16, 'pairs': 2}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from configs import base
+from longview.configs import base
 
 
 class Net(nn.Module):

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.causal_conv1d import reference, xla
+from longview.kernels import dispatch
+from longview.kernels.causal_conv1d import reference, xla
 
 Tokens = Float[Array, 'b t d']
 Kernel = Float[Array, 'k d']

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
+from longview.kernels import dispatch
 
 _ROWS = 64  # of batch and tokens that a CPU adds up at a time
 

@@ -1,5 +1,5 @@
 """Convolution of images, all channels with all: `conv2d`."""
 
-from kernels.conv2d.api import conv2d
+from longview.kernels.conv2d.api import conv2d
 
 __all__ = ['conv2d']

@@ -19,9 +19,9 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.conv2d import reference, xla
-from kernels.conv2d.plan import Plan
+from longview.kernels import dispatch
+from longview.kernels.conv2d import reference, xla
+from longview.kernels.conv2d.plan import Plan
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
 

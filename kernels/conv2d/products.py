@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kernels.conv2d.plan import Plan
+from longview.kernels.conv2d.plan import Plan
 
 
 def matrix(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:

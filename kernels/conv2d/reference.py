@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.conv2d.plan import Plan
+from longview.kernels.conv2d.plan import Plan
 
 
 def convolve(

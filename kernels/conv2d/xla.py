@@ -14,9 +14,9 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.conv2d import products
-from kernels.conv2d.plan import Plan
+from longview.kernels import dispatch
+from longview.kernels.conv2d import products
+from longview.kernels.conv2d.plan import Plan
 
 # Output pixels and input channels from which the kernel's gradient is faster tap by tap on a CPU;
 # measured, see docs/kernels.md. Below, a program with a product a tap costs more than it saves.

@@ -1,5 +1,5 @@
 """Depthwise 2-D convolution: `depthwise_conv`, and the Inception form `inception_conv`."""
 
-from kernels.depthwise_conv.api import depthwise_conv, inception_conv
+from longview.kernels.depthwise_conv.api import depthwise_conv, inception_conv
 
 __all__ = ['depthwise_conv', 'inception_conv']

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.depthwise_conv import pallas_tpu, reference, xla
-from kernels.depthwise_conv.plan import Plan
+from longview.kernels import dispatch
+from longview.kernels.depthwise_conv import pallas_tpu, reference, xla
+from longview.kernels.depthwise_conv.plan import Plan
 
 Images = Float[Array, 'b h w c']
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]

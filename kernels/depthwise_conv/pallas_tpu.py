@@ -19,8 +19,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from kernels import dispatch, pallas
-from kernels.depthwise_conv.plan import Pair, Plan
+from longview.kernels import dispatch, pallas
+from longview.kernels.depthwise_conv.plan import Pair, Plan
 
 _LANES, _SUBLANES = 128, 8
 _COLUMNS = 8  # of taps whose sums are carried at a time

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.depthwise_conv.plan import Plan
+from longview.kernels.depthwise_conv.plan import Plan
 
 
 def convolve(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kernels.depthwise_conv.plan import Pair, Plan, spread_out
+from longview.kernels.depthwise_conv.plan import Pair, Plan, spread_out
 
 _ROWS = 14  # of a block, at most
 _FEW = 32  # channels that do not fill a loop of their own

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kernels.depthwise_conv.plan import Pair, Plan, spread_out
+from longview.kernels.depthwise_conv.plan import Pair, Plan, spread_out
 
 
 class Axis(NamedTuple):

@@ -14,10 +14,10 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.depthwise_conv import shift, spectral
-from kernels.depthwise_conv.alone import on_each_device
-from kernels.depthwise_conv.plan import Plan
+from longview.kernels import dispatch
+from longview.kernels.depthwise_conv import shift, spectral
+from longview.kernels.depthwise_conv.alone import on_each_device
+from longview.kernels.depthwise_conv.plan import Plan
 
 # Most taps that shifts are faster for on a CPU; measured, see docs/kernels.md.
 _SHIFTS = 81

@@ -1,7 +1,7 @@
 """Gated linear attention: `gla`, `bidirectional_gla`, `gla_step`, and sequences over devices."""
 
-from kernels.gla.api import bidirectional_gla, gla, gla_step
-from kernels.gla.sharded import sequence_parallel_bidirectional_gla, sequence_parallel_gla
+from longview.kernels.gla.api import bidirectional_gla, gla, gla_step
+from longview.kernels.gla.sharded import sequence_parallel_bidirectional_gla, sequence_parallel_gla
 
 __all__ = [
     'bidirectional_gla',

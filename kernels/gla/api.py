@@ -20,8 +20,8 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.gla import pallas_gpu, pallas_tpu, reference, xla
+from longview.kernels import dispatch
+from longview.kernels.gla import pallas_gpu, pallas_tpu, reference, xla
 
 Gate = Float[Array, 'b t h k'] | Float[Array, 'b t h']
 Output = Float[Array, 'b t h v']

@@ -22,9 +22,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from kernels import dispatch, pallas
-from kernels.gla import pallas_tpu_chunk as chunk_of
-from kernels.gla.pallas_tpu_chunk import Decays, Tile
+from longview.kernels import dispatch, pallas
+from longview.kernels.gla import pallas_tpu_chunk as chunk_of
+from longview.kernels.gla.pallas_tpu_chunk import Decays, Tile
 
 _LEAST = 16  # rows and columns of the smallest matrix product
 _CHUNK = 32

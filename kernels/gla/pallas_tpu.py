@@ -29,9 +29,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from kernels import dispatch, pallas
-from kernels.gla import pallas_tpu_chunk as chunk_of
-from kernels.gla.pallas_tpu_layout import Plan, plan_for, to_heads, to_lanes, to_states
+from longview.kernels import dispatch, pallas
+from longview.kernels.gla import pallas_tpu_chunk as chunk_of
+from longview.kernels.gla.pallas_tpu_layout import Plan, plan_for, to_heads, to_lanes, to_states
 
 Pair = tuple[Any, Any]
 

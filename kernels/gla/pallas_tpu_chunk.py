@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from kernels import pallas
+from longview.kernels import pallas
 
 Pair = tuple[Any, Any]
 _ROWS = 8  # of a register

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from kernels import pallas
-from kernels.gla.pallas_tpu_chunk import Tile
+from longview.kernels import pallas
+from longview.kernels.gla.pallas_tpu_chunk import Tile
 
 _LANES = 128
 _CHUNK = 64  # the least that fills a matrix unit with two heads; a head alone takes twice that

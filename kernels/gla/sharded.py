@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.gla.api import bidirectional_gla, gla
+from longview.kernels.gla.api import bidirectional_gla, gla
 
 
 def sequence_parallel_gla(

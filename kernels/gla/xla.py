@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.gla import intra
+from longview.kernels import dispatch
+from longview.kernels.gla import intra
 
 _CHUNK = 32  # the fastest of 16 .. 128 on a CPU, for heads of (32, 64) and (64, 128)
 _BYTES = 2**18  # of keys and values in a chunk: with all that is made of them, about a cache

@@ -17,8 +17,8 @@ from functools import partial
 import jax
 from jaxtyping import Array, Inexact
 
-from kernels import dispatch
-from kernels.linear_scan import pallas_gpu, pallas_tpu, reference, xla
+from longview.kernels import dispatch
+from longview.kernels.linear_scan import pallas_gpu, pallas_tpu, reference, xla
 
 Tokens = Inexact[Array, 'b t d']
 Constant = Inexact[Array, ' d']

@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas
 
 _WIDEST = 128  # channels of a program
 

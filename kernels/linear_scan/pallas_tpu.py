@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Inexact
 
-from kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas
 
 _LANES = 128
 _TILE = 16  # tokens that are read at once and walked without a loop: rows of a bfloat16 register

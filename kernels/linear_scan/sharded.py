@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from kernels.linear_scan import api
+from longview.kernels.linear_scan import api
 
 
 def sequence_parallel_linear_scan(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from kernels import dispatch
+from longview.kernels import dispatch
 
 _CHUNK = 128
 

@@ -3,7 +3,7 @@
 `sequence_parallel_long_conv` is the same of a sequence split over devices.
 """
 
-from kernels.long_conv.api import long_conv
-from kernels.long_conv.sharded import sequence_parallel_long_conv
+from longview.kernels.long_conv.api import long_conv
+from longview.kernels.long_conv.sharded import sequence_parallel_long_conv
 
 __all__ = ['long_conv', 'sequence_parallel_long_conv']

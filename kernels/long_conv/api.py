@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import dispatch, gates
-from kernels.long_conv import pallas_tpu, reference, xla
+from longview.kernels import dispatch, gates
+from longview.kernels.long_conv import pallas_tpu, reference, xla
 
 Tokens = Float[Array, 'b t d']
 Kernel = Float[Array, 'k d'] | Float[Array, 'b k d']

@@ -17,7 +17,7 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.typing import DTypeLike
 
-from kernels.long_conv.transforms import Level
+from longview.kernels.long_conv.transforms import Level
 
 # Measured on a CPU: complex numbers of a group, the largest fast transform, what is split off.
 _GROUP, _REST, _SIDES = 2**16, 2048, (1, 2, 3, 4, 5, 6, 8)

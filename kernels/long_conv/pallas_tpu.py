@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from kernels import dispatch
-from kernels.long_conv.pallas_tpu_tile import LANES, run
-from kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
+from longview.kernels import dispatch
+from longview.kernels.long_conv.pallas_tpu_tile import LANES, run
+from longview.kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
 
 _LARGEST = 2**13  # complex numbers a lane of the vector memory: 8 of the 16 MiB of a v4
 

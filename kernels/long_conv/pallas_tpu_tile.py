@@ -16,8 +16,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 
-from kernels import pallas
-from kernels.long_conv.transforms import Level, Monarch
+from longview.kernels import pallas
+from longview.kernels.long_conv.transforms import Level, Monarch
 
 LANES = 128
 _CHUNK = 512  # frequencies of a block of the kernel's spectrum

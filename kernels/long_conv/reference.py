@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.long_conv.transforms import lowest, period_for
+from longview.kernels.long_conv.transforms import lowest, period_for
 
 
 def convolve(

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.long_conv.transforms import Level, conjugate, exact_sides, roots, times
+from longview.kernels.long_conv.transforms import Level, conjugate, exact_sides, roots, times
 
 Tokens = Float[Array, 'b t d']
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.long_conv import fft
-from kernels.long_conv.transforms import (
+from longview.kernels import dispatch
+from longview.kernels.long_conv import fft
+from longview.kernels.long_conv.transforms import (
     Monarch,
     conjugate,
     fft_size,

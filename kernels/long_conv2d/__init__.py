@@ -1,5 +1,5 @@
 """Convolution with kernels as large as the image: `long_conv2d`; by spectra: `global_filter`."""
 
-from kernels.long_conv2d.api import global_filter, long_conv2d
+from longview.kernels.long_conv2d.api import global_filter, long_conv2d
 
 __all__ = ['global_filter', 'long_conv2d']

@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels import dispatch, gates
-from kernels.long_conv2d import pallas_tpu, reference, xla
-from kernels.long_conv2d.transforms import Grid
+from longview.kernels import dispatch, gates
+from longview.kernels.long_conv2d import pallas_tpu, reference, xla
+from longview.kernels.long_conv2d.transforms import Grid
 
 Image = Float[Array, 'b h w c']
 Kernel = Float[Array, 'i j c'] | Float[Array, 'b i j c']

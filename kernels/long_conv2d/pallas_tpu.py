@@ -20,9 +20,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 
-from kernels import dispatch, pallas
-from kernels.long_conv2d import xla
-from kernels.long_conv2d.transforms import Grid
+from longview.kernels import dispatch, pallas
+from longview.kernels.long_conv2d import xla
+from longview.kernels.long_conv2d.transforms import Grid
 
 _LANES = 128
 _CHUNK = 8  # frequencies of columns

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.long_conv2d.transforms import Grid
+from longview.kernels.long_conv2d.transforms import Grid
 
 
 def convolve(

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.long_conv2d.transforms import Grid
+from longview.kernels.long_conv2d.transforms import Grid
 
 Spectrum = Float[Array, 'b q 2 k c']
 

@@ -1,6 +1,6 @@
 """Mamba's scan: `selective_scan`, its sequence-parallel and one-token forms."""
 
-from kernels.selective_scan.api import selective_scan, selective_scan_step
-from kernels.selective_scan.sharded import sequence_parallel_selective_scan
+from longview.kernels.selective_scan.api import selective_scan, selective_scan_step
+from longview.kernels.selective_scan.sharded import sequence_parallel_selective_scan
 
 __all__ = ['selective_scan', 'selective_scan_step', 'sequence_parallel_selective_scan']

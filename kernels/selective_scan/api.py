@@ -19,8 +19,8 @@ from functools import partial
 import jax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.selective_scan import pallas_gpu, pallas_tpu, reference, xla
+from longview.kernels import dispatch
+from longview.kernels.selective_scan import pallas_gpu, pallas_tpu, reference, xla
 
 Tokens = Float[Array, 'b t d']
 Channels = Float[Array, ' d']

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas
 
 _CHUNK = 16
 _WIDEST = 32  # channels of a program

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.selective_scan import api
+from longview.kernels.selective_scan import api
 
 
 def sequence_parallel_selective_scan(

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels import dispatch
-from kernels.selective_scan import chunk
+from longview.kernels import dispatch
+from longview.kernels.selective_scan import chunk
 
 _CHUNK = 32  # of 16 .. 64 equally fast on a CPU; fewer tokens would mean more states to keep
 _BYTES = 2**20  # of states in a chunk: with all that is made of them, about a cache

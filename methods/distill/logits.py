@@ -24,11 +24,11 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from methods import forward
-from methods.supervised import cross_entropy
-from methods.task import Batch, Metrics, Task, Variables
-from modelzoo.heads import Classifier
-from modelzoo.layers.dense import Dense
+from longview.methods import forward
+from longview.methods.supervised import cross_entropy
+from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo.heads import Classifier
+from longview.modelzoo.layers.dense import Dense
 
 _NARROWER = 8
 

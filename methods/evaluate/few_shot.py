@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from methods.evaluate.bank import Banked
+from longview.methods.evaluate.bank import Banked
 
 _BIAS_FEATURE = 100.0
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from methods.evaluate.bank import Banked
+from longview.methods.evaluate.bank import Banked
 
 
 @dataclasses.dataclass(frozen=True)

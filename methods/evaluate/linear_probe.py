@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from methods import forward
-from methods.supervised import cross_entropy
-from methods.task import Batch, Metrics, Variables, Wrapper
-from modelzoo import features as ft
-from modelzoo.layers.batchnorm import BatchNorm
+from longview.methods import forward
+from longview.methods.supervised import cross_entropy
+from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers.batchnorm import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,13 +18,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from methods import forward
-from methods.supervised import cross_entropy
-from methods.task import Batch, Metrics, Task, Variables
-from modelzoo import features as ft
-from modelzoo.heads import Linear
-from modelzoo.layers.conv_norm import ConvNorm
-from modelzoo.layers.pool import global_mean
+from longview.methods import forward
+from longview.methods.supervised import cross_entropy
+from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Linear
+from longview.modelzoo.layers.conv_norm import ConvNorm
+from longview.modelzoo.layers.pool import global_mean
 
 EXIT_LOGITS = 'exit_logits'
 

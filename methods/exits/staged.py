@@ -18,9 +18,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from methods.exits.confidence import EarlyExit
-from methods.task import Variables
-from modelzoo.layers.pyramid import Stage
+from longview.methods.exits.confidence import EarlyExit
+from longview.methods.task import Variables
+from longview.modelzoo.layers.pyramid import Stage
 
 Answers = tuple[np.ndarray, np.ndarray]
 

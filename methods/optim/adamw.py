@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import optax
 
-from methods.optim.parts import Optimizer, add_decay, scale_by_depth, scale_by_rules
+from longview.methods.optim.parts import Optimizer, add_decay, scale_by_depth, scale_by_rules
 
 
 def adamw(steps: int, steps_per_epoch: float, depth_of: Callable[[str], tuple[int, int]], *,

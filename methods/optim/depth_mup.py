@@ -16,8 +16,8 @@ import math
 
 from jaxtyping import Array, Key
 
-from methods.reparam import Reparam, on_selected, select
-from methods.task import Batch, Variables
+from longview.methods.reparam import Reparam, on_selected, select
+from longview.methods.task import Batch, Variables
 
 
 @dataclasses.dataclass(frozen=True)

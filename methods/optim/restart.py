@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 
-from methods.optim.parts import Optimizer
+from longview.methods.optim.parts import Optimizer
 
 
 class Restarting(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from methods.reparam import by_path, on_selected, select
-from methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.reparam import by_path, on_selected, select
+from longview.methods.task import Batch, Metrics, Variables, Wrapper
 
 
 @dataclasses.dataclass(frozen=True)

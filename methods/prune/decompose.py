@@ -16,9 +16,9 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from methods.forward import answer
-from modelzoo.layers.conv import Conv
-from modelzoo.layers.dense import Dense
+from longview.methods.forward import answer
+from longview.modelzoo.layers.conv import Conv
+from longview.modelzoo.layers.dense import Dense
 
 # Whether the first layer, and the second, moves over rows and over columns.
 SCHEMES = {'channel': ((True, True), (False, False)), 'spatial': ((True, False), (False, True))}

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from methods.reparam import Reparam, by_path, on_selected, select
-from methods.task import Batch, Metrics, Variables
+from longview.methods.reparam import Reparam, by_path, on_selected, select
+from longview.methods.task import Batch, Metrics, Variables
 
 SCOPES = ('layer', 'global')
 

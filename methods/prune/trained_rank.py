@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from methods.prune.decompose import SCHEMES, Factors, factors_of, kernel_of, matrix_of
-from methods.reparam import Reparam, by_path, on_selected, select
-from methods.task import Batch, Metrics, Variables
+from longview.methods.prune.decompose import SCHEMES, Factors, factors_of, kernel_of, matrix_of
+from longview.methods.reparam import Reparam, by_path, on_selected, select
+from longview.methods.task import Batch, Metrics, Variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8, Key
 
-from methods.reparam import Reparam, by_path, on_selected, select
-from methods.task import Batch, Variables
+from longview.methods.reparam import Reparam, by_path, on_selected, select
+from longview.methods.task import Batch, Variables
 
 Quantized = tuple[Int8[Array, '...'], Float[Array, '...']]
 

@@ -18,16 +18,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from methods import forward
-from methods.task import Batch, Metrics, Task, Variables
-from modelzoo import features as ft
-from modelzoo.layers import init, posemb, trunk
-from modelzoo.layers.attention import Attention
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.residual import Add
+from longview.methods import forward
+from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, posemb, trunk
+from longview.modelzoo.layers.attention import Attention
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.residual import Add
 
 _EPSILON = 1e-6
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.dense import Dense
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.dense import Dense
 
 PROJECTED = 'projected'
 

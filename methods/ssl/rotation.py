@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from methods import forward
-from methods.supervised import cross_entropy
-from methods.task import Batch, Metrics, Task, Variables
-from modelzoo.heads import Classifier
+from longview.methods import forward
+from longview.methods.supervised import cross_entropy
+from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo.heads import Classifier
 
 TURNS = 4
 

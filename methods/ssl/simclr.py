@@ -14,10 +14,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from methods import forward
-from methods.ssl.parts import PROJECTED, Projected
-from methods.ssl.views import views_of
-from methods.task import Batch, Metrics, Task, Variables
+from longview.methods import forward
+from longview.methods.ssl.parts import PROJECTED, Projected
+from longview.methods.ssl.views import views_of
+from longview.methods.task import Batch, Metrics, Task, Variables
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from methods.augment import example_keys
-from methods.task import Batch, Transform, chain
+from longview.methods.augment import example_keys
+from longview.methods.task import Batch, Transform, chain
 
 # Folded into the keys, beside those of augment.py.
 _CROP, _JITTER = 101, 102

@@ -11,9 +11,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.value_residual import Told
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.value_residual import Told
 
 
 class Attention(nn.Module):

@@ -15,12 +15,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.hyena import waves
-from modelzoo.layers.long_filter import convolve, no_past
-from modelzoo.layers.mamba import CausalConv
-from modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.hyena import waves
+from longview.modelzoo.layers.long_filter import convolve, no_past
+from longview.modelzoo.layers.mamba import CausalConv
+from longview.modelzoo.layers.mixer import Mixer
 
 _FEATURES, _HIDDEN = 3, 16
 

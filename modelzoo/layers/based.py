@@ -15,11 +15,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.gla import gla
-from modelzoo.layers import init
-from modelzoo.layers.attention import merge_heads, split_heads
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mixer import Mixer
+from longview.kernels.gla import gla
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.attention import merge_heads, split_heads
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mixer import Mixer
 
 _LEAST = 1e-12
 

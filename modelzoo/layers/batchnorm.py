@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
+from longview.modelzoo.layers import init
 
 
 class BatchNorm(nn.Module):

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.residual import Stream, connect, mixed, started
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.residual import Stream, connect, mixed, started
 
 
 class PreNorm(nn.Module):

@@ -13,11 +13,11 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from modelzoo.layers import init
-from modelzoo.layers.attention import attend, merge_heads, split_heads
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mixer import Mixer
-from modelzoo.layers.value_residual import Told
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.attention import attend, merge_heads, split_heads
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers.value_residual import Told
 
 
 class State(NamedTuple):

@@ -12,9 +12,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.conv2d import conv2d
-from kernels.depthwise_conv import depthwise_conv
-from modelzoo.layers import init
+from longview.kernels.conv2d import conv2d
+from longview.kernels.depthwise_conv import depthwise_conv
+from longview.modelzoo.layers import init
 
 
 class Conv(nn.Module):

@@ -13,9 +13,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv import Conv
-from modelzoo.layers.pool import max_pool
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.conv import Conv
+from longview.modelzoo.layers.pool import max_pool
 
 PlainConv = functools.partial(
     Conv, use_bias=False, kernel_init=jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'))

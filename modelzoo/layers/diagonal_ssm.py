@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
-from kernels.long_conv import long_conv
+from longview.kernels.long_conv import long_conv
 
 _SHORTEST, _LONGEST = 1e-3, 1e-1
 

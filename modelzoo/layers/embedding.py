@@ -11,8 +11,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
 
 
 class Words(nn.Module):

@@ -16,8 +16,8 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.residual import Residual, Starting
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.residual import Residual, Starting
 
 
 class Offset(nn.Module):

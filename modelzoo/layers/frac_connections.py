@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers.hyper_connections import unit_norm
-from modelzoo.layers.residual import Residual
+from longview.modelzoo.layers.hyper_connections import unit_norm
+from longview.modelzoo.layers.residual import Residual
 
 
 class FracConnections(Residual):

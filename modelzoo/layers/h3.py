@@ -16,10 +16,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
-from modelzoo.layers import diagonal_ssm, init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.long_filter import convolve, no_past
-from modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers import diagonal_ssm, init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.long_filter import convolve, no_past
+from longview.modelzoo.layers.mixer import Mixer
 
 _ONE = jax.nn.initializers.normal(1.0)
 

@@ -21,11 +21,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.long_filter import convolve, no_past
-from modelzoo.layers.mamba import CausalConv
-from modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.long_filter import convolve, no_past
+from longview.modelzoo.layers.mamba import CausalConv
+from longview.modelzoo.layers.mixer import Mixer
 
 # The window's decay over the whole length: to 1 % after this share of it, for the first and for the last channel.
 _TARGET, _SLOW, _FAST = 1e-2, 1.5, 0.3

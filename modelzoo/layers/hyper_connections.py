@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers.residual import Residual
+from longview.modelzoo.layers.residual import Residual
 
 
 class HyperConnections(Residual):

@@ -14,8 +14,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.residual import Single
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.residual import Single
 
 
 class LowRank(nn.Module):

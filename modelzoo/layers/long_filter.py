@@ -12,9 +12,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.long_conv import long_conv
-from modelzoo.layers.mixer import Mixer
-from modelzoo.layers.mlp import gelu
+from longview.kernels.long_conv import long_conv
+from longview.modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers.mlp import gelu
 
 State = Float[Array, 'b n d']
 

@@ -15,10 +15,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.causal_conv1d import causal_conv1d
-from kernels.selective_scan import selective_scan
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
+from longview.kernels.causal_conv1d import causal_conv1d
+from longview.kernels.selective_scan import selective_scan
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
 
 _SHORTEST, _LONGEST, _LEAST = 1e-3, 1e-1, 1e-4
 

@@ -13,10 +13,10 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init, trunk
-from modelzoo.layers.block import in_turn
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.patch import Patches
+from longview.modelzoo.layers import init, trunk
+from longview.modelzoo.layers.block import in_turn
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.patch import Patches
 
 
 class MetaNeXt(nn.Module):

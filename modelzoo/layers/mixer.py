@@ -14,8 +14,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.residual import Stream, connect, extended, mixed, started
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.residual import Stream, connect, extended, mixed, started
 
 
 class Mixer(nn.Module, abc.ABC):

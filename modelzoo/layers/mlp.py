@@ -13,8 +13,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
 
 
 def gelu(x: Array) -> Array:

@@ -8,7 +8,7 @@ ResNets take the products over the channels of each pixel, its transformers over
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modelzoo.layers.residual import Single
+from longview.modelzoo.layers.residual import Single
 
 
 class Orthogonal(Single):

@@ -12,9 +12,9 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.conv import Conv, out_size
-from modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.conv import Conv, out_size
+from longview.modelzoo.layers.norm import LayerNorm
 
 
 class Patches(nn.Module):

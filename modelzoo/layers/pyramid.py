@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers import trunk
-from modelzoo.layers.block import in_turn
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.residual import Add, Stream, along
+from longview.modelzoo.layers import trunk
+from longview.modelzoo.layers.block import in_turn
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.residual import Add, Stream, along
 
 
 class Stage(nn.Module):

@@ -12,11 +12,11 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import attention, init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mlp import gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import Patches
+from longview.modelzoo.layers import attention, init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mlp import gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import Patches
 
 
 class ReducedAttention(nn.Module):

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers.residual import Single
+from longview.modelzoo.layers.residual import Single
 
 
 class ReZero(Single):

@@ -21,9 +21,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mixer import Mixer
 
 _NOTHING = -1e30
 

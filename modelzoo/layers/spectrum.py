@@ -9,8 +9,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from kernels.long_conv2d import global_filter
-from modelzoo.layers import init
+from longview.kernels.long_conv2d import global_filter
+from longview.modelzoo.layers import init
 
 
 class GlobalFilter(nn.Module):

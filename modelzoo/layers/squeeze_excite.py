@@ -10,8 +10,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.pool import global_mean
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.pool import global_mean
 
 
 class SqueezeExcite(nn.Module):

@@ -5,8 +5,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.depthwise_conv import depthwise_conv
-from modelzoo.layers import init
+from longview.kernels.depthwise_conv import depthwise_conv
+from longview.modelzoo.layers import init
 
 
 class StridedDepthwise(nn.Module):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from modelzoo.layers.residual import Stream
+from longview.modelzoo.layers.residual import Stream
 
 
 def names(depth: int) -> list[str]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from modelzoo.layers.residual import Residual, Telling
+from longview.modelzoo.layers.residual import Residual, Telling
 
 
 class Told(NamedTuple):

@@ -14,8 +14,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo.layers import init
-from modelzoo.layers.conv import convolve, kernel_shape
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.conv import convolve, kernel_shape
 
 
 class StandardizedConv(nn.Module):

@@ -17,15 +17,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.gla import gla as attend
-from kernels.gla import gla_step
-from modelzoo import features as ft
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mamba import CausalConv
-from modelzoo.layers.mixer import Mixer
-from modelzoo.layers.norm import RMSNorm
-from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
+from longview.kernels.gla import gla as attend
+from longview.kernels.gla import gla_step
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mamba import CausalConv
+from longview.modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers.norm import RMSNorm
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.sequence.trunk import Trunk
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from modelzoo import features as ft
-from modelzoo.layers import hyena as layer
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import hyena as layer
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.sequence.trunk import Trunk
 
 _INIT = jax.nn.initializers.normal(0.02)
 _MLP = functools.partial(Mlp, ratio=2, activation=functools.partial(nn.gelu, approximate=True), kernel_init=_INIT)

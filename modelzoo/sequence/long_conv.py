@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.long_filter import LongFilter
-from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk, s4_example_names
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.long_filter import LongFilter
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.sequence.trunk import Trunk, s4_example_names
 
 
 def decaying(key: Array, shape: tuple[int, int, int], dtype: DTypeLike = jnp.float32) -> Array:

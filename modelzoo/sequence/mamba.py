@@ -13,11 +13,11 @@ import functools
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from modelzoo import features as ft
-from modelzoo.layers import mamba as layer
-from modelzoo.layers.norm import RMSNorm
-from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import mamba as layer
+from longview.modelzoo.layers.norm import RMSNorm
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.sequence.trunk import Trunk
 
 _NORM = functools.partial(RMSNorm, epsilon=1e-5)
 

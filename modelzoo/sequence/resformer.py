@@ -20,15 +20,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import init
-from modelzoo.layers.attention import split_heads
-from modelzoo.layers.causal_attention import Remembering, State
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.norm import RMSNorm
-from modelzoo.layers.value_residual import SharedValue, Told, ValueResidual
-from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.attention import split_heads
+from longview.modelzoo.layers.causal_attention import Remembering, State
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.norm import RMSNorm
+from longview.modelzoo.layers.value_residual import SharedValue, Told, ValueResidual
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.sequence.trunk import Trunk
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 

@@ -21,13 +21,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import diagonal_ssm, init
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.mixer import Mixer
-from modelzoo.layers.mlp import gelu
-from modelzoo.layers.variants import changed
-from modelzoo.sequence.trunk import Trunk, s4_example_names
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import diagonal_ssm, init
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.mixer import Mixer
+from longview.modelzoo.layers.mlp import gelu
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.sequence.trunk import Trunk, s4_example_names
 
 State = Complex[Array, 'b d n']
 

@@ -16,14 +16,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from modelzoo import features as ft
-from modelzoo.layers import trunk
-from modelzoo.layers.causal_attention import CausalAttention
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.embedding import Elements, Words
-from modelzoo.layers.mixer import Block
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.residual import Add, Stream, along
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import trunk
+from longview.modelzoo.layers.causal_attention import CausalAttention
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.embedding import Elements, Words
+from longview.modelzoo.layers.mixer import Block
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.residual import Add, Stream, along
 
 POOLS = ('mean', 'last')
 

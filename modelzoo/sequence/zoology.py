@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from modelzoo import features as ft
-from modelzoo import weights
-from modelzoo.layers import base_conv, based, causal_attention, h3, hyena, mamba, rwkv4
-from modelzoo.layers.mixer import Identity
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.norm import LayerNorm, RMSNorm
-from modelzoo.sequence.trunk import Parts, Trunk
+from longview.modelzoo import features as ft
+from longview.modelzoo import weights
+from longview.modelzoo.layers import base_conv, based, causal_attention, h3, hyena, mamba, rwkv4
+from longview.modelzoo.layers.mixer import Identity
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.norm import LayerNorm, RMSNorm
+from longview.modelzoo.sequence.trunk import Parts, Trunk
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 

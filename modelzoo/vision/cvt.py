@@ -22,19 +22,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import attention, init, trunk
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.block import PreNorm, in_turn
-from modelzoo.layers.conv import Conv
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.mlp import Mlp, quick_gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import patch_grid
-from modelzoo.layers.residual import Add
-from modelzoo.layers.strided_depthwise import StridedDepthwise
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import attention, init, trunk
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.block import PreNorm, in_turn
+from longview.modelzoo.layers.conv import Conv
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.mlp import Mlp, quick_gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import patch_grid
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.strided_depthwise import StridedDepthwise
+from longview.modelzoo.layers.variants import changed
 
 
 class ConvProjection(nn.Module):

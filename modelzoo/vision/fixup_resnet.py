@@ -18,12 +18,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import fixup, pyramid
-from modelzoo.layers.conv import Conv
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.pool import global_mean
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import fixup, pyramid
+from longview.modelzoo.layers.conv import Conv
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.pool import global_mean
+from longview.modelzoo.layers.variants import changed
 
 
 class Block(nn.Module):

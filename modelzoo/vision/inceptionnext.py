@@ -20,18 +20,18 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.depthwise_conv import inception_conv
-from modelzoo import features as ft
-from modelzoo.layers import init, meta_next
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.layer_scale import LayerScale
-from modelzoo.layers.mlp import Mlp, gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import patch_grid
-from modelzoo.layers.pool import global_mean
-from modelzoo.layers.variants import changed
+from longview.kernels.depthwise_conv import inception_conv
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, meta_next
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.layer_scale import LayerScale
+from longview.modelzoo.layers.mlp import Mlp, gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import patch_grid
+from longview.modelzoo.layers.pool import global_mean
+from longview.modelzoo.layers.variants import changed
 
 
 class Inception(nn.Module):

@@ -25,17 +25,17 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import init, trunk
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.layer_scale import LayerScale
-from modelzoo.layers.mlp import Mlp, gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import Patches, patch_grid
-from modelzoo.layers.residual import Add
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, trunk
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.layer_scale import LayerScale
+from longview.modelzoo.layers.mlp import Mlp, gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import Patches, patch_grid
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.variants import changed
 
 _LECUN, _ZEROS = jax.nn.initializers.lecun_normal(), jax.nn.initializers.zeros
 

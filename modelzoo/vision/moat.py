@@ -28,19 +28,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import attention, init, posemb, pyramid, trunk, window
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.block import in_turn
-from modelzoo.layers.conv import convolve
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import drop_path, path_masks
-from modelzoo.layers.mlp import gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import pair
-from modelzoo.layers.pool import global_mean, halve
-from modelzoo.layers.strided_depthwise import StridedDepthwise
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import attention, init, posemb, pyramid, trunk, window
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.block import in_turn
+from longview.modelzoo.layers.conv import convolve
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import drop_path, path_masks
+from longview.modelzoo.layers.mlp import gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import pair
+from longview.modelzoo.layers.pool import global_mean, halve
+from longview.modelzoo.layers.strided_depthwise import StridedDepthwise
+from longview.modelzoo.layers.variants import changed
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 _BATCH_NORM = functools.partial(BatchNorm, epsilon=1e-3, momentum=0.99)

@@ -33,14 +33,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import pyramid
-from modelzoo.layers.conv_norm import stem_conv
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.pool import global_mean, halve, max_pool
-from modelzoo.layers.squeeze_excite import SqueezeExcite
-from modelzoo.layers.variants import changed
-from modelzoo.layers.weight_standardization import ScaledConv
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import pyramid
+from longview.modelzoo.layers.conv_norm import stem_conv
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.pool import global_mean, halve, max_pool
+from longview.modelzoo.layers.squeeze_excite import SqueezeExcite
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.weight_standardization import ScaledConv
 
 # What keeps the variance of a standard normal through each activation.
 GELU_GAMMA, RELU_GAMMA, SILU_GAMMA = 1.7015043497085571, 1.7139588594436646, 1.7881293296813965

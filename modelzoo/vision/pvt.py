@@ -25,19 +25,19 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.depthwise_conv import depthwise_conv
-from modelzoo import features as ft
-from modelzoo.layers import init, posemb, trunk
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.conv import convolve
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.mlp import Mlp, gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import Patches, pair, patch_grid
-from modelzoo.layers.reduced_attention import Averages, ReducedAttention, Squares
-from modelzoo.layers.residual import Add
-from modelzoo.layers.variants import changed
+from longview.kernels.depthwise_conv import depthwise_conv
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, posemb, trunk
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.conv import convolve
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.mlp import Mlp, gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import Patches, pair, patch_grid
+from longview.modelzoo.layers.reduced_attention import Averages, ReducedAttention, Squares
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.variants import changed
 
 _HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _ZEROS = jax.nn.initializers.zeros

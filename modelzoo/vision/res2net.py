@@ -25,13 +25,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import pyramid
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv_norm import ConvNorm, Stem, projection
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.pool import avg_pool, global_mean
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import pyramid
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.conv_norm import ConvNorm, Stem, projection
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.pool import avg_pool, global_mean
+from longview.modelzoo.layers.variants import changed
 
 
 class Bottle2neck(nn.Module):

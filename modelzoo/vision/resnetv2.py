@@ -21,15 +21,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import pyramid
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv_norm import PlainConv, stem_conv
-from modelzoo.layers.drop import drop_path
-from modelzoo.layers.norm import GroupNorm
-from modelzoo.layers.pool import global_mean, max_pool
-from modelzoo.layers.variants import changed
-from modelzoo.layers.weight_standardization import StandardizedConv
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import pyramid
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.conv_norm import PlainConv, stem_conv
+from longview.modelzoo.layers.drop import drop_path
+from longview.modelzoo.layers.norm import GroupNorm
+from longview.modelzoo.layers.pool import global_mean, max_pool
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.weight_standardization import StandardizedConv
 
 
 def torch_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:

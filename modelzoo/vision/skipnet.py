@@ -30,14 +30,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import init
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv_norm import ConvNorm, Stem, projection
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import drop_path, path_masks
-from modelzoo.layers.pool import global_mean, max_pool
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.conv_norm import ConvNorm, Stem, projection
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import drop_path, path_masks
+from longview.modelzoo.layers.pool import global_mean, max_pool
+from longview.modelzoo.layers.variants import changed
 
 _HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 Logit = Float[Array, ' b']

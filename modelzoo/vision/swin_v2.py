@@ -23,16 +23,16 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import attention, init, trunk, window
-from modelzoo.layers.block import PostNorm
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import Patches, patch_grid
-from modelzoo.layers.residual import Add
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import attention, init, trunk, window
+from longview.modelzoo.layers.block import PostNorm
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import Patches, patch_grid
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.variants import changed
 
 
 class WindowAttention(nn.Module):

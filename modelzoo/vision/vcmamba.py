@@ -24,20 +24,20 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from kernels.selective_scan import selective_scan
-from modelzoo import features as ft
-from modelzoo.layers import init, mamba, posemb, trunk
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.block import in_turn
-from modelzoo.layers.conv import Conv, DepthwiseConv
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import drop_path, path_masks
-from modelzoo.layers.layer_scale import LayerScale
-from modelzoo.layers.mlp import gelu
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import pair
-from modelzoo.layers.pool import global_mean
-from modelzoo.layers.variants import changed
+from longview.kernels.selective_scan import selective_scan
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, mamba, posemb, trunk
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.block import in_turn
+from longview.modelzoo.layers.conv import Conv, DepthwiseConv
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import drop_path, path_masks
+from longview.modelzoo.layers.layer_scale import LayerScale
+from longview.modelzoo.layers.mlp import gelu
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import pair
+from longview.modelzoo.layers.pool import global_mean
+from longview.modelzoo.layers.variants import changed
 
 _NORMAL = init.trunc_normal(0.02)
 _ZEROS = jax.nn.initializers.zeros

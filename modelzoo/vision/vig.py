@@ -32,18 +32,18 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.gla import bidirectional_gla
-from modelzoo import features as ft
-from modelzoo.layers import init, posemb, trunk
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.conv import DepthwiseConv
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.mlp import SwiGLU
-from modelzoo.layers.norm import LayerNorm, RMSNorm
-from modelzoo.layers.patch import ConvStem, Downsample, stem_grid
-from modelzoo.layers.residual import Add
-from modelzoo.layers.variants import changed
+from longview.kernels.gla import bidirectional_gla
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, posemb, trunk
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.conv import DepthwiseConv
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.mlp import SwiGLU
+from longview.modelzoo.layers.norm import LayerNorm, RMSNorm
+from longview.modelzoo.layers.patch import ConvStem, Downsample, stem_grid
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.variants import changed
 
 
 def identity(x: Array) -> Array:

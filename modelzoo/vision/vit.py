@@ -28,16 +28,16 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from modelzoo import features as ft
-from modelzoo.layers import init, posemb, trunk
-from modelzoo.layers.attention import Attention
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.drop import path_masks
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.norm import LayerNorm
-from modelzoo.layers.patch import Patches, pair, patch_grid
-from modelzoo.layers.residual import Add, along
-from modelzoo.layers.variants import changed
+from longview.modelzoo import features as ft
+from longview.modelzoo.layers import init, posemb, trunk
+from longview.modelzoo.layers.attention import Attention
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.drop import path_masks
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.norm import LayerNorm
+from longview.modelzoo.layers.patch import Patches, pair, patch_grid
+from longview.modelzoo.layers.residual import Add, along
+from longview.modelzoo.layers.variants import changed
 
 POOLS = ('token', 'mean')
 

@@ -9,8 +9,8 @@ import tempfile
 
 import tensorflow_datasets as tfds
 
-from data.fake_imagenet import FakeImagenet
-from data.prepare import FORMAT
+from longview.data.fake_imagenet import FakeImagenet
+from longview.data.prepare import FORMAT
 
 GARBAGE = 2
 

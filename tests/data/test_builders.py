@@ -10,10 +10,10 @@ import pytest
 from sklearn.datasets import load_digits
 import tensorflow_datasets as tfds
 
-from data import fashion_mnist
-from data.digits import to_uint8
-from data.fake_imagenet import COUNTS
-from data.prepare import open_dataset, prepare
+from longview.data import fashion_mnist
+from longview.data.digits import to_uint8
+from longview.data.fake_imagenet import COUNTS
+from longview.data.prepare import open_dataset, prepare
 from tests.data.folder import data_dir
 
 

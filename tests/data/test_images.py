@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 from sklearn.datasets import load_sample_image
 
-from data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize, decode, encode_png
+from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize, decode, encode_png
 
 PHOTO = load_sample_image('china.jpg')
 NONE = np.zeros(0)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from data import keyed
+from longview.data import keyed
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data import mqar
+from longview.data import mqar
 from tests import goldens
 
 

@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from data import prepare
+from longview.data import prepare
 from tests.data.folder import data_dir, files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -31,7 +31,7 @@ def digits(tmp_path) -> pathlib.Path:
 
 
 def test_processes_that_start_together_prepare_one_whole_set(tmp_path):
-    command = [sys.executable, '-m', 'data.prepare', 'digits', f'--data_dir={tmp_path}']
+    command = [sys.executable, '-m', 'longview.data.prepare', 'digits', f'--data_dir={tmp_path}']
     runs = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(2)
@@ -85,7 +85,7 @@ def test_half_prepared_sets_of_tfds_are_named_too(tmp_path):
     ('name', 'manual'), [('imagenet2012', ' --manual_dir=FOLDER'), ('cifar10', '')]
 )
 def test_a_set_that_is_not_there_comes_with_its_command(tmp_path, name, manual):
-    command = f'`python -m data.prepare {name} --data_dir={tmp_path}{manual}` where TensorFlow'
+    command = f'`python -m longview.data.prepare {name} --data_dir={tmp_path}{manual}` where TensorFlow'
     with pytest.raises(prepare.NotPreparedError, match=command):
         prepare.open_dataset(name, str(tmp_path))
 
@@ -143,7 +143,7 @@ def test_the_folder_comes_from_the_environment(monkeypatch, tmp_path):
 
 def test_tensorflow_stays_out():
     program = (
-        'import sys, input_pipeline, data.prepare, data.fashion_mnist\n'
+        'import sys, longview.input_pipeline, longview.data.prepare, longview.data.fashion_mnist\n'
         'sys.exit("tensorflow" in sys.modules)'
     )
     subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True)

@@ -30,11 +30,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-import modelzoo
-from modelzoo import weights
-from modelzoo.features import Backbone
-from modelzoo.heads import Classifier, Linear
-from runtime import resolve
+from longview import modelzoo
+from longview.modelzoo import weights
+from longview.modelzoo.features import Backbone
+from longview.modelzoo.heads import Classifier, Linear
+from longview.runtime import resolve
 
 FOLDER = pathlib.Path(__file__).parent
 OUTPUT_BAR, GRADIENT_BAR = 1e-4, 1e-3

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels import dispatch
-from kernels.dispatch import Form
+from longview.kernels import dispatch
+from longview.kernels.dispatch import Form
 
 X = jnp.ones(3)
 run = functools.partial(dispatch.run, split=dispatch.Split(((dispatch.BATCH, dispatch.WIDTH),), (dispatch.BATCH,)))

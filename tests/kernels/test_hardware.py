@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.causal_conv1d import causal_conv1d
-from kernels.depthwise_conv import depthwise_conv, inception_conv
-from kernels.gla import bidirectional_gla, gla
-from kernels.linear_scan import linear_scan
-from kernels.long_conv import long_conv
-from kernels.long_conv2d import global_filter, long_conv2d
-from kernels.selective_scan import selective_scan
+from longview.kernels.causal_conv1d import causal_conv1d
+from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
+from longview.kernels.gla import bidirectional_gla, gla
+from longview.kernels.linear_scan import linear_scan
+from longview.kernels.long_conv import long_conv
+from longview.kernels.long_conv2d import global_filter, long_conv2d
+from longview.kernels.selective_scan import selective_scan
 from tests.kernels import tpu
 
 # Device -> platform of lowering. Which GPU or TPU it will be is not known then, so all of a platform get the same.

@@ -13,7 +13,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from kernels import pallas
+from longview.kernels import pallas
 
 # The chips whose kernels are compiled in tests, with the smallest topology that libtpu knows of each.
 CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}

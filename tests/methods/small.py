@@ -8,34 +8,34 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from methods.distill.logits import Distill
-from methods.ema import Ema
-from methods.evaluate.few_shot import FewShot
-from methods.evaluate.knn import NearestNeighbours
-from methods.evaluate.linear_probe import LinearProbe
-from methods.exits.confidence import Branch, EarlyExit
-from methods.optim.sam import Sam
-from methods.optim.tract import TrAct
-from methods.peft.low_rank import LowRank, pissa
-from methods.prune.magnitude import Prune
-from methods.prune.trained_rank import TrainedRank
-from methods.quant.fake import FakeQuant
-from methods.ssl.masked import Autoencoder, MaskedAutoencoder
-from methods.ssl.parts import Projector
-from methods.ssl.rotation import RotNet
-from methods.ssl.simclr import SimClr
-from methods.ssl.swav import SwAV
-from methods.ssl.views import Crop, Jitter, Views
-from methods.supervised import Supervised
-from methods.task import init_state, make_step
-from modelzoo import features as ft
-from modelzoo.heads import Classifier, Linear
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv import Conv
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.drop import drop_path, path_masks
-from modelzoo.vision.vit import ViT
-from runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
+from longview.methods.distill.logits import Distill
+from longview.methods.ema import Ema
+from longview.methods.evaluate.few_shot import FewShot
+from longview.methods.evaluate.knn import NearestNeighbours
+from longview.methods.evaluate.linear_probe import LinearProbe
+from longview.methods.exits.confidence import Branch, EarlyExit
+from longview.methods.optim.sam import Sam
+from longview.methods.optim.tract import TrAct
+from longview.methods.peft.low_rank import LowRank, pissa
+from longview.methods.prune.magnitude import Prune
+from longview.methods.prune.trained_rank import TrainedRank
+from longview.methods.quant.fake import FakeQuant
+from longview.methods.ssl.masked import Autoencoder, MaskedAutoencoder
+from longview.methods.ssl.parts import Projector
+from longview.methods.ssl.rotation import RotNet
+from longview.methods.ssl.simclr import SimClr
+from longview.methods.ssl.swav import SwAV
+from longview.methods.ssl.views import Crop, Jitter, Views
+from longview.methods.supervised import Supervised
+from longview.methods.task import init_state, make_step
+from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Classifier, Linear
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.conv import Conv
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.drop import drop_path, path_masks
+from longview.modelzoo.vision.vit import ViT
+from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
 from tests.modelzoo import tiny
 
 RNG = jax.random.key(0)

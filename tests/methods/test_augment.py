@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from methods.augment import MIX, Mix, Normalize, RandomErasing, RandomFlip, example_keys
-from methods.randaugment import RandAugment
+from longview.methods.augment import MIX, Mix, Normalize, RandomErasing, RandomFlip, example_keys
+from longview.methods.randaugment import RandAugment
 
 KEY = jax.random.key(7)
 PIXELS = {

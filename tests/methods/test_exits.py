@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from methods.exits import skip
-from methods.exits.confidence import EXIT_LOGITS, Branch, EarlyExit, certain, confident, operations
-from methods.exits.skip import Skip
-from methods.exits.staged import staged
-from modelzoo.heads import Classifier, Linear
-from modelzoo.vision import skipnet
-from modelzoo.vision.resnet import Basic, ResNet
+from longview.methods.exits import skip
+from longview.methods.exits.confidence import EXIT_LOGITS, Branch, EarlyExit, certain, confident, operations
+from longview.methods.exits.skip import Skip
+from longview.methods.exits.staged import staged
+from longview.modelzoo.heads import Classifier, Linear
+from longview.modelzoo.vision import skipnet
+from longview.modelzoo.vision.resnet import Basic, ResNet
 from tests.methods.small import NET, RNG, SEEN, Dropping, begun
 from tests.modelzoo import tiny
 

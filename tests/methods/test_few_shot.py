@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from methods.evaluate.few_shot import FewShot, applied, ridge
+from longview.methods.evaluate.few_shot import FewShot, applied, ridge
 from tests.methods.small import NET, SEEN, supervised, trained
 from tests.modelzoo import tiny
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from methods import language
-from methods.language import LanguageModel
-from modelzoo import heads
-from modelzoo.sequence import s4d, zoology
+from longview.methods import language
+from longview.methods.language import LanguageModel
+from longview.modelzoo import heads
+from longview.modelzoo.sequence import s4d, zoology
 from tests.modelzoo.tiny import jit
 
 

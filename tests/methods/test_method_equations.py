@@ -11,32 +11,32 @@ import numpy as np
 import optax
 import pytest
 
-from methods import average, forward
-from methods.distill.logits import divergence, reverse, told
-from methods.ema import Ema
-from methods.evaluate.knn import NearestNeighbours, vote
-from methods.optim.depth_mup import DepthMuP
-from methods.optim.restart import restarting
-from methods.optim.sam import Sam
-from methods.optim.sgd import sgd
-from methods.optim.tract import TrAct
-from methods.peft.low_rank import LowRank, lora, pissa
-from methods.prune.magnitude import Prune, smaller
-from methods.quant.fake import FakeQuant, quantize
-from methods.reparam import by_path
-from methods.ssl.masked import Autoencoder, normalized, patches_of
-from methods.ssl.parts import Projector
-from methods.ssl.rotation import RotNet, rotations
-from methods.ssl.simclr import nt_xent
-from methods.ssl.swav import sinkhorn, swapped
-from methods.ssl.views import Crop, Jitter, Views
-from methods.start import Start, Trained
-from methods.supervised import Supervised
-from modelzoo import weights
-from modelzoo.heads import Linear
-from modelzoo.layers.residual import Add, Single
-from modelzoo.vision.vit import ViT
-from runtime.checkpoint import Best, Checkpoints
+from longview.methods import average, forward
+from longview.methods.distill.logits import divergence, reverse, told
+from longview.methods.ema import Ema
+from longview.methods.evaluate.knn import NearestNeighbours, vote
+from longview.methods.optim.depth_mup import DepthMuP
+from longview.methods.optim.restart import restarting
+from longview.methods.optim.sam import Sam
+from longview.methods.optim.sgd import sgd
+from longview.methods.optim.tract import TrAct
+from longview.methods.peft.low_rank import LowRank, lora, pissa
+from longview.methods.prune.magnitude import Prune, smaller
+from longview.methods.quant.fake import FakeQuant, quantize
+from longview.methods.reparam import by_path
+from longview.methods.ssl.masked import Autoencoder, normalized, patches_of
+from longview.methods.ssl.parts import Projector
+from longview.methods.ssl.rotation import RotNet, rotations
+from longview.methods.ssl.simclr import nt_xent
+from longview.methods.ssl.swav import sinkhorn, swapped
+from longview.methods.ssl.views import Crop, Jitter, Views
+from longview.methods.start import Start, Trained
+from longview.methods.supervised import Supervised
+from longview.modelzoo import weights
+from longview.modelzoo.heads import Linear
+from longview.modelzoo.layers.residual import Add, Single
+from longview.modelzoo.vision.vit import ViT
+from longview.runtime.checkpoint import Best, Checkpoints
 from tests import goldens
 from tests.methods.small import METHODS, NET, RNG, SEEN, batch_of, begun, supervised, trained
 from tests.modelzoo import tiny

@@ -9,28 +9,28 @@ import numpy as np
 import optax
 import pytest
 
-from methods import average
-from methods.distill.logits import Distill
-from methods.ema import Ema
-from methods.evaluate.few_shot import FewShot
-from methods.evaluate.knn import NearestNeighbours
-from methods.evaluate.linear_probe import LinearProbe
-from methods.optim.depth_mup import DepthMuP
-from methods.optim.restart import restarting
-from methods.optim.sam import Sam
-from methods.optim.sgd import sgd
-from methods.optim.tract import TrAct
-from methods.peft.low_rank import LowRank
-from methods.prune.magnitude import Prune
-from methods.prune.trained_rank import TrainedRank
-from methods.quant.fake import FakeQuant
-from methods.reparam import by_path
-from methods.ssl.parts import Projector
-from methods.ssl.rotation import RotNet
-from methods.ssl.simclr import SimClr
-from methods.ssl.swav import SwAV
-from methods.task import init_state, make_step
-from modelzoo.heads import Classifier, Linear
+from longview.methods import average
+from longview.methods.distill.logits import Distill
+from longview.methods.ema import Ema
+from longview.methods.evaluate.few_shot import FewShot
+from longview.methods.evaluate.knn import NearestNeighbours
+from longview.methods.evaluate.linear_probe import LinearProbe
+from longview.methods.optim.depth_mup import DepthMuP
+from longview.methods.optim.restart import restarting
+from longview.methods.optim.sam import Sam
+from longview.methods.optim.sgd import sgd
+from longview.methods.optim.tract import TrAct
+from longview.methods.peft.low_rank import LowRank
+from longview.methods.prune.magnitude import Prune
+from longview.methods.prune.trained_rank import TrainedRank
+from longview.methods.quant.fake import FakeQuant
+from longview.methods.reparam import by_path
+from longview.methods.ssl.parts import Projector
+from longview.methods.ssl.rotation import RotNet
+from longview.methods.ssl.simclr import SimClr
+from longview.methods.ssl.swav import SwAV
+from longview.methods.task import init_state, make_step
+from longview.modelzoo.heads import Classifier, Linear
 from tests.methods.small import (BACKBONES, METHODS, NET, RNG, SEEN, Dropping, Pyramid, batch_of, classifier,
                                  supervised, trained, transform)
 from tests.modelzoo import tiny

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 import pytest
 from sklearn.datasets import load_sample_image
 
-from methods.randaugment import OPS, RandAugment
+from longview.methods.randaugment import OPS, RandAugment
 
 SIDE = 48
 FILL = (124, 116, 104)

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from methods.optim.parts import clip_adaptively
-from methods.optim.sgd import sgd, staircase
+from longview.methods.optim.parts import clip_adaptively
+from longview.methods.optim.sgd import sgd, staircase
 
 PARAMS = {'hidden': {'kernel': jnp.full((2, 2), 2.0), 'bias': jnp.ones(2)}, 'head': {'kernel': jnp.ones((2, 2))}}
 GRADS = [jax.tree.map(lambda p, s=seed: jnp.cos(s + jnp.arange(p.size)).reshape(p.shape), PARAMS) for seed in range(4)]

@@ -9,13 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from methods import diagnose
-from methods.ema import Ema
-from methods.optim.adamw import adamw
-from methods.optim.schedules import warmup_cosine
-from methods.supervised import Supervised, cross_entropy
-from methods.task import Task, Variables, chain, init_state, make_score, make_step
-from runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
+from longview.methods import diagnose
+from longview.methods.ema import Ema
+from longview.methods.optim.adamw import adamw
+from longview.methods.optim.schedules import warmup_cosine
+from longview.methods.supervised import Supervised, cross_entropy
+from longview.methods.task import Task, Variables, chain, init_state, make_score, make_step
+from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
 from tests.toys import Head, Net
 
 RNG = jax.random.key(0)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from methods.prune import decompose
-from methods.prune.trained_rank import TrainedRank, rank_for
-from methods.reparam import by_path
-from modelzoo.__main__ import multiply_adds
-from modelzoo.layers.conv import Conv, DepthwiseConv
-from modelzoo.layers.dense import Dense
+from longview.methods.prune import decompose
+from longview.methods.prune.trained_rank import TrainedRank, rank_for
+from longview.methods.reparam import by_path
+from longview.modelzoo.__main__ import multiply_adds
+from longview.modelzoo.layers.conv import Conv, DepthwiseConv
+from longview.modelzoo.layers.dense import Dense
 from tests.methods.small import NET, RNG, SEEN, supervised, trained
 from tests.modelzoo import tiny
 

@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from modelzoo.layers import pyramid, trunk
-from modelzoo.layers.attention import Attention
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.conv import Conv
-from modelzoo.layers.dense import Dense
-from modelzoo.layers.frac_connections import FracConnections
-from modelzoo.layers.hyper_connections import HyperConnections
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.norm import LayerNorm, NoNorm
-from modelzoo.layers.orthogonal import Orthogonal
-from modelzoo.layers.patch import Patches
-from modelzoo.layers.pool import global_mean
-from modelzoo.layers.residual import Single, along
-from modelzoo.layers.rezero import ReZero
+from longview.modelzoo.layers import pyramid, trunk
+from longview.modelzoo.layers.attention import Attention
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.conv import Conv
+from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.frac_connections import FracConnections
+from longview.modelzoo.layers.hyper_connections import HyperConnections
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.norm import LayerNorm, NoNorm
+from longview.modelzoo.layers.orthogonal import Orthogonal
+from longview.modelzoo.layers.patch import Patches
+from longview.modelzoo.layers.pool import global_mean
+from longview.modelzoo.layers.residual import Single, along
+from longview.modelzoo.layers.rezero import ReZero
 
 
 class Direction(nn.Module):

@@ -13,10 +13,10 @@ import pytest
 from flax import traverse_util
 from jax.flatten_util import ravel_pytree
 
-import modelzoo
-from modelzoo import features as ft
-from modelzoo.heads import Classifier
-from modelzoo.layers.patch import stem_grid
+from longview import modelzoo
+from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Classifier
+from longview.modelzoo.layers.patch import stem_grid
 from tests.modelzoo.tiny import filled, images, jit, shapes
 
 TINY = images('*_test')

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo.layers import meta_next
-from modelzoo.layers.conv import DepthwiseConv
-from modelzoo.layers.norm import GlobalResponseNorm
-from modelzoo.vision import convnext, hornet, inceptionnext, unireplknet
+from longview import modelzoo
+from longview.modelzoo.layers import meta_next
+from longview.modelzoo.layers.conv import DepthwiseConv
+from longview.modelzoo.layers.norm import GlobalResponseNorm
+from longview.modelzoo.vision import convnext, hornet, inceptionnext, unireplknet
 from tests.modelzoo.tiny import filled, jit, shapes
 
 SAID = {name: figures.params for family in (convnext, hornet, inceptionnext, unireplknet)

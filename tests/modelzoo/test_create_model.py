@@ -1,11 +1,11 @@
-"""Finding models by name, and the table that ``python -m modelzoo`` prints."""
+"""Finding models by name, and the table that ``python -m longview.modelzoo`` prints."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-import modelzoo
-from modelzoo import __main__ as table
+from longview import modelzoo
+from longview.modelzoo import __main__ as table
 
 
 def test_names_are_unique_and_matched_by_pattern():

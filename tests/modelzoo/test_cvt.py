@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo.layers import attention
-from modelzoo.layers.mlp import quick_gelu
-from modelzoo.vision import cvt
+from longview import modelzoo
+from longview.modelzoo.layers import attention
+from longview.modelzoo.layers.mlp import quick_gelu
+from longview.modelzoo.vision import cvt
 from tests.modelzoo.tiny import filled, jit, shapes
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
-from modelzoo import features as ft
+from longview.modelzoo import features as ft
 
 
 class Plain(ft.Backbone):

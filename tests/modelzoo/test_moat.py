@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo import weights
-from modelzoo.vision import moat
+from longview import modelzoo
+from longview.modelzoo import weights
+from longview.modelzoo.vision import moat
 from tests import goldens
 from tests.modelzoo.tiny import filled, jit, shapes
 

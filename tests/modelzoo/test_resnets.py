@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-import modelzoo
-from modelzoo import weights
-from modelzoo.vision import nfnet, res2net, resnet, resnetv2
+from longview import modelzoo
+from longview.modelzoo import weights
+from longview.modelzoo.vision import nfnet, res2net, resnet, resnetv2
 from tests.modelzoo.tiny import jit, shapes
 
 # Millions, classifier included: as timm lists its 1000-class networks (results-imagenet.csv); CIFAR's, as the papers.

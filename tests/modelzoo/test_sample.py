@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo import sample, weights
+from longview import modelzoo
+from longview.modelzoo import sample, weights
 from tests.modelzoo.tiny import filled, jit
 
 LOGITS = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from modelzoo import features as ft
-from modelzoo import weights
-from modelzoo.heads import Classifier, Linear
-from modelzoo.vision import skipnet
+from longview.modelzoo import features as ft
+from longview.modelzoo import weights
+from longview.modelzoo.heads import Classifier, Linear
+from longview.modelzoo.vision import skipnet
 from tests.modelzoo.tiny import filled, jit
 
 TINY = skipnet.VARIANTS['skipnet_test']

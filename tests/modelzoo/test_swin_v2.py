@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-import modelzoo
-from modelzoo.layers import window
-from modelzoo.layers.block import PostNorm
-from modelzoo.layers.residual import Add
-from modelzoo.vision import swin_v2
+from longview import modelzoo
+from longview.modelzoo.layers import window
+from longview.modelzoo.layers.block import PostNorm
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.vision import swin_v2
 from tests.modelzoo.tiny import filled, jit, shapes
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from modelzoo import weights
-from modelzoo.heads import Classifier
-from modelzoo.vision import vcmamba
+from longview.modelzoo import weights
+from longview.modelzoo.heads import Classifier
+from longview.modelzoo.vision import vcmamba
 from tests import goldens
 from tests.modelzoo.tiny import filled, jit, shapes
 

@@ -10,9 +10,9 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-import modelzoo
-from modelzoo.vision import vig
-from runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated
+from longview import modelzoo
+from longview.modelzoo.vision import vig
+from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated
 from tests.modelzoo.tiny import filled, jit, shapes
 
 # Standard deviations of values drawn by torch 2.13 with the reference's calls, in the order in which it makes them.

@@ -9,8 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo import weight_files
+from longview import modelzoo
+from longview.modelzoo import weight_files
 
 TYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.int32, np.uint8, np.bool_)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-import modelzoo
-from modelzoo import weight_files, weights
-from modelzoo.heads import Classifier
-from modelzoo.layers import hyena
-from modelzoo.sequence import sgconv
+from longview import modelzoo
+from longview.modelzoo import weight_files, weights
+from longview.modelzoo.heads import Classifier
+from longview.modelzoo.layers import hyena
+from longview.modelzoo.sequence import sgconv
 from tests import goldens
 from tests.modelzoo.tiny import filled, images, jit, shapes
 

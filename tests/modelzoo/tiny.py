@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-import modelzoo
-from modelzoo import __main__ as table
-from modelzoo.features import SequenceBackbone
+from longview import modelzoo
+from longview.modelzoo import __main__ as table
+from longview.modelzoo.features import SequenceBackbone
 from tests import goldens
 
 jit = functools.partial(jax.jit, compiler_options=goldens.QUICK)

@@ -6,7 +6,7 @@ import jax
 import orbax.checkpoint as ocp
 import pytest
 
-from runtime.checkpoint import Checkpoints
+from longview.runtime.checkpoint import Checkpoints
 
 
 class _Manager(ocp.CheckpointManager):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from runtime import compiler
+from longview.runtime import compiler
 
 
 def test_a_cpu_s_library_gets_products_and_no_sums(monkeypatch):

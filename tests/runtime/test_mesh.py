@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from runtime.mesh import MeshConfig, make_mesh, tree_shardings
+from longview.runtime.mesh import MeshConfig, make_mesh, tree_shardings
 
 TREE = {'params': {'block00': {'qkv_proj': {'kernel': jnp.zeros((128, 384))}, 'norm': {'scale': jnp.zeros((128,))}},
                    'odd': {'kernel': jnp.zeros((129, 384))}}}

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from runtime import metrics
-from runtime.errors import RunError
+from longview.runtime import metrics
+from longview.runtime.errors import RunError
 
 
 def test_resuming_drops_later_and_broken_lines(tmp_path) -> None:

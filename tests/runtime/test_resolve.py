@@ -3,7 +3,7 @@ import dataclasses
 import ml_collections
 import pytest
 
-from runtime.resolve import ConfigError, resolve
+from longview.runtime.resolve import ConfigError, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ def test_an_override_reaches_the_object() -> None:
     ({'fn': WHOLE, 'part': {'fn': PART, 'width': 1, 'dept': 3}}, ['config.part.dept', "did you mean 'depth'"]),
     ({'partial': PART, 'dept': 3}, ["did you mean 'depth'"]),
     ({'fn': PART}, ["also needs 'width'"]),
-    ({'fn': 'runtime.resolv:resolve'}, ["no module 'runtime.resolv'", "did you mean 'resolve'"]),
+    ({'fn': 'runtime.resolv:resolve'}, ["no module 'longview.runtime.resolv'", "did you mean 'resolve'"]),
     ({'fn': 'runtime.resolve:resolv'}, ["has no 'resolv'", "did you mean 'resolve'"]),
     ({'fn': 'no_such_package_at_all.x:y'}, ["no module 'no_such_package_at_all'"]),
     ({'fn': 'runtime.resolve'}, ["not of the form 'package.module:name'"]),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from runtime import distributed, profile
-from runtime.plan import Plan, Run
+from longview.runtime import distributed, profile
+from longview.runtime.plan import Plan, Run
 
 
 @pytest.mark.parametrize('env, tpu_vm, cluster', [

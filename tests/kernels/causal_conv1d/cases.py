@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.causal_conv1d import causal_conv1d
-from kernels.causal_conv1d.shapes import SHAPES, Shape
+from longview.kernels.causal_conv1d import causal_conv1d
+from longview.kernels.causal_conv1d.shapes import SHAPES, Shape
 from tests.kernels import close
 
 BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}

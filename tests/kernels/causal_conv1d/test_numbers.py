@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
+from longview.kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
 from tests.kernels.causal_conv1d import cases
 from tests.kernels.causal_conv1d.cases import Case
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
+from longview.kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
 from tests.kernels import tpu
 from tests.kernels.causal_conv1d import cases
 from tests.kernels.causal_conv1d.cases import Case

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kernels.conv2d import conv2d
-from kernels.conv2d.shapes import SHAPES, Shape
+from longview.kernels.conv2d import conv2d
+from longview.kernels.conv2d.shapes import SHAPES, Shape
 from tests import goldens
 from tests.kernels import close, pull
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels.conv2d import conv2d
-from kernels.conv2d.shapes import SHAPES
+from longview.kernels.conv2d import conv2d
+from longview.kernels.conv2d.shapes import SHAPES
 from tests.kernels.close import assert_close
 from tests.kernels.conv2d import cases
 from tests.kernels.conv2d.cases import Case

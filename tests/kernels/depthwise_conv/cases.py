@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from kernels.depthwise_conv import depthwise_conv
-from kernels.depthwise_conv.shapes import SHAPES, Shape
+from longview.kernels.depthwise_conv import depthwise_conv
+from longview.kernels.depthwise_conv.shapes import SHAPES, Shape
 from tests import goldens
 from tests.kernels import close, pull
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.depthwise_conv import depthwise_conv, inception_conv
+from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
 from tests.kernels.close import assert_close
 from tests.kernels.depthwise_conv import cases
 from tests.kernels.depthwise_conv.cases import Case

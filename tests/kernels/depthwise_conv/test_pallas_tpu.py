@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.depthwise_conv import api, depthwise_conv, inception_conv, pallas_tpu
+from longview.kernels.depthwise_conv import api, depthwise_conv, inception_conv, pallas_tpu
 from tests.kernels import close, tpu
 from tests.kernels.depthwise_conv import cases
 from tests.kernels.depthwise_conv.cases import Case

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.gla import bidirectional_gla, gla
-from kernels.gla.shapes import SHAPES, Shape
+from longview.kernels.gla import bidirectional_gla, gla
+from longview.kernels.gla.shapes import SHAPES, Shape
 from tests import goldens
 from tests.kernels import close
 from tests.kernels.gla import sequential

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.kernels_gla import FACTS, Program, one_way, two_passes, xla_chunks
-from kernels.gla import bidirectional_gla, gla, sequence_parallel_gla
+from longview.kernels.gla import bidirectional_gla, gla, sequence_parallel_gla
 from tests.kernels import tpu
 
 ONE_WAY = Program(one_way, (1, 1000, 2, 64, 128), gradients=True)

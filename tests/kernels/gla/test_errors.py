@@ -25,7 +25,7 @@ MISTAKES = {
 PROGRAM = """
 import json, sys
 import jax.numpy as jnp
-from kernels.gla import bidirectional_gla, gla, gla_step
+from longview.kernels.gla import bidirectional_gla, gla, gla_step
 x, e, answers = jnp.ones((1, 3, 2, 4)), jnp.ones((1, 0, 2, 4)), {}
 for call in json.load(sys.stdin):
     try:

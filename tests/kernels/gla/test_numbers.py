@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.gla import gla, gla_step
-from kernels.gla.shapes import SHAPES
+from longview.kernels.gla import gla, gla_step
+from longview.kernels.gla.shapes import SHAPES
 from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case
 

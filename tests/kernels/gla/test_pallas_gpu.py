@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.gla import bidirectional_gla, gla, pallas_gpu
+from longview.kernels.gla import bidirectional_gla, gla, pallas_gpu
 from tests.kernels import close
 from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case

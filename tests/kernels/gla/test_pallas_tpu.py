@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.gla import bidirectional_gla, gla, pallas_tpu, pallas_tpu_layout
+from longview.kernels.gla import bidirectional_gla, gla, pallas_tpu, pallas_tpu_layout
 from tests.kernels import close, tpu
 from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from kernels.gla import bidirectional_gla, gla, sequence_parallel_bidirectional_gla, sequence_parallel_gla
+from longview.kernels.gla import bidirectional_gla, gla, sequence_parallel_bidirectional_gla, sequence_parallel_gla
 from tests.kernels.close import assert_close
 from tests.kernels.gla import cases, test_numbers
 from tests.kernels.gla.cases import Case

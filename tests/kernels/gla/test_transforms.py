@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels.gla import bidirectional_gla, gla
+from longview.kernels.gla import bidirectional_gla, gla
 from tests.kernels.close import assert_close
 from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case

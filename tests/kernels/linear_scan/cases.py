@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.linear_scan import linear_scan
-from kernels.linear_scan.shapes import SHAPES, Shape
+from longview.kernels.linear_scan import linear_scan
+from longview.kernels.linear_scan.shapes import SHAPES, Shape
 from tests.kernels import close
 from tests.kernels.linear_scan import sequential
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.linear_scan import linear_scan
+from longview.kernels.linear_scan import linear_scan
 from tests.kernels import tpu
 
 

@@ -20,7 +20,7 @@ MISTAKES = {
 PROGRAM = """
 import json, sys
 import jax.numpy as jnp
-from kernels.linear_scan import linear_scan as scan, linear_scan_step as step
+from longview.kernels.linear_scan import linear_scan as scan, linear_scan_step as step
 x, answers = jnp.ones((1, 3, 4)), {}
 for call in json.load(sys.stdin):
     try:

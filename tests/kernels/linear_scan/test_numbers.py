@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.linear_scan import linear_scan, linear_scan_step, xla
+from longview.kernels.linear_scan import linear_scan, linear_scan_step, xla
 from tests.kernels.linear_scan import cases
 from tests.kernels.linear_scan.cases import BOTH, Case
 

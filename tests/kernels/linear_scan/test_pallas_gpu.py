@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.linear_scan import linear_scan, pallas_gpu
+from longview.kernels.linear_scan import linear_scan, pallas_gpu
 from tests.kernels.close import assert_close
 from tests.kernels.linear_scan import cases
 from tests.kernels.linear_scan.cases import Case

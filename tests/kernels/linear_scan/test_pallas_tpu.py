@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.linear_scan import pallas_tpu
+from longview.kernels.linear_scan import pallas_tpu
 from tests.kernels import close, tpu
 from tests.kernels.linear_scan import cases
 from tests.kernels.linear_scan.cases import BOTH, Case

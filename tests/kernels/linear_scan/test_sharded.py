@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from kernels.linear_scan import linear_scan, sequence_parallel_linear_scan
+from longview.kernels.linear_scan import linear_scan, sequence_parallel_linear_scan
 from tests.kernels.close import assert_close
 from tests.kernels.linear_scan import cases
 from tests.kernels.linear_scan.cases import BOTH, Case

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels.linear_scan import linear_scan
+from longview.kernels.linear_scan import linear_scan
 from tests.kernels.close import assert_close
 from tests.kernels.linear_scan import cases
 from tests.kernels.linear_scan.cases import BOTH, Case

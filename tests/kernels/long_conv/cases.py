@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.long_conv import api, long_conv, pallas_tpu
-from kernels.long_conv.shapes import SHAPES, Shape
+from longview.kernels.long_conv import api, long_conv, pallas_tpu
+from longview.kernels.long_conv.shapes import SHAPES, Shape
 from tests import goldens
 from tests.kernels import close, pull
 

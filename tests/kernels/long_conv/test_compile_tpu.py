@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.long_conv import long_conv, xla
+from longview.kernels.long_conv import long_conv, xla
 from tests.kernels import tpu
 
 # XLA's own form of 8 sequences of 4,096 tokens and 64 channels: real FFTs twice as long, which take minutes to compile.

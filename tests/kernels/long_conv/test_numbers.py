@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.long_conv import long_conv, pallas_tpu, transforms, xla
-from kernels.long_conv.transforms import fft_size, monarch_sides
+from longview.kernels.long_conv import long_conv, pallas_tpu, transforms, xla
+from longview.kernels.long_conv.transforms import fft_size, monarch_sides
 from tests import goldens
 from tests.kernels.long_conv import cases
 from tests.kernels.long_conv.cases import Case

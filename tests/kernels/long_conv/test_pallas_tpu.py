@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.long_conv import pallas_tpu
+from longview.kernels.long_conv import pallas_tpu
 from tests.kernels import close, tpu
 from tests.kernels.long_conv import cases
 from tests.kernels.long_conv.cases import Case

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from kernels.long_conv import long_conv, sequence_parallel_long_conv, sharded
-from kernels.long_conv.transforms import exact_sides
+from longview.kernels.long_conv import long_conv, sequence_parallel_long_conv, sharded
+from longview.kernels.long_conv.transforms import exact_sides
 from tests.kernels.close import assert_close
 from tests.kernels.long_conv import cases
 

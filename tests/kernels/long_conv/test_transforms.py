@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels.long_conv import long_conv
+from longview.kernels.long_conv import long_conv
 from tests.kernels.long_conv import cases
 from tests.kernels.long_conv.cases import Case
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.long_conv2d import global_filter, long_conv2d, pallas_tpu
-from kernels.long_conv2d.shapes import SHAPES
-from kernels.long_conv2d.transforms import Grid
+from longview.kernels.long_conv2d import global_filter, long_conv2d, pallas_tpu
+from longview.kernels.long_conv2d.shapes import SHAPES
+from longview.kernels.long_conv2d.transforms import Grid
 from tests import goldens
 from tests.kernels import close, pull
 

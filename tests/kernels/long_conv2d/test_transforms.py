@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kernels.long_conv2d import global_filter, long_conv2d
+from longview.kernels.long_conv2d import global_filter, long_conv2d
 from tests.kernels import tpu
 from tests.kernels.long_conv2d import cases
 from tests.kernels.long_conv2d.cases import Case

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.selective_scan import selective_scan
-from kernels.selective_scan.shapes import SHAPES, Shape
+from longview.kernels.selective_scan import selective_scan
+from longview.kernels.selective_scan.shapes import SHAPES, Shape
 from tests.kernels import close
 from tests.kernels.selective_scan import sequential
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.selective_scan import selective_scan
+from longview.kernels.selective_scan import selective_scan
 from tests.kernels import tpu
 
 

@@ -28,7 +28,7 @@ MISTAKES = {
 PROGRAM = """
 import json, sys
 import jax.numpy as jnp
-from kernels.selective_scan import selective_scan as scan, selective_scan_step as step
+from longview.kernels.selective_scan import selective_scan as scan, selective_scan_step as step
 u, e, A, B, G, answers = *map(jnp.ones, ((1, 3, 4), (1, 0, 4), (4, 2), (1, 3, 2), (1, 3, 3, 2))), {}
 for call in json.load(sys.stdin):
     try:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.selective_scan import chunk, selective_scan, selective_scan_step
+from longview.kernels.selective_scan import chunk, selective_scan, selective_scan_step
 from tests.kernels.selective_scan import cases
 from tests.kernels.selective_scan.cases import Case
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.selective_scan import pallas_gpu, selective_scan
+from longview.kernels.selective_scan import pallas_gpu, selective_scan
 from tests.kernels.close import assert_close
 from tests.kernels.selective_scan import cases
 from tests.kernels.selective_scan.cases import Case

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kernels.selective_scan import pallas_tpu
+from longview.kernels.selective_scan import pallas_tpu
 from tests.kernels import close, tpu
 from tests.kernels.selective_scan import cases
 from tests.kernels.selective_scan.cases import Case

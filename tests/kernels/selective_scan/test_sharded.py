@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from kernels.selective_scan import selective_scan, sequence_parallel_selective_scan
+from longview.kernels.selective_scan import selective_scan, sequence_parallel_selective_scan
 from tests.kernels.close import assert_close
 from tests.kernels.selective_scan import cases
 from tests.kernels.selective_scan.cases import Case

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from modelzoo.layers import conv, pool, pyramid
-from modelzoo.layers.batchnorm import BatchNorm
-from modelzoo.layers.conv_norm import ConvNorm, Stem
-from modelzoo.layers.norm import GroupNorm
-from modelzoo.layers.squeeze_excite import SqueezeExcite
-from modelzoo.layers.variants import changed
-from modelzoo.layers.weight_standardization import ScaledConv, StandardizedConv, standardize
+from longview.modelzoo.layers import conv, pool, pyramid
+from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.conv_norm import ConvNorm, Stem
+from longview.modelzoo.layers.norm import GroupNorm
+from longview.modelzoo.layers.squeeze_excite import SqueezeExcite
+from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.weight_standardization import ScaledConv, StandardizedConv, standardize
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

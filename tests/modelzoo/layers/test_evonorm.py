@@ -10,9 +10,9 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from modelzoo.layers.evonorm import Affine, EvoNormB0, EvoNormS0, unchanged
-from modelzoo.vision.resnet import resnet
-from modelzoo.vision.resnetv2 import resnetv2
+from longview.modelzoo.layers.evonorm import Affine, EvoNormB0, EvoNormS0, unchanged
+from longview.modelzoo.vision.resnet import resnet
+from longview.modelzoo.vision.resnetv2 import resnetv2
 from tests import goldens
 from tests.modelzoo.tiny import jit
 

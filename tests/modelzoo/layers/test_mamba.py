@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from modelzoo import weights
-from modelzoo.layers import mamba
-from modelzoo.layers.norm import LayerNorm, RMSNorm
+from longview.modelzoo import weights
+from longview.modelzoo.layers import mamba
+from longview.modelzoo.layers.norm import LayerNorm, RMSNorm
 from tests import goldens
 from tests.modelzoo.tiny import filled, jit
 

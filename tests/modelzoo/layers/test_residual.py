@@ -8,26 +8,26 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-import modelzoo
-from modelzoo.layers import fixup, laurel
-from modelzoo.layers.attention import Attention
-from modelzoo.layers.block import PreNorm
-from modelzoo.layers.causal_attention import CausalAttention
-from modelzoo.layers.fixup import Fixup
-from modelzoo.layers.frac_connections import FracConnections
-from modelzoo.layers.hyper_connections import HyperConnections
-from modelzoo.layers.laurel import Laurel
-from modelzoo.layers.layer_scale import LayerScale
-from modelzoo.layers.mamba import Mamba
-from modelzoo.layers.mlp import Mlp
-from modelzoo.layers.norm import NoNorm
-from modelzoo.layers.orthogonal import Orthogonal
-from modelzoo.layers.residual import Add
-from modelzoo.layers.rezero import ReZero
-from modelzoo.layers.value_residual import SharedValue, ValueResidual
-from modelzoo.sequence.trunk import Trunk
-from modelzoo.vision.resnet import Basic, Bottleneck, ResNet
-from modelzoo.vision.vit import ViT
+from longview import modelzoo
+from longview.modelzoo.layers import fixup, laurel
+from longview.modelzoo.layers.attention import Attention
+from longview.modelzoo.layers.block import PreNorm
+from longview.modelzoo.layers.causal_attention import CausalAttention
+from longview.modelzoo.layers.fixup import Fixup
+from longview.modelzoo.layers.frac_connections import FracConnections
+from longview.modelzoo.layers.hyper_connections import HyperConnections
+from longview.modelzoo.layers.laurel import Laurel
+from longview.modelzoo.layers.layer_scale import LayerScale
+from longview.modelzoo.layers.mamba import Mamba
+from longview.modelzoo.layers.mlp import Mlp
+from longview.modelzoo.layers.norm import NoNorm
+from longview.modelzoo.layers.orthogonal import Orthogonal
+from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.rezero import ReZero
+from longview.modelzoo.layers.value_residual import SharedValue, ValueResidual
+from longview.modelzoo.sequence.trunk import Trunk
+from longview.modelzoo.vision.resnet import Basic, Bottleneck, ResNet
+from longview.modelzoo.vision.vit import ViT
 from tests.modelzoo.tiny import filled, jit
 
 KINDS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from modelzoo.layers import spectrum
+from longview.modelzoo.layers import spectrum
 
 
 def noise(*shape: int) -> np.ndarray:

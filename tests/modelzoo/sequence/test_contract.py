@@ -9,10 +9,10 @@ import pytest
 from flax import traverse_util
 from jax.flatten_util import ravel_pytree
 
-import modelzoo
-from modelzoo import __main__ as table
-from modelzoo import features as ft
-from modelzoo.heads import Classifier
+from longview import modelzoo
+from longview.modelzoo import __main__ as table
+from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Classifier
 from tests.modelzoo.tiny import filled, images, jit, shapes
 
 NAMES = [name for name in modelzoo.list_models() if name not in images()]

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo import weights
-from modelzoo.layers import diagonal_ssm, hyena
-from modelzoo.sequence import long_conv, sgconv
+from longview import modelzoo
+from longview.modelzoo import weights
+from longview.modelzoo.layers import diagonal_ssm, hyena
+from longview.modelzoo.sequence import long_conv, sgconv
 from tests.modelzoo.tiny import filled, jit
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import modelzoo
-from modelzoo import __main__ as table
-from modelzoo import weight_files, weights
-from modelzoo.sequence import gla
+from longview import modelzoo
+from longview.modelzoo import __main__ as table
+from longview.modelzoo import weight_files, weights
+from longview.modelzoo.sequence import gla
 from tests.modelzoo.tiny import filled, jit
 
 

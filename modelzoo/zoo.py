@@ -1,0 +1,80 @@
+"""The model zoo: every architecture by the name its paper gave it.
+
+    model = create_model('vig_small', num_classes=10, drop_path=0.1)
+    variables = model.init(key, images)
+    logits = model.apply(variables, images)['logits']
+
+    model = create_model('vit_small_patch16_224', weights='vit_small.safetensors')  # init gives what the file has
+
+Names are looked up in the ``VARIANTS`` of the family files; nothing is registered.
+"""
+
+import difflib
+import fnmatch
+import functools
+import importlib
+import os
+import pkgutil
+from types import ModuleType
+from typing import Any
+
+from longview.modelzoo.features import Backbone
+from longview.modelzoo.heads import Classifier
+from longview.modelzoo.weight_files import locate
+from longview.modelzoo.weights import head_of, pretrained
+
+_FOLDERS = ('longview.modelzoo.vision', 'longview.modelzoo.sequence')
+
+
+def create_model(name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None,
+                 **overrides: Any) -> Classifier:
+    """Returns a published network: the backbone and its head, a linear one unless the family's ``HEADS`` says else.
+
+    Args:
+        name: one of `list_models`.
+        num_classes: number of logits; by default 1000 or, with `weights`, what they have. With another number than
+            they have the head starts anew. A network that reads words is a language model by default, and a
+            classifier with a number.
+        weights: a .safetensors file, one of torch's, or ``owner/name`` on the Hugging Face hub. The model's ``init``
+            then returns them, position tables resized to the model's ``image_size``.
+        **overrides: fields of the backbone's class to change, such as ``drop_path`` or ``dtype``.
+
+    Raises:
+        ValueError: there is no such model; the nearest names are given. ``init`` raises it where weights do not fit.
+        TypeError: the backbone has no such field.
+        FileNotFoundError: the weights are neither here nor on the hub.
+        ImportError: reading or fetching them needs a package that is not here.
+    """
+    backbone = find(name)[1].clone(**overrides)
+    if weights is None:
+        return Classifier(backbone, head_of(backbone, num_classes))
+    return pretrained(backbone, num_classes, locate(weights))
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """Returns the names that a shell pattern matches, by family in the order of their tables."""
+    return [name for family in families() for name in family.VARIANTS if fnmatch.fnmatch(name, pattern)]
+
+
+def find(name: str) -> tuple[ModuleType, Backbone]:
+    """Returns the family file that has `name`, and its backbone.
+
+    Raises:
+        ValueError: there is no such model; the nearest names are given.
+    """
+    for family in families():
+        if name in family.VARIANTS:
+            return family, family.VARIANTS[name]
+    near = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
+    hint = f'did you mean {" or ".join(near)}?' if near else 'list_models() has the names.'
+    raise ValueError(f'there is no model {name!r}: {hint}')
+
+
+@functools.cache
+def families() -> tuple[ModuleType, ...]:
+    """Returns the family files, imported."""
+    found = []
+    for folder in map(importlib.import_module, _FOLDERS):
+        for info in pkgutil.iter_modules(folder.__path__, f'{folder.__name__}.'):
+            found.append(importlib.import_module(info.name))
+    return tuple(family for family in found if hasattr(family, 'VARIANTS'))
