@@ -16,11 +16,11 @@ Of `Words`, words int32 (B, T) and label int32 (B, T) in place of the first two.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import math
 import os
+from collections.abc import Callable, Iterable, Iterator
 
 import grain
 import jax

@@ -12,13 +12,14 @@ import pathlib
 import sys
 from typing import Any, NamedTuple
 
-from absl import app, flags, logging
 import jax
-from ml_collections import config_flags
 import numpy as np
 import optax
+from absl import app, flags, logging
+from ml_collections import config_flags
 
 from longview import names
+from longview.kernels import dispatch
 from longview.methods import diagnose
 from longview.methods.task import TrainState, chain, init_state, make_score, make_step
 from longview.runtime import commandline, compiler, distributed, profile
@@ -64,7 +65,9 @@ def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None 
     run.data.check()
     plan = Plan.of(run, run.data.num_train)
     check_config(workdir, config.to_dict(), free=EXECUTION)
-    with jax.default_matmul_precision(run.matmul_precision), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.default_matmul_precision(run.matmul_precision))
+        stack.enter_context(dispatch.prefer(**run.kernels))
         return _Trainer(run, plan, workdir, span, stack).train()
 
 

@@ -11,16 +11,16 @@ thread, `decode_and_crop_jpeg` and a bilinear resize without antialiasing, on 50
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 import os
 import time
+from collections.abc import Iterator
+from contextlib import closing
 
-from absl import app, flags
 import jax
+import numpy as np
+from absl import app, flags
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
-import numpy as np
 
 from longview.input_pipeline import Images
 from longview.runtime.resolve import resolve

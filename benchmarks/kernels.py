@@ -18,14 +18,14 @@ begins a group), `CPU`, names of cases, `calls(case)`, which returns its calls b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import importlib
 import os
 import statistics
+from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
 import jax
+from absl import app, flags
 
 from benchmarks.peer import Peer, seconds
 

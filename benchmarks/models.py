@@ -11,17 +11,17 @@ as train.py does it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import functools
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
-from absl import app, flags
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import app, flags
 
 from benchmarks.peer import Peer, seconds
 from longview import modelzoo

@@ -4,11 +4,11 @@ Needs nothing of ours, and nothing but Python: the other end may run in an envir
 What is compared with is in benchmarks/peer_gla.py and the like.
 """
 
-from collections.abc import Callable, Mapping
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Clock = Callable[[], float]

@@ -8,8 +8,8 @@ Images lie channels last, which is the faster of PyTorch's two layouts here; seq
 have it. Needs torch alone. No code was taken from others.
 """
 
-from collections.abc import Callable
 import sys
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F

@@ -8,8 +8,8 @@ case that begins with "own" instead has the layout that suits PyTorch, (B, D, T)
 others. Needs torch alone.
 """
 
-from functools import partial
 import sys
+from functools import partial
 
 import torch
 

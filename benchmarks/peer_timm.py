@@ -5,9 +5,9 @@
 Needs torch and timm.
 """
 
-from collections.abc import Callable
 import sys
 import time
+from collections.abc import Callable
 
 import timm
 import torch

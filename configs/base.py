@@ -95,11 +95,18 @@ def mesh() -> Node:
     return {'fn': 'runtime.mesh:MeshConfig', 'data': -1, 'fsdp': 1, 'tensor': 1, 'rules': (), 'fsdp_min_size': 2**14}
 
 
+def kernels() -> Node:
+    """Every op as its platform chooses; ``--config.kernels.gla=pallas_gpu`` names an implementation."""
+    ops = ('gla', 'bidirectional_gla', 'selective_scan', 'linear_scan', 'long_conv', 'long_conv2d', 'global_filter',
+           'depthwise_conv', 'inception_conv', 'conv2d', 'causal_conv1d')
+    return {op: unset(str) for op in ops}
+
+
 def run(task: Node, data: Node, optimizer: Node, **rest: Any) -> Node:
     """The top level of a config: runtime/plan.py:Run, key for key."""
     common = {'seed': 0, 'epochs': unset(float), 'steps': unset(int), 'accumulate': 1, 'log_every': 50,
               'eval_every': unset(int), 'save_every': unset(int), 'keep': 2, 'eval_batch_size': unset(int),
-              'mesh': mesh(), 'matmul_precision': 'default'}
+              'mesh': mesh(), 'matmul_precision': 'default', 'kernels': kernels()}
     return {'task': task, 'data': data, 'optimizer': optimizer} | common | rest
 
 

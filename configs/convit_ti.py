@@ -14,7 +14,7 @@ here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 f
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.convit:convit', 'variant': 'convit_tiny', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'convit_tiny', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 NO_DECAY = {'decay_rules': (('pos_embed|cls_token', 0.0),)}

@@ -15,7 +15,7 @@ them warm-up to a rate of 4e-3, a cosine to 1e-6, averaged weights. bfloat16 wit
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.convnext:convnext', 'variant': 'convnext_tiny', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'convnext_tiny', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'kernel_size': 5}

@@ -15,7 +15,7 @@ the last rate. Trained in float16, and here in bfloat16 with float32 parameters
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.cvt:cvt', 'variant': 'cvt_13', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'cvt_13', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (1, 2), 'heads': (1, 2)}
 NO_DECAY = {'decay_rules': (('cls_token', 0.0),)}

@@ -16,7 +16,7 @@ statistics are theirs, not those of averaged weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet110_cifar', 'depths': (3, 3, 3),
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet110_cifar', 'depths': (3, 3, 3),
             'widths': (16, 32, 64), 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 
 

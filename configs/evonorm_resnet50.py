@@ -17,12 +17,12 @@ Like all small presets of networks with batch statistics, those of B0 evaluate t
 
 from longview.configs import base
 
-UNCHANGED = {'partial': 'modelzoo.layers.evonorm:unchanged'}
-B0 = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50',
-      'norm': {'partial': 'modelzoo.layers.evonorm:EvoNormB0'}, 'act': UNCHANGED,
-      'end_norm': {'partial': 'modelzoo.layers.evonorm:Affine'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
+UNCHANGED = {'partial': 'modelzoo.layers.norms.evonorm:unchanged'}
+B0 = {'fn': 'modelzoo:backbone', 'variant': 'resnet50',
+      'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormB0'}, 'act': UNCHANGED,
+      'end_norm': {'partial': 'modelzoo.layers.norms.evonorm:Affine'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 S0 = {'fn': 'modelzoo.vision.resnetv2:resnetv2', 'variant': 'resnetv2_50',
-      'norm': {'partial': 'modelzoo.layers.evonorm:EvoNormS0', 'groups': 32}, 'act': UNCHANGED, 'drop_path': 0.0,
+      'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormS0', 'groups': 32}, 'act': UNCHANGED, 'drop_path': 0.0,
       'dtype': 'float32', 'remat': False}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
 

@@ -17,10 +17,10 @@ same size, without its norms. What they reach: docs/results.md.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.fixup_resnet:fixup_resnet', 'variant': 'fixup_resnet110', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'fixup_resnet110', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}
-PLAIN = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet110_cifar', 'drop_path': 0.0,
-         'norm': {'partial': 'modelzoo.layers.norm:NoNorm'}, 'dtype': 'float32', 'remat': False}
+PLAIN = {'fn': 'modelzoo:backbone', 'variant': 'resnet110_cifar', 'drop_path': 0.0,
+         'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'}, 'dtype': 'float32', 'remat': False}
 NARROW = {'widths': (4, 8, 16), 'stem_width': 4}
 NUMBERS = '(before|scale|after|after1/bias|before2/bias|after_stem/bias|pool/bias)$'
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

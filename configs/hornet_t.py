@@ -17,7 +17,7 @@ their last stage.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.hornet:hornet', 'variant': 'hornet_tiny_7x7', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'hornet_tiny_7x7', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'width': 32, 'depths': (2, 2), 'orders': (2, 3), 'global_from': 1}

@@ -14,7 +14,7 @@ small presets evaluate the weights themselves: the batch statistics are theirs, 
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.inceptionnext:inceptionnext', 'variant': 'inceptionnext_tiny', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'inceptionnext_tiny', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'variant': 'inceptionnext_atto', 'widths': (32, 64), 'depths': (2, 2), 'ratios': (4, 3)}

@@ -14,7 +14,7 @@ Not expressed: dropout of 0.1, of taps of 0.2; gray images; two kernels for each
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.sequence.long_conv:long_conv', 'variant': 'long_conv_example', 'width': 512, 'depth': 6,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'long_conv_example', 'width': 512, 'depth': 6,
             'mixer': {'places': 1024, 'bidirectional': False}, 'drop_path': 0.0, 'dtype': 'float32'}
 
 

@@ -17,7 +17,7 @@ differs: RandAugment's magnitude ends at 10 here. bfloat16 with float32 paramete
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.mlp_mixer:mlp_mixer', 'variant': 'mixer_s32_224', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'mixer_s32_224', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 HALF = (0.5, 0.5, 0.5)

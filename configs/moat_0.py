@@ -15,7 +15,7 @@ of the recipe the 300 epochs are the paper's, the rest is DeiT's. bfloat16 with 
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.moat:moat', 'variant': 'moat_0', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'moat_0', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'stem_width': 32, 'widths': (32, 64), 'depths': (1, 2), 'attends': (False, True)}

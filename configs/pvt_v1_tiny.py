@@ -15,7 +15,7 @@ float32 parameters (--config.task.backbone.dtype=float32 for full precision).
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.pvt:pvt', 'variant': 'pvt_v1_tiny', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'pvt_v1_tiny', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'heads': (1, 2), 'ratios': (4, 4), 'reductions': (2, 1)}

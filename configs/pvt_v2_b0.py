@@ -15,7 +15,7 @@ epoch of a third as many). Trained in float16, and here in bfloat16 with float32
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.pvt:pvt_v2', 'variant': 'pvt_v2_b0', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'pvt_v2_b0', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'heads': (1, 2), 'ratios': (4, 4), 'reductions': (2, 1)}

@@ -15,7 +15,7 @@ weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.res2net:res2net', 'variant': 'res2net50_26w_4s', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'res2net50_26w_4s', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (2, 2, 2), 'widths': (64, 128, 256)}
 

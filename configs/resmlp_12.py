@@ -15,7 +15,7 @@ float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dt
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.mlp_mixer:mlp_mixer', 'variant': 'resmlp_12_224', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resmlp_12_224', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 NO_DECAY = {'decay_rules': (('alpha|beta', 0.0),)}

@@ -17,7 +17,7 @@ the weights themselves: the batch statistics are theirs, not those of averaged w
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.resnet:resnet', 'variant': 'resnet50', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
 

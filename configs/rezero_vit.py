@@ -18,14 +18,14 @@ from longview.configs import base
 
 HE = {'fn': 'jax.nn.initializers:he_normal'}
 BACKBONE = {'fn': 'modelzoo.vision.vit:ViT', 'width': 384, 'depth': 12, 'heads': 6, 'patch': 16, 'prefix': (),
-            'pool': 'mean', 'fixed_positions': {'partial': 'modelzoo.layers.posemb:sincos2d'}, 'drop_path': 0.0,
-            'norm': {'partial': 'modelzoo.layers.norm:NoNorm'},
-            'mixer': {'partial': 'modelzoo.layers.attention:Attention', 'kernel_init': HE},
-            'mlp': {'partial': 'modelzoo.layers.mlp:Mlp', 'kernel_init': HE, 'ratio': 4.0},
-            'residual': {'partial': 'modelzoo.layers.rezero:ReZero'}, 'dtype': 'float32', 'remat': False, 'scan': False}
+            'pool': 'mean', 'fixed_positions': {'partial': 'modelzoo.layers.attention.posemb:sincos2d'}, 'drop_path': 0.0,
+            'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'},
+            'mixer': {'partial': 'modelzoo.layers.attention.attention:Attention', 'kernel_init': HE},
+            'mlp': {'partial': 'modelzoo.layers.frame.mlp:Mlp', 'kernel_init': HE, 'ratio': 4.0},
+            'residual': {'partial': 'modelzoo.layers.residuals.rezero:ReZero'}, 'dtype': 'float32', 'remat': False, 'scan': False}
 DEEP = BACKBONE | {'width': 32, 'depth': 28, 'heads': 2, 'patch': 4, 'scan': True}
-ADD = {'partial': 'modelzoo.layers.residual:Add'}
-NORM = {'partial': 'modelzoo.layers.norm:LayerNorm', 'epsilon': 1e-6}
+ADD = {'partial': 'modelzoo.layers.residuals.residual:Add'}
+NORM = {'partial': 'modelzoo.layers.norms.norm:LayerNorm', 'epsilon': 1e-6}
 HALF = (0.5, 0.5, 0.5)
 
 

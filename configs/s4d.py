@@ -15,7 +15,7 @@ expressed: dropout of 0.1; 10 % of the training images kept for validation.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.sequence.s4d:s4d', 'variant': 's4d_example', 'width': 128, 'depth': 4,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 's4d_example', 'width': 128, 'depth': 4,
             'mixer': {'states': 64}, 'drop_path': 0.0, 'dtype': 'float32'}
 
 

@@ -15,7 +15,7 @@ along a cosine, a tenth of it and no decay for the kernels (the layer's own rate
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.sequence.sgconv:sgconv', 'variant': 'sgconv_example', 'width': 128, 'depth': 4,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'sgconv_example', 'width': 128, 'depth': 4,
             'mixer': {'places': 1024, 'band': 64, 'bidirectional': True}, 'drop_path': 0.0, 'dtype': 'float32'}
 
 

@@ -20,7 +20,7 @@ The small presets evaluate the weights themselves: the batch statistics are thei
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.skipnet:skipnet', 'variant': 'skipnet_ffgate1_38',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'skipnet_ffgate1_38',
             'decide': {'partial': 'modelzoo.vision.skipnet:hard'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 SMALL = {'depths': (3, 3, 3), 'widths': (8, 16, 32), 'stem_width': 8}
 SAMPLED = {'decide': {'partial': 'modelzoo.vision.skipnet:sampled'}}

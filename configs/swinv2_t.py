@@ -13,7 +13,7 @@ float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dt
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.swin_v2:swin_v2', 'variant': 'swinv2_tiny_window8_256', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'swinv2_tiny_window8_256', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False, 'scan': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'width': 32, 'depths': (2, 2), 'heads': (2, 4)}

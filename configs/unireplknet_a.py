@@ -17,7 +17,7 @@ themselves: the batch statistics are theirs, not those of averaged weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.unireplknet:unireplknet', 'variant': 'unireplknet_a', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'unireplknet_a', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'periods': (0, 1), 'kernel_size': 7}
 

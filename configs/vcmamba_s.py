@@ -16,7 +16,7 @@ precision).
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vcmamba:vcmamba', 'variant': 'vcmamba_s', 'drop_path': 0.0, 'dtype': 'float32',
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vcmamba_s', 'drop_path': 0.0, 'dtype': 'float32',
             'remat': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 3), 'scans': 2}

@@ -14,7 +14,7 @@ the depthwise kernels included; trained in float16, and here in bfloat16 with fl
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vig:vig_h', 'variant': 'vig_h_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vig_h_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
             'scan': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 

@@ -15,7 +15,7 @@ the position table included; trained in float32, and here in bfloat16 with float
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vig:vig', 'variant': 'vig_small', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vig_small', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
             'scan': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 

@@ -15,7 +15,7 @@ default 0 holds.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vig:vig', 'variant': 'vig_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vig_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
             'scan': False}
 RECIPE = {'drop_path': 0.0, 'dtype': 'bfloat16'}
 

@@ -15,7 +15,7 @@ The small presets evaluate the weights themselves: the batch statistics are thei
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.resnet:wide_resnet', 'variant': 'wrn_28_10_cifar', 'drop_path': 0.0,
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'wrn_28_10_cifar', 'drop_path': 0.0,
             'dtype': 'float32', 'remat': False}
 SMALL = {'depths': (1, 1, 1), 'widths': (32, 64, 128)}
 

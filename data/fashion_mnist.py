@@ -12,12 +12,12 @@ idx files itself, from the first place that has them:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import gzip
 import hashlib
 import os
 import pathlib
 import urllib.request
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds

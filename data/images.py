@@ -26,8 +26,8 @@ from typing import ClassVar
 
 import cv2
 import numpy as np
-from PIL import Image
 import simplejpeg
+from PIL import Image
 
 Record = bytes | np.ndarray
 

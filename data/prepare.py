@@ -25,8 +25,8 @@ import shutil
 import sys
 import tempfile
 
-from etils import epath
 import tensorflow_datasets as tfds
+from etils import epath
 
 from longview import data
 

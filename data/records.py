@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
 import functools
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
 import grain

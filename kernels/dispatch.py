@@ -3,12 +3,14 @@
 An op keeps a table `{name: Form}`. Asked for no name, `run` never fails for lack of hardware: it
 takes the first form that runs anywhere, or the one that a platform has for itself. The platform is
 looked at when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for
-a TPU pod. Asked for a name, it takes that form or says in words why it cannot.
+a TPU pod. Asked for a name, it takes that form or says in words why it cannot. A name is an argument
+of each op; `prefer` gives one to all calls of an op that pass none, those inside networks too.
 """
 
+import contextlib
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,14 +20,49 @@ from jax import lax
 from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
+from longview.words import nearest
+
 # Dimensions that an op may be split along, and the axis of a mesh that splits the second.
 BATCH, WIDTH, TENSOR = 'batch', 'heads or channels', 'tensor'
 
 Names = tuple[str | None, ...]
 
+OPS = (
+    'gla', 'bidirectional_gla', 'selective_scan', 'linear_scan', 'long_conv', 'long_conv2d', 'global_filter',
+    'depthwise_conv', 'inception_conv', 'conv2d', 'causal_conv1d',
+)
+
+# The implementations of `prefer`, as pairs, for they are a part of the key that jit finds a traced program by.
+_preferred = jax.make_user_context(())
+
 
 def _nothing(*args: Any) -> None:
     """The answer of a form that serves every call."""
+
+
+@contextlib.contextmanager
+def prefer(**implementations: str | None) -> Iterator[None]:
+    """Chooses the implementation of ops wherever a call inside of the ``with`` names none.
+
+        with dispatch.prefer(gla='reference', conv2d='conv'):
+            jax.hessian(loss)(params)
+
+    What `jax.jit` has traced outside is traced anew. Inside another `prefer` this one counts; None leaves an op as it
+    was.
+
+    Args:
+        **implementations: op (one of `OPS`) -> name of its implementation; a call raises where there is none of that
+            name, or where it cannot serve.
+
+    Raises:
+        ValueError: there is no such op.
+    """
+    for op in implementations:
+        if op not in OPS:
+            raise ValueError(f'there is no op {op!r} to prefer an implementation of{nearest(op, OPS)}')
+    given = {op: name for op, name in implementations.items() if name is not None}
+    with _preferred(tuple(sorted({**dict(_preferred.value), **given}.items()))):
+        yield
 
 
 class Form(NamedTuple):
@@ -69,6 +106,8 @@ def run(
     when lowered for a wrong platform.
     """
     args = _alike(args)
+    if implementation is None:
+        implementation = dict(_preferred.value).get(op)
     mesh = _mesh_of(args[0])
     kinds = {kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types) if size > 1}
     if jax.sharding.AxisType.Explicit in kinds:
@@ -303,7 +342,8 @@ def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:
     def refuse(primals: tuple, tangents: tuple) -> None:
         raise NotImplementedError(
             f'{op} has first derivatives only: its gradient was differentiated again. '
-            "Pass implementation='reference' where second derivatives are needed."
+            f"Pass implementation='reference' where second derivatives are needed, or run the whole network "
+            f"inside of `with dispatch.prefer({op}='reference')`."
         )
 
     return once

@@ -15,9 +15,9 @@ rectangle with noise in each pixel, and mixing with one lambda per batch, are al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -200,7 +200,7 @@ class Mix:
         cut = use_cutmix & box
         return cut, jnp.where(use_cutmix, 1 - cut.mean(), lam)
 
-    def soft_labels(self, label: Int[Array, 'b']) -> Float[Array, 'b k']:
+    def soft_labels(self, label: Int[Array, b]) -> Float[Array, 'b k']:
         """Smoothed one-hot labels."""
         off = self.label_smoothing / self.num_classes
         return jax.nn.one_hot(label, self.num_classes) * (1 - self.label_smoothing) + off

@@ -25,7 +25,7 @@ class LanguageModel(Task):
 
     Attributes:
         backbone: words -> features; a `SequenceBackbone` with a vocabulary.
-        head: features -> logits at each place, `modelzoo.heads.Words`.
+        head: features -> logits at each place, `modelzoo.heads.LanguageHead`.
     """
 
     backbone: nn.Module

@@ -271,8 +271,8 @@ def rotation(degrees: Float[Array, ''], height: int, width: int) -> tuple[Array,
 
 def affine(
     pixels: Int[Array, 'h w c'],
-    matrix: Float[Array, '6'],
-    fill: Int[Array, 'c'],
+    matrix: Float[Array, 6],
+    fill: Int[Array, c],
     interpolation: str,
 ) -> Int[Array, 'h w c']:
     """Pixel (x, y) of the result is read at (a x + b y + c, d x + e y + f), `fill` outside.

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 
 from longview.modelzoo import weight_files
 from longview.modelzoo.features import Backbone, SequenceBackbone, Sequences
-from longview.modelzoo.heads import Classifier, Linear, Words
+from longview.modelzoo.heads import Classifier, LanguageHead, Linear
 
 Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 
@@ -84,7 +84,7 @@ def head_of(backbone: Backbone, num_classes: int | None) -> nn.Module:
         num_classes: number of logits; None for 1000 or, of a network that reads words, a language model's head.
     """
     if num_classes is None and isinstance(backbone, SequenceBackbone) and backbone.vocabulary:
-        return Words(backbone.vocabulary)
+        return LanguageHead(backbone.vocabulary)
     head = getattr(_family(backbone), 'HEADS', {}).get(type(backbone).__name__, Linear)
     return head(1000 if num_classes is None else num_classes)
 

@@ -20,10 +20,28 @@ from typing import Any
 
 from longview.modelzoo.features import Backbone
 from longview.modelzoo.heads import Classifier
+from longview.modelzoo.layers.frame.variants import changed
 from longview.modelzoo.weight_files import locate
 from longview.modelzoo.weights import head_of, pretrained
 
 _FOLDERS = ('longview.modelzoo.vision', 'longview.modelzoo.sequence')
+
+
+def backbone(variant: str, **fields: Any) -> Backbone:
+    """Returns a published network without its head, changed where fields are given.
+
+        backbone('vit_small_patch16_224', image_size=32, patch=4, dtype='bfloat16')
+        backbone('vit_small_patch16_224', residual=ReZero)           # another part in the place of the network's own
+        backbone('vit_small_patch16_224', mixer={'bias': False})     # or its own with other arguments
+
+    Args:
+        variant: one of `list_models`.
+        **fields: of the backbone's class; `layers.frame.variants.changed` says what may be given.
+
+    Raises:
+        ValueError: there is no such variant or field; the nearest ones are given.
+    """
+    return changed(find(variant)[1], fields)
 
 
 def create_model(name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None,
@@ -37,18 +55,18 @@ def create_model(name: str, num_classes: int | None = None, *, weights: str | os
             classifier with a number.
         weights: a .safetensors file, one of torch's, or ``owner/name`` on the Hugging Face hub. The model's ``init``
             then returns them, position tables resized to the model's ``image_size``.
-        **overrides: fields of the backbone's class to change, such as ``drop_path`` or ``dtype``.
+        **overrides: fields of the backbone to change; see `backbone`.
 
     Raises:
-        ValueError: there is no such model; the nearest names are given. ``init`` raises it where weights do not fit.
-        TypeError: the backbone has no such field.
+        ValueError: there is no such model or field; the nearest names are given. ``init`` raises it where weights do
+            not fit.
         FileNotFoundError: the weights are neither here nor on the hub.
         ImportError: reading or fetching them needs a package that is not here.
     """
-    backbone = find(name)[1].clone(**overrides)
+    made = backbone(name, **overrides)
     if weights is None:
-        return Classifier(backbone, head_of(backbone, num_classes))
-    return pretrained(backbone, num_classes, locate(weights))
+        return Classifier(made, head_of(made, num_classes))
+    return pretrained(made, num_classes, locate(weights))
 
 
 def list_models(pattern: str = '*') -> list[str]:

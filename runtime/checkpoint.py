@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from longview.runtime.errors import RunError
 from longview.runtime.mesh import path_of
+from longview.runtime.renames import renamed
 
 
 class Checkpoints:
@@ -192,9 +193,9 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str,
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f'the workdir cannot be made ({error}): choose a --workdir where you may write.') from error
-    flat = _flatten(json.loads(json.dumps(config, default=str)))
+    flat = _flatten(renamed(json.loads(json.dumps(config, default=str))))
     if path.exists():
-        before = _flatten(json.loads(path.read_text()))
+        before = _flatten(renamed(json.loads(path.read_text())))
         for key in sorted(flat.keys() | before.keys()):
             if not _below(key, free) and flat.get(key) != before.get(key):
                 raise RunError(f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '

@@ -9,8 +9,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from longview.runtime.resolve import ConfigError, nearest
-
+from longview.runtime.resolve import ConfigError
+from longview.words import nearest
 
 # Of the checkout, or of the installed package: where configs/ stands.
 _ROOT = pathlib.Path(__file__).parents[1]

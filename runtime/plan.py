@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longview.runtime.mesh import MeshConfig
@@ -31,6 +31,8 @@ class Run:
         best: which evaluation metric decides on the best checkpoint.
         best_mode: ``max`` or ``min``.
         matmul_precision: jax's name for the precision of float32 products on accelerators.
+        kernels: op -> name of the implementation that all of the run's networks take (kernels/dispatch.py:OPS); an op
+            that is left out, or None, chooses by the platform.
     """
 
     task: Any
@@ -52,6 +54,7 @@ class Run:
     best: str = 'eval/accuracy'
     best_mode: str = 'max'
     matmul_precision: str = 'default'
+    kernels: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.epochs is None and self.steps is None:
@@ -64,7 +67,7 @@ class Run:
 
 
 # Keys that say how to run, not what to compute: a run may be resumed with others.
-EXECUTION = ('mesh', 'accumulate', 'keep', 'save_every', 'data.data_dir', 'data.threads', 'data.prefetch',
+EXECUTION = ('mesh', 'accumulate', 'keep', 'save_every', 'kernels', 'data.data_dir', 'data.threads', 'data.prefetch',
              'data.in_memory')
 
 

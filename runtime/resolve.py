@@ -7,7 +7,6 @@ lists become tuples. There is no registry: the import path is the name. A key th
 not take is refused with the nearest one that it does, before anything is called.
 """
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from longview.names import full
+from longview.runtime.renames import current
+from longview.words import nearest
 
 
 class ConfigError(ValueError):
@@ -58,19 +59,12 @@ def check_arguments(fn: Callable, arguments: Iterable[str], path: str, *, comple
         raise ConfigError(f'{path}: {_name(fn)} also needs {", ".join(map(repr, missing))}.')
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns the end of a sentence: ``; did you mean 'x'?`` for the known name closest to `name`."""
-    known = [k for k in known if k not in ('self', 'parent', 'name')]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f'; did you mean {close[0]!r}?' if close else f'; there is {", ".join(known) or "nothing"}.'
-
-
 def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
     if 'fn' in node and 'partial' in node:
         raise ConfigError(f"{path}: has both 'fn' (a call) and 'partial' (no call yet); keep one of them.")
     kind = next((key for key in ('fn', 'partial') if key in node), None)
-    spec = node.pop(kind) if kind else None
-    arguments = {key: resolve(value, f'{path}.{key}') for key, value in node.items()}
+    spec, before = current(str(node.pop(kind))) if kind else (None, {})
+    arguments = {key: resolve(value, f'{path}.{key}') for key, value in {**before, **node}.items()}
     if kind is None:
         return arguments
     fn = locate(spec, path)

@@ -14,7 +14,7 @@ os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 
 from jaxtyping import install_import_hook
 
-import tests.typecheck  # the hook looks it up by name
+import tests.typecheck  # noqa: F401  # the hook looks it up by name
 
 # Checks every annotation of our own code, in the tests only.
 install_import_hook(['longview'], 'tests.typecheck.typecheck')

@@ -50,7 +50,7 @@ def test_a_folder_runs_by_either_name(module):
 def test_a_users_own_folders_of_the_same_names_are_not_met(tmp_path):
     for name in ('data', 'kernels', 'modelzoo'):
         (tmp_path / name).mkdir()
-        (tmp_path / name / '__init__.py').write_text(f'OWNER = "user"\n')
+        (tmp_path / name / '__init__.py').write_text('OWNER = "user"\n')
     code = ("import sys; sys.path.append({!r}); import data, kernels, modelzoo, longview; "
             "print(data.OWNER, kernels.OWNER, modelzoo.OWNER, longview.create_model('vig_test').head.num_classes)")
     assert 'user user user 1000' in python(code.format(str(ROOT)), cwd=tmp_path)

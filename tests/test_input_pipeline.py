@@ -6,10 +6,10 @@ import time
 
 import chex
 import jax
-from jax.sharding import NamedSharding, SingleDeviceSharding
-from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
 
 from longview.data import keyed
 from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
@@ -147,10 +147,10 @@ def test_processes_together_hold_the_global_batch(axes, processes):
         covered |= set(own.tolist())
         with contextlib.closing(iter(images.host_train(own, 32, 9, 0))) as hosts:
             for host, whole in zip(hosts, want):
-                chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
+                chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))
         with contextlib.closing(iter(images.host_evaluate(own, 32))) as hosts:
             for host, whole in zip(hosts, evaluated, strict=True):
-                chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))  # noqa: B023
+                chex.assert_trees_all_equal(host, jax.tree.map(lambda x: x[own], whole))
     assert covered == set(range(32))
 
 

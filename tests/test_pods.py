@@ -1,8 +1,7 @@
 """What train.py compiles, for TPUs that are not there."""
 
-import pytest
-
 import jax
+import pytest
 
 from longview import train
 from longview.configs import vig_s

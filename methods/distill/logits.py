@@ -28,7 +28,7 @@ from longview.methods import forward
 from longview.methods.supervised import cross_entropy
 from longview.methods.task import Batch, Metrics, Task, Variables
 from longview.modelzoo.heads import Classifier
-from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.frame.dense import Dense
 
 _NARROWER = 8
 

@@ -19,7 +19,7 @@ from longview.methods import forward
 from longview.methods.supervised import cross_entropy
 from longview.methods.task import Batch, Metrics, Variables, Wrapper
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from longview.methods.supervised import cross_entropy
 from longview.methods.task import Batch, Metrics, Task, Variables
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Linear
-from longview.modelzoo.layers.conv_norm import ConvNorm
-from longview.modelzoo.layers.pool import global_mean
+from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm
+from longview.modelzoo.layers.frame.pool import global_mean
 
 EXIT_LOGITS = 'exit_logits'
 

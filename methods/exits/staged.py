@@ -4,7 +4,7 @@ For networks that methods/exits/confidence.py trained. A program has one shape, 
 runs the network up to an exit, keeps the examples that stay, and goes on with them. Their number is rounded up to a
 power of two, so that few programs are compiled.
 
-Going on from a map works for networks whose stages are `modelzoo.layers.pyramid.Stage`s: while the rest is traced,
+Going on from a map works for networks whose stages are `modelzoo.layers.frame.pyramid.Stage`s: while the rest is traced,
 that exit's stage hands the map on in place of what it would compute, and what came before it is then read by nobody.
 """
 
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from longview.methods.exits.confidence import EarlyExit
 from longview.methods.task import Variables
-from longview.modelzoo.layers.pyramid import Stage
+from longview.modelzoo.layers.frame.pyramid import Stage
 
 Answers = tuple[np.ndarray, np.ndarray]
 
@@ -74,7 +74,7 @@ def _part(task: EarlyExit, index: int, v: Variables, x: Float[Array, 'b *n'], im
             features, answers = until(jnp.zeros((len(x), *image_shape)))
         if len(hits) != 1:
             raise NotImplementedError(f'{type(task.backbone).__name__} cannot go on from {task.exits[index - 1]}: '
-                                      'leave it at a stage of a network that is made of modelzoo.layers.pyramid.')
+                                      'leave it at a stage of a network that is made of modelzoo.layers.frame.pyramid.')
     else:
         features, answers = until(x)
     logits = answers[-1]

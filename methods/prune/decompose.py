@@ -17,8 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from longview.methods.forward import answer
-from longview.modelzoo.layers.conv import Conv
-from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.frame.dense import Dense
 
 # Whether the first layer, and the second, moves over rows and over columns.
 SCHEMES = {'channel': ((True, True), (False, False)), 'spatial': ((True, False), (False, True))}

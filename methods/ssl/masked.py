@@ -21,13 +21,14 @@ from jaxtyping import Array, Float, Int, Key
 from longview.methods import forward
 from longview.methods.task import Batch, Metrics, Task, Variables
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, posemb, trunk
-from longview.modelzoo.layers.attention import Attention
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.attention import posemb
+from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 _EPSILON = 1e-6
 

@@ -6,8 +6,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.dense import Dense
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 PROJECTED = 'projected'
 

@@ -9,7 +9,7 @@ of the output are float32 whatever the compute type; gates other than swish and 
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,10 @@ from jaxtyping import Array, Float
 from longview.kernels.gla import gla as attend
 from longview.kernels.gla import gla_step
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.mamba import CausalConv
-from longview.modelzoo.layers.mixer import Mixer
-from longview.modelzoo.layers.norm import RMSNorm
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.mixers.mamba import CausalConv
+from longview.modelzoo.layers.mixers.mixer import Mixer
+from longview.modelzoo.layers.norms.norm import RMSNorm
 from longview.modelzoo.sequence.trunk import Trunk
 
 _NORMAL = jax.nn.initializers.normal(0.02)
@@ -166,23 +165,6 @@ VARIANTS = {
 
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.06635', (1, 2048))
 PUBLISHED = {'gla_340m': _PAPER(params=340), 'gla_1_3b': _PAPER(params=1300)}
-
-
-def gla(variant: str = 'gla_340m', *, width: int | None = None, depth: int | None = None,
-        vocabulary: int | None = None, mixer: dict[str, Any] | None = None, tied: bool | None = None,
-        drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> GLA:
-    """Returns a variant, changed where a value is given; see `Trunk`.
-
-    Args:
-        mixer: fields of `GatedLinearAttention` to change, such as ``{'heads': 2}``.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    return changed(VARIANTS, variant, GLA, {
-        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(_MIXER, **mixer),
-        'vocabulary': vocabulary, 'tied': tied, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
-        'scan': scan})
 
 
 # The published names of a mixer's parameters and of a language model's, and ours; see weights.py.

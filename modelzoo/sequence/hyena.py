@@ -2,24 +2,20 @@
 
 Poli et al., 2023, "Hyena Hierarchy: Towards Larger Convolutional Language Models", https://arxiv.org/abs/2302.10866.
 Reference: https://github.com/HazyResearch/safari (Apache-2.0), commit 02220c6, src/models/sequence/long_conv_lm.py
-and configs/experiment/pile/hyena.yaml; read for facts, no code was taken. The operator is in layers/hyena.py.
+and configs/experiment/pile/hyena.yaml; read for facts, no code was taken. The operator is in layers/mixers/hyena.py.
 
 The network around the operator is GPT-2's: norms before the branches, GELU by tanh, one table for reading and saying
 words. Where we differ: there is no dropout.
 """
 
 import functools
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import hyena as layer
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.mixers import hyena as layer
 from longview.modelzoo.sequence.trunk import Trunk
 
 _INIT = jax.nn.initializers.normal(0.02)
@@ -39,24 +35,6 @@ VARIANTS = {
                         tied=True),
 }
 PUBLISHED = {'hyena_153m': ft.Published('https://arxiv.org/abs/2302.10866', (1, 2048), params=153)}
-
-
-def hyena(variant: str = 'hyena_153m', *, width: int | None = None, depth: int | None = None,
-          mixer: dict[str, Any] | None = None, vocabulary: int | None = None, tied: bool | None = None,
-          drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False
-          ) -> Hyena:
-    """Returns a variant, changed where a value is given; see `Trunk`.
-
-    Args:
-        mixer: fields of `layers.hyena.Hyena`, in place of the variant's, such as ``{'places': 1024, 'order': 3}``.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    return changed(VARIANTS, variant, Hyena, {
-        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(_OPERATOR, **mixer),
-        'vocabulary': vocabulary, 'tied': tied, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
-        'scan': scan})
 
 
 # The published names of a language model's parameters and ours; see weights.py.

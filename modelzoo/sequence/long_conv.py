@@ -11,7 +11,6 @@ so does ours.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.long_filter import LongFilter
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.mixers.long_filter import LongFilter
 from longview.modelzoo.sequence.trunk import Trunk, s4_example_names
 
 
@@ -76,22 +74,6 @@ VARIANTS = {
     'long_conv_test': _CLASSIFIER(8, 1, functools.partial(LongConv, places=6, smooth=3)),
 }
 PUBLISHED: dict[str, ft.Published] = {}
-
-
-def long_conv(variant: str = 'long_conv_example', *, width: int | None = None, depth: int | None = None,
-              mixer: dict[str, Any] | None = None, pre_norm: bool | None = None, drop_path: float | None = None,
-              dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> LongConvNetwork:
-    """Returns a variant, changed where a value is given; see `Trunk`.
-
-    Args:
-        mixer: fields of `LongConv`, in place of the variant's, such as ``{'places': 784}``.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    return changed(VARIANTS, variant, LongConvNetwork, {
-        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(LongConv, **mixer),
-        'pre_norm': pre_norm, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
 
 
 # The published names of a mixer's parameters, our names for a classifier's, and ours; see weights.py.

@@ -9,14 +9,12 @@ Where we differ: the mixer's last matrix starts as torch's linear layers do, not
 """
 
 import functools
-
-import jax.numpy as jnp
-from jax.typing import DTypeLike
+from typing import Any
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import mamba as layer
-from longview.modelzoo.layers.norm import RMSNorm
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame import variants
+from longview.modelzoo.layers.mixers import mamba as layer
+from longview.modelzoo.layers.norms.norm import RMSNorm
 from longview.modelzoo.sequence.trunk import Trunk
 
 _NORM = functools.partial(RMSNorm, epsilon=1e-5)
@@ -48,22 +46,19 @@ PUBLISHED = {
 }
 
 
-def mamba(variant: str = 'mamba_130m', *, width: int | None = None, depth: int | None = None,
-          states: int | None = None, vocabulary: int | None = None, tied: bool | None = None,
-          drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False
-          ) -> Mamba:
-    """Returns a variant, changed where a value is given; see `Trunk`.
+def mamba(variant: str = 'mamba_130m', *, states: int | None = None, **fields: Any) -> Mamba:
+    """Returns a variant, with other values in some of the fields of `Trunk`.
 
     Args:
+        variant: one of `VARIANTS`.
         states: of each channel.
+        **fields: see `layers.frame.variants.changed`.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: there is no such variant or field.
     """
-    mixer = None if states is None else functools.partial(layer.Mamba, states=states)
-    return changed(VARIANTS, variant, Mamba, {
-        'width': width, 'depth': depth, 'mixer': mixer, 'vocabulary': vocabulary, 'tied': tied,
-        'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
+    mixer = {} if states is None else {'mixer': {'states': states}}
+    return variants.variant(VARIANTS, variant, mixer | fields)
 
 
 # The published names of a language model's parameters and ours; see weights.py.

@@ -6,13 +6,13 @@ src/modeling/modeling_llama_resformer.py and modeling_llama_svformer.py, read fo
 which are Llama's (Touvron et al., 2023, https://arxiv.org/abs/2302.13971). Positions are rotations of queries and keys
 (Su et al., 2021, https://arxiv.org/abs/2104.09864), the first half of a head's channels paired with the second.
 
-The residual connections do it, see layers/value_residual.py; the values that blocks share are those after their
+The residual connections do it, see layers/residuals/value_residual.py; the values that blocks share are those after their
 matrix. Epsilon of the norms is 1e-5 in the published scripts and 1e-6 by default.
 Where we differ: keys and values have as many heads as queries.
 """
 
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init
-from longview.modelzoo.layers.attention import split_heads
-from longview.modelzoo.layers.causal_attention import Remembering, State
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.norm import RMSNorm
-from longview.modelzoo.layers.value_residual import SharedValue, Told, ValueResidual
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention.attention import split_heads
+from longview.modelzoo.layers.frame import init, variants
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.mixers.causal_attention import Remembering, State
+from longview.modelzoo.layers.norms.norm import RMSNorm
+from longview.modelzoo.layers.residuals.value_residual import SharedValue, Told, ValueResidual
 from longview.modelzoo.sequence.trunk import Trunk
 
 _NORMAL = jax.nn.initializers.normal(0.02)
@@ -113,23 +112,20 @@ VARIANTS = {
 PUBLISHED = {'resformer_82m': ft.Published('https://arxiv.org/abs/2410.17897', (1, 2048), params=82)}
 
 
-def resformer(variant: str = 'resformer_82m', *, width: int | None = None, depth: int | None = None,
-              heads: int | None = None, vocabulary: int | None = None, places: int = 2048,
-              residual: Callable[..., nn.Module] | None = None, drop_path: float | None = None,
-              dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> ResFormer:
-    """Returns a variant, changed where a value is given; see `Trunk`.
+def resformer(variant: str = 'resformer_82m', *, heads: int | None = None, places: int = 2048, **fields: Any
+              ) -> ResFormer:
+    """Returns a variant, with other values in some of the fields of `Trunk`.
 
     Args:
+        variant: one of `VARIANTS`.
         heads: of each block, with `places` of room for decoding.
-        residual: another connection of the branches to the stream; `residual.Add` makes it Llama.
+        **fields: see `layers.frame.variants.changed`; `residual.Add` as `residual` makes it Llama.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: there is no such variant or field.
     """
-    mixer = None if heads is None else functools.partial(RotaryAttention, heads, places)
-    return changed(VARIANTS, variant, ResFormer, {
-        'width': width, 'depth': depth, 'mixer': mixer, 'vocabulary': vocabulary, 'residual': residual,
-        'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
+    mixer = {} if heads is None else {'mixer': functools.partial(RotaryAttention, heads, places)}
+    return variants.variant(VARIANTS, variant, mixer | fields)
 
 
 # The published names of a language model's parameters and ours; see weights.py.

@@ -7,13 +7,12 @@ models/s4/s4d.py and the network of example.py; read for facts, no code was take
     h_t = exp(dt A) h_{t-1} + u_t    y_t = 2 Re(C (exp(dt A) - 1) / A h_t) + D u_t
 
 which is S4D-Lin (A = -1/2 + i pi n, zero-order hold, B = 1). Where we differ: there is no dropout. The kernel is made
-of two short tables of powers (layers/diagonal_ssm.py). The published recipes give dt and A a rate of their own (0.001)
+of two short tables of powers (layers/mixers/diagonal_ssm.py). The published recipes give dt and A a rate of their own (0.001)
 and no decay, which is for the config to say.
 """
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +21,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Complex, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import diagonal_ssm, init
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.mixer import Mixer
-from longview.modelzoo.layers.mlp import gelu
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import gelu
+from longview.modelzoo.layers.mixers import diagonal_ssm
+from longview.modelzoo.layers.mixers.mixer import Mixer
 from longview.modelzoo.sequence.trunk import Trunk, s4_example_names
 
 State = Complex[Array, 'b d n']
@@ -82,22 +81,6 @@ VARIANTS = {
     's4d_test': _CLASSIFIER(8, 1, functools.partial(S4D, states=4)),
 }
 PUBLISHED: dict[str, ft.Published] = {}
-
-
-def s4d(variant: str = 's4d_example', *, width: int | None = None, depth: int | None = None,
-        mixer: dict[str, Any] | None = None, pre_norm: bool | None = None, drop_path: float | None = None,
-        dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> S4DNetwork:
-    """Returns a variant, changed where a value is given; see `Trunk`.
-
-    Args:
-        mixer: fields of `S4D` to change, such as ``{'states': 16}``.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    return changed(VARIANTS, variant, S4DNetwork, {
-        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(S4D, **mixer),
-        'pre_norm': pre_norm, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan})
 
 
 # The published names of a mixer's parameters and of a classifier's, and ours; see weights.py.

@@ -13,20 +13,17 @@ allows a learned decay and other modes, which the paper does not use.
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.long_filter import LongFilter
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.mixers.long_filter import LongFilter
 from longview.modelzoo.sequence.trunk import Trunk, s4_example_names
 
 
@@ -96,22 +93,6 @@ VARIANTS = {
     'sgconv_test': _CLASSIFIER(8, 1, functools.partial(SGConv, places=8, band=2, decays=(1.5, 2.0))),
 }
 PUBLISHED: dict[str, ft.Published] = {}
-
-
-def sgconv(variant: str = 'sgconv_example', *, width: int | None = None, depth: int | None = None,
-           mixer: dict[str, Any] | None = None, pre_norm: bool | None = None, drop_path: float | None = None,
-           dtype: DTypeLike = 'float32') -> SGConvNetwork:
-    """Returns a variant, changed where a value is given; see `Trunk`.
-
-    Args:
-        mixer: fields of `SGConv`, in place of the variant's, such as ``{'places': 784, 'bidirectional': True}``.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    return changed(VARIANTS, variant, SGConvNetwork, {
-        'width': width, 'depth': depth, 'mixer': None if mixer is None else functools.partial(SGConv, **mixer),
-        'pre_norm': pre_norm, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype)})
 
 
 # The published names of a mixer's parameters, our names for a classifier's, and ours; see weights.py.

@@ -2,7 +2,7 @@
 
 The mixer is a field, and so are norm, feed-forward layer and residual connection; a family is this network with its
 mixer, as its paper published it (modelzoo/sequence/*.py). With a vocabulary it reads words, and with
-`heads.Words` on top is a language model; without one it reads vectors (or an image, pixel by pixel), and with
+`heads.LanguageHead` on top is a language model; without one it reads vectors (or an image, pixel by pixel), and with
 `heads.Linear` on ``pooled`` is a classifier, which also serves a network that reads words. `init_state` and `step`
 read one element at a time in constant memory, `extend` several, with the features of the whole sequence's run.
 """
@@ -11,23 +11,82 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import trunk
-from longview.modelzoo.layers.causal_attention import CausalAttention
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.embedding import Elements, Words
-from longview.modelzoo.layers.mixer import Block
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.residual import Add, Stream, along
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.mixers.causal_attention import CausalAttention
+from longview.modelzoo.layers.mixers.mixer import Block
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add, Stream, along
 
 POOLS = ('mean', 'last')
 
 Parts = Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
+
+
+class WordEmbedding(nn.Module):
+    """``table[word] + positions[place]``.
+
+    Attributes:
+        vocabulary: number of words.
+        width: of the vectors.
+        places: rows of the table of positions; 0 for none.
+        dtype: compute type.
+    """
+
+    vocabulary: int
+    width: int
+    places: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        """Makes the tables."""
+        normal = jax.nn.initializers.normal(0.02)
+        self.table = self.param('table', normal, (self.vocabulary, self.width))
+        if self.places:
+            self.pos_embed = self.param('pos_embed', normal, (self.places, self.width))
+
+    def __call__(self, words: Int[Array, 'b t'], start: Any = 0) -> Float[Array, 'b t d']:
+        """Returns the vectors of words at the places `start`, `start` + 1, ...
+
+        Raises:
+            ValueError: the sequence is longer than the table of positions.
+        """
+        x = self.table[words].astype(self.dtype)
+        if not self.places:
+            return x
+        length = words.shape[1]
+        if length > self.places:
+            raise ValueError(f'{length} words are more than the {self.places} places that have a position: read a '
+                             'shorter sequence, or set places.')
+        rows = jax.lax.dynamic_slice_in_dim(self.pos_embed, start, length)
+        return x + rows.astype(self.dtype)[None]
+
+
+class Elements(nn.Module):
+    """``x @ kernel + bias`` for each element; an image is the sequence of its pixels, row by row.
+
+    Attributes:
+        width: of the vectors.
+        dtype: compute type.
+    """
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b t c'] | Float[Array, 'b h w c']) -> Float[Array, 'b t d']:
+        """Returns the vectors."""
+        x = x.reshape(len(x), -1, x.shape[-1])
+        fan_in = init.uniform_fan_in(x.shape[-1])
+        return Dense(self.width, True, fan_in, self.dtype, name='linear')(x)
 
 
 class State(NamedTuple):
@@ -50,7 +109,7 @@ class Trunk(ft.SequenceBackbone):
     Attributes:
         width: channels.
         depth: number of blocks.
-        mixer: factory of a block's mixer, see layers/mixer.py; or a sequence of them, which the blocks take in turn.
+        mixer: factory of a block's mixer, see layers/mixers/mixer.py; or a sequence of them, which the blocks take in turn.
         mlp: factory of a block's feed-forward layer, or of several in turn; None for none.
         norm: factory of a block's norms.
         last_norm: factory of the norm after the blocks; None for none.
@@ -60,9 +119,9 @@ class Trunk(ft.SequenceBackbone):
         tied: put the table of words out, for a head that has none of its own.
         pool: what ``pooled`` is: the 'mean' of all elements or the 'last' one.
         residual: factory of a branch's connection to the stream.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks run; see layers/trunk.py.
+        remat, scan: how the blocks run; see layers/frame/trunk.py.
     """
 
     width: int = 256
@@ -90,7 +149,7 @@ class Trunk(ft.SequenceBackbone):
         if self.vocabulary is None:
             self.stem = Elements(self.width, self.dtype)
         else:
-            self.stem = Words(self.vocabulary, self.width, self.places, self.dtype)
+            self.stem = WordEmbedding(self.vocabulary, self.width, self.places, self.dtype)
         parts = zip(trunk.names(self.depth), self._in_turn(self.mixer), self._in_turn(self.mlp),
                     along(self.residual, self.depth))
         self.blocks = [Block(typed(self.norm), typed(mixer), typed(mlp), residual, self.pre_norm, name=name)

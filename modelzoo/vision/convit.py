@@ -27,15 +27,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import attention, init, posemb, trunk
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import Patches, pair, patch_grid
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import attention, posemb
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.patch import Patches, pair, patch_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 class GatedPositionalAttention(nn.Module):
@@ -105,10 +105,10 @@ class ConViT(ft.TokenBackbone):
         patch: side of the patches.
         image_size: what the position table is made for, a side or (height, width). Images of any other size that
             the patch divides get it resized.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, local_mixer, mixer, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks run; see layers/trunk.py.
+        remat, scan: how the blocks run; see layers/frame/trunk.py.
     """
 
     width: int = 192
@@ -209,21 +209,6 @@ PUBLISHED = {
     'convit_small': _PAPER(params=27, macs=5.4, top1=81.3),
     'convit_base': _PAPER(params=86, macs=17, top1=82.4),
 }
-
-
-def convit(variant: str = 'convit_tiny', *, width: int | None = None, depth: int | None = None,
-           local: int | None = None, heads: int | None = None, patch: int | None = None,
-           image_size: int | Sequence[int] | None = None, drop_path: float | None = None,
-           dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> ConViT:
-    """Returns a variant, changed where a value is given; see `ConViT`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'width': width, 'depth': depth, 'local': local, 'heads': heads, 'patch': patch,
-               'image_size': None if image_size is None else pair(image_size), 'drop_path': drop_path,
-               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, ConViT, changes)
 
 
 def _refit(backbone: ConViT, path: str, table: np.ndarray) -> np.ndarray:

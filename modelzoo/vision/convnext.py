@@ -23,17 +23,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, meta_next, trunk
-from longview.modelzoo.layers.conv import DepthwiseConv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mlp import Mlp, gelu
-from longview.modelzoo.layers.norm import GlobalResponseNorm, LayerNorm
-from longview.modelzoo.layers.patch import patch_grid
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
+from longview.modelzoo.layers.frame import init, meta_next, trunk
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp, gelu
+from longview.modelzoo.layers.frame.patch import patch_grid
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.norm import GlobalResponseNorm, LayerNorm
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 class ResponseMlp(nn.Module):
@@ -64,10 +63,10 @@ class ConvNeXt(ft.PyramidBackbone):
         widths, depths: of each stage.
         patch: stride of the stem; each further stage has twice its predecessor's.
         kernel_size: side of the depthwise kernels.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks of a stage run; see layers/trunk.py.
+        remat, scan: how the blocks of a stage run; see layers/frame/trunk.py.
     """
 
     widths: Sequence[int] = (96, 192, 384, 768)
@@ -169,21 +168,6 @@ PUBLISHED = {
     'convnextv2_large': _V2_PAPER(198, 34.4, 85.8),
     'convnextv2_huge': _V2_PAPER(660, 115, 86.3),
 }
-
-
-def convnext(variant: str = 'convnext_tiny', *, widths: Sequence[int] | None = None,
-             depths: Sequence[int] | None = None, patch: int | None = None, kernel_size: int | None = None,
-             drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False
-             ) -> ConvNeXt:
-    """Returns a variant of either version, changed where a value is given; see `ConvNeXt`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths), 'patch': patch,
-               'kernel_size': kernel_size, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
-               'scan': scan}
-    return changed(VARIANTS, variant, ConvNeXt, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

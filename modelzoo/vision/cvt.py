@@ -23,18 +23,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import attention, init, trunk
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.block import PreNorm, in_turn
-from longview.modelzoo.layers.conv import Conv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.mlp import Mlp, quick_gelu
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import patch_grid
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.strided_depthwise import StridedDepthwise
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import attention
+from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepthwise
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PreNorm, in_turn
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp, quick_gelu
+from longview.modelzoo.layers.frame.patch import patch_grid
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 class ConvProjection(nn.Module):
@@ -232,19 +232,6 @@ PUBLISHED = {
     'cvt_21': _PAPER((224, 224), params=32, macs=7.1, top1=82.5),
     'cvt_w24': _PAPER((384, 384), params=277, macs=193.2),
 }
-
-
-def cvt(variant: str = 'cvt_13', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
-        heads: Sequence[int] | None = None, patch: int | None = None, drop_path: float | None = None,
-        dtype: DTypeLike = 'float32', remat: bool = False) -> CvT:
-    """Returns a variant, changed where a value is given; see `CvT`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths), 'heads': heads and tuple(heads),
-               'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, CvT, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

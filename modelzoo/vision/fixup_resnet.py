@@ -2,7 +2,7 @@
 
 Zhang et al., 2019, "Fixup Initialization: Residual Learning Without Normalization", https://arxiv.org/abs/1901.09321.
 Reference: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), cifar/models/fixup_resnet_cifar.py at f3fa449, read for
-facts; parameter names are its own. How branches start: layers/fixup.py.
+facts; parameter names are its own. How branches start: layers/residuals/fixup.py.
 
 What the published code does and the paper does not say, kept here: L is the number of blocks; where a block halves the
 resolution the shortcut takes every second pixel of the map with the block's first number added, and zeros behind its
@@ -19,11 +19,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import fixup, pyramid
-from longview.modelzoo.layers.conv import Conv
-from longview.modelzoo.layers.drop import drop_path
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.frame import pyramid
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.residuals import fixup
 
 
 class Block(nn.Module):
@@ -70,7 +70,7 @@ class FixupResNet(ft.PyramidBackbone):
         depths: blocks of each stage.
         widths: output channels of each stage.
         stem_width: channels after the stem.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
         scan: one compiled body for the blocks of a stage but the first.
@@ -121,19 +121,6 @@ VARIANTS = {
 }
 
 PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) for name in list(VARIANTS)[:-1]}
-
-
-def fixup_resnet(variant: str = 'fixup_resnet110', *, depths: Sequence[int] | None = None,
-                 widths: Sequence[int] | None = None, stem_width: int | None = None, drop_path: float | None = None,
-                 dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> FixupResNet:
-    """Returns a variant, changed where a value is given; see `FixupResNet`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, FixupResNet, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

@@ -21,33 +21,72 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from longview.kernels.long_conv2d import global_filter
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, meta_next, trunk
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.conv import DepthwiseConv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import pair, patch_grid
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.spectrum import GlobalFilter
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
+from longview.modelzoo.layers.frame import init, meta_next, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.patch import pair, patch_grid
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 
 _Norm = functools.partial(LayerNorm, epsilon=1e-6)
 _Depthwise = functools.partial(DepthwiseConv, kernel_init=init.trunc_normal(0.02))
 Wide = functools.partial(_Depthwise, 7, use_bias=True, bias_init=jax.nn.initializers.zeros)
 
 
+class GlobalFilter(nn.Module):
+    """``irfft2(rfft2(x) * kernel)``, orthonormal transforms, one complex number a frequency and channel.
+
+    The kernel is stored as (columns, 2, rows, channels), of which 2 are the real and the imaginary part.
+
+    Attributes:
+        image: height and width of the map that the kernel is for. For another one it is resized linearly, its corners
+            on corners.
+    """
+
+    image: tuple[int, int]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Filters each channel, in float32."""
+        height, width = self.image
+        kernel = self.param('kernel', init.trunc_normal(0.02), (width // 2 + 1, 2, height, x.shape[-1]))
+        kernel = resize(kernel, (x.shape[2] // 2 + 1, x.shape[1]))
+        return global_filter(x.astype(jnp.float32), kernel)
+
+
+def resize(kernel: Float[Array, 'q 2 k c'], size: tuple[int, int]) -> Float[Array, 'q2 2 k2 c']:
+    """Returns a kernel of other columns and rows: torch's bilinear interpolation with ``align_corners=True``."""
+    if size == (kernel.shape[0], kernel.shape[2]):
+        return kernel
+    columns, rows = (aligned_matrix(*sides) for sides in zip((kernel.shape[0], kernel.shape[2]), size))
+    return _einsum('qrhc,hk->qrkc', _einsum('qrkc,qp->prkc', kernel, columns.T), rows.T)
+
+
+def aligned_matrix(source: int, target: int) -> Float[np.ndarray, 't s']:
+    """Returns the weights of `source` points in each of `target` points, both ends on ends."""
+    position = np.linspace(0, source - 1, target)
+    return np.maximum(0, 1 - abs(position[:, None] - np.arange(source)[None]))
+
+
+def _einsum(form: str, x: Array, matrix: np.ndarray) -> Array:
+    return jnp.einsum(form, x, jnp.asarray(matrix, jnp.float32), precision=lax.Precision.HIGHEST)
+
+
 class GlobalLocal(nn.Module):
     """``norm(interleave(conv(first half), global filter(second half)))`` of the normalized input.
 
     Attributes:
-        image: height and width of the map that the filter is for; see `spectrum.GlobalFilter`.
+        image: height and width of the map that the filter is for; see `GlobalFilter`.
         dtype: compute type; the filter's is float32.
     """
 
@@ -114,10 +153,10 @@ class HorNet(ft.PyramidBackbone):
         image_size: what the filters are made for, a side or (height, width). For images of any other size that the
             patch divides they are resized.
         patch: stride of the stem; each further stage has twice its predecessor's.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks of a stage run; see layers/trunk.py.
+        remat, scan: how the blocks of a stage run; see layers/frame/trunk.py.
     """
 
     width: int = 64
@@ -201,21 +240,6 @@ PUBLISHED = {
     'hornet_large_gf': _PAPER(macs=34.7),
     'hornet_large_gf_img384': ft.Published('https://arxiv.org/abs/2207.14284', (384, 384), macs=101.8),
 }
-
-
-def hornet(variant: str = 'hornet_tiny_7x7', *, width: int | None = None, depths: Sequence[int] | None = None,
-           orders: Sequence[int] | None = None, global_from: int | None = None,
-           image_size: int | Sequence[int] | None = None, patch: int | None = None, drop_path: float | None = None,
-           dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> HorNet:
-    """Returns a variant, changed where a value is given; see `HorNet`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'width': width, 'depths': depths and tuple(depths), 'orders': orders and tuple(orders),
-               'global_from': global_from, 'image_size': None if image_size is None else pair(image_size),
-               'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, HorNet, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

@@ -22,16 +22,15 @@ from jaxtyping import Array, Float
 
 from longview.kernels.depthwise_conv import inception_conv
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, meta_next
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mlp import Mlp, gelu
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import patch_grid
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame import init, meta_next
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp, gelu
+from longview.modelzoo.layers.frame.patch import patch_grid
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 
 
 class Inception(nn.Module):
@@ -103,7 +102,7 @@ class InceptionNeXt(ft.PyramidBackbone):
         widths, depths: of each stage.
         ratios: hidden over outer width of each stage's feed-forward layers.
         patch: stride of the stem; each further stage has twice its predecessor's.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         mixer, norm, mlp, residual: factories of the blocks' parts.
         neck: factory of what makes ``pooled`` of the mean.
         dtype: compute type; parameters are float32.
@@ -182,20 +181,6 @@ PUBLISHED = {
     'inceptionnext_small': _PAPER(49, 8.4, 83.5),
     'inceptionnext_base': _PAPER(87, 14.9, 84.0),
 }
-
-
-def inceptionnext(variant: str = 'inceptionnext_tiny', *, widths: Sequence[int] | None = None,
-                  depths: Sequence[int] | None = None, ratios: Sequence[float] | None = None, patch: int | None = None,
-                  drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False) -> InceptionNeXt:
-    """Returns a variant, changed where a value is given; see `InceptionNeXt`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths),
-               'ratios': ratios and tuple(ratios), 'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype),
-               'remat': remat}
-    return changed(VARIANTS, variant, InceptionNeXt, changes)
 
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.

@@ -26,16 +26,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, trunk
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mlp import Mlp, gelu
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import Patches, patch_grid
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp, gelu
+from longview.modelzoo.layers.frame.patch import Patches, patch_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
+from longview.modelzoo.layers.residuals.residual import Add
 
 _LECUN, _ZEROS = jax.nn.initializers.lecun_normal(), jax.nn.initializers.zeros
 
@@ -105,11 +104,11 @@ class Mixer(ft.TokenBackbone):
         width: channels of the tokens.
         depth: number of blocks.
         patch: side of the patches.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         stem_init, stem_bias_init: of the patch embedding; by default torch's.
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks run; see layers/trunk.py.
+        remat, scan: how the blocks run; see layers/frame/trunk.py.
     """
 
     width: int = 512
@@ -218,19 +217,6 @@ PUBLISHED = {
     'resmlp_36_224': _RESMLP_PAPER(params=45, macs=8.9, top1=79.7),
     'resmlp_big_24_224': _RESMLP_PAPER(params=129, macs=100),
 }
-
-
-def mlp_mixer(variant: str = 'mixer_s16_224', *, width: int | None = None, depth: int | None = None,
-              patch: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
-              remat: bool = False, scan: bool = False) -> Mixer:
-    """Returns a variant of either family, changed where a value is given; see `Mixer`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'width': width, 'depth': depth, 'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype),
-               'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, Mixer, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

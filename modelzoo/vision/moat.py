@@ -29,18 +29,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import attention, init, posemb, pyramid, trunk, window
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.block import in_turn
-from longview.modelzoo.layers.conv import convolve
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import drop_path, path_masks
-from longview.modelzoo.layers.mlp import gelu
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import pair
-from longview.modelzoo.layers.pool import global_mean, halve
-from longview.modelzoo.layers.strided_depthwise import StridedDepthwise
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import attention, posemb, window
+from longview.modelzoo.layers.convolutions.conv import convolve
+from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepthwise
+from longview.modelzoo.layers.frame import pyramid, trunk
+from longview.modelzoo.layers.frame.block import in_turn
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.mlp import gelu
+from longview.modelzoo.layers.frame.patch import pair
+from longview.modelzoo.layers.frame.pool import global_mean, halve
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm
 
 _NORMAL = jax.nn.initializers.normal(0.02)
 _BATCH_NORM = functools.partial(BatchNorm, epsilon=1e-3, momentum=0.99)
@@ -326,22 +326,6 @@ PUBLISHED = {
     'tiny_moat_2': _PAPER((256, 256), params=9.8, macs=3.0, top1=81.7),
     'tiny_moat_3': _PAPER((256, 256), params=19.5, macs=6.0, top1=83.3),
 }
-
-
-def moat(variant: str = 'moat_0', *, stem_width: int | None = None, widths: Sequence[int] | None = None,
-         depths: Sequence[int] | None = None, attends: Sequence[bool] | None = None, head_width: int | None = None,
-         stem_stride: int | None = None, image_size: int | Sequence[int] | None = None,
-         drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False) -> MOAT:
-    """Returns a variant, changed where a value is given; see `MOAT`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'stem_width': stem_width, 'widths': widths and tuple(widths), 'depths': depths and tuple(depths),
-               'attends': attends and tuple(attends), 'head_width': head_width, 'stem_stride': stem_stride,
-               'image_size': None if image_size is None else pair(image_size), 'drop_path': drop_path,
-               'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, MOAT, changes)
 
 
 def _refit(backbone: MOAT, path: str, table: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ Without Normalization", https://arxiv.org/abs/2102.06171. Reference: timm 1.0.31
 (https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has DeepMind's published weights
 (https://github.com/google-deepmind/deepmind-research, nfnets, Apache-2.0).
 
-Kernels are standardized (layers/weight_standardization.py), and each block divides its input by the deviation that
+Kernels are standardized (layers/norms/weight_standardization.py), and each block divides its input by the deviation that
 it should have by construction:
 
     x <- shortcut + alpha * scale * branch(act(x) / sqrt(v)),    v <- v + alpha^2,
@@ -26,6 +26,7 @@ A head starts as heads.py says (published: deviation 0.01), and dropout before i
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import pyramid
-from longview.modelzoo.layers.conv_norm import stem_conv
-from longview.modelzoo.layers.drop import drop_path
-from longview.modelzoo.layers.pool import global_mean, halve, max_pool
-from longview.modelzoo.layers.squeeze_excite import SqueezeExcite
-from longview.modelzoo.layers.variants import changed
-from longview.modelzoo.layers.weight_standardization import ScaledConv
+from longview.modelzoo.layers.convolutions.conv_norm import stem_conv
+from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
+from longview.modelzoo.layers.frame import pyramid, variants
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.pool import global_mean, halve, max_pool
+from longview.modelzoo.layers.norms.weight_standardization import ScaledConv
 
 # What keeps the variance of a standard normal through each activation.
 GELU_GAMMA, RELU_GAMMA, SILU_GAMMA = 1.7015043497085571, 1.7139588594436646, 1.7881293296813965
@@ -194,7 +194,7 @@ class NFNet(ft.PyramidBackbone):
         final_width: channels of a last 1x1 convolution; None for none.
         alpha: weight of each branch.
         conv, activation: of every block and the stem.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
     """
@@ -288,21 +288,19 @@ PUBLISHED = {
 }
 
 
-def nfnet(variant: str = 'dm_nfnet_f0', *, depths: Sequence[int] | None = None, widths: Sequence[int] | None = None,
-          stem_width: int | None = None, stem_stride: int | None = None, final_width: int | None = None,
-          group_size: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
-          remat: bool = False) -> NFNet:
-    """Returns a variant, changed where a value is given; see `NFNet` and, for `group_size`, `Block`.
+def nfnet(variant: str = 'dm_nfnet_f0', *, group_size: int | None = None, **fields: Any) -> NFNet:
+    """Returns a variant, with other values in some of the fields of `NFNet`.
+
+    Args:
+        variant: one of `VARIANTS`.
+        group_size: of the blocks' convolutions; see `Block`.
+        **fields: see `layers.frame.variants.changed`.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: there is no such variant or field.
     """
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'stem_stride': stem_stride, 'final_width': final_width, 'drop_path': drop_path,
-               'dtype': jnp.dtype(dtype), 'remat': remat}
-    backbone = changed(VARIANTS, variant, NFNet, changes)
-    return backbone if group_size is None else backbone.clone(
-        block=functools.partial(backbone.block, group_size=group_size))
+    grouped = {} if group_size is None else {'block': {'group_size': group_size}}
+    return variants.variant(VARIANTS, variant, grouped | fields)
 
 
 # The published names of a classifier's parameters and ours; see weights.py. The goldens call a gain gain_scale.

@@ -27,20 +27,96 @@ from jaxtyping import Array, Float
 
 from longview.kernels.depthwise_conv import depthwise_conv
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, posemb, trunk
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.conv import convolve
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.mlp import Mlp, gelu
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import Patches, pair, patch_grid
-from longview.modelzoo.layers.reduced_attention import Averages, ReducedAttention, Squares
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import attention, posemb
+from longview.modelzoo.layers.convolutions.conv import convolve
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp, gelu
+from longview.modelzoo.layers.frame.patch import Patches, pair, patch_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 _HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _ZEROS = jax.nn.initializers.zeros
+
+
+class ReducedAttention(nn.Module):
+    """Attention of all pixels to fewer.
+
+    Attributes:
+        heads: number of heads; divides the width.
+        memory: factory of what makes the map that keys and values come from; None for the map itself.
+        kernel_init: of the matrices.
+        dtype: compute type; the softmax is float32.
+    """
+
+    heads: int
+    memory: Callable[..., nn.Module] | None = None
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
+        """Mixes the pixels of a map."""
+        width = x.shape[-1]
+        memory = x if self.memory is None else self.memory(dtype=self.dtype, name='memory')(x)
+        flat, memory = (tokens.reshape(len(x), -1, width) for tokens in (x, memory))
+        q = Dense(width, True, self.kernel_init, self.dtype, name='q')(flat)
+        kv = Dense(2 * width, True, self.kernel_init, self.dtype, name='kv')(memory)
+        q, k, v = (attention.split_heads(part, self.heads) for part in (q, *jnp.split(kv, 2, axis=-1)))
+        mixed = attention.merge_heads(attention.attend(q, k, v))
+        return Dense(width, True, self.kernel_init, self.dtype, name='out')(mixed).reshape(x.shape)
+
+
+class Squares(nn.Module):
+    """One matrix on each square of pixels, then LayerNorm.
+
+    Attributes:
+        side: of the squares.
+        kernel_init, bias_init: by default torch's.
+        dtype: compute type.
+    """
+
+    side: int
+    kernel_init: init.Initializer | None = None
+    bias_init: init.Initializer | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h2 w2 d']:
+        """Returns a pixel for each square."""
+        x = Patches(x.shape[-1], self.side, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
+        return LayerNorm(dtype=self.dtype, name='norm')(x)
+
+
+class Averages(nn.Module):
+    """The averages of 7x7 parts of a map, a matrix on each, LayerNorm and GELU.
+
+    Attributes:
+        kernel_init, bias_init: by default torch's.
+        dtype: compute type.
+    """
+
+    kernel_init: init.Initializer | None = None
+    bias_init: init.Initializer | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b 7 7 d']:
+        """Returns 7x7 pixels of a map of any size."""
+        rows, columns = (jnp.asarray(_parts(side, 7), x.dtype) for side in x.shape[1:3])
+        x = jnp.einsum('ph,bhwd,qw->bpqd', rows, x, columns)
+        x = Patches(x.shape[-1], 1, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
+        return gelu(LayerNorm(dtype=self.dtype, name='norm')(x))
+
+
+def _parts(size: int, parts: int) -> np.ndarray:
+    """Returns what each part averages: torch's adaptive pooling, parts that overlap where they do not divide."""
+    part, point = np.indices((parts, size))
+    inside = (point >= part * size // parts) & (point < -(-(part + 1) * size // parts))
+    return inside / inside.sum(1, keepdims=True)
 
 
 def squares(side: int) -> Callable[..., nn.Module] | None:
@@ -165,11 +241,11 @@ class _Pyramid(ft.PyramidBackbone):
         ratios: hidden over outer width of each stage's feed-forward layers.
         reductions: side of the squares that each stage's keys and values come from.
         patch: stride of the first stage; each further one has twice its predecessor's.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of the blocks' parts.
         memory: reduction -> factory of what makes the map that keys and values come from.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks of a stage run; see layers/trunk.py.
+        remat, scan: how the blocks of a stage run; see layers/frame/trunk.py.
     """
 
     widths: Sequence[int] = (64, 128, 320, 512)
@@ -333,38 +409,6 @@ PUBLISHED = {
     'pvt_v2_b4': _V2_PAPER(params=62.6, macs=10.1, top1=83.6),
     'pvt_v2_b5': _V2_PAPER(params=82.0, macs=11.8, top1=83.8),
 }
-
-
-def pvt(variant: str = 'pvt_v1_tiny', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
-        heads: Sequence[int] | None = None, ratios: Sequence[float] | None = None,
-        reductions: Sequence[int] | None = None, patch: int | None = None,
-        image_size: int | Sequence[int] | None = None, drop_path: float | None = None,
-        dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> PVT:
-    """Returns a variant of version 1, changed where a value is given; see `PVT`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': _tuple(widths), 'depths': _tuple(depths), 'heads': _tuple(heads), 'ratios': _tuple(ratios),
-               'reductions': _tuple(reductions), 'patch': patch,
-               'image_size': None if image_size is None else pair(image_size), 'drop_path': drop_path,
-               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, PVT, changes)
-
-
-def pvt_v2(variant: str = 'pvt_v2_b0', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
-           heads: Sequence[int] | None = None, ratios: Sequence[float] | None = None,
-           reductions: Sequence[int] | None = None, patch: int | None = None, drop_path: float | None = None,
-           dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> PVTv2:
-    """Returns a variant of version 2, changed where a value is given; see `PVTv2`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': _tuple(widths), 'depths': _tuple(depths), 'heads': _tuple(heads), 'ratios': _tuple(ratios),
-               'reductions': _tuple(reductions), 'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype),
-               'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, PVTv2, changes)
 
 
 def _tuple(values: Sequence | None) -> tuple | None:

@@ -26,12 +26,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import pyramid
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv_norm import ConvNorm, Stem, projection
-from longview.modelzoo.layers.drop import drop_path
-from longview.modelzoo.layers.pool import avg_pool, global_mean
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, Stem, projection
+from longview.modelzoo.layers.frame import pyramid
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.pool import avg_pool, global_mean
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 
 class Bottle2neck(nn.Module):
@@ -93,7 +92,7 @@ class Res2Net(ft.PyramidBackbone):
         norm: factory of every normalization.
         stem_width: channels after the stem.
         stem_stride: 4 for ImageNet, 1 for small images; see `conv_norm.Stem`.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
     """
@@ -159,21 +158,6 @@ PUBLISHED = {
     'res2net101_26w_4s': _PAPER(macs=8.1, top1=79.19),
     'res2next50': _PAPER(macs=4.2, top1=78.24),
 }
-
-
-def res2net(variant: str = 'res2net50_26w_4s', *, depths: Sequence[int] | None = None,
-            widths: Sequence[int] | None = None, scales: int | None = None, base_width: int | None = None,
-            stem_width: int | None = None, stem_stride: int | None = None, drop_path: float | None = None,
-            dtype: DTypeLike = 'float32', remat: bool = False) -> Res2Net:
-    """Returns a variant, changed where a value is given; see `Res2Net`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'scales': scales,
-               'base_width': base_width, 'stem_width': stem_width, 'stem_stride': stem_stride,
-               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, Res2Net, changes)
 
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.

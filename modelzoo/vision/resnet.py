@@ -24,13 +24,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import pyramid
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv_norm import ConvNorm, PlainConv, Stem, projection
-from longview.modelzoo.layers.drop import drop_path
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.residual import Add, Single, Starting, Stream, Telling
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, PlainConv, Stem, projection
+from longview.modelzoo.layers.frame import pyramid
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.residuals.residual import Add, Single, Starting, Stream, Telling
 
 
 class Subsample(nn.Module):
@@ -190,7 +189,7 @@ class ResNet(ft.PyramidBackbone):
         norm: factory of every normalization.
         stem_width: channels after the stem.
         stem_stride: 4 for ImageNet, 1 for CIFAR; see `conv_norm.Stem`.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
         residual: factory of the blocks' connections to the stream of maps.
@@ -343,35 +342,6 @@ PUBLISHED = {
     'wrn_28_10_cifar': _WIDE((32, 32), params=36.5),
     'wrn_40_4_cifar': _WIDE((32, 32), params=8.9),
 }
-
-
-def resnet(variant: str = 'resnet50', *, depths: Sequence[int] | None = None, widths: Sequence[int] | None = None,
-           stem_width: int | None = None, stem_stride: int | None = None, drop_path: float | None = None,
-           norm: Callable[..., nn.Module] | None = None, act: Callable[[Array], Array] | None = None,
-           end_norm: Callable[..., nn.Module] | None = None, residual: Callable[..., nn.Module] | None = None,
-           dtype: DTypeLike = 'float32', remat: bool = False) -> ResNet:
-    """Returns a variant, changed where a value is given; see `ResNet`.
-
-    Raises:
-        ValueError: there is no such variant of this class.
-    """
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'stem_stride': stem_stride, 'drop_path': drop_path, 'norm': norm, 'act': act, 'end_norm': end_norm,
-               'residual': residual, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, ResNet, changes)
-
-
-def wide_resnet(variant: str = 'wrn_28_10_cifar', *, depths: Sequence[int] | None = None,
-                widths: Sequence[int] | None = None, stem_width: int | None = None, drop_path: float | None = None,
-                dtype: DTypeLike = 'float32', remat: bool = False) -> WideResNet:
-    """Returns a wide variant for CIFAR, changed where a value is given; see `WideResNet`.
-
-    Raises:
-        ValueError: there is no such variant of this class.
-    """
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, WideResNet, changes)
 
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.

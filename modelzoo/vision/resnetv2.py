@@ -15,6 +15,7 @@ We differ in that a head starts as heads.py says; BiT's published one starts at 
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -22,14 +23,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import pyramid
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv_norm import PlainConv, stem_conv
-from longview.modelzoo.layers.drop import drop_path
-from longview.modelzoo.layers.norm import GroupNorm
-from longview.modelzoo.layers.pool import global_mean, max_pool
-from longview.modelzoo.layers.variants import changed
-from longview.modelzoo.layers.weight_standardization import StandardizedConv
+from longview.modelzoo.layers.convolutions.conv_norm import PlainConv, stem_conv
+from longview.modelzoo.layers.frame import pyramid, variants
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.pool import global_mean, max_pool
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import GroupNorm
+from longview.modelzoo.layers.norms.weight_standardization import StandardizedConv
 
 
 def torch_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
@@ -150,7 +150,7 @@ class ResNetV2(ft.PyramidBackbone):
         pool: what ends the stem.
         stem_width: channels after the stem.
         stem_stride: 4, or 1 for small images; see `Stem`.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
     """
@@ -232,27 +232,21 @@ PUBLISHED = {
 }
 
 
-def resnetv2(variant: str = 'resnetv2_50', *, depths: Sequence[int] | None = None,
-             widths: Sequence[int] | None = None, stem_width: int | None = None, stem_stride: int | None = None,
-             groups: int | None = None, drop_path: float | None = None, norm: Callable[..., nn.Module] | None = None,
-             act: Callable[[Array], Array] | None = None, dtype: DTypeLike = 'float32', remat: bool = False
-             ) -> ResNetV2:
-    """Returns a variant, changed where a value is given; see `ResNetV2`.
+def resnetv2(variant: str = 'resnetv2_50', *, groups: int | None = None, **fields: Any) -> ResNetV2:
+    """Returns a variant, with other values in some of the fields of `ResNetV2`.
 
     Args:
         variant: one of `VARIANTS`.
-        depths, widths, stem_width, stem_stride, drop_path, norm, act, dtype, remat: fields of `ResNetV2`.
         groups: of group normalization, which takes the place of the variant's norms.
+        **fields: see `layers.frame.variants.changed`.
 
     Raises:
-        ValueError: there is no such variant, or `groups` and `norm` are both given.
+        ValueError: there is no such variant or field, or `groups` and `norm` are both given.
     """
-    if groups and norm:
+    if groups and 'norm' in fields:
         raise ValueError(f'groups is {groups} and a norm is given: leave one of them out.')
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'stem_stride': stem_stride, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat,
-               'norm': functools.partial(GroupNorm, groups) if groups else norm, 'act': act}
-    return changed(VARIANTS, variant, ResNetV2, changes)
+    norm = {'norm': functools.partial(GroupNorm, groups)} if groups else {}
+    return variants.variant(VARIANTS, variant, norm | fields)
 
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.

@@ -31,13 +31,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv_norm import ConvNorm, Stem, projection
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import drop_path, path_masks
-from longview.modelzoo.layers.pool import global_mean, max_pool
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, Stem, projection
+from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.pool import global_mean, max_pool
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 _HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 Logit = Float[Array, ' b']
@@ -192,7 +191,7 @@ class SkipNet(ft.PyramidBackbone):
         control: factory of what makes it a logit.
         decide: logit -> g; see `hard`.
         stem_width: channels after the stem.
-        drop_path: stochastic depth of the last block's branch; see layers/drop.py.
+        drop_path: stochastic depth of the last block's branch; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
     """
@@ -279,20 +278,6 @@ VARIANTS = {
 }
 
 PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1711.09485', (32, 32)) for name in list(VARIANTS)[:-1]}
-
-
-def skipnet(variant: str = 'skipnet_ffgate1_38', *, depths: Sequence[int] | None = None,
-            widths: Sequence[int] | None = None, stem_width: int | None = None,
-            decide: Callable[..., Array] | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
-            remat: bool = False) -> SkipNet:
-    """Returns a variant, changed where a value is given; see `SkipNet`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'depths': depths and tuple(depths), 'widths': widths and tuple(widths), 'stem_width': stem_width,
-               'decide': decide, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, SkipNet, changes)
 
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.

@@ -24,15 +24,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import attention, init, trunk, window
-from longview.modelzoo.layers.block import PostNorm
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import Patches, patch_grid
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import attention, window
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PostNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.patch import Patches, patch_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 class WindowAttention(nn.Module):
@@ -175,7 +175,7 @@ class Stage(nn.Module):
         block: factory of a block for `shifted`.
         depth: number of blocks.
         residual: opens and closes the stream.
-        remat, scan: see layers/trunk.py; the blocks alternate, so `scan` compiles each of them.
+        remat, scan: see layers/frame/trunk.py; the blocks alternate, so `scan` compiles each of them.
     """
 
     block: Callable[..., nn.Module]
@@ -206,7 +206,7 @@ class SwinV2(ft.PyramidBackbone):
         window: side of the windows.
         pretrained_windows: of each stage, where the weights were made for others; see `WindowAttention`.
         patch: side of the patches.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks run; see `Stage`.
@@ -306,20 +306,6 @@ PUBLISHED = {
     'swinv2_base_window8_256': _PAPER(params=88, macs=20.3, top1=84.2),
     'swinv2_base_window16_256': _PAPER(params=88, macs=21.8, top1=84.6),
 }
-
-
-def swin_v2(variant: str = 'swinv2_tiny_window8_256', *, width: int | None = None,
-            depths: Sequence[int] | None = None, heads: Sequence[int] | None = None, window: int | None = None,
-            patch: int | None = None, drop_path: float | None = None, dtype: DTypeLike = 'float32',
-            remat: bool = False, scan: bool = False) -> SwinV2:
-    """Returns a variant, changed where a value is given; see `SwinV2`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'width': width, 'depths': depths and tuple(depths), 'heads': heads and tuple(heads), 'window': window,
-               'patch': patch, 'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, SwinV2, changes)
 
 
 # The published names of a classifier's parameters and ours; see weights.py.

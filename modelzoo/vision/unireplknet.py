@@ -22,19 +22,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, meta_next
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv import Conv, DepthwiseConv, spread
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import drop_path, path_masks
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mlp import gelu
-from longview.modelzoo.layers.norm import GlobalResponseNorm, LayerNorm
-from longview.modelzoo.layers.patch import patch_grid
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.squeeze_excite import SqueezeExcite
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv, spread
+from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
+from longview.modelzoo.layers.frame import init, meta_next
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.mlp import gelu
+from longview.modelzoo.layers.frame.patch import patch_grid
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import GlobalResponseNorm, LayerNorm
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
+from longview.modelzoo.layers.residuals.residual import Add
 
 _Norm = functools.partial(LayerNorm, epsilon=1e-6)
 _Depthwise = functools.partial(DepthwiseConv, kernel_init=init.trunc_normal(0.02))
@@ -174,7 +173,7 @@ class UniRepLKNet(ft.PyramidBackbone):
         kernel_size: side of the large kernels; the others have 3.
         block: factory of a block: `Block`, or `Deployed` for parameters that `deploy` made.
         patch: even; the stride of the stem. Each further stage has twice its predecessor's.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: recompute each block in the backward pass.
     """
@@ -320,21 +319,6 @@ PUBLISHED = {
     'unireplknet_l_deploy': ft.Published('https://arxiv.org/abs/2311.15599', (384, 384), 218, 105.4, 87.9),
     'unireplknet_xl_deploy': ft.Published('https://arxiv.org/abs/2311.15599', (384, 384), 386, 187, 88.0),
 }
-
-
-def unireplknet(variant: str = 'unireplknet_t', *, widths: Sequence[int] | None = None,
-                depths: Sequence[int] | None = None, periods: Sequence[int] | None = None,
-                kernel_size: int | None = None, patch: int | None = None, drop_path: float | None = None,
-                dtype: DTypeLike = 'float32', remat: bool = False) -> UniRepLKNet:
-    """Returns a variant, changed where a value is given; see `UniRepLKNet`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths),
-               'periods': periods and tuple(periods), 'kernel_size': kernel_size, 'patch': patch,
-               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, UniRepLKNet, changes)
 
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.

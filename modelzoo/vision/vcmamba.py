@@ -26,18 +26,19 @@ from jaxtyping import Array, Float, Int
 
 from longview.kernels.selective_scan import selective_scan
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, mamba, posemb, trunk
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.block import in_turn
-from longview.modelzoo.layers.conv import Conv, DepthwiseConv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import drop_path, path_masks
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mlp import gelu
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import pair
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import posemb
+from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import in_turn
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.mlp import gelu
+from longview.modelzoo.layers.frame.patch import pair
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.mixers import mamba
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 
 _NORMAL = init.trunc_normal(0.02)
 _ZEROS = jax.nn.initializers.zeros
@@ -265,7 +266,7 @@ class VCMamba(ft.PyramidBackbone):
         stem_stride: of the stem; 2 or 1 for small images.
         image_size: what the position table is made for, a side or (height, width). Images of any other size get it
             resized.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp: factories of a block's parts.
         dtype: compute type; parameters are float32.
         remat: recompute a block's activations in the backward pass.
@@ -364,20 +365,6 @@ PUBLISHED = {
     'vcmamba_m': _PAPER(params=21.0, macs=2.3, top1=81.5),
     'vcmamba_b': _PAPER(params=31.5, macs=4.0, top1=82.6),
 }
-
-
-def vcmamba(variant: str = 'vcmamba_s', *, widths: Sequence[int] | None = None, depths: Sequence[int] | None = None,
-            scans: int | None = None, stem_stride: int | None = None, image_size: int | Sequence[int] | None = None,
-            drop_path: float | None = None, dtype: DTypeLike = 'float32', remat: bool = False) -> VCMamba:
-    """Returns a variant, changed where a value is given; see `VCMamba`.
-
-    Raises:
-        ValueError: there is no such variant.
-    """
-    changes = {'widths': widths and tuple(widths), 'depths': depths and tuple(depths), 'scans': scans,
-               'stem_stride': stem_stride, 'image_size': None if image_size is None else pair(image_size),
-               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat}
-    return changed(VARIANTS, variant, VCMamba, changes)
 
 
 def _refit(backbone: VCMamba, path: str, table: np.ndarray) -> np.ndarray:

@@ -34,16 +34,16 @@ from jaxtyping import Array, Float
 
 from longview.kernels.gla import bidirectional_gla
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, posemb, trunk
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.conv import DepthwiseConv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.mlp import SwiGLU
-from longview.modelzoo.layers.norm import LayerNorm, RMSNorm
-from longview.modelzoo.layers.patch import ConvStem, Downsample, stem_grid
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import posemb
+from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import SwiGLU
+from longview.modelzoo.layers.frame.patch import ConvStem, Downsample, stem_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 def identity(x: Array) -> Array:
@@ -123,10 +123,10 @@ class ViG(ft.TokenBackbone):
         patch: even; the stride of the stem.
         image_size: what the position table is made for, a side or (height, width). Images of any other size that
             the patch divides get it resized.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks run; see layers/trunk.py.
+        remat, scan: how the blocks run; see layers/frame/trunk.py.
     """
 
     width: int = 192
@@ -307,33 +307,6 @@ PUBLISHED = {
     'vig_h_small': _PAPER(params=50, top1=83.8),
     'vig_h_base': _PAPER(params=89, top1=84.2),
 }
-
-
-def vig(variant: str = 'vig_tiny', *, width: int | None = None, depth: int | None = None, heads: int | None = None,
-        patch: int | None = None, image_size: int | Sequence[int] | None = None, drop_path: float | None = None,
-        dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> ViG:
-    """Returns a plain variant, changed where a value is given; see `ViG`.
-
-    Raises:
-        ValueError: there is no such plain variant.
-    """
-    changes = {'width': width, 'depth': depth, 'heads': heads, 'patch': patch, 'drop_path': drop_path,
-               'image_size': None if image_size is None else _pair(image_size),
-               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, ViG, changes)
-
-
-def vig_h(variant: str = 'vig_h_tiny', *, width: int | None = None, depths: Sequence[int] | None = None,
-          heads: Sequence[int] | None = None, patch: int | None = None, drop_path: float | None = None,
-          dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> HierViG:
-    """Returns a hierarchical variant, changed where a value is given; see `HierViG`.
-
-    Raises:
-        ValueError: there is no such hierarchical variant.
-    """
-    changes = {'width': width, 'depths': depths and tuple(depths), 'heads': heads and tuple(heads), 'patch': patch,
-               'drop_path': drop_path, 'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    return changed(VARIANTS, variant, HierViG, changes)
 
 
 def _refit(backbone: ViG, path: str, table: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ in configs/ uses.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,15 +30,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers import init, posemb, trunk
-from longview.modelzoo.layers.attention import Attention
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.drop import path_masks
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import LayerNorm
-from longview.modelzoo.layers.patch import Patches, pair, patch_grid
-from longview.modelzoo.layers.residual import Add, along
-from longview.modelzoo.layers.variants import changed
+from longview.modelzoo.layers.attention import posemb
+from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.frame import init, trunk, variants
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.patch import Patches, pair, patch_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.residuals.residual import Add, along
 
 POOLS = ('token', 'mean')
 
@@ -56,10 +57,10 @@ class ViT(ft.TokenBackbone):
         pool: what ``pooled`` is, the first ('token') or the mean of the patches ('mean').
         fixed_positions: (grid, width) -> positions that are not learned; the tokens before the patches have none.
         token_init: initial values of the tokens before the patches.
-        drop_path: stochastic depth of the last block; see layers/drop.py.
+        drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
-        remat, scan: how the blocks run; see layers/trunk.py.
+        remat, scan: how the blocks run; see layers/frame/trunk.py.
     """
 
     width: int = 192
@@ -190,25 +191,19 @@ PUBLISHED = {
 }
 
 
-def vit(variant: str = 'vit_small_patch16_224', *, width: int | None = None, depth: int | None = None,
-        heads: int | None = None, patch: int | None = None, image_size: int | Sequence[int] | None = None,
-        plain: bool = False, drop_path: float | None = None, norm: Callable[..., nn.Module] | None = None,
-        residual: Callable[..., nn.Module] | None = None, dtype: DTypeLike = 'float32', remat: bool = False,
-        scan: bool = False) -> ViT:
-    """Returns a variant, changed where a value is given; see `ViT`.
+def vit(variant: str = 'vit_small_patch16_224', *, plain: bool = False, **fields: Any) -> ViT:
+    """Returns a variant, with other values in some of the fields of `ViT`.
 
     Args:
+        variant: one of `VARIANTS`.
         plain: no class token, the mean instead; fixed sines instead of a table (Beyer et al., 2022).
+        **fields: see `layers.frame.variants.changed`.
 
     Raises:
-        ValueError: there is no such variant.
+        ValueError: there is no such variant or field.
     """
-    changes = {'width': width, 'depth': depth, 'heads': heads, 'patch': patch, 'drop_path': drop_path,
-               'image_size': None if image_size is None else pair(image_size), 'norm': norm, 'residual': residual,
-               'dtype': jnp.dtype(dtype), 'remat': remat, 'scan': scan}
-    if plain:
-        changes |= {'prefix': (), 'pool': 'mean', 'fixed_positions': posemb.sincos2d}
-    return changed(VARIANTS, variant, ViT, changes)
+    simpler = {'prefix': (), 'pool': 'mean', 'fixed_positions': posemb.sincos2d} if plain else {}
+    return variants.variant(VARIANTS, variant, simpler | fields)
 
 
 def _refit(backbone: ViT, path: str, table: np.ndarray) -> np.ndarray:

@@ -1,11 +1,11 @@
 """A TFDS folder for the tests of one process, with small sets that are broken on purpose."""
 
 import atexit
-from collections.abc import Iterator
 import functools
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 

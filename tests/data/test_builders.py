@@ -7,8 +7,8 @@ import pathlib
 import chex
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
 
 from longview.data import fashion_mnist
 from longview.data.digits import to_uint8

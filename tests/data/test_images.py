@@ -5,8 +5,8 @@ import math
 
 import chex
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize, decode, encode_png

@@ -7,7 +7,7 @@ the same way through the family's name map, has to agree. The files beside this 
 
     python -m tests.goldens tests/goldens/vig_tiny.json.gz
     python -m tests.goldens vig_small.json --build '{"name": "vig_small"}'
-    python -m tests.goldens mine.json --build '{"fn": "modelzoo.vision.pvt:pvt_v2", "variant": "pvt_v2_b1"}'
+    python -m tests.goldens mine.json --build '{"fn": "modelzoo:backbone", "variant": "pvt_v2_b1"}'
     python -m tests.goldens gla_layer.json --build '{"fn": "modelzoo.sequence.gla:GatedLinearAttention", "heads": 2}'
 
 The input of a language model is words, which have no gradient; layers alone are compared as networks are.

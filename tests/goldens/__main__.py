@@ -13,7 +13,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument('files', nargs='+', metavar='FILE', help='.json or .json.gz')
     parser.add_argument('--build', type=json.loads, metavar='JSON', help='what ours is, where the name '
                         'alone is not enough: arguments of modelzoo.create_model, such as {"name": "vig_tiny", '
-                        '"image_size": 256}, or of a function, {"fn": "modelzoo.vision.pvt:pvt_v2", "variant": ...}')
+                        '"image_size": 256}, or of a function, {"fn": "modelzoo:backbone", "variant": ...}')
     options = parser.parse_args(arguments)
     reports = [goldens.compare(goldens.read(file), options.build) for file in options.files]
     print(*reports, sep='\n')

@@ -1,13 +1,18 @@
 """Which implementation runs where, and what is said when none can."""
 
 import functools
+import pathlib
+import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from longview import modelzoo
+from longview.configs import base
 from longview.kernels import dispatch
 from longview.kernels.dispatch import Form
 
@@ -116,3 +121,40 @@ def test_a_batch_that_does_not_divide_is_left_to_the_partitioner_or_refused_in_w
     np.testing.assert_array_equal(jax.jit(lambda x: run('op', None, forms, x))(x), 2)
     with pytest.raises(NotImplementedError, match='the batch of 6 does not divide over the 4 devices'):
         jax.jit(lambda x: run('op', 'kernel', forms, x))(x)
+
+
+def test_a_preferred_implementation_reaches_calls_that_name_none_also_under_jit():
+    jitted = jax.jit(lambda x: run('gla', None, ANYWHERE, x))
+    np.testing.assert_array_equal(jitted(X), 2)
+    with dispatch.prefer(gla='reference', conv2d='conv'):
+        np.testing.assert_array_equal(jitted(X), 3)
+        np.testing.assert_array_equal(run('gla', 'xla', ANYWHERE, X), 2)
+        np.testing.assert_array_equal(run('long_conv', None, ANYWHERE, X), 2)
+        with dispatch.prefer(gla='xla', conv2d=None):
+            np.testing.assert_array_equal(jitted(X), 2)
+    np.testing.assert_array_equal(jitted(X), 2)
+
+
+def test_what_cannot_be_preferred_is_refused_in_words():
+    with pytest.raises(ValueError, match="there is no op 'glaa' to prefer an implementation of; did you mean 'gla'?"):
+        dispatch.prefer(glaa='xla').__enter__()
+    with dispatch.prefer(gla='xle'), pytest.raises(ValueError, match="gla has no implementation 'xle'; it has 'xla'"):
+        run('gla', None, ANYWHERE, X)
+
+
+def test_every_op_that_dispatches_can_be_preferred_and_configs_name_them_all():
+    folder = pathlib.Path(dispatch.__file__).parent
+    called = {op for path in folder.glob('*/api.py') for op in re.findall(r"dispatch\.run\(\s*'(\w+)'", path.read_text())}
+    assert called == set(dispatch.OPS) == set(base.kernels())
+
+
+def test_a_network_has_second_derivatives_by_its_references():
+    model = modelzoo.create_model('gla_test', depth=1, num_classes=2)
+    words = jnp.ones((1, 3), jnp.int32)
+    params = model.init(jax.random.key(0), words)['params']
+    slope = lambda params: jax.grad(lambda p: jnp.sum(model.apply({'params': p}, words)['logits'] ** 2))(params)
+    twice = lambda: jax.jvp(slope, (params,), (params,))[1]
+    with pytest.raises(Exception, match="forward-mode|first derivatives only"):
+        twice()
+    with dispatch.prefer(gla='reference'):
+        chex.assert_tree_all_finite(twice())

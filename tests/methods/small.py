@@ -30,10 +30,10 @@ from longview.methods.supervised import Supervised
 from longview.methods.task import init_state, make_step
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier, Linear
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv import Conv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.drop import drop_path, path_masks
+from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.vision.vit import ViT
 from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
 from tests.modelzoo import tiny

@@ -5,10 +5,10 @@ import math
 import chex
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from longview.methods.augment import MIX, Mix, Normalize, RandomErasing, RandomFlip, example_keys
 from longview.methods.randaugment import RandAugment

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from longview import modelzoo
 from longview.methods import language
 from longview.methods.language import LanguageModel
 from longview.modelzoo import heads
-from longview.modelzoo.sequence import s4d, zoology
+from longview.modelzoo.sequence import zoology
 from tests.modelzoo.tiny import jit
 
 
@@ -22,7 +23,7 @@ def test_scores_are_means_over_the_places_that_ask():
 
 
 def test_a_task_trains_a_network_whose_head_has_no_parameters():
-    task = LanguageModel(zoology.zoology('based', width=8, vocabulary=16, depth=1), heads.Words(16))
+    task = LanguageModel(zoology.zoology('based', width=8, vocabulary=16, depth=1), heads.LanguageHead(16))
     batch = {'words': jnp.zeros((2, 4), jnp.int32), 'label': jnp.asarray([[1, -100, 2, 3], [4, 5, -100, -100]])}
 
     def run(key):
@@ -41,6 +42,6 @@ def test_a_task_trains_a_network_whose_head_has_no_parameters():
 
 def test_a_backbone_that_cannot_read_words_is_refused():
     with pytest.raises(ValueError, match='needs a backbone that reads words: set its vocabulary'):
-        LanguageModel(s4d.s4d('s4d_test'), heads.Words(4))
+        LanguageModel(modelzoo.backbone('s4d_test'), heads.LanguageHead(4))
     with pytest.raises(TypeError, match='LanguageModel needs a SequenceBackbone'):
-        LanguageModel(heads.Linear(3), heads.Words(4))
+        LanguageModel(heads.Linear(3), heads.LanguageHead(4))

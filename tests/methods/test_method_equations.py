@@ -34,7 +34,7 @@ from longview.methods.start import Start, Trained
 from longview.methods.supervised import Supervised
 from longview.modelzoo import weights
 from longview.modelzoo.heads import Linear
-from longview.modelzoo.layers.residual import Add, Single
+from longview.modelzoo.layers.residuals.residual import Add, Single
 from longview.modelzoo.vision.vit import ViT
 from longview.runtime.checkpoint import Best, Checkpoints
 from tests import goldens

@@ -31,8 +31,20 @@ from longview.methods.ssl.simclr import SimClr
 from longview.methods.ssl.swav import SwAV
 from longview.methods.task import init_state, make_step
 from longview.modelzoo.heads import Classifier, Linear
-from tests.methods.small import (BACKBONES, METHODS, NET, RNG, SEEN, Dropping, Pyramid, batch_of, classifier,
-                                 supervised, trained, transform)
+from tests.methods.small import (
+    BACKBONES,
+    METHODS,
+    NET,
+    RNG,
+    SEEN,
+    Dropping,
+    Pyramid,
+    batch_of,
+    classifier,
+    supervised,
+    trained,
+    transform,
+)
 from tests.modelzoo import tiny
 
 REFUSED = {('mae', 'pyramid'): 'needs a TokenBackbone', ('early_exit', 'tokens'): 'needs a PyramidBackbone'}

@@ -6,8 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
 import pytest
+from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
 from longview.methods.randaugment import OPS, RandAugment

@@ -7,21 +7,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from longview.modelzoo.layers import pyramid, trunk
-from longview.modelzoo.layers.attention import Attention
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.conv import Conv
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.frac_connections import FracConnections
-from longview.modelzoo.layers.hyper_connections import HyperConnections
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import LayerNorm, NoNorm
-from longview.modelzoo.layers.orthogonal import Orthogonal
-from longview.modelzoo.layers.patch import Patches
-from longview.modelzoo.layers.pool import global_mean
-from longview.modelzoo.layers.residual import Single, along
-from longview.modelzoo.layers.rezero import ReZero
+from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.frame import pyramid, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.patch import Patches
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm
+from longview.modelzoo.layers.residuals.frac_connections import FracConnections
+from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
+from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
+from longview.modelzoo.layers.residuals.residual import Single, along
+from longview.modelzoo.layers.residuals.rezero import ReZero
 
 
 class Direction(nn.Module):

@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from longview import modelzoo
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier
-from longview.modelzoo.layers.patch import stem_grid
+from longview.modelzoo.layers.frame.patch import stem_grid
 from tests.modelzoo.tiny import filled, images, jit, shapes
 
 TINY = images('*_test')

@@ -1,4 +1,4 @@
-"""ConvNeXt and what came of it: sizes, the quirks their docstrings name, and the builders."""
+"""ConvNeXt and what came of it: sizes and the quirks their docstrings name."""
 
 import functools
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from longview import modelzoo
-from longview.modelzoo.layers import meta_next
-from longview.modelzoo.layers.conv import DepthwiseConv
-from longview.modelzoo.layers.norm import GlobalResponseNorm
+from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
+from longview.modelzoo.layers.frame import meta_next
+from longview.modelzoo.layers.norms.norm import GlobalResponseNorm
 from longview.modelzoo.vision import convnext, hornet, inceptionnext, unireplknet
 from tests.modelzoo.tiny import filled, jit, shapes
 
@@ -156,26 +156,6 @@ def test_large_kernels_come_every_so_many_blocks():
 
 @pytest.mark.parametrize('changes', [{'patch': 3}, {'kernel_size': 5}])
 def test_an_odd_patch_or_a_kernel_without_branches_is_refused(changes):
-    backbone = unireplknet.unireplknet('unireplknet_test', **changes)
+    backbone = modelzoo.backbone('unireplknet_test', **changes)
     with pytest.raises(ValueError, match='use an even patch and one of 7, 9, 11, 13, 15, 17'):
         jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))
-
-
-@pytest.mark.parametrize('build, changes, other', [
-    (convnext.convnext, {'depths': (1, 1), 'widths': (32, 64), 'patch': 2, 'kernel_size': 3, 'drop_path': 0.1},
-     'convnextv2_nano'),
-    (inceptionnext.inceptionnext, {'depths': (1, 1), 'widths': (32, 64), 'ratios': (2, 2), 'patch': 2},
-     'inceptionnext_atto'),
-    (hornet.hornet, {'depths': (1, 1), 'width': 32, 'orders': (2, 2), 'global_from': 0, 'image_size': (8, 8)},
-     'hornet_small_gf'),
-    (unireplknet.unireplknet, {'depths': (1, 1), 'widths': (32, 64), 'periods': (1, 0), 'kernel_size': 7},
-     'unireplknet_n_deploy'),
-])
-def test_builders_change_what_is_given_and_nothing_else(build, changes, other):
-    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in changes.items()}
-    backbone, default = build(**lists, dtype='bfloat16', remat=True), build()
-    assert {key: getattr(backbone, key) for key in changes} == changes
-    assert backbone.dtype == jnp.bfloat16 and backbone.remat and not default.remat
-    assert build(other).clone(dtype=jnp.float32) == modelzoo.find(other)[1]
-    with pytest.raises(ValueError, match="has no variant 'resnet51': use one of"):
-        build('resnet51')

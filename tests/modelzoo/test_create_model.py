@@ -1,11 +1,14 @@
 """Finding models by name, and the table that ``python -m longview.modelzoo`` prints."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from longview import modelzoo
 from longview.modelzoo import __main__ as table
+from longview.modelzoo.layers.residuals.rezero import ReZero
 
 
 def test_names_are_unique_and_matched_by_pattern():
@@ -38,9 +41,34 @@ def test_an_unknown_name_is_refused_with_the_nearest(name, hint):
         modelzoo.create_model(name)
 
 
-def test_an_unknown_override_is_python_s_own_error():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'widht'"):
-        modelzoo.create_model('vig_tiny', widht=3)
+BACKBONES = [name for name in modelzoo.list_models('*_test')]
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_a_backbone_is_its_variant_with_other_values_where_they_are_given(name):
+    variant = modelzoo.find(name)[1]
+    assert modelzoo.backbone(name) == variant
+    changed = modelzoo.backbone(name, drop_path=0.25, dtype='bfloat16')
+    assert changed == variant.clone(drop_path=0.25, dtype=jnp.dtype('bfloat16')) and changed != variant
+
+
+def test_lists_become_tuples_and_a_slot_takes_another_part_or_arguments_for_its_own():
+    assert modelzoo.backbone('resnet_test', depths=[1, 1], widths=[8, 16]).depths == (1, 1)
+    swapped = modelzoo.backbone('vit_test', residual=ReZero)
+    params = jax.eval_shape(swapped.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))['params']
+    assert 'residual' in params['block00']
+    mixer = modelzoo.backbone('gla_test', mixer={'heads': 4}).mixer
+    assert mixer.keywords == {**modelzoo.find('gla_test')[1].mixer.keywords, 'heads': 4}
+
+
+@pytest.mark.parametrize('fields, words', [
+    ({'widht': 3}, "ViT has no field 'widht'; did you mean 'width'?"),
+    ({'depth': {'of': 3}}, r"ViT.depth is 2, which takes no arguments, and {'of': 3} are given: give a factory instead."),
+])
+def test_what_a_backbone_has_no_field_for_is_refused(fields, words):
+    for make in (modelzoo.backbone, modelzoo.create_model):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            make('vit_test', **fields)
 
 
 def test_multiply_adds_of_loops_branches_and_convolutions():

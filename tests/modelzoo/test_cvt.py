@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from longview import modelzoo
-from longview.modelzoo.layers import attention
-from longview.modelzoo.layers.mlp import quick_gelu
+from longview.modelzoo.layers.attention import attention
+from longview.modelzoo.layers.frame.mlp import quick_gelu
 from longview.modelzoo.vision import cvt
 from tests.modelzoo.tiny import filled, jit, shapes
 
@@ -54,12 +54,3 @@ def test_only_the_last_stage_is_skipped():
 def test_quick_gelu():
     x = jnp.array([-3.0, -1.0, 0.0, 1.0, 3.0])
     np.testing.assert_allclose(quick_gelu(x), x / (1 + np.exp(-1.702 * np.asarray(x))), rtol=1e-6)
-
-
-def test_builder_changes_what_is_given():
-    changes = {'widths': (8, 16), 'depths': (1, 1), 'heads': (1, 1), 'patch': 2, 'drop_path': 0.3}
-    backbone = cvt.cvt(**{key: list(value) if isinstance(value, tuple) else value for key, value in changes.items()},
-                       dtype='bfloat16', remat=True)
-    assert {key: getattr(backbone, key) for key in changes} == changes
-    assert backbone.dtype == jnp.bfloat16 and backbone.remat
-    assert cvt.cvt() == modelzoo.find('cvt_13')[1]

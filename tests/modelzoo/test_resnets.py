@@ -1,4 +1,4 @@
-"""ResNets and what came of them: sizes, initial values, the quirks their docstrings name, and the builders."""
+"""ResNets and what came of them: sizes, initial values and the quirks their docstrings name."""
 
 import functools
 
@@ -117,23 +117,6 @@ def test_res2net_adds_from_part_to_part_except_in_the_first_block():
 
         gradient = jit(jax.grad(lambda kernel: jnp.sum(output(kernel)**2)))(params['scale0/conv/kernel'])
         assert (abs(gradient).max() > 0) == seen
-
-
-@pytest.mark.parametrize('build, changes', [
-    (resnet.resnet, {'depths': (1, 1), 'widths': (32, 64), 'stem_width': 8, 'stem_stride': 1, 'drop_path': 0.1}),
-    (resnet.wide_resnet, {'depths': (1, 1), 'widths': (32, 64), 'stem_width': 8, 'drop_path': 0.1}),
-    (resnetv2.resnetv2, {'depths': (1, 1), 'widths': (32, 64), 'stem_width': 8, 'stem_stride': 1, 'drop_path': 0.1}),
-    (res2net.res2net, {'depths': (1, 1), 'widths': (32, 64), 'scales': 2, 'base_width': 32, 'stem_stride': 1}),
-    (nfnet.nfnet, {'depths': (1, 1), 'widths': (32, 64), 'final_width': 16, 'stem_stride': 1, 'drop_path': 0.1}),
-])
-def test_builders_change_what_is_given_and_nothing_else(build, changes):
-    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in changes.items()}
-    backbone, default = build(**lists, dtype='bfloat16', remat=True), build()
-    assert {key: getattr(backbone, key) for key in changes} == changes
-    assert backbone.dtype == jnp.bfloat16 and backbone.remat and not default.remat
-    assert backbone.layers != default.layers
-    with pytest.raises(ValueError, match="has no variant 'resnet51': use one of"):
-        build('resnet51')
 
 
 def test_group_sizes_reach_the_blocks():

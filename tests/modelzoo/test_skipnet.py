@@ -1,4 +1,4 @@
-"""SkipNet's gates against their equations, what they do to blocks, its sizes and its builder."""
+"""SkipNet's gates against their equations, what they do to blocks, and its sizes."""
 
 import functools
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from longview import modelzoo
 from longview.modelzoo import features as ft
 from longview.modelzoo import weights
 from longview.modelzoo.heads import Classifier, Linear
@@ -83,7 +84,7 @@ def test_what_is_drawn_goes_by_the_example_s_row():
     ('skipnet_ffgate2_110', 3, 0.42), ('skipnet_ffgate1_74', 12, 2.32), ('skipnet_rnn_38', 1, None)])
 def test_sizes_and_what_is_returned(variant, depth, millions):
     """The first two were counted in the reference's own code."""
-    model = Classifier(skipnet.skipnet(variant, depths=[depth] * 3), Linear(10))
+    model = Classifier(modelzoo.backbone(variant, depths=[depth] * 3), Linear(10))
     features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), image(2))
     size = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     assert millions is None or round(size / 1e6, 2) == millions
@@ -106,12 +107,3 @@ def test_published_files_may_have_the_projections_twice():
 def test_what_cannot_work_is_refused_in_words(changes, side, words):
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(TINY.clone(**changes).init, jax.random.key(0), image(1, side))
-
-
-def test_the_builder_changes_what_is_given_and_nothing_else():
-    changes = {'depths': (1, 1), 'widths': (8, 16), 'stem_width': 4, 'decide': skipnet.soft, 'drop_path': 0.1}
-    network = skipnet.skipnet(**changes, dtype='bfloat16', remat=True)
-    assert {key: getattr(network, key) for key in changes} == changes
-    assert network.dtype == jnp.bfloat16 and network.remat and not skipnet.skipnet().remat
-    with pytest.raises(ValueError, match="has no variant 'skipnet_9': use one of"):
-        skipnet.skipnet('skipnet_9')

@@ -7,9 +7,9 @@ import pytest
 from flax import linen as nn
 
 from longview import modelzoo
-from longview.modelzoo.layers import window
-from longview.modelzoo.layers.block import PostNorm
-from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.attention import window
+from longview.modelzoo.layers.frame.block import PostNorm
+from longview.modelzoo.layers.residuals.residual import Add
 from longview.modelzoo.vision import swin_v2
 from tests.modelzoo.tiny import filled, jit, shapes
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from longview import modelzoo
 from longview.modelzoo import weights
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.vision import vcmamba
@@ -54,7 +55,7 @@ def test_parameters_are_as_many_as_the_paper_says(name):
 
 
 def test_published_names_and_tables_of_another_size_both_ways():
-    model = Classifier(vcmamba.vcmamba('test', widths=(8, 8, 8, 16), depths=(1, 1, 1, 2), image_size=64),
+    model = Classifier(modelzoo.backbone('vcmamba_test', widths=(8, 8, 8, 16), depths=(1, 1, 1, 2), image_size=64),
                        vcmamba.TwoHeads(3))
     x = jnp.ones((1, 64, 64, 3))
     variables = filled(model, x)
@@ -69,13 +70,13 @@ def test_published_names_and_tables_of_another_size_both_ways():
 
 
 def test_a_stride_of_the_stem_that_there_is_not():
-    backbone = vcmamba.vcmamba('test', stem_stride=3)
+    backbone = modelzoo.backbone('vcmamba_test', stem_stride=3)
     with pytest.raises(ValueError, match='stem_stride is 3: use 4 as published, or 2 or 1 for small images.'):
         jax.eval_shape(backbone.init, jax.random.key(0), jnp.ones((1, 16, 16, 3)))
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 def test_small_strides(stride):
-    backbone = vcmamba.vcmamba('test', stem_stride=stride)
+    backbone = modelzoo.backbone('vcmamba_test', stem_stride=stride)
     features, _ = jax.eval_shape(backbone.init_with_output, jax.random.key(0), jnp.ones((1, 16, 8, 3)))
     assert features['stage1'].shape == (1, 8 // stride, 4 // stride, 32) and backbone.strides == (stride, 2 * stride)

@@ -1,4 +1,4 @@
-"""ViG itself: sizes, initial values, the quirks its docstring names, and the builders."""
+"""ViG itself: sizes, initial values and the quirks its docstring names."""
 
 import functools
 import re
@@ -98,36 +98,14 @@ def test_a_token_sees_both_ends_of_the_image():
     assert reach[0, 0] > 0 and reach[-1, -1] > 0
 
 
-@pytest.mark.parametrize('build, changes', [
-    (vig.vig, {'width': 64, 'depth': 4, 'heads': 2, 'patch': 2, 'image_size': (8, 8), 'drop_path': 0.1}),
-    (vig.vig_h, {'width': 32, 'depths': (1, 1), 'heads': (1, 2), 'patch': 2, 'drop_path': 0.0}),
-])
-def test_builders_change_what_is_given_and_nothing_else(build, changes):
-    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in changes.items()}
-    backbone = build(**lists, dtype='bfloat16', remat=True, scan=True)
-    assert {key: getattr(backbone, key) for key in changes} == changes
-    assert backbone.dtype == jnp.bfloat16 and backbone.remat and backbone.scan
-    default = build()
-    original = vig.VARIANTS['vig_tiny' if build is vig.vig else 'vig_h_tiny']
-    assert all(getattr(default, key) == getattr(original, key) for key in [*changes, 'mixer', 'mlp', 'remat', 'scan'])
-
-
-def test_builders_know_which_variants_are_theirs():
-    assert vig.vig('vig_small').width == 384
-    with pytest.raises(ValueError, match="ViG has no variant 'vig_h_tiny': use one of vig_tiny, vig_small"):
-        vig.vig('vig_h_tiny')
-    with pytest.raises(ValueError, match="HierViG has no variant 'vig_tiny': use one of vig_h_tiny"):
-        vig.vig_h('vig_tiny')
-
-
 def test_a_width_that_does_not_divide_into_heads_is_refused():
-    backbone = vig.vig('vig_test', heads=3)
+    backbone = modelzoo.backbone('vig_test', heads=3)
     with pytest.raises(ValueError, match='width 32 and its 16 keys do not divide into 3 heads'):
         jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
 
 
 def test_a_subset_of_tokens_is_refused():
-    encode = functools.partial(vig.vig('vig_test').init, grid=None, method='encode')
+    encode = functools.partial(modelzoo.backbone('vig_test').init, grid=None, method='encode')
     with pytest.raises(ValueError, match='cannot encode a subset of them: replace tokens'):
         jax.eval_shape(encode, jax.random.key(0), jnp.zeros((1, 5, 32)))
 

@@ -9,7 +9,7 @@ from flax import traverse_util
 from longview import modelzoo
 from longview.modelzoo import weight_files, weights
 from longview.modelzoo.heads import Classifier
-from longview.modelzoo.layers import hyena
+from longview.modelzoo.layers.mixers import hyena
 from longview.modelzoo.sequence import sgconv
 from tests import goldens
 from tests.modelzoo.tiny import filled, images, jit, shapes

@@ -14,7 +14,6 @@ from tests import goldens
 from tests.kernels import close
 from tests.kernels.gla import sequential
 
-
 jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from longview.kernels.gla import gla
 from tests import goldens
 from tests.kernels.gla import cases

@@ -1,8 +1,8 @@
 """The TPU kernels of the long convolution, compiled for real chips: that they fit, what they move and hold."""
 
+import time
 from functools import partial
 from typing import NamedTuple
-import time
 
 import jax
 import jax.numpy as jnp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from longview.modelzoo.layers.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 PARAMS = {'scale': np.array([1, 2, -0.5], np.float32), 'bias': np.array([0, 1, 2], np.float32)}
 STATS = {'mean': np.array([0.1, -0.2, 0.3], np.float32), 'var': np.array([1, 0.5, 2], np.float32)}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longview.modelzoo.layers import conv
+from longview.modelzoo.layers.convolutions import conv
 
 
 def wave(*shape: int, frequency: float) -> np.ndarray:

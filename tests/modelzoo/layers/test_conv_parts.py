@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from longview.modelzoo.layers import conv, pool, pyramid
-from longview.modelzoo.layers.batchnorm import BatchNorm
-from longview.modelzoo.layers.conv_norm import ConvNorm, Stem
-from longview.modelzoo.layers.norm import GroupNorm
-from longview.modelzoo.layers.squeeze_excite import SqueezeExcite
-from longview.modelzoo.layers.variants import changed
-from longview.modelzoo.layers.weight_standardization import ScaledConv, StandardizedConv, standardize
+from longview.modelzoo.layers.convolutions import conv
+from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, Stem
+from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
+from longview.modelzoo.layers.frame import pool, pyramid, variants
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import GroupNorm
+from longview.modelzoo.layers.norms.weight_standardization import ScaledConv, StandardizedConv, standardize
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -155,8 +155,8 @@ def test_remat_keeps_statistics_gradients_and_names():
         ('stem',), ('stage0/block00',), ('stage0/block01',), ('stage1/block00',), ('norm',))
 
 
-def test_a_variant_changes_where_a_value_is_given():
-    table = {'small': nn.Dense(3), 'other': nn.Conv(3, (1, 1))}
-    assert changed(table, 'small', nn.Dense, {'features': 4, 'use_bias': None}) == nn.Dense(4)
-    with pytest.raises(ValueError, match="Dense has no variant 'other': use one of small"):
-        changed(table, 'other', nn.Dense, {})
+def test_a_family_changes_one_of_its_own_variants_and_names_the_nearest():
+    table = {'small': nn.Dense(3)}
+    assert variants.variant(table, 'small', {'features': 4}) == nn.Dense(4)
+    with pytest.raises(ValueError, match="there is no variant 'smal'; did you mean 'small'"):
+        variants.variant(table, 'smal', {})

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from longview.modelzoo.layers import conv
+from longview.modelzoo.layers.convolutions import conv
 from tests.modelzoo.tiny import jit
 
 

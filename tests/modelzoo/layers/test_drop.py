@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from longview.modelzoo.layers.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.drop import drop_path, path_masks
 
 
 class Trunk(nn.Module):

@@ -10,13 +10,13 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from longview.modelzoo.layers.evonorm import Affine, EvoNormB0, EvoNormS0, unchanged
-from longview.modelzoo.vision.resnet import resnet
+from longview.modelzoo.layers.norms.evonorm import Affine, EvoNormB0, EvoNormS0, unchanged
 from longview.modelzoo.vision.resnetv2 import resnetv2
+from longview.modelzoo.zoo import backbone
 from tests import goldens
 from tests.modelzoo.tiny import jit
 
-LAYERS = 'modelzoo.layers.evonorm'
+LAYERS = 'modelzoo.layers.norms.evonorm'
 # Golden: what ours is; timm's epsilon in B0 is not the authors'.
 CASES = {'evonorm_b0': {'fn': f'{LAYERS}:EvoNormB0', 'epsilon': 1e-3},
          'evonorm_s0': {'fn': f'{LAYERS}:EvoNormS0', 'groups': 8}}
@@ -79,7 +79,7 @@ def test_s0_is_a_gated_image_over_its_groups_deviation():
 
 
 NETWORKS = {
-    'b0': functools.partial(resnet, norm=EvoNormB0, act=unchanged, end_norm=Affine),
+    'b0': functools.partial(backbone, 'resnet50', norm=EvoNormB0, act=unchanged, end_norm=Affine),
     's0': functools.partial(resnetv2, norm=functools.partial(EvoNormS0, 4), act=unchanged),
 }
 

@@ -8,8 +8,8 @@ import numpy as np
 from flax import linen as nn
 
 from longview.modelzoo import weights
-from longview.modelzoo.layers import mamba
-from longview.modelzoo.layers.norm import LayerNorm, RMSNorm
+from longview.modelzoo.layers.mixers import mamba
+from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
 from tests import goldens
 from tests.modelzoo.tiny import filled, jit
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from longview.modelzoo.layers import init, trunk
-from longview.modelzoo.layers.dense import Dense
-from longview.modelzoo.layers.mlp import SwiGLU
-from longview.modelzoo.layers.norm import LayerNorm, RMSNorm
-from longview.modelzoo.layers.patch import ConvStem, stem_grid
-from longview.modelzoo.layers.residual import Add
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import SwiGLU
+from longview.modelzoo.layers.frame.patch import ConvStem, stem_grid
+from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 def test_layer_norm_has_torch_s_epsilon():

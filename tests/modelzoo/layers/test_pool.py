@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longview.modelzoo.layers import pool
+from longview.modelzoo.layers.frame import pool
 
 
 @pytest.mark.parametrize('size, stride, padding, side', [(3, 2, 1, 41), (2, 2, 0, 40), (3, 2, 0, 42), (3, 1, 1, 20)])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longview.modelzoo.layers import posemb
+from longview.modelzoo.layers.attention import posemb
 
 # Of sin(1.7 i), i counting the source's points row by row. Cubic is mode='bicubic', smooth the same with
 # antialias=True, linear mode='bilinear'.

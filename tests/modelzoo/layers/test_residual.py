@@ -9,22 +9,22 @@ import pytest
 from flax import traverse_util
 
 from longview import modelzoo
-from longview.modelzoo.layers import fixup, laurel
-from longview.modelzoo.layers.attention import Attention
-from longview.modelzoo.layers.block import PreNorm
-from longview.modelzoo.layers.causal_attention import CausalAttention
-from longview.modelzoo.layers.fixup import Fixup
-from longview.modelzoo.layers.frac_connections import FracConnections
-from longview.modelzoo.layers.hyper_connections import HyperConnections
-from longview.modelzoo.layers.laurel import Laurel
-from longview.modelzoo.layers.layer_scale import LayerScale
-from longview.modelzoo.layers.mamba import Mamba
-from longview.modelzoo.layers.mlp import Mlp
-from longview.modelzoo.layers.norm import NoNorm
-from longview.modelzoo.layers.orthogonal import Orthogonal
-from longview.modelzoo.layers.residual import Add
-from longview.modelzoo.layers.rezero import ReZero
-from longview.modelzoo.layers.value_residual import SharedValue, ValueResidual
+from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.mixers.causal_attention import CausalAttention
+from longview.modelzoo.layers.mixers.mamba import Mamba
+from longview.modelzoo.layers.norms.norm import NoNorm
+from longview.modelzoo.layers.residuals import fixup, laurel
+from longview.modelzoo.layers.residuals.fixup import Fixup
+from longview.modelzoo.layers.residuals.frac_connections import FracConnections
+from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
+from longview.modelzoo.layers.residuals.laurel import Laurel
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
+from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
+from longview.modelzoo.layers.residuals.residual import Add
+from longview.modelzoo.layers.residuals.rezero import ReZero
+from longview.modelzoo.layers.residuals.value_residual import SharedValue, ValueResidual
 from longview.modelzoo.sequence.trunk import Trunk
 from longview.modelzoo.vision.resnet import Basic, Bottleneck, ResNet
 from longview.modelzoo.vision.vit import ViT

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from longview.modelzoo.layers.conv import convolve
-from longview.modelzoo.layers.strided_depthwise import StridedDepthwise
+from longview.modelzoo.layers.convolutions.conv import convolve
+from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepthwise
 from tests.modelzoo.tiny import jit
 
 

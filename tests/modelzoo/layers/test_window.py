@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longview.modelzoo.layers import window
+from longview.modelzoo.layers.attention import window
 
 
 @pytest.mark.parametrize('size, side, cut, shift', [

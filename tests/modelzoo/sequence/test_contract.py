@@ -155,7 +155,7 @@ def test_a_network_that_reads_words_is_a_classifier_with_a_number():
     classifier = modelzoo.create_model('gla_test', 3)
     features = jax.eval_shape(classifier.init_with_output, jax.random.key(0), words)[0]
     assert features['logits'].shape == (4, 3)
-    assert type(model.head).__name__ == 'Words' and table.example(model.backbone, (1, 9)).shape == (1, 9)
+    assert type(model.head).__name__ == 'LanguageHead' and table.example(model.backbone, (1, 9)).shape == (1, 9)
 
 
 def test_mistakes_are_said_in_words():

@@ -7,7 +7,7 @@ import pytest
 
 from longview import modelzoo
 from longview.modelzoo import weights
-from longview.modelzoo.layers import diagonal_ssm, hyena
+from longview.modelzoo.layers.mixers import diagonal_ssm, hyena
 from longview.modelzoo.sequence import long_conv, sgconv
 from tests.modelzoo.tiny import filled, jit
 

@@ -1,0 +1,1 @@
+"""Attention among the places of an image, and their positions."""

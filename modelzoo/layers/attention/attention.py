@@ -1,0 +1,85 @@
+"""Multi-head self-attention over all tokens.
+
+Vaswani et al., 2017, https://arxiv.org/abs/1706.03762. Queries, keys and values come from one matrix, in that order,
+as in the published vision transformers. Heads are an axis of their own before the tokens, B H N K: of the forms tried
+on a CPU this one, with plain matrix products, is the fastest. Logits become float32 before the softmax.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.residuals.value_residual import Told
+
+
+class Attention(nn.Module):
+    """``out(softmax(q k^T / sqrt(K)) v)`` with ``[q | k | v] = qkv(x)``.
+
+    Attributes:
+        heads: number of heads; divides the width.
+        qkv_bias: whether `qkv` has a bias; `out` always has one.
+        kernel_init: of both matrices.
+        dtype: compute type; the softmax is float32.
+        out_init: of the second one, if otherwise.
+    """
+
+    heads: int
+    qkv_bias: bool = True
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    dtype: DTypeLike = jnp.float32
+    out_init: init.Initializer | None = None
+
+    def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
+        """Mixes the tokens; any number of them, in any order."""
+        del train
+        return self.with_values(x, None)[0]
+
+    @nn.compact
+    def with_values(self, x: Float[Array, 'b n d'], told: Told | None
+                    ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n d']]:
+        """Mixes the tokens by values that another block has a say in; see value_residual.py.
+
+        Returns:
+            The tokens, no state, and the values.
+        """
+        width = x.shape[-1]
+        own = told is None or told.own
+        qkv = Dense((3 if own else 2) * width, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
+        v = rest[0] if told is None else told.values(*rest)
+        y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v))))
+        return Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')(y), None, v
+
+
+def attend(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], v: Float[Array, 'b h m v'], *,
+           scale: float | None = None, bias: Float[Array, '1 h n m'] | None = None) -> Float[Array, 'b h n v']:
+    """Returns ``softmax(scale * q k^T + bias) v``; the scale is 1 / sqrt(K) by default."""
+    return weights(q, k, scale=scale, bias=bias).astype(v.dtype) @ v
+
+
+def weights(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], *, scale: float | None = None,
+            bias: Float[Array, '1 h n m'] | None = None) -> Float[Array, 'b h n m']:
+    """Returns ``softmax(scale * q k^T + bias)`` in float32."""
+    scale = q.shape[-1]**-0.5 if scale is None else scale
+    logits = ((q * scale) @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
+    return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+
+
+def split_heads(x: Float[Array, 'b n d'], heads: int) -> Float[Array, 'b h n k']:
+    """Returns each head's share of the last axis.
+
+    Raises:
+        ValueError: the width does not divide.
+    """
+    if x.shape[-1] % heads:
+        raise ValueError(f'width {x.shape[-1]} does not divide into {heads} heads: change width or heads.')
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def merge_heads(x: Float[Array, 'b h n k']) -> Float[Array, 'b n d']:
+    """Undoes `split_heads`."""
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)

@@ -1,0 +1,120 @@
+"""Convolutions with PyTorch's padding and initial values.
+
+`nn.Conv(padding='SAME')` pads unevenly at stride 2 and torch does not; here padding is a number of pixels on each
+side. Convolutions are `kernels.conv2d`'s and, depthwise, `kernels.depthwise_conv`'s, whose forms go by the platform.
+"""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from longview.kernels.conv2d import conv2d
+from longview.kernels.depthwise_conv import depthwise_conv
+from longview.modelzoo.layers.frame import init
+
+
+class Conv(nn.Module):
+    """A 2-D convolution, square kernel and stride.
+
+    Attributes:
+        features: output channels.
+        kernel_size: side of the kernel.
+        stride: step of the output grid.
+        padding: zeros on each side, or 'SAME' for TensorFlow's, which is uneven where the stride is not 1.
+        dtype: compute type.
+        groups: channels are split into so many parts that do not see each other.
+        use_bias: whether there is a bias.
+        kernel_init: initial values of the kernel; by default torch's.
+        bias_init: initial values of the bias; by default torch's.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int | str = 0
+    dtype: DTypeLike = jnp.float32
+    groups: int = 1
+    use_bias: bool = True
+    kernel_init: init.Initializer | None = None
+    bias_init: init.Initializer | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
+        """Returns ``out_size(h) x out_size(w)`` pixels; with 'SAME', h / stride rounded up.
+
+        Raises:
+            ValueError: the groups do not divide the channels.
+        """
+        shape = kernel_shape(x.shape[-1], self.features, self.kernel_size, self.groups)
+        fan_in = math.prod(shape[:-1])
+        kernel = self.param('kernel', self.kernel_init or init.uniform_fan_in(fan_in), shape)
+        x = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
+        if not self.use_bias:
+            return x
+        bias = self.param('bias', self.bias_init or init.uniform_fan_in(fan_in), (self.features,))
+        return x + bias.astype(self.dtype)[None, None, None]
+
+
+def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) -> tuple[int, int, int, int]:
+    """Returns the shape of a kernel from `channels` to `features`.
+
+    Raises:
+        ValueError: the groups do not divide both.
+    """
+    if channels % groups or features % groups:
+        raise ValueError(f'{channels} input and {features} output channels do not divide into {groups} groups: '
+                         'change the width or the groups.')
+    return kernel_size, kernel_size, channels // groups, features
+
+
+def convolve(x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
+             ) -> Float[Array, 'b h2 w2 d']:
+    """Returns a correlation; the groups are the channels over those that the kernel has."""
+    return conv2d(x, kernel, stride=stride, padding=padding)
+
+
+def out_size(size: int, kernel_size: int, stride: int, padding: int) -> int:
+    """Returns the output pixels along one side, by torch's rule."""
+    return (size + 2 * padding - kernel_size) // stride + 1
+
+
+class DepthwiseConv(nn.Module):
+    """One odd kernel a channel, stride 1, zero padding that keeps the size.
+
+    Attributes:
+        kernel_size: side of the kernel, or (height, width).
+        kernel_init: initial values; by default torch's.
+        dtype: compute type.
+        use_bias: whether there is a bias.
+        bias_init: its initial values; by default torch's.
+        dilation: pixels from tap to tap.
+    """
+
+    kernel_size: int | tuple[int, int]
+    kernel_init: init.Initializer | None = None
+    dtype: DTypeLike = jnp.float32
+    use_bias: bool = False
+    bias_init: init.Initializer | None = None
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        """Convolves each channel with its kernel."""
+        size, channels = self.kernel_size, x.shape[-1]
+        rows, columns = (size, size) if isinstance(size, int) else size
+        torch_s = init.uniform_fan_in(rows * columns)
+        kernel = self.param('kernel', self.kernel_init or torch_s, (rows, columns, 1, channels))
+        y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation)
+        if not self.use_bias:
+            return y
+        bias = self.param('bias', self.bias_init or torch_s, (channels,))
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+def spread(kernel: Float[Array, 'i j c d'], dilation: int) -> Float[Array, 'i2 j2 c d']:
+    """Returns the kernel without dilation that does the same: zeros between its taps."""
+    return lax.pad(kernel, jnp.zeros((), kernel.dtype), [(0, 0, dilation - 1)] * 2 + [(0, 0, 0)] * 2)

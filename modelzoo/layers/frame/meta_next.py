@@ -1,0 +1,119 @@
+"""ConvNeXt's block with its parts open, and what leads from one of its stages to the next.
+
+Liu et al., 2022, https://arxiv.org/abs/2201.03545; Yu et al., 2023, https://arxiv.org/abs/2303.16900, who name it
+MetaNeXt.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame.block import in_turn
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.patch import Patches
+
+
+class MetaNeXt(nn.Module):
+    """``s += mlp(norm(mixer(s)))``: one residual branch.
+
+    Attributes:
+        mixer, norm, mlp, residual: factories of the parts.
+    """
+
+    mixer: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    mlp: Callable[..., nn.Module]
+    residual: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
+        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        join = self.residual(name='residual')
+        y = self.mixer(name='mixer')(join.read(s))
+        y = self.mlp(name='mlp')(self.norm(name='norm')(y, train=train))
+        return join.write(s, drop_path(y, None if mask is None else mask[0]))
+
+
+class PatchStem(nn.Module):
+    """Patches, then a norm.
+
+    Attributes:
+        features: output channels.
+        patch: side of the patches.
+        norm: factory of the norm.
+        dtype: compute type.
+    """
+
+    features: int
+    patch: int
+    norm: Callable[..., nn.Module]
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns h / patch rows, rounded up."""
+        return self.norm(dtype=self.dtype, name='norm')(squares(self.features, self.patch, self.dtype)(x), train=train)
+
+
+class PatchDown(nn.Module):
+    """A norm, then 2x2 patches.
+
+    Attributes:
+        features, norm, dtype: as `PatchStem`'s.
+    """
+
+    features: int
+    norm: Callable[..., nn.Module]
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Halves the sides, rounding up."""
+        return squares(self.features, 2, self.dtype)(self.norm(dtype=self.dtype, name='norm')(x, train=train))
+
+
+def squares(features: int, side: int, dtype: DTypeLike) -> Patches:
+    """Returns patches that start as these networks do: normal of deviation 0.02, biases of 0."""
+    return Patches(features, side, init.trunc_normal(0.02), jax.nn.initializers.zeros, dtype, name='patches')
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution, which may differ and hold batch statistics; `trunk.Stage` runs equal ones.
+
+    Attributes:
+        blocks: a factory for each block.
+        residual: opens and closes the stream.
+        remat: recompute a block's activations in the backward pass.
+    """
+
+    blocks: Sequence[Callable[..., nn.Module]]
+    residual: Callable[..., nn.Module]
+    remat: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+                 ) -> Float[Array, 'b h w d']:
+        """Keeps the shape; `masks` are this stage's rows."""
+        join = self.residual(name='residual')
+        blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
+        return join.close(in_turn(blocks, join.open(x), masks, train=train, remat=self.remat))
+
+
+def rows(masks: Float[Array, 'l r b'] | None, depths: Sequence[int]) -> list[Float[Array, 'm r b'] | None]:
+    """Returns each stage's part of the masks of all blocks."""
+    ends = np.cumsum(depths)
+    return [None if masks is None else masks[end - depth:end] for end, depth in zip(ends, depths)]
+
+
+def layers(depths: Sequence[int], last: Sequence[str] = ('norm',)) -> tuple[tuple[str, ...], ...]:
+    """Returns the parameter paths by depth: ``stem``, each block, the `last`; ``down0``.. go with the block before."""
+    blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(depths) for name in trunk.names(depth)]
+    for index in range(len(depths) - 1):
+        blocks[sum(depths[:index + 1]) - 1].append(f'down{index}')
+    return (('stem',), *map(tuple, blocks), tuple(last))

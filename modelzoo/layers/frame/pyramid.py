@@ -1,0 +1,104 @@
+"""Stages of blocks that differ, as convolutional pyramids have: the first changes resolution and width.
+
+`trunk.run` runs equal blocks that hold parameters only. Here a block may be of any kind and hold batch statistics;
+`remat` recomputes each block in the backward pass all the same. Where a stage's blocks after the first are equal and
+hold parameters only, as in networks without batch normalization, `scan` hands them to `trunk.run`.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from longview.modelzoo.layers.frame import trunk
+from longview.modelzoo.layers.frame.block import in_turn
+from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.residuals.residual import Add, Stream, along
+
+
+class Stage(nn.Module):
+    """The blocks of one resolution.
+
+    Attributes:
+        blocks: a factory for each block; what it makes is called as ``block(s, mask, train=train)``.
+        remat: recompute a block's activations in the backward pass.
+        scan: one compiled body for all blocks but the first; see `trunk.run`.
+    """
+
+    blocks: Sequence[Callable[..., nn.Module]]
+    remat: bool
+    scan: bool = False
+
+    @nn.compact
+    def __call__(self, s: Stream, masks: Float[Array, 'l b'] | None, *, train: bool = False) -> Stream:
+        """Runs the blocks; `masks` has a row for each."""
+        blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
+        alone = 1 if self.scan else len(blocks)
+        s = in_turn(blocks[:alone], s, masks, train=train, remat=self.remat)
+        if alone == len(blocks):
+            return s
+        rest = None if masks is None else masks[alone:]
+        return trunk.run(self, blocks[alone:], s, rest, train=train, remat=self.remat, scan=True)
+
+
+def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence[Callable[..., nn.Module]]], *,
+        drop_path: float, remat: bool, train: bool, residual: Callable[..., nn.Module] = Add, scan: bool = False
+        ) -> list[Float[Array, 'b h2 w2 d']]:
+    """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
+
+    Args:
+        module: bound, inside its compact ``__call__``.
+        x: what the stem made.
+        stages: factories of the blocks of each stage.
+        drop_path: stochastic depth of the last block; the blocks before rise to it from 0.
+        remat: see `Stage`.
+        train: handed on.
+        residual: opens and closes the stream that the blocks pass on; by default it is the map itself.
+        scan: see `Stage`.
+
+    Raises:
+        NotImplementedError: `scan` with blocks that hold more than parameters, or different ones.
+    """
+    masks = path_masks(module, drop_path, sum(map(len, stages)), len(x), branches=1, train=train)
+    join = residual(name='residual')
+    s, maps, first = join.open(x), [], 0
+    for index, blocks in enumerate(stages):
+        rows = None if masks is None else masks[first:first + len(blocks), 0]
+        s = Stage(blocks, remat, scan, name=f'stage{index}')(s, rows, train=train)
+        maps.append(join.close(s))
+        first += len(blocks)
+    return maps
+
+
+def layers(depths: Sequence[int], last: Sequence[str] = ()) -> tuple[tuple[str, ...], ...]:
+    """Returns the parameter paths of a pyramid by depth: the stem, each block, and what comes `last`."""
+    blocks = [(f'stage{index}/{name}',) for index, depth in enumerate(depths) for name in trunk.names(depth)]
+    return (('stem',), *blocks, tuple(last))
+
+
+def with_stride(block: Callable[..., nn.Module], features: int, depth: int, stride: int
+                ) -> list[Callable[..., nn.Module]]:
+    """Returns the factories of a stage whose first block has the stride.
+
+    Args:
+        block: factory that takes `features`, `stride` and a name.
+        features: output channels of every block.
+        depth: number of blocks.
+        stride: of the first; the others have 1.
+    """
+    return [functools.partial(block, features=features, stride=1 if index else stride) for index in range(depth)]
+
+
+def halving(block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int]
+            ) -> list[list[Callable[..., nn.Module]]]:
+    """Returns the factories of stages of which each but the first halves the sides; see `with_stride`."""
+    return [with_stride(block, width, depth, 2 if index else 1)
+            for index, (width, depth) in enumerate(zip(widths, depths, strict=True))]
+
+
+def connected(stages: Sequence[Sequence[Callable[..., nn.Module]]], residual: Callable[..., nn.Module]
+              ) -> list[list[Callable[..., nn.Module]]]:
+    """Returns the factories of the stages with each block's own connection as its `residual`."""
+    each = iter(along(residual, sum(map(len, stages))))
+    return [[functools.partial(block, residual=next(each)) for block in blocks] for blocks in stages]

@@ -1,0 +1,52 @@
+"""A published network with some of its fields changed, as a config or a caller asks for it."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from longview.words import nearest
+
+
+def variant(variants: Mapping[str, nn.Module], name: str, fields: Mapping[str, Any]) -> nn.Module:
+    """Returns one variant of a family, changed; for the functions of a family that work their fields out.
+
+    Raises:
+        ValueError: there is no such variant or field; the nearest one is named.
+    """
+    if name not in variants:
+        raise ValueError(f'there is no variant {name!r}{nearest(name, variants)}')
+    return changed(variants[name], fields)
+
+
+def changed(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
+    """Returns a copy of `module` with other values in some fields.
+
+    Args:
+        module: such as a network of a family's ``VARIANTS``.
+        fields: what to change. A type may be its name (``dtype='bfloat16'``) and a tuple a list. In place of a factory
+            (``mixer``, ``norm``, ``block``, ...) stands another one, or a mapping: arguments that its own is to be given.
+
+    Raises:
+        ValueError: there is no such field, the nearest one is named; or a mapping stands where there is no factory.
+    """
+    known = [field.name for field in dataclasses.fields(module) if field.init and field.name not in ('parent', 'name')]
+    for name in fields:
+        if name not in known:
+            raise ValueError(f'{type(module).__name__} has no field {name!r}{nearest(name, known)}')
+    return module.clone(**{name: _value(module, name, value) for name, value in fields.items()})
+
+
+def _value(module: nn.Module, name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        factory = getattr(module, name)
+        if not callable(factory):
+            raise ValueError(f'{type(module).__name__}.{name} is {factory!r}, which takes no arguments, and {dict(value)} '
+                             'are given: give a factory instead.')
+        return functools.partial(factory, **value)
+    if name == 'dtype':
+        return jnp.dtype(value)
+    return tuple(value) if isinstance(value, list) else value

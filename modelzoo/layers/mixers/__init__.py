@@ -1,0 +1,1 @@
+"""What mixes the elements of a sequence: state space, long convolution, causal attention."""

@@ -1,0 +1,109 @@
+"""Self-attention that looks back only, with the keys and values of what was read kept for decoding.
+
+Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; as language models have it since GPT-2. Positions are the
+embedding's affair. The cache has room for a number of elements fixed beforehand, so its size does not grow.
+"""
+
+import abc
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from longview.modelzoo.layers.attention.attention import attend, merge_heads, split_heads
+from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.mixers.mixer import Mixer
+from longview.modelzoo.layers.residuals.value_residual import Told
+
+
+class State(NamedTuple):
+    """Keys and values of the elements read, and how many they are."""
+
+    keys: Float[Array, 'b h n k']
+    values: Float[Array, 'b h n k']
+    count: Int[Array, '']
+
+
+class Remembering(Mixer):
+    """Attention over an element and those before it, whose keys and values a state has room for.
+
+    A final class has `with_values`: how queries, keys and values are made of the input.
+
+    Attributes:
+        heads: number of heads; divides the width.
+        places: elements that a state has room for.
+        dtype: compute type; the softmax is float32.
+    """
+
+    heads: int = 1
+    places: int = 1024
+    dtype: DTypeLike = jnp.float32
+
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read one after the other; a sequence read at once may have any length."""
+        return self.places
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first element."""
+        empty = jnp.zeros((batch, self.heads, self.places, width // self.heads), self.dtype)
+        return State(empty, empty, jnp.zeros((), jnp.int32))
+
+    @abc.abstractmethod
+    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+        """Mixes by values that another block has a say in; returns the state and the values too."""
+
+    def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+        return self.with_values(x, None, state)[:2]
+
+    def _attend(self, q: Float[Array, 'b h t k'], k: Float[Array, 'b h t k'], v: Float[Array, 'b h t k'],
+                state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+        """Returns what the elements take of those before them, heads side by side, and the state."""
+        first, length = 0, q.shape[2]
+        if state is not None:
+            first = state.count
+            k = lax.dynamic_update_slice_in_dim(state.keys, k, first, axis=2)
+            v = lax.dynamic_update_slice_in_dim(state.values, v, first, axis=2)
+            state = State(k, v, first + length)
+        seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(length)[:, None]
+        hidden = jnp.where(seen, 0.0, -jnp.inf)
+        bias = jnp.broadcast_to(hidden[None, None], (1, self.heads, *hidden.shape))
+        return merge_heads(attend(q, k, v, bias=bias)), state
+
+
+class CausalAttention(Remembering):
+    """``out(softmax(q k^T / sqrt(K)) v)`` with ``[q | k | v] = qkv(x)``, each element over itself and those before it.
+
+    Attributes:
+        heads, places, dtype: see `Remembering`.
+        use_bias: whether the matrices have biases.
+        kernel_init, out_init: of the first and of the last matrix.
+    """
+
+    use_bias: bool = True
+    kernel_init: init.Initializer = init.trunc_normal(0.02)
+    out_init: init.Initializer = init.trunc_normal(0.02)
+
+    @nn.compact
+    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+        """Mixes by values that another block has a say in; returns the state and the values too."""
+        width = x.shape[-1]
+        own = told is None or told.own
+        qkv = Dense((3 if own else 2) * width, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
+        values = rest[0] if told is None else told.values(*rest)
+        y, state = self._attend(*(split_heads(part, self.heads) for part in (q, k, values)), state)
+        return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(y), state, values
+
+
+# The published names of zoology's attention and ours; see weights.py.
+NAMES = (
+    ('Wqkv.weight', 'qkv/kernel'), ('Wqkv.bias', 'qkv/bias'), ('out_proj.weight', 'out/kernel'),
+    ('out_proj.bias', 'out/bias'),
+)

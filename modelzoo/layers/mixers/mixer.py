@@ -1,0 +1,125 @@
+"""What mixes the elements of a sequence, and the block around it: all at once, or a few at a time with a state.
+
+A mixer reads a whole sequence, or goes on reading from a state; both give the same numbers, and the state has the same
+size however much was read. Blocks: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, whose norms come after the
+sums, and Wang et al., 2019, https://arxiv.org/abs/1906.01787, whose norms come before the branches.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.residuals.residual import Stream, connect, extended, mixed, started
+
+
+class Mixer(nn.Module, abc.ABC):
+    """A causal mixer: an element sees itself and those before it. mamba.Mamba has these methods too.
+
+    A final class has `init_state` and `_mix`, and says by `_start` what a whole sequence is read from.
+    """
+
+    def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
+        """Mixes a sequence.
+
+        Raises:
+            ValueError: it is longer than a mixer of a fixed number of places allows.
+        """
+        del train
+        return self._mix(x, self._start(x))[0]
+
+    @property
+    def longest(self) -> int | None:
+        """The most elements that may be read one after the other; None for any number."""
+        return None
+
+    @abc.abstractmethod
+    def init_state(self, batch: int, width: int) -> Any:
+        """Returns the state before the first element."""
+
+    def extend(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:
+        """Returns the outputs of the next elements, one or many, and the state after them."""
+        return self._mix(x, state)
+
+    def _start(self, x: Float[Array, 'b t d']) -> Any:
+        """Returns the state to read a whole sequence from: None, and then `_mix` need not answer with one."""
+        del x
+
+    @abc.abstractmethod
+    def _mix(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:
+        """Returns the outputs and the state after them."""
+
+
+class Identity(nn.Module):
+    """Passes everything on: a block's second branch is then its norm alone.
+
+    Attributes:
+        dtype: as other layers have it; means nothing here.
+    """
+
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Array) -> Array:
+        """Returns `x`."""
+        return x
+
+
+class Block(nn.Module):
+    """A mixer's residual branch and, if there is one, a feed-forward layer's.
+
+    Attributes:
+        norm, mixer, residual: factories of the parts.
+        mlp: likewise, of a layer for each element alone or of another `Mixer`; None for no second branch.
+        pre_norm: ``s += f(norm(s))``; without it ``s = norm(s + f(s))``.
+    """
+
+    norm: Callable[..., nn.Module]
+    mixer: Callable[..., nn.Module]
+    mlp: Callable[..., nn.Module] | None
+    residual: Callable[..., nn.Module]
+    pre_norm: bool = True
+
+    def setup(self) -> None:
+        """Makes the branches."""
+        made = {'mixer': self.mixer} | ({} if self.mlp is None else {'mlp': self.mlp})
+        self.branches = [(join, self.norm(name=f'{name}_norm'), started(join, part)(name=name))
+                         for join, (name, part) in zip(connect(self.residual, list(made)), made.items())]
+
+    def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
+        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        rows = [None] * len(self.branches) if mask is None else mask
+        for (join, norm, part), row in zip(self.branches, rows):
+            x = self._before(s, join, norm)
+            s, y = mixed(join, part, s, x, train=train) if _keeps_state(part) else (s, part(x))
+            s = self._after(s, drop_path(y, row), join, norm)
+        return s
+
+    def init_state(self, batch: int, width: int) -> list[Any]:
+        """Returns the states of the branches before the first element."""
+        return [part.init_state(batch, width) if _keeps_state(part) else () for _, _, part in self.branches]
+
+    def extend(self, s: Stream, states: list[Any]) -> tuple[Stream, list[Any]]:
+        """Passes the next elements on; returns the stream and the states after them."""
+        after = []
+        for (join, norm, part), state in zip(self.branches, states):
+            x = self._before(s, join, norm)
+            s, y, state = extended(join, part, s, x, state) if _keeps_state(part) else (s, part(x), state)
+            s = self._after(s, y, join, norm)
+            after.append(state)
+        return s, after
+
+    def _before(self, s: Stream, join: nn.Module, norm: nn.Module) -> Array:
+        return norm(join.read(s)) if self.pre_norm else join.read(s)
+
+    def _after(self, s: Stream, y: Array, join: nn.Module, norm: nn.Module) -> Stream:
+        s = join.write(s, y)
+        return s if self.pre_norm else join.carry(s, norm)
+
+
+def _keeps_state(part: nn.Module) -> bool:
+    return callable(getattr(part, 'extend', None))

@@ -1,0 +1,1 @@
+"""The stream between blocks: how a branch reads from it and writes to it."""
