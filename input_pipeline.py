@@ -108,9 +108,7 @@ class DataSet(abc.ABC):
         hosts = self.host_evaluate(own, batch_size)
         return _placed(hosts, sharding, batch_size, own, self.prefetch)
 
-    def host_train(
-        self, own: np.ndarray, batch_size: int, seed: int, start_step: int
-    ) -> grain.IterDataset:
+    def host_train(self, own: np.ndarray, batch_size: int, seed: int, start_step: int) -> grain.IterDataset:
         """Rows `own` of the global batches of `train`, as host arrays."""
 
         def rows(step: int) -> HostBatch:
@@ -164,9 +162,7 @@ class Words(DataSet):
         for split in (self._train, self._eval):
             most = max(array.max() for array in split.memory.values())
             if most >= self.vocabulary:
-                raise ValueError(
-                    f'The data has the word {most} and vocabulary is {self.vocabulary}: raise it.'
-                )
+                raise ValueError(f'The data has the word {most} and vocabulary is {self.vocabulary}: raise it.')
 
     def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a global batch, to compile before the first one is read."""
@@ -213,8 +209,7 @@ class Images(DataSet):
     def __post_init__(self) -> None:
         if self.eval_crop.draws:
             raise ValueError(
-                f'eval_crop={self.eval_crop} draws random numbers; evaluation wants a fixed one: '
-                'CenterCrop or Resize.'
+                f'eval_crop={self.eval_crop} draws random numbers; evaluation wants a fixed one: CenterCrop or Resize.'
             )
         if self.in_memory and self.train_crop.keyed_read:
             raise ValueError(
@@ -264,8 +259,7 @@ class Images(DataSet):
             return self.image_size, self.image_size, channels or 3
         if height is None or height != width:
             raise ValueError(
-                f'The images of {self.dataset!r} are stored as {height} x {width} (None: it '
-                'varies); set image_size.'
+                f'The images of {self.dataset!r} are stored as {height} x {width} (None: it varies); set image_size.'
             )
         return height, width, channels or 3
 
@@ -276,9 +270,7 @@ class Images(DataSet):
 
     def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a global batch, to compile before the first one is read."""
-        vectors = {'label': np.int32, 'epoch': np.int32, 'index': np.int32} | (
-            {} if train else {'mask': np.bool_}
-        )
+        vectors = {'label': np.int32, 'epoch': np.int32, 'index': np.int32} | ({} if train else {'mask': np.bool_})
         spec = {name: jax.ShapeDtypeStruct((batch_size,), dtype) for name, dtype in vectors.items()}
         return {'image': jax.ShapeDtypeStruct((batch_size, *self.image_shape), np.uint8)} | spec
 
@@ -294,9 +286,7 @@ def local_rows(
     try:
         sharding.shard_shape((batch_size,))
     except ValueError:
-        shards = math.prod(
-            sharding.mesh.shape[axis] for axis in jax.tree.leaves(tuple(sharding.spec))
-        )
+        shards = math.prod(sharding.mesh.shape[axis] for axis in jax.tree.leaves(tuple(sharding.spec)))
         raise ValueError(
             f'A batch of {batch_size} does not divide over the {shards} shards of the mesh axes '
             f'{sharding.spec[0]}; make batch_size a multiple of {shards}.'
@@ -306,9 +296,7 @@ def local_rows(
     return np.unique(np.concatenate([np.arange(batch_size)[slices[device]] for device in devices]))
 
 
-def to_global(
-    host: HostBatch, sharding: jax.sharding.Sharding, batch_size: int, own: np.ndarray
-) -> Batch:
+def to_global(host: HostBatch, sharding: jax.sharding.Sharding, batch_size: int, own: np.ndarray) -> Batch:
     """Rows `own` (see `local_rows`) held by this process -> arrays over the whole mesh."""
 
     def place(array: np.ndarray) -> jax.Array:

@@ -98,12 +98,17 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
     score = make_score(run.task, chain(run.eval_transforms))
     place = lambda shape, where: shape.update(sharding=where)
     return Programs(
-        jax.tree.map(place, state, places), {name: place(shape, batches) for name, shape in shapes.items()},
+        jax.tree.map(place, state, places),
+        {name: place(shape, batches) for name, shape in shapes.items()},
         jax.jit(init, out_shardings=places),
-        jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere),
-                out_shardings=(places, everywhere)),
-        jax.jit(score, in_shardings=(places.variables, batches, everywhere), out_shardings=everywhere,
-                compiler_options=compiler.forward_options(mesh.devices.flat[0].platform)))
+        jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere), out_shardings=(places, everywhere)),
+        jax.jit(
+            score,
+            in_shardings=(places.variables, batches, everywhere),
+            out_shardings=everywhere,
+            compiler_options=compiler.forward_options(mesh.devices.flat[0].platform),
+        ),
+    )
 
 
 class _Trainer:
@@ -112,8 +117,9 @@ class _Trainer:
     Everything that has to be closed, whatever happens, is put on `stack`.
     """
 
-    def __init__(self, run: Run, plan: Plan, workdir: pathlib.Path, span: tuple[int, int] | None,
-                 stack: contextlib.ExitStack):
+    def __init__(
+        self, run: Run, plan: Plan, workdir: pathlib.Path, span: tuple[int, int] | None, stack: contextlib.ExitStack
+    ):
         self.run, self.plan, self.workdir, self.stack = run, plan, workdir, stack
         self.mesh = make_mesh(run.mesh)
         check_batch(self.mesh, 'batch_size', run.batch_size)
@@ -141,15 +147,21 @@ class _Trainer:
         task, transform = self.run.task, chain(self.run.eval_transforms)
         outputs, scores = jax.eval_shape(
             lambda v, batch, rng: (task.predict(v, transform(batch, rng)), task.score(v, transform(batch, rng))),
-            abstract.variables, spec, self.rng)
+            abstract.variables,
+            spec,
+            self.rng,
+        )
         classes = self.run.data.num_classes
         if 'logits' in outputs and outputs['logits'].shape[-1] < classes:
-            raise ValueError(f'the head gives {outputs["logits"].shape[-1]} logits and the data set has {classes} '
-                             'classes: set num_classes of the head.')
+            raise ValueError(
+                f'the head gives {outputs["logits"].shape[-1]} logits and the data set has {classes} '
+                'classes: set num_classes of the head.'
+            )
         scored = [f'eval/{name}' for name in scores]
         if self.run.best not in scored:
-            raise ValueError(f'config.best is {self.run.best!r}, which the task does not score; it scores '
-                             f'{", ".join(scored)}.')
+            raise ValueError(
+                f'config.best is {self.run.best!r}, which the task does not score; it scores {", ".join(scored)}.'
+            )
 
     def train(self) -> dict[str, float]:
         """Initialises or resumes, and runs the remaining steps."""
@@ -170,8 +182,10 @@ class _Trainer:
             self._finish_step(step + 1, state, bad_step)
             if sigterm.came(step + 1):
                 self._save(step + 1, state, bad_step)
-                raise Preempted(f'SIGTERM came: step {step + 1} of {self.plan.steps} is saved in {self.workdir}; '
-                                'the same command goes on from there.')
+                raise Preempted(
+                    f'SIGTERM came: step {step + 1} of {self.plan.steps} is saved in {self.workdir}; '
+                    'the same command goes on from there.'
+                )
         self.checkpoints.wait()
         return self.metrics.last('eval/')
 
@@ -186,8 +200,11 @@ class _Trainer:
         if jax.process_index() == 0:
             parameters = sum(x.size for x in jax.tree.leaves(state.variables.params))
             mesh = ' x '.join(f'{axis}={size}' for axis, size in self.mesh.shape.items())
-            print(f'{parameters:,} parameters; steps {start} to {self.plan.steps}, {self.run.batch_size} '
-                  f'examples each; {len(self.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})', flush=True)
+            print(
+                f'{parameters:,} parameters; steps {start} to {self.plan.steps}, {self.run.batch_size} '
+                f'examples each; {len(self.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})',
+                flush=True,
+            )
         return state, start
 
     def _finish_step(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
@@ -242,8 +259,10 @@ class _Trainer:
             where = diagnose.first_bad(self.run.task, state, next(it), self.rng, chain(self.run.train_transforms))
         latest = self.checkpoints.latest()
         kept = f'the checkpoint of step {latest} is kept' if latest is not None else 'no checkpoint was saved yet'
-        raise RunError(f'step {step} is not finite: {where}; {kept} in {self.workdir}. Lower the learning rate, clip '
-                       'the gradients, or mend what is named here.')
+        raise RunError(
+            f'step {step} is not finite: {where}; {kept} in {self.workdir}. Lower the learning rate, clip '
+            'the gradients, or mend what is named here.'
+        )
 
 
 def _without_fixed(state: TrainState) -> TrainState:

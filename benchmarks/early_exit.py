@@ -63,14 +63,19 @@ def main(_: list[str]) -> None:
             times[name].append(time.perf_counter() - begin)
     spent, plain = operations(run.task, v, image)
     print(f'{len(label)} images, {_ROUNDS.value} rounds; jax {jax.__version__}, {jax.devices()[0].device_kind}\n')
-    print('| threshold | accuracy | leave at each exit | arithmetic saved | images/s | times the whole |',
-          '|---|---|---|---|---|---|', sep='\n')
+    print(
+        '| threshold | accuracy | leave at each exit | arithmetic saved | images/s | times the whole |',
+        '|---|---|---|---|---|---|',
+        sep='\n',
+    )
     for name, (logits, taken) in answers.items():
         saved = 0.0 if name == 'whole' else 1 - np.array(spent)[taken].mean() / plain
         share = ' '.join(f'{(taken == index).mean():.1%}' for index in range(last + 1))
         ratio = statistics.median(there / here for there, here in zip(times['whole'], times[name]))
-        print(f'| {name} | {(logits.argmax(1) == label).mean():.2%} | {share} | {saved:.1%} | '
-              f'{len(label) / statistics.median(times[name]):,.0f} | {ratio:.2f} |')
+        print(
+            f'| {name} | {(logits.argmax(1) == label).mean():.2%} | {share} | {saved:.1%} | '
+            f'{len(label) / statistics.median(times[name]):,.0f} | {ratio:.2f} |'
+        )
 
 
 def _bound(answer: Callable[..., Any], image: jax.Array) -> Callable[[], Any]:

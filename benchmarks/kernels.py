@@ -3,16 +3,16 @@
     python -m benchmarks.kernels tpu [--ops=gla] [--chip=v5e]
     python -m benchmarks.kernels cpu [--ops=gla] [--peer_python=/venv-with-torch/bin/python] [--rounds=5]
 
-`tpu` needs no TPU, but libtpu (`pip install "jax[tpu]"`): it compiles ahead of time. Bytes are those to and from HBM, by
-the compiler's count for XLA and by the CostEstimate of a Pallas kernel; peak and temporaries are of the program that
+`tpu` needs no TPU, but libtpu (`pip install "jax[tpu]"`): it compiles ahead of time. Bytes are those to and from HBM,
+by the compiler's count for XLA and by the CostEstimate of a Pallas kernel; peak and temporaries are of the program that
 would run. Seconds are not measured.
 
 `cpu` runs ours and PyTorch's form in processes of their own, on the same core and in turn: a round is ours, theirs,
-ours, theirs, and what is printed is the median of the rounds and of the ratios within a round. Seconds are CPU time, the
-best call of a second, which other work on the machine touches least.
+ours, theirs, and what is printed is the median of the rounds and of the ratios within a round. Seconds are CPU time,
+the best call of a second, which other work on the machine touches least.
 
-An op is a module beside this one, in `OPS`. It has `tpu()`, which yields pairs of a name and a `Compiled` (an empty name
-begins a group), `CPU`, names of cases, `calls(case)`, which returns its calls by kind, compiled and run once, and
+An op is a module beside this one, in `OPS`. It has `tpu()`, which yields pairs of a name and a `Compiled` (an empty
+name begins a group), `CPU`, names of cases, `calls(case)`, which returns its calls by kind, compiled and run once, and
 `PEER`, the module that answers for the other side.
 """
 
@@ -30,7 +30,9 @@ from absl import app, flags
 from benchmarks.peer import Peer, seconds
 
 OPS = {
-    'gla': 'benchmarks.kernels_gla', 'scan': 'benchmarks.kernels_scan', 'long_conv': 'benchmarks.kernels_long_conv',
+    'gla': 'benchmarks.kernels_gla',
+    'scan': 'benchmarks.kernels_scan',
+    'long_conv': 'benchmarks.kernels_long_conv',
     'depthwise': 'benchmarks.kernels_depthwise',
 }
 
@@ -51,7 +53,8 @@ def on_tpu(op: Any, chip: str) -> None:
             first = None
             continue
         first = first or found.bytes
-        line = f'{found.bytes / 1e6:,.1f} | {found.bytes / first:.2f} | {found.peak / 2**20:,.0f} | {found.temp / 2**20:,.1f}'
+        read = f'{found.bytes / 1e6:,.1f} | {found.bytes / first:.2f}'
+        line = f'{read} | {found.peak / 2**20:,.0f} | {found.temp / 2**20:,.1f}'
         print(f'| {name} | {line} |', flush=True)
 
 

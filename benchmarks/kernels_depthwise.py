@@ -15,7 +15,8 @@ from tests.kernels import tpu as chips
 
 CPU = [
     *(f'depthwise:{",".join(map(str, shape[:6]))}' for shape in DEPTHWISE.values() if shape.timed),
-    'inception:8,56,56,96,12', 'inception:8,14,14,384,48',
+    'inception:8,56,56,96,12',
+    'inception:8,14,14,384,48',
     *(f'causal:{",".join(map(str, shape[:4]))}' for shape in CAUSAL.values() if shape.timed),
 ]
 PEER = 'benchmarks.peer_depthwise'

@@ -16,7 +16,9 @@ FACTS = (8, 4096, 64)  # B T D, the shape that forms are compared on
 # "own" differs on PyTorch's side alone, which then has arrays of the layout that suits it.
 CPU = [
     f'{layout}:{",".join(map(str, shape[:3]))}'
-    for shape in SHAPES.values() if shape.timed for layout in ('long_conv', 'own')
+    for shape in SHAPES.values()
+    if shape.timed
+    for layout in ('long_conv', 'own')
 ]
 PEER = 'benchmarks.peer_long_conv'
 

@@ -56,8 +56,13 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
     forward = jax.jit(lambda variables, x: model.apply(variables, x)['logits'], compiler_options=options)
 
     def loss(params, statistics):
-        features, updates = model.apply({'params': params, **statistics}, x, train=True, mutable=['batch_stats'],
-                                        rngs={'drop_path': jax.random.key(2)})
+        features, updates = model.apply(
+            {'params': params, **statistics},
+            x,
+            train=True,
+            mutable=['batch_stats'],
+            rngs={'drop_path': jax.random.key(2)},
+        )
         return optax.softmax_cross_entropy_with_integer_labels(features['logits'], labels).mean(), updates
 
     @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
@@ -66,8 +71,10 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
         updates, state = optimizer.update(gradients, state)
         return optax.apply_updates(params, updates), statistics, state
 
-    held = [jax.tree.map(jnp.copy, variables['params']),
-            {kind: jax.tree.map(jnp.copy, tree) for kind, tree in variables.items() if kind != 'params'}]
+    held = [
+        jax.tree.map(jnp.copy, variables['params']),
+        {kind: jax.tree.map(jnp.copy, tree) for kind, tree in variables.items() if kind != 'params'},
+    ]
     held.append(optimizer.init(held[0]))
 
     def train() -> None:

@@ -33,7 +33,7 @@ def inception(x: torch.Tensor, *kernels: torch.Tensor) -> torch.Tensor:
 
 def causal(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Zeros before the sequence."""
-    return F.conv1d(x, kernel, padding=kernel.shape[2] - 1, groups=len(kernel))[..., :x.shape[2]]
+    return F.conv1d(x, kernel, padding=kernel.shape[2] - 1, groups=len(kernel))[..., : x.shape[2]]
 
 
 def inputs(kind: str, shape: list[int]) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:

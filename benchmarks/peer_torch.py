@@ -14,5 +14,4 @@ def calls(op: Callable[..., torch.Tensor], arrays: Sequence[torch.Tensor]) -> di
         with torch.inference_mode():
             op(*arrays)
 
-    return {'forward': forward,
-            'forward and gradients': lambda: torch.autograd.grad(op(*arrays), arrays, cotangent)}
+    return {'forward': forward, 'forward and gradients': lambda: torch.autograd.grad(op(*arrays), arrays, cotangent)}

@@ -44,45 +44,99 @@ def unset(kind: type) -> Any:
     return config_dict.placeholder(kind)
 
 
-def supervised(backbone: Node, num_classes: int, *, ema: float | None, ema_warmup: bool = False,
-               label_smoothing: float = 0.0) -> Node:
+def supervised(
+    backbone: Node, num_classes: int, *, ema: float | None, ema_warmup: bool = False, label_smoothing: float = 0.0
+) -> Node:
     """Classification, evaluated with averaged weights unless `ema` is None."""
     head = {'fn': 'modelzoo.heads:Linear', 'num_classes': num_classes}
-    task = {'fn': 'methods.supervised:Supervised', 'backbone': backbone, 'head': head,
-            'label_smoothing': label_smoothing}
+    task = {
+        'fn': 'methods.supervised:Supervised',
+        'backbone': backbone,
+        'head': head,
+        'label_smoothing': label_smoothing,
+    }
     if ema is None:
         return task
     return {'fn': 'methods.ema:Ema', 'inner': task, 'decay': ema, 'warmup': ema_warmup}
 
 
-def adamw(*, peak: float, warmup_epochs: float, start: float = 0.0, end: float = 0.0, weight_decay: float = 0.05,
-          clip_norm: float | None = None, b2: float = 0.999, layer_decay: float = 1.0) -> Node:
+def adamw(
+    *,
+    peak: float,
+    warmup_epochs: float,
+    start: float = 0.0,
+    end: float = 0.0,
+    weight_decay: float = 0.05,
+    clip_norm: float | None = None,
+    b2: float = 0.999,
+    layer_decay: float = 1.0,
+) -> Node:
     """AdamW under a warm-up and a cosine."""
-    schedule = {'partial': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
-                'warmup_epochs': float(warmup_epochs), 'start': float(start), 'end': float(end)}
-    return {'partial': 'methods.optim.adamw:adamw', 'schedule': schedule, 'weight_decay': weight_decay,
-            'decay_rules': (), 'rate_rules': (), 'clip_norm': unset(float) if clip_norm is None else clip_norm,
-            'layer_decay': layer_decay, 'b1': 0.9, 'b2': b2, 'eps': 1e-8}
+    schedule = {
+        'partial': 'methods.optim.schedules:warmup_cosine',
+        'peak': float(peak),
+        'warmup_epochs': float(warmup_epochs),
+        'start': float(start),
+        'end': float(end),
+    }
+    return {
+        'partial': 'methods.optim.adamw:adamw',
+        'schedule': schedule,
+        'weight_decay': weight_decay,
+        'decay_rules': (),
+        'rate_rules': (),
+        'clip_norm': unset(float) if clip_norm is None else clip_norm,
+        'layer_decay': layer_decay,
+        'b1': 0.9,
+        'b2': b2,
+        'eps': 1e-8,
+    }
 
 
-def sgd(schedule: Node, *, nesterov: bool = True, weight_decay: float = 1e-4, decay_rules: tuple = (),
-        adaptive_clip: float | None = None) -> Node:
+def sgd(
+    schedule: Node,
+    *,
+    nesterov: bool = True,
+    weight_decay: float = 1e-4,
+    decay_rules: tuple = (),
+    adaptive_clip: float | None = None,
+) -> Node:
     """SGD with a momentum of 0.9."""
-    return {'partial': 'methods.optim.sgd:sgd', 'schedule': schedule, 'momentum': 0.9, 'nesterov': nesterov,
-            'weight_decay': weight_decay, 'decay_rules': decay_rules, 'rate_rules': (), 'clip_norm': unset(float),
-            'adaptive_clip': unset(float) if adaptive_clip is None else adaptive_clip, 'layer_decay': 1.0}
+    return {
+        'partial': 'methods.optim.sgd:sgd',
+        'schedule': schedule,
+        'momentum': 0.9,
+        'nesterov': nesterov,
+        'weight_decay': weight_decay,
+        'decay_rules': decay_rules,
+        'rate_rules': (),
+        'clip_norm': unset(float),
+        'adaptive_clip': unset(float) if adaptive_clip is None else adaptive_clip,
+        'layer_decay': 1.0,
+    }
 
 
 def staircase(peak: float, boundaries: tuple[float, ...], *, factor: float = 0.1, warmup_epochs: float = 0.0) -> Node:
     """A rate that falls by a factor at some epochs."""
-    return {'partial': 'methods.optim.sgd:staircase', 'peak': float(peak), 'boundaries': boundaries, 'factor': factor,
-            'warmup_epochs': float(warmup_epochs), 'start': 0.0}
+    return {
+        'partial': 'methods.optim.sgd:staircase',
+        'peak': float(peak),
+        'boundaries': boundaries,
+        'factor': factor,
+        'warmup_epochs': float(warmup_epochs),
+        'start': 0.0,
+    }
 
 
 def cosine(peak: float, *, warmup_epochs: float) -> Node:
     """A warm-up from 0 and a cosine back to it."""
-    return {'partial': 'methods.optim.schedules:warmup_cosine', 'peak': float(peak),
-            'warmup_epochs': float(warmup_epochs), 'start': 0.0, 'end': 0.0}
+    return {
+        'partial': 'methods.optim.schedules:warmup_cosine',
+        'peak': float(peak),
+        'warmup_epochs': float(warmup_epochs),
+        'start': 0.0,
+        'end': 0.0,
+    }
 
 
 def apart(optimizer: Node, paths: str, rate: float) -> Node:
@@ -97,16 +151,38 @@ def mesh() -> Node:
 
 def kernels() -> Node:
     """Every op as its platform chooses; ``--config.kernels.gla=pallas_gpu`` names an implementation."""
-    ops = ('gla', 'bidirectional_gla', 'selective_scan', 'linear_scan', 'long_conv', 'long_conv2d', 'global_filter',
-           'depthwise_conv', 'inception_conv', 'conv2d', 'causal_conv1d')
+    ops = (
+        'gla',
+        'bidirectional_gla',
+        'selective_scan',
+        'linear_scan',
+        'long_conv',
+        'long_conv2d',
+        'global_filter',
+        'depthwise_conv',
+        'inception_conv',
+        'conv2d',
+        'causal_conv1d',
+    )
     return {op: unset(str) for op in ops}
 
 
 def run(task: Node, data: Node, optimizer: Node, **rest: Any) -> Node:
     """The top level of a config: runtime/plan.py:Run, key for key."""
-    common = {'seed': 0, 'epochs': unset(float), 'steps': unset(int), 'accumulate': 1, 'log_every': 50,
-              'eval_every': unset(int), 'save_every': unset(int), 'keep': 2, 'eval_batch_size': unset(int),
-              'mesh': mesh(), 'matmul_precision': 'default', 'kernels': kernels()}
+    common = {
+        'seed': 0,
+        'epochs': unset(float),
+        'steps': unset(int),
+        'accumulate': 1,
+        'log_every': 50,
+        'eval_every': unset(int),
+        'save_every': unset(int),
+        'keep': 2,
+        'eval_batch_size': unset(int),
+        'mesh': mesh(),
+        'matmul_precision': 'default',
+        'kernels': kernels(),
+    }
     return {'task': task, 'data': data, 'optimizer': optimizer} | common | rest
 
 
@@ -117,72 +193,170 @@ def normalize(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = 
 def timm_transforms(num_classes: int) -> list[Node]:
     """The recipe of DeiT and Swin, which timm made common: RandAugment m9 n2, mixup or cutmix, random erasing."""
     return [
-        {'fn': 'methods.randaugment:RandAugment', 'magnitude': 9.0, 'magnitude_std': 0.5, 'layers': 2,
-         'probability': 0.5, 'contrast': 'pil'},
+        {
+            'fn': 'methods.randaugment:RandAugment',
+            'magnitude': 9.0,
+            'magnitude_std': 0.5,
+            'layers': 2,
+            'probability': 0.5,
+            'contrast': 'pil',
+        },
         normalize(),
         {'fn': 'methods.augment:RandomErasing', 'probability': 0.25},
-        {'fn': 'methods.augment:Mix', 'num_classes': num_classes, 'mixup_alpha': 0.8, 'cutmix_alpha': 1.0,
-         'switch_probability': 0.5, 'label_smoothing': 0.1},
+        {
+            'fn': 'methods.augment:Mix',
+            'num_classes': num_classes,
+            'mixup_alpha': 0.8,
+            'cutmix_alpha': 1.0,
+            'switch_probability': 0.5,
+            'label_smoothing': 0.1,
+        },
     ]
 
 
 def imagenet_data(image_size: int = 224) -> Node:
     """ImageNet-1k: random resized crops and flips to train, the central 87.5 % of the short side to evaluate."""
-    return {'fn': 'input_pipeline:Images', 'dataset': 'imagenet2012', 'data_dir': unset(str), 'train_split': 'train',
-            'eval_split': 'validation', 'image_size': image_size,
-            'train_crop': {'fn': 'data.images:RandomResizedCrop', 'flip': True, 'interpolation': 'bicubic'},
-            'eval_crop': {'fn': 'data.images:CenterCrop', 'fraction': 0.875, 'interpolation': 'bicubic'}}
+    return {
+        'fn': 'input_pipeline:Images',
+        'dataset': 'imagenet2012',
+        'data_dir': unset(str),
+        'train_split': 'train',
+        'eval_split': 'validation',
+        'image_size': image_size,
+        'train_crop': {'fn': 'data.images:RandomResizedCrop', 'flip': True, 'interpolation': 'bicubic'},
+        'eval_crop': {'fn': 'data.images:CenterCrop', 'fraction': 0.875, 'interpolation': 'bicubic'},
+    }
 
 
-def imagenet(backbone: Node, optimizer: Node, *, epochs: float = 300.0, batch_size: int = 1024, image_size: int = 224,
-             ema: float | None = 0.9999) -> Node:
+def imagenet(
+    backbone: Node,
+    optimizer: Node,
+    *,
+    epochs: float = 300.0,
+    batch_size: int = 1024,
+    image_size: int = 224,
+    ema: float | None = 0.9999,
+) -> Node:
     """The recipe most backbones since DeiT are published with."""
-    return run(supervised(backbone, 1000, ema=ema), imagenet_data(image_size), optimizer, epochs=epochs,
-               batch_size=batch_size, train_transforms=timm_transforms(1000), eval_transforms=[normalize()])
+    return run(
+        supervised(backbone, 1000, ema=ema),
+        imagenet_data(image_size),
+        optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        train_transforms=timm_transforms(1000),
+        eval_transforms=[normalize()],
+    )
 
 
 def cifar10_data(train_crop: Node | None = None) -> Node:
     """CIFAR-10 of TFDS: images as they are unless `train_crop` says more."""
-    data = {'fn': 'input_pipeline:Images', 'dataset': 'cifar10', 'data_dir': unset(str), 'train_split': 'train',
-            'eval_split': 'test', 'image_size': unset(int)}
+    data = {
+        'fn': 'input_pipeline:Images',
+        'dataset': 'cifar10',
+        'data_dir': unset(str),
+        'train_split': 'train',
+        'eval_split': 'test',
+        'image_size': unset(int),
+    }
     return data | ({} if train_crop is None else {'train_crop': train_crop})
 
 
 def cifar10(task: Node, data: Node, optimizer: Node, *, epochs: float, batch_size: int) -> Node:
     """A run on images with CIFAR-10's mean and deviation, evaluated by the weights themselves."""
     transforms = [normalize(CIFAR_MEAN, CIFAR_STD)]
-    return run(task, data, optimizer, epochs=epochs, batch_size=batch_size, train_transforms=transforms,
-               eval_transforms=transforms)
+    return run(
+        task,
+        data,
+        optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        train_transforms=transforms,
+        eval_transforms=transforms,
+    )
 
 
 def smoke(imagenet_config: Node, image_size: int, steps: int = 12, batch_size: int = 8) -> Node:
     """`imagenet_config` on a few JPEGs made on the spot."""
     data = imagenet_data(image_size) | {'dataset': 'fake_imagenet'}
-    shrunk = {'data': data, 'epochs': unset(float), 'steps': steps, 'batch_size': batch_size, 'log_every': 4,
-              'eval_every': 6, 'save_every': 4}
+    shrunk = {
+        'data': data,
+        'epochs': unset(float),
+        'steps': steps,
+        'batch_size': batch_size,
+        'log_every': 4,
+        'eval_every': 6,
+        'save_every': 4,
+    }
     return imagenet_config | shrunk
 
 
-def small(dataset: str, backbone: Node, *, epochs: float, batch_size: int, peak: float, padding: int, flip: bool,
-          mean: float, std: float, warmup_epochs: float = 5, weight_decay: float = 0.05,
-          ema: float | None = 0.999) -> Node:
+def small(
+    dataset: str,
+    backbone: Node,
+    *,
+    epochs: float,
+    batch_size: int,
+    peak: float,
+    padding: int,
+    flip: bool,
+    mean: float,
+    std: float,
+    warmup_epochs: float = 5,
+    weight_decay: float = 0.05,
+    ema: float | None = 0.999,
+) -> Node:
     """Gray images of ten classes: shifted crops, label smoothing, AdamW."""
-    data = {'fn': 'input_pipeline:Images', 'dataset': dataset, 'data_dir': unset(str), 'train_split': 'train',
-            'eval_split': 'test', 'image_size': unset(int),
-            'train_crop': {'fn': 'data.images:PadCrop', 'padding': padding, 'flip': flip}}
+    data = {
+        'fn': 'input_pipeline:Images',
+        'dataset': dataset,
+        'data_dir': unset(str),
+        'train_split': 'train',
+        'eval_split': 'test',
+        'image_size': unset(int),
+        'train_crop': {'fn': 'data.images:PadCrop', 'padding': padding, 'flip': flip},
+    }
     optimizer = adamw(peak=peak, warmup_epochs=warmup_epochs, end=peak / 100, weight_decay=weight_decay, clip_norm=1.0)
     transforms = [normalize((mean,), (std,))]
-    return run(supervised(backbone, 10, ema=ema, ema_warmup=True, label_smoothing=0.1), data, optimizer,
-               epochs=epochs, batch_size=batch_size, train_transforms=transforms, eval_transforms=transforms)
+    return run(
+        supervised(backbone, 10, ema=ema, ema_warmup=True, label_smoothing=0.1),
+        data,
+        optimizer,
+        epochs=epochs,
+        batch_size=batch_size,
+        train_transforms=transforms,
+        eval_transforms=transforms,
+    )
 
 
 def digits(backbone: Node, *, epochs: float = 30.0, peak: float = 3e-3, ema: float | None = 0.999) -> Node:
     """1,438 images to train, 359 to test; a pixel's mean and deviation over the training images."""
-    return small('digits', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=False, mean=0.305,
-                 std=0.376, ema=ema)
+    return small(
+        'digits',
+        backbone,
+        epochs=epochs,
+        batch_size=128,
+        peak=peak,
+        padding=1,
+        flip=False,
+        mean=0.305,
+        std=0.376,
+        ema=ema,
+    )
 
 
 def fashion_mnist(backbone: Node, *, epochs: float = 15.0, peak: float = 3e-3, ema: float | None = 0.999) -> Node:
     """60,000 images to train, 10,000 to test."""
-    return small('fashion_mnist', backbone, epochs=epochs, batch_size=128, peak=peak, padding=1, flip=True,
-                 mean=0.2860, std=0.3530, warmup_epochs=1, ema=ema)
+    return small(
+        'fashion_mnist',
+        backbone,
+        epochs=epochs,
+        batch_size=128,
+        peak=peak,
+        padding=1,
+        flip=True,
+        mean=0.2860,
+        std=0.3530,
+        warmup_epochs=1,
+        ema=ema,
+    )

@@ -15,8 +15,13 @@ yet. bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for 
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.resnetv2:resnetv2', 'variant': 'resnetv2_50x1_bit', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False}
+BACKBONE = {
+    'fn': 'modelzoo.vision.resnetv2:resnetv2',
+    'variant': 'resnetv2_50x1_bit',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256), 'groups': 8}
 HALF = (0.5, 0.5, 0.5)
 
@@ -26,7 +31,9 @@ def recipe(backbone, warmup_epochs):
     schedule = base.staircase(0.03 * 4096 / 256, (30.0, 60.0, 80.0), warmup_epochs=warmup_epochs)
     normalize = base.normalize(HALF, HALF)
     return base.imagenet(backbone, base.sgd(schedule, nesterov=False), epochs=90.0, batch_size=4096, ema=None) | {
-        'train_transforms': [normalize], 'eval_transforms': [normalize]}
+        'train_transforms': [normalize],
+        'eval_transforms': [normalize],
+    }
 
 
 def get_config(preset=None):
@@ -45,5 +52,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64), 'groups': 4}
         return base.smoke(recipe(shrunk, 0.1), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -14,8 +14,14 @@ here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 f
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'convit_tiny', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'convit_tiny',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 NO_DECAY = {'decay_rules': (('pos_embed|cls_token', 0.0),)}
 
@@ -33,13 +39,20 @@ def get_config(preset=None):
 
     def fashion_mnist():
         return base.fashion_mnist(
-            BACKBONE | {'patch': 4, 'image_size': 28, 'width': 64, 'depth': 3, 'local': 2, 'heads': 4})
+            BACKBONE | {'patch': 4, 'image_size': 28, 'width': 64, 'depth': 3, 'local': 2, 'heads': 4}
+        )
 
     def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'image_size': 32, 'patch': 8, 'width': 32, 'depth': 2, 'local': 1,
-                             'heads': 4}
+        shrunk = BACKBONE | {
+            'drop_path': 0.1,
+            'image_size': 32,
+            'patch': 8,
+            'width': 32,
+            'depth': 2,
+            'local': 1,
+            'heads': 4,
+        }
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
         return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -15,8 +15,14 @@ them warm-up to a rate of 4e-3, a cosine to 1e-6, averaged weights. bfloat16 wit
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'convnext_tiny', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'convnext_tiny',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'kernel_size': 5}
 
@@ -39,5 +45,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=4e-3, warmup_epochs=0.1, weight_decay=0.05)
         return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -16,8 +16,14 @@ keeps and does not report. Trained in float16, and here in bfloat16 with float32
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'deit_small_patch16_224', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'deit_small_patch16_224',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 NO_DECAY = {'decay_rules': (('pos_embed|cls_token', 0.0),)}
 
@@ -40,5 +46,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
         return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -15,8 +15,14 @@ import math
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
-            'width': 64, 'heads': 2}
+BACKBONE = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'vit_small_patch16_224',
+    'plain': True,
+    'drop_path': 0.0,
+    'width': 64,
+    'heads': 2,
+}
 BLOCKS, BASE = 8, 2
 
 

@@ -16,15 +16,27 @@ statistics are theirs, not those of averaged weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet110_cifar', 'depths': (3, 3, 3),
-            'widths': (16, 32, 64), 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet110_cifar',
+    'depths': (3, 3, 3),
+    'widths': (16, 32, 64),
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
 
 
 def branched(config):
     """Three exits in place of one."""
-    task = {'fn': 'methods.exits.confidence:EarlyExit', 'exits': ('stage0', 'stage1'), 'weights': (0.5, 0.5, 1.0),
-            'threshold': 0.9, 'leaves': {'partial': 'methods.exits.confidence:confident'},
-            'branch': {'partial': 'methods.exits.confidence:Branch', 'num_classes': 10, 'widths': (32,)}}
+    task = {
+        'fn': 'methods.exits.confidence:EarlyExit',
+        'exits': ('stage0', 'stage1'),
+        'weights': (0.5, 0.5, 1.0),
+        'threshold': 0.9,
+        'leaves': {'partial': 'methods.exits.confidence:confident'},
+        'branch': {'partial': 'methods.exits.confidence:Branch', 'num_classes': 10, 'widths': (32,)},
+    }
     return config | {'task': task | {key: config['task'][key] for key in ('backbone', 'head')}}
 
 

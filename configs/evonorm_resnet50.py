@@ -18,12 +18,25 @@ Like all small presets of networks with batch statistics, those of B0 evaluate t
 from longview.configs import base
 
 UNCHANGED = {'partial': 'modelzoo.layers.norms.evonorm:unchanged'}
-B0 = {'fn': 'modelzoo:backbone', 'variant': 'resnet50',
-      'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormB0'}, 'act': UNCHANGED,
-      'end_norm': {'partial': 'modelzoo.layers.norms.evonorm:Affine'}, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
-S0 = {'fn': 'modelzoo.vision.resnetv2:resnetv2', 'variant': 'resnetv2_50',
-      'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormS0', 'groups': 32}, 'act': UNCHANGED, 'drop_path': 0.0,
-      'dtype': 'float32', 'remat': False}
+B0 = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormB0'},
+    'act': UNCHANGED,
+    'end_norm': {'partial': 'modelzoo.layers.norms.evonorm:Affine'},
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
+S0 = {
+    'fn': 'modelzoo.vision.resnetv2:resnetv2',
+    'variant': 'resnetv2_50',
+    'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormS0', 'groups': 32},
+    'act': UNCHANGED,
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
 
 
@@ -31,7 +44,8 @@ def recipe(backbone, warmup_epochs=5.0):
     """The published run of a network."""
     schedule = base.staircase(0.4, (30.0, 60.0, 80.0), warmup_epochs=warmup_epochs)
     return base.imagenet(backbone, base.sgd(schedule, nesterov=False), epochs=90.0, batch_size=1024, ema=None) | {
-        'train_transforms': [base.normalize()]}
+        'train_transforms': [base.normalize()]
+    }
 
 
 def small_s0():
@@ -61,5 +75,14 @@ def get_config(preset=None):
         shrunk = B0 | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64)}
         return base.smoke(recipe(shrunk, 0.1), image_size=32)
 
-    return base.select(preset, {'imagenet': imagenet, 's0': s0, 'digits': digits, 's0_digits': s0_digits,
-                                'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(
+        preset,
+        {
+            'imagenet': imagenet,
+            's0': s0,
+            'digits': digits,
+            's0_digits': s0_digits,
+            'fashion_mnist': fashion_mnist,
+            'smoke': smoke,
+        },
+    )

@@ -13,16 +13,32 @@ images of training; eval/accuracy is that of rotations.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def judged(config):
     """`config` with rotations in place of the labels, and the regression on top."""
-    inner = {'fn': 'methods.ssl.rotation:RotNet', 'backbone': config['task']['backbone'],
-             'head': {'fn': 'modelzoo.heads:Linear', 'num_classes': 4}}
-    task = {'fn': 'methods.evaluate.few_shot:FewShot', 'inner': inner, 'num_classes': 10, 'bank': 1024,
-            'shots': (1, 5, 10, 25), 'strengths': (1.0, 32.0, 1024.0, 32768.0)}
+    inner = {
+        'fn': 'methods.ssl.rotation:RotNet',
+        'backbone': config['task']['backbone'],
+        'head': {'fn': 'modelzoo.heads:Linear', 'num_classes': 4},
+    }
+    task = {
+        'fn': 'methods.evaluate.few_shot:FewShot',
+        'inner': inner,
+        'num_classes': 10,
+        'bank': 1024,
+        'shots': (1, 5, 10, 25),
+        'strengths': (1.0, 32.0, 1024.0, 32768.0),
+    }
     return config | {'task': task, 'best': 'eval/shot5_accuracy'}
 
 

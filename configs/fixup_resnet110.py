@@ -8,19 +8,31 @@ Recipe: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), cifar/cifar_train.
     python train.py --config configs/fixup_resnet110.py:plain_digits --workdir runs/plain_resnet_digits
 
 Published: table 1 of the paper; the repository says no accuracy. Not run here: `cifar10` is TFDS's, which
-`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate of 0.1
-divided by 10 after 100 and 150 epochs, a tenth of it for single numbers, a decay of 1e-4 on every parameter, mixup of
-1; images padded by 4 pixels, cropped and mirrored. `digits` is the network of 110 layers with 4, 8 and 16 channels,
-trained by AdamW, under which single numbers learn at the full rate; `plain_digits` is that of the ResNet paper, of the
-same size, without its norms. What they reach: docs/results.md.
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate
+of 0.1 divided by 10 after 100 and 150 epochs, a tenth of it for single numbers, a decay of 1e-4 on every parameter,
+mixup of 1; images padded by 4 pixels, cropped and mirrored. `digits` is the network of 110 layers with 4, 8 and 16
+channels, trained by AdamW, under which single numbers learn at the full rate; `plain_digits` is that of the ResNet
+paper, of the same size, without its norms. What they reach: docs/results.md.
 """
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'fixup_resnet110', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
-PLAIN = {'fn': 'modelzoo:backbone', 'variant': 'resnet110_cifar', 'drop_path': 0.0,
-         'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'}, 'dtype': 'float32', 'remat': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'fixup_resnet110',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
+PLAIN = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet110_cifar',
+    'drop_path': 0.0,
+    'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'},
+    'dtype': 'float32',
+    'remat': False,
+}
 NARROW = {'widths': (4, 8, 16), 'stem_width': 4}
 NUMBERS = '(before|scale|after|after1/bias|before2/bias|after_stem/bias|pool/bias)$'
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -34,13 +46,28 @@ def from_zero(config):
 
 def recipe(backbone, data):
     """The published run of a network."""
-    optimizer = base.sgd(base.staircase(0.1, (100.0, 150.0)), nesterov=False, weight_decay=1e-4,
-                         decay_rules=(('.*', 1.0),)) | {'rate_rules': ((NUMBERS, 0.1),)}
+    optimizer = base.sgd(
+        base.staircase(0.1, (100.0, 150.0)), nesterov=False, weight_decay=1e-4, decay_rules=(('.*', 1.0),)
+    ) | {'rate_rules': ((NUMBERS, 0.1),)}
     normalize = base.normalize(MEAN, STD)
-    mixup = {'fn': 'methods.augment:Mix', 'num_classes': 10, 'mixup_alpha': 1.0, 'cutmix_alpha': 0.0,
-             'label_smoothing': 0.0}
-    return from_zero(base.run(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=128,
-                              train_transforms=[normalize, mixup], eval_transforms=[normalize]))
+    mixup = {
+        'fn': 'methods.augment:Mix',
+        'num_classes': 10,
+        'mixup_alpha': 1.0,
+        'cutmix_alpha': 0.0,
+        'label_smoothing': 0.0,
+    }
+    return from_zero(
+        base.run(
+            base.supervised(backbone, 10, ema=None),
+            data,
+            optimizer,
+            epochs=200.0,
+            batch_size=128,
+            train_transforms=[normalize, mixup],
+            eval_transforms=[normalize],
+        )
+    )
 
 
 def get_config(preset=None):
@@ -62,5 +89,13 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'drop_path': 0.1, 'depths': (2, 1), 'widths': (16, 32)}
         return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
 
-    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'plain_digits': plain_digits,
-                                'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(
+        preset,
+        {
+            'cifar10': cifar10,
+            'digits': digits,
+            'plain_digits': plain_digits,
+            'fashion_mnist': fashion_mnist,
+            'smoke': smoke,
+        },
+    )

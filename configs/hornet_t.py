@@ -17,8 +17,14 @@ their last stage.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'hornet_tiny_7x7', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'hornet_tiny_7x7',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'width': 32, 'depths': (2, 2), 'orders': (2, 3), 'global_from': 1}
 
@@ -41,5 +47,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=4e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=100.0)
         return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

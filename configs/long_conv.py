@@ -7,15 +7,22 @@ Recipe: https://github.com/HazyResearch/safari (Apache-2.0), configs/experiment/
     python train.py --config configs/long_conv.py:digits --workdir runs/long_conv_digits
 
 Published: in the paper's table of the Long Range Arena, for gray CIFAR-10. Not run here: `cifar10` is TFDS's, which
-`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed, and in colours. 200 epochs of batches of 50,
-a rate of 0.01 after a warm-up along a cosine, a tenth of it and no decay for the taps, AdamW with a decay of 0.05.
-Not expressed: dropout of 0.1, of taps of 0.2; gray images; two kernels for each channel.
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed, and in colours. 200 epochs of batches
+of 50, a rate of 0.01 after a warm-up along a cosine, a tenth of it and no decay for the taps, AdamW with a decay of
+0.05. Not expressed: dropout of 0.1, of taps of 0.2; gray images; two kernels for each channel.
 """
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'long_conv_example', 'width': 512, 'depth': 6,
-            'mixer': {'places': 1024, 'bidirectional': False}, 'drop_path': 0.0, 'dtype': 'float32'}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'long_conv_example',
+    'width': 512,
+    'depth': 6,
+    'mixer': {'places': 1024, 'bidirectional': False},
+    'drop_path': 0.0,
+    'dtype': 'float32',
+}
 
 
 def recipe(backbone, data):
@@ -40,5 +47,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'width': 8, 'depth': 2, 'drop_path': 0.1}
         return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
 
-    return base.select(preset, {
-        'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

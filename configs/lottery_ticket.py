@@ -16,15 +16,31 @@ last. As the paper does for deeper networks, the smallest of all layers together
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 ROUNDS = 4
 
 
 def ticket(config, every, warmup_epochs):
     """`config` in rounds of some steps, the optimizer anew in each."""
-    task = {'fn': 'methods.prune.magnitude:Prune', 'inner': config['task'], 'every': every, 'rounds': ROUNDS,
-            'amount': 0.4, 'pattern': '.*kernel', 'scope': 'global', 'rewind_to': 0, 'control': False}
+    task = {
+        'fn': 'methods.prune.magnitude:Prune',
+        'inner': config['task'],
+        'every': every,
+        'rounds': ROUNDS,
+        'amount': 0.4,
+        'pattern': '.*kernel',
+        'scope': 'global',
+        'rewind_to': 0,
+        'control': False,
+    }
     schedule = config['optimizer']['schedule'] | {'warmup_epochs': warmup_epochs}
     inner = config['optimizer'] | {'schedule': schedule}
     optimizer = {'partial': 'methods.optim.restart:restarting', 'optimizer': inner, 'every': every}

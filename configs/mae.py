@@ -12,17 +12,32 @@ normalized loses what there is to see: pixels are painted as they are.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
-            'width': 64, 'heads': 2}
+BACKBONE = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'vit_small_patch16_224',
+    'plain': True,
+    'drop_path': 0.0,
+    'width': 64,
+    'heads': 2,
+}
 
 
 def painted(config):
     """The objective in place of the labels, and the probe on top."""
-    network = {'fn': 'methods.ssl.masked:Autoencoder', 'backbone': config['task']['backbone'], 'width': 32, 'depth': 1,
-               'heads': 2, 'ratio': 0.75}
+    network = {
+        'fn': 'methods.ssl.masked:Autoencoder',
+        'backbone': config['task']['backbone'],
+        'width': 32,
+        'depth': 1,
+        'heads': 2,
+        'ratio': 0.75,
+    }
     inner = {'fn': 'methods.ssl.masked:MaskedAutoencoder', 'network': network, 'normalize_patches': False}
-    task = {'fn': 'methods.evaluate.linear_probe:LinearProbe', 'inner': inner,
-            'head': {'fn': 'modelzoo.heads:Linear', 'num_classes': 10}}
+    task = {
+        'fn': 'methods.evaluate.linear_probe:LinearProbe',
+        'inner': inner,
+        'head': {'fn': 'modelzoo.heads:Linear', 'num_classes': 10},
+    }
     return config | {'task': task, 'best': 'eval/probe_accuracy'}
 
 

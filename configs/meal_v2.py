@@ -14,19 +14,35 @@ start; no weight decay, no label smoothing.
 
 from longview.configs import base
 
-VIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
-       'width': 64, 'heads': 2}
+VIT = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'vit_small_patch16_224',
+    'plain': True,
+    'drop_path': 0.0,
+    'width': 64,
+    'heads': 2,
+}
 DEIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'deit_small_patch16_224', 'drop_path': 0.0, 'width': 64, 'heads': 2}
 HEAD = {'fn': 'modelzoo.heads:Linear', 'num_classes': 10}
 
 
 def taught(config, student, teachers):
     """`config` with the teachers' answers in place of the labels; networks are (backbone, run)."""
-    trained = lambda backbone, run: {'fn': 'methods.start:Trained', 'backbone': backbone, 'head': HEAD,
-                                     'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run}, 'averaged': True}
-    task = {'fn': 'methods.distill.logits:Distill', 'student': trained(*student),
-            'teachers': [trained(*teacher) for teacher in teachers], 'temperature': 1.0, 'label_weight': 0.0,
-            'discriminator_weight': 1.0}
+    trained = lambda backbone, run: {
+        'fn': 'methods.start:Trained',
+        'backbone': backbone,
+        'head': HEAD,
+        'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run},
+        'averaged': True,
+    }
+    task = {
+        'fn': 'methods.distill.logits:Distill',
+        'student': trained(*student),
+        'teachers': [trained(*teacher) for teacher in teachers],
+        'temperature': 1.0,
+        'label_weight': 0.0,
+        'discriminator_weight': 1.0,
+    }
     return config | {'task': task, 'optimizer': config['optimizer'] | {'weight_decay': 0.0}}
 
 

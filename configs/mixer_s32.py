@@ -17,8 +17,14 @@ differs: RandAugment's magnitude ends at 10 here. bfloat16 with float32 paramete
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'mixer_s32_224', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'mixer_s32_224',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 HALF = (0.5, 0.5, 0.5)
 
@@ -27,14 +33,29 @@ def recipe(backbone, optimizer):
     """The published run of a network."""
     normalize = base.normalize(HALF, HALF)
     transforms = [
-        {'fn': 'methods.randaugment:RandAugment', 'magnitude': 10.0, 'magnitude_std': 0.0, 'layers': 2,
-         'probability': 1.0, 'fill': (128, 128, 128), 'interpolation': 'bilinear', 'contrast': 'published'},
+        {
+            'fn': 'methods.randaugment:RandAugment',
+            'magnitude': 10.0,
+            'magnitude_std': 0.0,
+            'layers': 2,
+            'probability': 1.0,
+            'fill': (128, 128, 128),
+            'interpolation': 'bilinear',
+            'contrast': 'published',
+        },
         normalize,
-        {'fn': 'methods.augment:Mix', 'num_classes': 1000, 'mixup_alpha': 0.5, 'cutmix_alpha': 0.0,
-         'label_smoothing': 0.0},
+        {
+            'fn': 'methods.augment:Mix',
+            'num_classes': 1000,
+            'mixup_alpha': 0.5,
+            'cutmix_alpha': 0.0,
+            'label_smoothing': 0.0,
+        },
     ]
     return base.imagenet(backbone, optimizer, batch_size=4096, ema=None) | {
-        'train_transforms': transforms, 'eval_transforms': [normalize]}
+        'train_transforms': transforms,
+        'eval_transforms': [normalize],
+    }
 
 
 def get_config(preset=None):
@@ -55,5 +76,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=1.0)
         return base.smoke(recipe(shrunk, optimizer), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

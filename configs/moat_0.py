@@ -15,8 +15,7 @@ of the recipe the 300 epochs are the paper's, the rest is DeiT's. bfloat16 with 
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'moat_0', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False}
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'moat_0', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'stem_width': 32, 'widths': (32, 64), 'depths': (1, 2), 'attends': (False, True)}
 
@@ -39,5 +38,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05)
         return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

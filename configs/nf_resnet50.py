@@ -15,8 +15,13 @@ momentum of 0.9, a decay of 1e-4 on kernels, labels smoothed by 0.1. bfloat16 wi
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.nfnet:nfnet', 'variant': 'nf_resnet50', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False}
+BACKBONE = {
+    'fn': 'modelzoo.vision.nfnet:nfnet',
+    'variant': 'nf_resnet50',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
 
 
@@ -43,5 +48,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64)}
         return base.smoke(recipe(shrunk, 0.1), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -19,24 +19,48 @@ bfloat16 with float32 parameters, as published.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.nfnet:nfnet', 'variant': 'dm_nfnet_f0', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False}
-SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256), 'final_width': 256,
-         'group_size': 32}
+BACKBONE = {
+    'fn': 'modelzoo.vision.nfnet:nfnet',
+    'variant': 'dm_nfnet_f0',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
+SMALL = {
+    'stem_stride': 1,
+    'stem_width': 32,
+    'depths': (1, 1, 1),
+    'widths': (64, 128, 256),
+    'final_width': 256,
+    'group_size': 32,
+}
 
 
 def recipe(backbone, warmup_epochs, ema):
     """The published run of a network."""
     optimizer = base.sgd(base.cosine(1.6, warmup_epochs=warmup_epochs), weight_decay=2e-5, adaptive_clip=0.01)
     transforms = [
-        {'fn': 'methods.randaugment:RandAugment', 'magnitude': 5.0, 'magnitude_std': 0.0, 'layers': 4,
-         'probability': 1.0, 'contrast': 'published'},
+        {
+            'fn': 'methods.randaugment:RandAugment',
+            'magnitude': 5.0,
+            'magnitude_std': 0.0,
+            'layers': 4,
+            'probability': 1.0,
+            'contrast': 'published',
+        },
         base.normalize(),
-        {'fn': 'methods.augment:Mix', 'num_classes': 1000, 'mixup_alpha': 0.2, 'cutmix_alpha': 1.0,
-         'switch_probability': 0.5, 'label_smoothing': 0.1},
+        {
+            'fn': 'methods.augment:Mix',
+            'num_classes': 1000,
+            'mixup_alpha': 0.2,
+            'cutmix_alpha': 1.0,
+            'switch_probability': 0.5,
+            'label_smoothing': 0.1,
+        },
     ]
     return base.imagenet(backbone, optimizer, epochs=360.0, batch_size=4096, image_size=192, ema=ema) | {
-        'train_transforms': transforms}
+        'train_transforms': transforms
+    }
 
 
 def get_config(preset=None):
@@ -52,9 +76,14 @@ def get_config(preset=None):
         return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 4})
 
     def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64),
-                             'final_width': 64, 'group_size': 16}
+        shrunk = BACKBONE | {
+            'drop_path': 0.1,
+            'stem_width': 16,
+            'depths': (1, 1),
+            'widths': (32, 64),
+            'final_width': 64,
+            'group_size': 16,
+        }
         return base.smoke(recipe(shrunk, 0.1, 0.9), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -14,18 +14,36 @@ images; `fashion_mnist` does the same from a run of configs/vit_s16.py:fashion_m
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
-            'width': 64, 'heads': 2}
+BACKBONE = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'vit_small_patch16_224',
+    'plain': True,
+    'drop_path': 0.0,
+    'width': 64,
+    'heads': 2,
+}
 
 
 def adapted(config, run):
     """`config` for negatives, from another run's weights, its matrices moved within a low rank."""
-    normalize, = config['train_transforms']
+    (normalize,) = config['train_transforms']
     negative = [normalize | {'std': tuple(-x for x in normalize['std'])}]
-    start = {'fn': 'methods.start:Start', 'inner': config['task'], 'averaged': True, 'fresh': 'head/.*',
-             'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run}}
-    task = {'fn': 'methods.peft.low_rank:LowRank', 'inner': start, 'rank': 4, 'alpha': base.unset(float),
-            'start': {'partial': 'methods.peft.low_rank:pissa'}, 'pattern': '.*block.*kernel', 'trained': 'head/.*'}
+    start = {
+        'fn': 'methods.start:Start',
+        'inner': config['task'],
+        'averaged': True,
+        'fresh': 'head/.*',
+        'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run},
+    }
+    task = {
+        'fn': 'methods.peft.low_rank:LowRank',
+        'inner': start,
+        'rank': 4,
+        'alpha': base.unset(float),
+        'start': {'partial': 'methods.peft.low_rank:pissa'},
+        'pattern': '.*block.*kernel',
+        'trained': 'head/.*',
+    }
     return config | {'task': task, 'train_transforms': negative, 'eval_transforms': negative}
 
 

@@ -15,8 +15,14 @@ float32 parameters (--config.task.backbone.dtype=float32 for full precision).
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'pvt_v1_tiny', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'pvt_v1_tiny',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'heads': (1, 2), 'ratios': (4, 4), 'reductions': (2, 1)}
 NO_DECAY = {'decay_rules': (('cls_token', 0.0),)}
@@ -40,5 +46,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
         return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

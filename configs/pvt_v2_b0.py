@@ -15,8 +15,14 @@ epoch of a third as many). Trained in float16, and here in bfloat16 with float32
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'pvt_v2_b0', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'pvt_v2_b0',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'heads': (1, 2), 'ratios': (4, 4), 'reductions': (2, 1)}
 
@@ -39,5 +45,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05)
         return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

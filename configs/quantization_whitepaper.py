@@ -12,14 +12,22 @@ bits. Not run here; activations are not quantised, see methods/quant/fake.py.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def quantized(config):
     """`config` with rounded weights."""
-    return config | {'task': {'fn': 'methods.quant.fake:FakeQuant', 'inner': config['task'], 'bits': 8,
-                              'pattern': '.*kernel'}}
+    return config | {
+        'task': {'fn': 'methods.quant.fake:FakeQuant', 'inner': config['task'], 'bits': 8, 'pattern': '.*kernel'}
+    }
 
 
 def get_config(preset=None):

@@ -15,8 +15,13 @@ weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'res2net50_26w_4s', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'res2net50_26w_4s',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (2, 2, 2), 'widths': (64, 128, 256)}
 
 
@@ -25,7 +30,8 @@ def recipe(backbone):
     schedule = base.staircase(0.1, (30.0, 60.0, 90.0))
     optimizer = base.sgd(schedule, nesterov=False, decay_rules=(('.*', 1.0),))
     return base.imagenet(backbone, optimizer, epochs=100.0, batch_size=256, ema=None) | {
-        'train_transforms': [base.normalize()]}
+        'train_transforms': [base.normalize()]
+    }
 
 
 def get_config(preset=None):
@@ -44,5 +50,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 2), 'widths': (64, 128)}
         return base.smoke(recipe(shrunk), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

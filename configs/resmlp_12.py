@@ -15,8 +15,14 @@ float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dt
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resmlp_12_224', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resmlp_12_224',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
 NO_DECAY = {'decay_rules': (('alpha|beta', 0.0),)}
 
@@ -41,5 +47,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
         return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -17,8 +17,7 @@ the weights themselves: the batch statistics are theirs, not those of averaged w
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False}
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
 
 
@@ -26,7 +25,8 @@ def recipe(backbone):
     """The published run of a network."""
     optimizer = base.sgd(base.staircase(0.1, (30.0, 60.0, 80.0)))
     return base.imagenet(backbone, optimizer, epochs=90.0, batch_size=256, ema=None) | {
-        'train_transforms': [base.normalize()]}
+        'train_transforms': [base.normalize()]
+    }
 
 
 def get_config(preset=None):
@@ -45,5 +45,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64)}
         return base.smoke(recipe(shrunk), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

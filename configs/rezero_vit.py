@@ -17,12 +17,24 @@ sums and a LayerNorm before each branch, all else equal. What they reach: docs/r
 from longview.configs import base
 
 HE = {'fn': 'jax.nn.initializers:he_normal'}
-BACKBONE = {'fn': 'modelzoo.vision.vit:ViT', 'width': 384, 'depth': 12, 'heads': 6, 'patch': 16, 'prefix': (),
-            'pool': 'mean', 'fixed_positions': {'partial': 'modelzoo.layers.attention.posemb:sincos2d'}, 'drop_path': 0.0,
-            'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'},
-            'mixer': {'partial': 'modelzoo.layers.attention.attention:Attention', 'kernel_init': HE},
-            'mlp': {'partial': 'modelzoo.layers.frame.mlp:Mlp', 'kernel_init': HE, 'ratio': 4.0},
-            'residual': {'partial': 'modelzoo.layers.residuals.rezero:ReZero'}, 'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo.vision.vit:ViT',
+    'width': 384,
+    'depth': 12,
+    'heads': 6,
+    'patch': 16,
+    'prefix': (),
+    'pool': 'mean',
+    'fixed_positions': {'partial': 'modelzoo.layers.attention.posemb:sincos2d'},
+    'drop_path': 0.0,
+    'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'},
+    'mixer': {'partial': 'modelzoo.layers.attention.attention:Attention', 'kernel_init': HE},
+    'mlp': {'partial': 'modelzoo.layers.frame.mlp:Mlp', 'kernel_init': HE, 'ratio': 4.0},
+    'residual': {'partial': 'modelzoo.layers.residuals.rezero:ReZero'},
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 DEEP = BACKBONE | {'width': 32, 'depth': 28, 'heads': 2, 'patch': 4, 'scan': True}
 ADD = {'partial': 'modelzoo.layers.residuals.residual:Add'}
 NORM = {'partial': 'modelzoo.layers.norms.norm:LayerNorm', 'epsilon': 1e-6}
@@ -32,11 +44,23 @@ HALF = (0.5, 0.5, 0.5)
 def recipe(backbone, optimizer):
     """The run on ImageNet."""
     normalize = base.normalize(HALF, HALF)
-    transforms = [{'fn': 'methods.randaugment:RandAugment', 'magnitude': 10.0, 'magnitude_std': 0.0, 'layers': 2,
-                   'probability': 1.0, 'fill': (128, 128, 128), 'interpolation': 'bilinear', 'contrast': 'published'},
-                  normalize]
+    transforms = [
+        {
+            'fn': 'methods.randaugment:RandAugment',
+            'magnitude': 10.0,
+            'magnitude_std': 0.0,
+            'layers': 2,
+            'probability': 1.0,
+            'fill': (128, 128, 128),
+            'interpolation': 'bilinear',
+            'contrast': 'published',
+        },
+        normalize,
+    ]
     return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | {
-        'train_transforms': transforms, 'eval_transforms': [normalize]}
+        'train_transforms': transforms,
+        'eval_transforms': [normalize],
+    }
 
 
 def get_config(preset=None):
@@ -60,8 +84,19 @@ def get_config(preset=None):
 
     def smoke():
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=1.0)
-        return base.smoke(recipe(BACKBONE | {'drop_path': 0.1, 'patch': 8, 'width': 32, 'depth': 2, 'heads': 2},
-                                 optimizer), image_size=32)
+        return base.smoke(
+            recipe(BACKBONE | {'drop_path': 0.1, 'patch': 8, 'width': 32, 'depth': 2, 'heads': 2}, optimizer),
+            image_size=32,
+        )
 
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'plain_digits': plain_digits,
-                                'norm_digits': norm_digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(
+        preset,
+        {
+            'imagenet': imagenet,
+            'digits': digits,
+            'plain_digits': plain_digits,
+            'norm_digits': norm_digits,
+            'fashion_mnist': fashion_mnist,
+            'smoke': smoke,
+        },
+    )

@@ -12,8 +12,15 @@ eval/accuracy is that of rotations, eval/probe_accuracy that of digits.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def rotated(config):

@@ -8,15 +8,22 @@ Recipe: the example of https://github.com/state-spaces/s4 (Apache-2.0), example.
     python train.py --config configs/s4d.py:digits --workdir runs/s4d_digits
 
 Published: over 89 % on CIFAR-10 with colours after 80 epochs, by the example's own text. Not run here: `cifar10` is
-TFDS's, which `python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a
-rate of 0.01 along a cosine, a tenth of it and no decay for step sizes and poles, AdamW with a decay of 0.01. Not
+TFDS's, which `python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of
+64, a rate of 0.01 along a cosine, a tenth of it and no decay for step sizes and poles, AdamW with a decay of 0.01. Not
 expressed: dropout of 0.1; 10 % of the training images kept for validation.
 """
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 's4d_example', 'width': 128, 'depth': 4,
-            'mixer': {'states': 64}, 'drop_path': 0.0, 'dtype': 'float32'}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 's4d_example',
+    'width': 128,
+    'depth': 4,
+    'mixer': {'states': 64},
+    'drop_path': 0.0,
+    'dtype': 'float32',
+}
 
 
 def recipe(backbone, data):
@@ -42,5 +49,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'width': 8, 'depth': 2, 'drop_path': 0.1, 'mixer': {'states': 8}}
         return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
 
-    return base.select(preset, {
-        'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

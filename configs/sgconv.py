@@ -8,15 +8,22 @@ of https://github.com/state-spaces/s4 (Apache-2.0), example.py.
     python train.py --config configs/sgconv.py:digits --workdir runs/sgconv_digits
 
 Published: none for this network; the paper's on CIFAR-10 are of larger ones. Not run here: `cifar10` is TFDS's, which
-`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a rate of 0.01
-along a cosine, a tenth of it and no decay for the kernels (the layer's own rate of 0.001), AdamW with a decay of
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 100 epochs of batches of 64, a rate of
+0.01 along a cosine, a tenth of it and no decay for the kernels (the layer's own rate of 0.001), AdamW with a decay of
 0.01. Not expressed: dropout of 0.1.
 """
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'sgconv_example', 'width': 128, 'depth': 4,
-            'mixer': {'places': 1024, 'band': 64, 'bidirectional': True}, 'drop_path': 0.0, 'dtype': 'float32'}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'sgconv_example',
+    'width': 128,
+    'depth': 4,
+    'mixer': {'places': 1024, 'band': 64, 'bidirectional': True},
+    'drop_path': 0.0,
+    'dtype': 'float32',
+}
 
 
 def recipe(backbone, data):
@@ -44,5 +51,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'width': 8, 'depth': 2, 'drop_path': 0.1}
         return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
 
-    return base.select(preset, {
-        'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -12,20 +12,39 @@ small presets have batches of 256 without flips of digits, and crops of 40 % of 
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def contrasted(config, size, bank):
     """Two views in place of the labels, and the neighbours' vote on top."""
-    chain = [{'fn': 'methods.ssl.views:Crop', 'size': (size, size), 'area': (0.4, 1.0)},
-             {'fn': 'methods.ssl.views:Jitter', 'strength': 0.4}, *config['train_transforms']]
+    chain = [
+        {'fn': 'methods.ssl.views:Crop', 'size': (size, size), 'area': (0.4, 1.0)},
+        {'fn': 'methods.ssl.views:Jitter', 'strength': 0.4},
+        *config['train_transforms'],
+    ]
     transforms = [{'fn': 'methods.ssl.views:Views', 'chains': [chain, chain]}, *config['train_transforms']]
-    inner = {'fn': 'methods.ssl.simclr:SimClr', 'backbone': config['task']['backbone'], 'temperature': 0.2,
-             'projector': {'fn': 'methods.ssl.parts:Projector', 'widths': (128, 64)}}
+    inner = {
+        'fn': 'methods.ssl.simclr:SimClr',
+        'backbone': config['task']['backbone'],
+        'temperature': 0.2,
+        'projector': {'fn': 'methods.ssl.parts:Projector', 'widths': (128, 64)},
+    }
     task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': 10, 'bank': bank}
-    return config | {'task': task, 'train_transforms': transforms, 'eval_transforms': transforms,
-                     'best': 'eval/knn_accuracy', 'batch_size': 256}
+    return config | {
+        'task': task,
+        'train_transforms': transforms,
+        'eval_transforms': transforms,
+        'best': 'eval/knn_accuracy',
+        'batch_size': 256,
+    }
 
 
 def get_config(preset=None):

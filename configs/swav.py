@@ -13,25 +13,49 @@ the published epsilon of 0.05 all projections of digits fall together, and the l
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def clustered(config, large, small, bank):
     """Views in place of the labels, and the neighbours' vote on top."""
 
     def chain(size, area):
-        return [{'fn': 'methods.ssl.views:Crop', 'size': (size, size), 'area': area},
-                {'fn': 'methods.ssl.views:Jitter', 'strength': 0.4}, *config['train_transforms']]
+        return [
+            {'fn': 'methods.ssl.views:Crop', 'size': (size, size), 'area': area},
+            {'fn': 'methods.ssl.views:Jitter', 'strength': 0.4},
+            *config['train_transforms'],
+        ]
 
     chains = [chain(large, (0.5, 1.0))] * 2 + [chain(small, (0.25, 0.5))] * 2
     transforms = [{'fn': 'methods.ssl.views:Views', 'chains': chains}, *config['train_transforms']]
-    inner = {'fn': 'methods.ssl.swav:SwAV', 'backbone': config['task']['backbone'], 'prototypes': 30,
-             'projector': {'fn': 'methods.ssl.parts:Projector', 'widths': (128, 64)}, 'views': 4, 'temperature': 0.1,
-             'epsilon': 0.01, 'queue': 512, 'queue_from': 50, 'freeze': 10}
+    inner = {
+        'fn': 'methods.ssl.swav:SwAV',
+        'backbone': config['task']['backbone'],
+        'prototypes': 30,
+        'projector': {'fn': 'methods.ssl.parts:Projector', 'widths': (128, 64)},
+        'views': 4,
+        'temperature': 0.1,
+        'epsilon': 0.01,
+        'queue': 512,
+        'queue_from': 50,
+        'freeze': 10,
+    }
     task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': 10, 'bank': bank}
-    return config | {'task': task, 'train_transforms': transforms, 'eval_transforms': transforms,
-                     'best': 'eval/knn_accuracy', 'batch_size': 256}
+    return config | {
+        'task': task,
+        'train_transforms': transforms,
+        'eval_transforms': transforms,
+        'best': 'eval/knn_accuracy',
+        'batch_size': 256,
+    }
 
 
 def get_config(preset=None):

@@ -13,8 +13,14 @@ float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dt
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'swinv2_tiny_window8_256', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'swinv2_tiny_window8_256',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'width': 32, 'depths': (2, 2), 'heads': (2, 4)}
 NO_DECAY = {'decay_rules': (('mixer/bias_|logit_scale', 0.0),)}
@@ -24,8 +30,9 @@ def get_config(preset=None):
     """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
 
     def imagenet():
-        optimizer = base.adamw(
-            peak=1e-3, start=5e-7, end=5e-6, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
+        optimizer = (
+            base.adamw(peak=1e-3, start=5e-7, end=5e-6, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
+        )
         return base.imagenet(BACKBONE | RECIPE, optimizer, image_size=256, ema=None)
 
     def digits():
@@ -39,5 +46,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
         return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -11,14 +11,27 @@ the published default.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def corrected(config, stride, padding):
     """`config` with the first layer's closed form."""
-    task = {'fn': 'methods.optim.tract:TrAct', 'inner': config['task'], 'stride': stride, 'padding': padding,
-            'shrinkage': 0.1, 'kernel': 'backbone/stem/conv/kernel'}
+    task = {
+        'fn': 'methods.optim.tract:TrAct',
+        'inner': config['task'],
+        'stride': stride,
+        'padding': padding,
+        'shrinkage': 0.1,
+        'kernel': 'backbone/stem/conv/kernel',
+    }
     return config | {'task': task}
 
 

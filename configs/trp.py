@@ -14,14 +14,28 @@ that it has.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'resnet50', 'drop_path': 0.0, 'stem_stride': 1,
-            'stem_width': 16, 'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
 
 
 def ranked(config, every):
     """`config` with the convolutions after the first one of low rank."""
-    task = {'fn': 'methods.prune.trained_rank:TrainedRank', 'inner': config['task'], 'every': every, 'energy': 0.9,
-            'nuclear_weight': 3e-4, 'scheme': 'channel', 'pattern': '.*stage.*kernel'}
+    task = {
+        'fn': 'methods.prune.trained_rank:TrainedRank',
+        'inner': config['task'],
+        'every': every,
+        'energy': 0.9,
+        'nuclear_weight': 3e-4,
+        'scheme': 'channel',
+        'pattern': '.*stage.*kernel',
+    }
     return config | {'task': task}
 
 

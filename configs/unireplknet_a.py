@@ -17,8 +17,7 @@ themselves: the batch statistics are theirs, not those of averaged weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'unireplknet_a', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False}
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'unireplknet_a', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 SMALL = {'widths': (32, 64), 'depths': (2, 2), 'periods': (0, 1), 'kernel_size': 7}
 
 
@@ -46,5 +45,4 @@ def get_config(preset=None):
     def smoke():
         return base.smoke(recipe(BACKBONE | SMALL | {'drop_path': 0.1, 'widths': (16, 32)}, 0.1), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -16,8 +16,7 @@ precision).
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vcmamba_s', 'drop_path': 0.0, 'dtype': 'float32',
-            'remat': False}
+BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vcmamba_s', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 SMALL = {'widths': (32, 64), 'depths': (2, 3), 'scans': 2}
 
@@ -40,5 +39,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05)
         return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

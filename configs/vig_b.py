@@ -15,8 +15,14 @@ the position table included; trained in float32, and here in bfloat16 with float
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vig_base', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
-            'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'vig_base',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.5, 'dtype': 'bfloat16'}
 
 
@@ -24,8 +30,7 @@ def get_config(preset=None):
     """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
 
     def imagenet():
-        optimizer = base.adamw(
-            peak=2e-3, start=1e-6, end=1e-5, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0)
+        optimizer = base.adamw(peak=2e-3, start=1e-6, end=1e-5, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0)
         return base.imagenet(BACKBONE | RECIPE, optimizer)
 
     def digits():
@@ -39,5 +44,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=5.0)
         return base.smoke(base.imagenet(shrunk, optimizer, ema=0.9), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

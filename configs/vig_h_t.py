@@ -1,7 +1,8 @@
 """ViG-H-T: bidirectional gated linear attention for images, hierarchical.
 
 ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention, Liao et al., 2024,
-https://arxiv.org/abs/2405.18425. Recipe: https://github.com/hustvl/ViG (MIT), classification/configs/vig-h/vig-h-t.yaml.
+https://arxiv.org/abs/2405.18425. Recipe: https://github.com/hustvl/ViG (MIT),
+classification/configs/vig-h/vig-h-t.yaml.
 
     python train.py --config configs/vig_h_t.py --workdir runs/vig_h_t
     python train.py --config configs/vig_h_t.py:digits --workdir runs/vig_h_t_digits
@@ -14,8 +15,14 @@ the depthwise kernels included; trained in float16, and here in bfloat16 with fl
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'vig_h_tiny', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False,
-            'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'vig_h_tiny',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
 
 
@@ -23,8 +30,7 @@ def get_config(preset=None):
     """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
 
     def imagenet():
-        optimizer = base.adamw(
-            peak=1.6e-3, start=1e-6, end=1e-5, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0)
+        optimizer = base.adamw(peak=1.6e-3, start=1e-6, end=1e-5, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0)
         return base.imagenet(BACKBONE | RECIPE, optimizer)
 
     def digits():
@@ -38,5 +44,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=5.0)
         return base.smoke(base.imagenet(shrunk, optimizer, ema=0.9), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

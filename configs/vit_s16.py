@@ -18,8 +18,15 @@ bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for the p
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'vit_small_patch16_224', 'plain': True, 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False, 'scan': False}
+BACKBONE = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'vit_small_patch16_224',
+    'plain': True,
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+    'scan': False,
+}
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -27,14 +34,29 @@ def recipe(backbone, optimizer):
     """The published run of a network."""
     normalize = base.normalize(HALF, HALF)
     transforms = [
-        {'fn': 'methods.randaugment:RandAugment', 'magnitude': 10.0, 'magnitude_std': 0.0, 'layers': 2,
-         'probability': 1.0, 'fill': (128, 128, 128), 'interpolation': 'bilinear', 'contrast': 'published'},
+        {
+            'fn': 'methods.randaugment:RandAugment',
+            'magnitude': 10.0,
+            'magnitude_std': 0.0,
+            'layers': 2,
+            'probability': 1.0,
+            'fill': (128, 128, 128),
+            'interpolation': 'bilinear',
+            'contrast': 'published',
+        },
         normalize,
-        {'fn': 'methods.augment:Mix', 'num_classes': 1000, 'mixup_alpha': 0.2, 'cutmix_alpha': 0.0,
-         'label_smoothing': 0.0},
+        {
+            'fn': 'methods.augment:Mix',
+            'num_classes': 1000,
+            'mixup_alpha': 0.2,
+            'cutmix_alpha': 0.0,
+            'label_smoothing': 0.0,
+        },
     ]
     return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | {
-        'train_transforms': transforms, 'eval_transforms': [normalize]}
+        'train_transforms': transforms,
+        'eval_transforms': [normalize],
+    }
 
 
 def get_config(preset=None):
@@ -55,5 +77,4 @@ def get_config(preset=None):
         optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=1.0)
         return base.smoke(recipe(shrunk, optimizer), image_size=32)
 
-    return base.select(preset, {
-        'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

@@ -7,16 +7,22 @@ https://github.com/szagoruyko/wide-residual-networks (BSD-2-Clause).
     python train.py --config configs/wrn_28_10.py:digits --workdir runs/wrn_28_10_digits
 
 Published: 36.5 M parameters, 4.00 % error on CIFAR-10 without dropout. Not run here: `cifar10` is TFDS's, which
-`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate of 0.1
-that is multiplied by 0.2 after 60, 120 and 160 epochs, SGD with a Nesterov momentum of 0.9, a decay of 5e-4 on every
-parameter; images padded by 4 pixels, cropped and mirrored. What differs: the padding is black, there a reflection.
-The small presets evaluate the weights themselves: the batch statistics are theirs, not those of averaged weights.
+`python -m longview.data.prepare cifar10` prepares where TensorFlow is installed. 200 epochs of batches of 128, a rate
+of 0.1 that is multiplied by 0.2 after 60, 120 and 160 epochs, SGD with a Nesterov momentum of 0.9, a decay of 5e-4 on
+every parameter; images padded by 4 pixels, cropped and mirrored. What differs: the padding is black, there a
+reflection. The small presets evaluate the weights themselves: the batch statistics are theirs, not those of averaged
+weights.
 """
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'wrn_28_10_cifar', 'drop_path': 0.0,
-            'dtype': 'float32', 'remat': False}
+BACKBONE = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'wrn_28_10_cifar',
+    'drop_path': 0.0,
+    'dtype': 'float32',
+    'remat': False,
+}
 SMALL = {'depths': (1, 1, 1), 'widths': (32, 64, 128)}
 
 
@@ -43,5 +49,4 @@ def get_config(preset=None):
         shrunk = BACKBONE | {'drop_path': 0.1, 'depths': (2, 1), 'widths': (16, 32)}
         return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
 
-    return base.select(preset, {
-        'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})

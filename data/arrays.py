@@ -31,9 +31,7 @@ class Made:
         arrays = self._make()
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1:
-            raise ValueError(
-                f'the arrays have lengths {sizes}; wanted one length, the number of examples.'
-            )
+            raise ValueError(f'the arrays have lengths {sizes}; wanted one length, the number of examples.')
         return arrays
 
     @property
@@ -41,9 +39,7 @@ class Made:
         """Examples."""
         return len(next(iter(self.memory.values())))
 
-    def batches(
-        self, rows: Callable[[int], HostBatch], steps: range, seed: int
-    ) -> grain.IterDataset:
+    def batches(self, rows: Callable[[int], HostBatch], steps: range, seed: int) -> grain.IterDataset:
         """Batches of the rows planned for each step, as `Split.batches` of data/records.py."""
         del seed
 

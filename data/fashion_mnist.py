@@ -52,15 +52,11 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     except (EOFError, OSError) as error:
         raise ValueError(f'{path} is not a whole gzip file ({error}); fetch it again.') from error
     if len(raw) < 4 or raw[:3] != b'\0\0\x08':
-        raise ValueError(
-            f'{path} does not begin as an idx file of bytes (0, 0, 8) but with {raw[:3]!r}.'
-        )
+        raise ValueError(f'{path} does not begin as an idx file of bytes (0, 0, 8) but with {raw[:3]!r}.')
     shape = np.frombuffer(raw, '>u4', raw[3], offset=4).astype(int)
     start = 4 + 4 * raw[3]
     if len(raw) - start != shape.prod():
-        raise ValueError(
-            f'{path} announces {shape.prod()} bytes and holds {len(raw) - start}; fetch it again.'
-        )
+        raise ValueError(f'{path} announces {shape.prod()} bytes and holds {len(raw) - start}; fetch it again.')
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -76,9 +72,7 @@ def find_files(folders: tuple[str, ...], download_dir: str) -> pathlib.Path:
             return folder
     try:
         for name, digest in FILES.items():
-            download(
-                f'{SERVER}/{name}-ubyte.gz', pathlib.Path(download_dir) / f'{name}-ubyte.gz', digest
-            )
+            download(f'{SERVER}/{name}-ubyte.gz', pathlib.Path(download_dir) / f'{name}-ubyte.gz', digest)
     except OSError as error:
         raise FileNotFoundError(
             f'Fashion-MNIST is not on this machine and its server does not answer ({error}): run '
@@ -110,9 +104,7 @@ class FashionMnist(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Splits `train` (60,000), `test` (10,000); `image` (28, 28, 1) uint8, `label` of 10."""
 
     VERSION = tfds.core.Version('3.0.1')
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        'Put the four *-ubyte.gz files of Fashion-MNIST into this folder.'
-    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = 'Put the four *-ubyte.gz files of Fashion-MNIST into this folder.'
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -67,9 +67,7 @@ def decode(data: Record, channels: int, at_least: tuple[int, int] = (0, 0)) -> n
         with contextlib.suppress(ValueError):  # damage that Pillow may forgive: it decides
             # simplejpeg's own way from CMYK to RGB is one gray level off Pillow's.
             if simplejpeg.decode_jpeg_header(data)[2] in ('YCbCr', 'RGB', 'Gray'):
-                return simplejpeg.decode_jpeg(
-                    data, space, min_height=height, min_width=width, min_factor=factor
-                )
+                return simplejpeg.decode_jpeg(data, space, min_height=height, min_width=width, min_factor=factor)
     with Image.open(io.BytesIO(data)) as image:
         return _to_array(image.convert('RGB' if channels == 3 else 'L'))
 

@@ -51,9 +51,7 @@ def own_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
     return getattr(importlib.import_module(f'longview.data.{name}'), camel, None)
 
 
-def open_dataset(
-    name: str, data_dir: str | None = None, manual_dir: str | None = None
-) -> tfds.core.DatasetBuilder:
+def open_dataset(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> tfds.core.DatasetBuilder:
     """A builder whose files are all there.
 
     Args:
@@ -84,10 +82,7 @@ def open_dataset(
 
 def _tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     plain = name.split('/')[0].split(':')[0]
-    if (
-        plain not in tfds.list_builders(with_community_datasets=False)
-        and not (epath.Path(data_dir) / plain).exists()
-    ):
+    if plain not in tfds.list_builders(with_community_datasets=False) and not (epath.Path(data_dir) / plain).exists():
         raise ValueError(_unknown(name, data_dir))
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -175,17 +170,9 @@ def _half(name: str, folder: epath.PathLike, file: str) -> str:
 
 
 def _unknown(name: str, data_dir: str) -> str:
-    ours = [
-        module.name for module in pkgutil.iter_modules(data.__path__) if own_builder(module.name)
-    ]
-    near = difflib.get_close_matches(
-        name, ours + tfds.list_builders(with_community_datasets=False), n=1
-    )
-    hint = (
-        f'; did you mean {near[0]!r}?'
-        if near
-        else f'; ours are {", ".join(ours)}, the others are TFDS names.'
-    )
+    ours = [module.name for module in pkgutil.iter_modules(data.__path__) if own_builder(module.name)]
+    near = difflib.get_close_matches(name, ours + tfds.list_builders(with_community_datasets=False), n=1)
+    hint = f'; did you mean {near[0]!r}?' if near else f'; ours are {", ".join(ours)}, the others are TFDS names.'
     return f'No data set is called {name!r}, and {data_dir} holds none of that name{hint}'
 
 

@@ -73,9 +73,7 @@ class Split:
     ) -> None:
         splits = builder.info.splits
         if name.split('[')[0] not in splits:
-            raise ValueError(
-                f'The data set {builder.name!r} has no split {name!r}; it has {", ".join(splits)}.'
-            )
+            raise ValueError(f'The data set {builder.name!r} has no split {name!r}; it has {", ".join(splits)}.')
         try:
             self.size = splits[name].num_examples
         except ValueError:
@@ -117,9 +115,7 @@ class Split:
         """Several at once, 4 times as fast for tiny images; one by one on failure, to say where."""
         draws = np.zeros(self.crop.draws)
         try:
-            return [
-                self._finish(example, draws) for example in self._source.__getitems__(list(indices))
-            ]
+            return [self._finish(example, draws) for example in self._source.__getitems__(list(indices))]
         except (ValueError, OSError, RuntimeError, IndexError):
             return [self.read(index, draws) for index in indices]
 
@@ -128,9 +124,7 @@ class Split:
         """All images uint8 (N, H, W, C) and labels int32 (N,), read once."""
         images = np.empty((self.size, *self._shape), np.uint8)
         labels = np.empty(self.size, np.int32)
-        threads = (
-            self._threads if self._shape[0] >= 64 else 1
-        )  # tiny images: threads would only fight for the GIL
+        threads = self._threads if self._shape[0] >= 64 else 1  # tiny images: threads would only fight for the GIL
         chunks = [range(start, min(start + 512, self.size)) for start in range(0, self.size, 512)]
         read = grain.MapDataset.source(chunks).map(self._read_many)
         with closing(iter(read.to_iter_dataset(_in_threads(threads)))) as examples:

@@ -28,8 +28,17 @@ BATCH, WIDTH, TENSOR = 'batch', 'heads or channels', 'tensor'
 Names = tuple[str | None, ...]
 
 OPS = (
-    'gla', 'bidirectional_gla', 'selective_scan', 'linear_scan', 'long_conv', 'long_conv2d', 'global_filter',
-    'depthwise_conv', 'inception_conv', 'conv2d', 'causal_conv1d',
+    'gla',
+    'bidirectional_gla',
+    'selective_scan',
+    'linear_scan',
+    'long_conv',
+    'long_conv2d',
+    'global_filter',
+    'depthwise_conv',
+    'inception_conv',
+    'conv2d',
+    'causal_conv1d',
 )
 
 # The implementations of `prefer`, as pairs, for they are a part of the key that jit finds a traced program by.
@@ -91,9 +100,7 @@ class Split(NamedTuple):
     outputs: Any
 
 
-def run(
-    op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any, split: Split
-) -> Any:
+def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any, split: Split) -> Any:
     """Runs `op` on `args` by the implementation named, or by the best for the platform of lowering.
 
     Over a mesh with explicit axes each device works on its batch and heads or channels, by the
@@ -115,10 +122,7 @@ def run(
         return pieces.over(partial(_choose, op, implementation, forms), *pieces.placed(args))
     if kinds == {jax.sharding.AxisType.Auto}:
         pieces = _by_names(split, mesh, args)
-        forms = {
-            name: form if form.platform is None else pieces.form(form)
-            for name, form in forms.items()
-        }
+        forms = {name: form if form.platform is None else pieces.form(form) for name, form in forms.items()}
     return _choose(op, implementation, forms, *args)
 
 
@@ -159,9 +163,7 @@ class _Pieces(NamedTuple):
 
     def placed(self, args: tuple) -> tuple:
         """The arguments laid out as the pieces want them."""
-        place = lambda x, names: jax.sharding.reshard(
-            x, NamedSharding(self.mesh, self.spec(names[: x.ndim]))
-        )
+        place = lambda x, names: jax.sharding.reshard(x, NamedSharding(self.mesh, self.spec(names[: x.ndim])))
         return tuple(x if x is None else place(x, n) for x, n in zip(args, self.split.inputs))
 
     def form(self, form: Form) -> Form:
@@ -294,9 +296,7 @@ def _(*, aval: jax.core.ShapedArray, **_: str) -> jax.core.ShapedArray:
     return aval
 
 
-def _refuse(
-    context: mlir.LoweringRuleContext, *, op: str, name: str, platform: str, **_: Any
-) -> None:
+def _refuse(context: mlir.LoweringRuleContext, *, op: str, name: str, platform: str, **_: Any) -> None:
     raise NotImplementedError(
         f'{op}: implementation {name!r} runs on {platform} only, not on '
         f'{", ".join(context.module_context.platforms)}. '
@@ -320,9 +320,7 @@ def sharded(x: jax.Array) -> bool:
     """Whether `x` may be split over devices: it lives on a mesh, and not inside of `shard_map`."""
     mesh = _mesh_of(x)
     manual = jax.sharding.AxisType.Manual
-    return any(
-        size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types)
-    )
+    return any(size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types))
 
 
 def _mesh_of(x: jax.Array) -> Any:

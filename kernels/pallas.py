@@ -45,17 +45,13 @@ def output(shape: tuple[int, ...], dtype: DTypeLike, like: jax.Array) -> jax.Sha
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
 
 
-def tpu_params(
-    dimension_semantics: tuple[str, ...], vmem_limit_bytes: int | None = None
-) -> object:
+def tpu_params(dimension_semantics: tuple[str, ...], vmem_limit_bytes: int | None = None) -> object:
     """Compiler parameters of a TPU kernel.
 
     dimension_semantics: per grid dimension 'parallel' or, where scratch is carried, 'arbitrary'.
     vmem_limit_bytes: what the kernel may take of the vector memory; the compiler's own by default.
     """
-    return pltpu.CompilerParams(
-        dimension_semantics=dimension_semantics, vmem_limit_bytes=vmem_limit_bytes
-    )
+    return pltpu.CompilerParams(dimension_semantics=dimension_semantics, vmem_limit_bytes=vmem_limit_bytes)
 
 
 def gpu_params(warps: int, stages: int = 2) -> object:
@@ -71,9 +67,7 @@ def interpret_tpu_kernels() -> contextlib.AbstractContextManager:
     Memory not yet written holds NaN, reads out of bounds raise, and races are looked for.
     """
     return pltpu.force_tpu_interpret_mode(
-        pltpu.InterpretParams(
-            detect_races=True, uninitialized_memory='nan', out_of_bounds_reads='raise'
-        )
+        pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan', out_of_bounds_reads='raise')
     )
 
 

@@ -4,9 +4,9 @@
 
     model = longview.create_model('vig_small', num_classes=10)
 
-Everything has one name, `longview.modelzoo`, `longview.kernels`, `longview.methods`, ... In a checkout these folders stand
-beside this one, in an installed package inside it. The short names of the folders are no modules of their own, so that
-a project with folders called `data` or `kernels` can use this one; configs may leave the first word out
+Everything has one name, `longview.modelzoo`, `longview.kernels`, `longview.methods`, ... In a checkout these folders
+stand beside this one, in an installed package inside it. The short names of the folders are no modules of their own, so
+that a project with folders called `data` or `kernels` can use this one; configs may leave the first word out
 (`'modelzoo.heads:Linear'`).
 """
 

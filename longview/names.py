@@ -21,8 +21,8 @@ def check(name: str) -> None:
     """Called by the modules beside longview/ with their ``__name__``: refuses to load one under its short name.
 
     In a checkout `import modelzoo` would find the folder too, and make every class of it a second time. Two uses
-    of the short names are answered by the module of the whole name: ``python -m longview.modelzoo``, and ``from configs import
-    base`` in a user's own config file.
+    of the short names are answered by the module of the whole name: ``python -m longview.modelzoo``, and ``from configs
+    import base`` in a user's own config file.
 
     Raises:
         ImportError: the name is a short one.
@@ -32,4 +32,6 @@ def check(name: str) -> None:
     if name == 'configs' or sys.argv[:1] == ['-m']:  # Python's own mark while it looks for what -m names
         sys.modules[name] = importlib.import_module(full(name))
         return
-    raise ImportError(f'{name} is a part of longview, and loaded under that name alone: write `from longview import {name}`.')
+    raise ImportError(
+        f'{name} is a part of longview, and loaded under that name alone: write `from longview import {name}`.'
+    )

@@ -45,9 +45,7 @@ def require_pixels(image: Array, normalized: bool, who: str) -> None:
     if jnp.issubdtype(image.dtype, jnp.floating) == normalized:
         return
     wanted, place = ('normalized', 'after') if normalized else ('uint8', 'before')
-    raise ValueError(
-        f'{who} wants {wanted} images and got {image.dtype}: list it {place} Normalize.'
-    )
+    raise ValueError(f'{who} wants {wanted} images and got {image.dtype}: list it {place} Normalize.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,9 +182,7 @@ class Mix:
             'target': lam * target + (1 - lam) * target[::-1],
         }
 
-    def draw(
-        self, key: PRNGKeyArray, height: int, width: int
-    ) -> tuple[Bool[Array, 'h w'], Float[Array, '']]:
+    def draw(self, key: PRNGKeyArray, height: int, width: int) -> tuple[Bool[Array, 'h w'], Float[Array, '']]:
         """The pixels taken from the partner (none in mixup), and lambda, the share of the own."""
         unit, beta = jax.random.split(key)
         choose, y, x = jax.random.uniform(unit, (3,))

@@ -94,5 +94,7 @@ def _alike(trees: Sequence[Any], what: str) -> None:
     for index, other in enumerate(shapes):
         odd = sorted(path for path in shapes[0].keys() | other.keys() if shapes[0].get(path) != other.get(path))
         if odd:
-            raise ValueError(f'{what} needs weights of one network: {odd[0]} is {shapes[0].get(odd[0], "absent")} in '
-                             f'the first tree and {other.get(odd[0], "absent")} in number {index}.')
+            raise ValueError(
+                f'{what} needs weights of one network: {odd[0]} is {shapes[0].get(odd[0], "absent")} in '
+                f'the first tree and {other.get(odd[0], "absent")} in number {index}.'
+            )

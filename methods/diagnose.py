@@ -19,8 +19,12 @@ def first_bad(task: Task, state: TrainState, batch: Batch, rng: Key[Array, ''], 
     transform_rng, task_rng = jax.random.split(rng)
     step_rng = jax.random.fold_in(task_rng, state.step)
     v = state.variables
-    for name, tree in (('the weight', v.params), ('the state', v.state), ('the optimizer', state.opt_state),
-                       ('the batch array', batch)):
+    for name, tree in (
+        ('the weight', v.params),
+        ('the state', v.state),
+        ('the optimizer', state.opt_state),
+        ('the batch array', batch),
+    ):
         bad = _bad_leaf(tree)
         if bad is not None:
             return f'{name} {bad} held it before the step'

@@ -33,8 +33,9 @@ class Ema(Wrapper):
         v = self.inner.init(rng, batch)
         return v._replace(state={'inner': v.state, 'average': v.params})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         loss, (state, metrics) = self.inner.loss(_inner(v), batch, rng, step)
         return loss, ({**v.state, 'inner': state}, metrics)
 

@@ -16,8 +16,9 @@ def start(module: nn.Module, rng: Key[Array, ''], *inputs: Any) -> tuple[Any, An
     return variables.pop('params'), variables
 
 
-def learn(module: nn.Module, params: Any, state: Any, *inputs: Any, rng: Key[Array, ''], row: Int[Array, ' b']
-          ) -> tuple[Any, Any]:
+def learn(
+    module: nn.Module, params: Any, state: Any, *inputs: Any, rng: Key[Array, ''], row: Int[Array, ' b']
+) -> tuple[Any, Any]:
     """Runs a module as in training; returns (output, state after it).
 
     Args:

@@ -40,12 +40,14 @@ class LanguageModel(Task):
         variables = dict(self._model.init(rng, batch['words'], train=False))
         return Variables(variables.pop('params'), variables, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         variables = {'params': v.params, **v.state, 'example': {'row': batch['row']}}
-        features, state = self._model.apply(variables, batch['words'], train=True, rngs={'drop_path': rng},
-                                            mutable=list(v.state))
+        features, state = self._model.apply(
+            variables, batch['words'], train=True, rngs={'drop_path': rng}, mutable=list(v.state)
+        )
         loss = _scores(features['logits'], batch['label'])['loss'].mean()
         return loss, (dict(state), {'loss': loss})
 

@@ -50,12 +50,7 @@ OPS = (
 _TAPS = {
     'bilinear': lambda v, d: v[1] + d * (v[2] - v[1]),
     'bicubic': lambda v, d: (
-        v[1]
-        + d
-        * (
-            (v[2] - v[0])
-            + d * ((2 * (v[0] - v[1]) + v[2] - v[3]) + d * (v[1] - v[0] + v[3] - v[2]))
-        )
+        v[1] + d * ((v[2] - v[0]) + d * ((2 * (v[0] - v[1]) + v[2] - v[3]) + d * (v[1] - v[0] + v[3] - v[2])))
     ),
 }
 
@@ -95,9 +90,7 @@ class RandAugment:
             value = getattr(self, field)
             for name in (value,) if isinstance(value, str) else value:
                 if name not in known:
-                    raise ValueError(
-                        f'RandAugment has no {name!r} for {field}; it knows {", ".join(known)}.'
-                    )
+                    raise ValueError(f'RandAugment has no {name!r} for {field}; it knows {", ".join(known)}.')
 
     def __call__(self, batch: Batch, rng: PRNGKeyArray) -> Batch:
         """Changes `batch['image']`, uint8 (B, H, W, C)."""
@@ -129,9 +122,7 @@ class RandAugment:
         argument = self.argument(op, level, jnp.where(sign < 0.5, -1.0, 1.0))
         return op, argument, apply < self.probability
 
-    def argument(
-        self, op: Int[Array, ''], level: Float[Array, ''], sign: Float[Array, '']
-    ) -> Float[Array, '']:
+    def argument(self, op: Int[Array, ''], level: Float[Array, ''], sign: Float[Array, '']) -> Float[Array, '']:
         """What the operation is called with: degrees, bits, threshold, factor, share of a side."""
         part = level / 10
         enhance = jnp.maximum(0.1, 1 + 0.9 * sign * part)
@@ -174,9 +165,7 @@ class RandAugment:
             'contrast': blend(self._contrast_level(pixels), value, argument),
             'brightness': blend(jnp.int32(0), value, argument),
         }
-        table = jnp.stack(
-            [jnp.broadcast_to(tables.get(n, value), (channels, 256)) for n in self.ops]
-        )
+        table = jnp.stack([jnp.broadcast_to(tables.get(n, value), (channels, 256)) for n in self.ops])
         channel = jnp.arange(channels)[None, None]
         return table[op][channel, pixels]
 
@@ -254,9 +243,7 @@ def smooth(pixels: Int[Array, 'h w c']) -> Int[Array, 'h w c']:
     return pixels.at[1:-1, 1:-1].set((2 * inner + 13) // 26)
 
 
-def blend(
-    start: Int[Array, '*#s'], end: Int[Array, '*#s'], factor: Float[Array, '']
-) -> Int[Array, '*#s']:
+def blend(start: Int[Array, '*#s'], end: Int[Array, '*#s'], factor: Float[Array, '']) -> Int[Array, '*#s']:
     """start + factor (end - start), cut to 0..255 and rounded down."""
     mixed = start.astype(jnp.float32) + factor * (end - start).astype(jnp.float32)
     return jnp.clip(mixed, 0, 255).astype(jnp.int32)

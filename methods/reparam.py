@@ -52,8 +52,9 @@ class Reparam(Wrapper):
         del v
         return {}
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         loss, (state, metrics) = self.inner.loss(self.view(v), batch, rng, step)
         return loss + self.penalty(v), ({**v.state, 'inner': state}, {**metrics, **self.report(v)})
 
@@ -82,9 +83,11 @@ class Reparam(Wrapper):
         ours = by_path(params)
         hidden = [path for path in changed if ours.get(path) is not old[path]]
         if hidden:
-            raise NotImplementedError(f'{type(self).__name__} shows {type(self.inner).__name__} a changed {hidden[0]}, '
-                                      'which that sets anew after each step: nest them the other way round, or leave '
-                                      'this weight out of the pattern.')
+            raise NotImplementedError(
+                f'{type(self).__name__} shows {type(self.inner).__name__} a changed {hidden[0]}, '
+                'which that sets anew after each step: nest them the other way round, or leave '
+                'this weight out of the pattern.'
+            )
         return jax.tree_util.tree_map_with_path(lambda path, leaf: changed.get(path_of(path), leaf), params)
 
 

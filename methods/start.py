@@ -24,8 +24,10 @@ from longview.modelzoo.heads import Classifier
 # Returns a run's arrays by their paths, such as ``variables/params/head/kernel``; its text says which run that is.
 Read = Callable[[], dict[str, np.ndarray]]
 
-_PLACES = {False: ('variables/params/', 'variables/state/'),
-           True: ('variables/state/average/', 'variables/state/inner/')}
+_PLACES = {
+    False: ('variables/params/', 'variables/state/'),
+    True: ('variables/state/average/', 'variables/state/inner/'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Start(Wrapper):
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v, saved = self.inner.init(rng, batch), self.read()
         params, state = _PLACES[self.averaged]
-        return v._replace(params=_filled(v.params, saved, params, self.read, self.fresh),
-                          state=_filled(v.state, saved, state, self.read, ''))
+        return v._replace(
+            params=_filled(v.params, saved, params, self.read, self.fresh),
+            state=_filled(v.state, saved, state, self.read, ''),
+        )
 
 
 class Trained(Classifier):
@@ -85,8 +89,10 @@ def _filled(tree: Any, saved: dict[str, np.ndarray], place: str, read: Read, fre
         found = saved.get(place + path)
         if found is None or found.shape != leaf.shape:
             there = 'absent' if found is None else tuple(found.shape)
-            raise ValueError(f'{path} is {tuple(leaf.shape)} in this config and {there} in the checkpoint of {read}: '
-                             'use the same backbone and head, or let it start anew.')
+            raise ValueError(
+                f'{path} is {tuple(leaf.shape)} in this config and {there} in the checkpoint of {read}: '
+                'use the same backbone and head, or let it start anew.'
+            )
         return jnp.asarray(found, leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, tree)

@@ -36,12 +36,14 @@ class Supervised(Task):
         params = {'backbone': backbone.pop('params'), 'head': head['params']}
         return Variables(params, backbone, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         variables = {'params': v.params['backbone'], **v.state, 'example': {'row': batch['row']}}
         features, state = self.backbone.apply(
-            variables, batch['image'], train=True, rngs={'drop_path': rng}, mutable=list(v.state))
+            variables, batch['image'], train=True, rngs={'drop_path': rng}, mutable=list(v.state)
+        )
         logits = self.head.apply({'params': v.params['head']}, features)
         losses = cross_entropy(logits, self._target(batch, logits.shape[-1]))
         return losses.mean(), (dict(state), {'loss': losses.mean()})
@@ -56,8 +58,7 @@ class Supervised(Task):
         right = jnp.take_along_axis(logits, label[:, None], axis=1)
         rank = jnp.sum(logits > right, axis=1)
         losses = cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
-        return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32),
-                'top5': (rank < 5).astype(jnp.float32)}
+        return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32), 'top5': (rank < 5).astype(jnp.float32)}
 
     def depth_of(self, path: str) -> tuple[int, int]:
         return self.backbone.layer_of(path), self.backbone.num_layers

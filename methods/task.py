@@ -41,8 +41,9 @@ class Task(abc.ABC):
         """Returns the variables; called once, inside jit. Only shapes of `batch` may matter."""
 
     @abc.abstractmethod
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         """Returns ``(scalar, (state, metrics))``, means over the batch.
 
         `rng` is the same for every microbatch of a step: what is random per example takes the
@@ -64,8 +65,7 @@ class Task(abc.ABC):
 
     def depth_of(self, path: str) -> tuple[int, int]:
         """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
-        raise NotImplementedError(f'{type(self).__name__} does not know the depth of {path!r}: set '
-                                  'layer_decay to 1.')
+        raise NotImplementedError(f'{type(self).__name__} does not know the depth of {path!r}: set layer_decay to 1.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +81,9 @@ class Wrapper(Task):
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         return self.inner.init(rng, batch)
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         return self.inner.loss(v, batch, rng, step)
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
@@ -117,8 +118,9 @@ class TrainState(NamedTuple):
     bad_step: Int[Array, '']
 
 
-def init_state(task: Task, tx: optax.GradientTransformation, rng: Key[Array, ''], batch: Batch,
-               transform: Transform) -> TrainState:
+def init_state(
+    task: Task, tx: optax.GradientTransformation, rng: Key[Array, ''], batch: Batch, transform: Transform
+) -> TrainState:
     """Builds the state from nothing; meant to be jitted with output shardings.
 
     One program makes every copy of the weights (averages, moments), so no two leaves share a
@@ -133,8 +135,9 @@ def init_state(task: Task, tx: optax.GradientTransformation, rng: Key[Array, '']
     return TrainState(step, variables, tx.init(variables.params), meters, jnp.full((), -1, jnp.int32))
 
 
-def make_step(task: Task, tx: optax.GradientTransformation, *, transform: Transform, accumulate: int = 1,
-              log_every: int = 1) -> Callable[[TrainState, Batch, Key[Array, '']], tuple[TrainState, Array]]:
+def make_step(
+    task: Task, tx: optax.GradientTransformation, *, transform: Transform, accumulate: int = 1, log_every: int = 1
+) -> Callable[[TrainState, Batch, Key[Array, '']], tuple[TrainState, Array]]:
     """Returns the training step ``(state, batch, rng) -> (state, bad_step)``.
 
     Args:
@@ -202,8 +205,9 @@ def _with_rows(batch: Batch) -> Batch:
     return {**batch, 'row': rows}
 
 
-def _gradients(task: Task, v: Variables, batch: Batch, rng: Array, step: Array, accumulate: int
-               ) -> tuple[Any, Any, Metrics]:
+def _gradients(
+    task: Task, v: Variables, batch: Batch, rng: Array, step: Array, accumulate: int
+) -> tuple[Any, Any, Metrics]:
     """Returns mean gradients, the last state and mean metrics over `accumulate` microbatches."""
 
     def of(task_state: Any, micro: Batch) -> tuple[Any, Any, Metrics]:
@@ -233,8 +237,10 @@ def _gradients(task: Task, v: Variables, batch: Batch, rng: Array, step: Array, 
 def _split(x: Array, parts: int) -> Array:
     """(B, ...) -> (parts, B / parts, ...); rows are dealt round, so a sharded batch stays where it is."""
     if x.shape[0] % parts:
-        raise ValueError(f'a batch of {x.shape[0]} does not divide into {parts} microbatches: change '
-                         'config.batch_size or config.accumulate.')
+        raise ValueError(
+            f'a batch of {x.shape[0]} does not divide into {parts} microbatches: change '
+            'config.batch_size or config.accumulate.'
+        )
     return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
 
 

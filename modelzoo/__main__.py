@@ -84,8 +84,15 @@ def row(name: str) -> str:
     params = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     macs = multiply_adds(model.apply, variables, x)
     said = [f'{value:g}' if value else '-' for value in (published[2:4] if published else (None, None))]
-    return _ROW.format(name, f'{params / 1e6:.2f} M', said[0], f'{macs / 1e9:.2f} G', said[1],
-                       f'{size[0]}x{size[1]}', published.paper if published else '-')
+    return _ROW.format(
+        name,
+        f'{params / 1e6:.2f} M',
+        said[0],
+        f'{macs / 1e9:.2f} G',
+        said[1],
+        f'{size[0]}x{size[1]}',
+        published.paper if published else '-',
+    )
 
 
 def main(pattern: str = '*') -> int:

@@ -168,5 +168,7 @@ def require(backbone: nn.Module, capability: type[Backbone], who: str) -> None:
     if isinstance(backbone, capability):
         return
     has = [name for kind, name in _OFFERS.items() if isinstance(backbone, kind)]
-    raise TypeError(f'{who} needs a {capability.__name__} ({_OFFERS[capability]}), and {type(backbone).__name__} '
-                    f'has {" and ".join(has) or "neither tokens, stages nor steps"}: choose another backbone.')
+    raise TypeError(
+        f'{who} needs a {capability.__name__} ({_OFFERS[capability]}), and {type(backbone).__name__} '
+        f'has {" and ".join(has) or "neither tokens, stages nor steps"}: choose another backbone.'
+    )

@@ -27,8 +27,17 @@ from longview.modelzoo.heads import Classifier
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'count', 'temperature', 'top_k', 'top_p'))
-def sample(model: Classifier, variables: Any, prompt: Int[Array, 'b t'], key: Key[Array, ''], *, count: int,
-           temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Int[Array, 'b n']:
+def sample(
+    model: Classifier,
+    variables: Any,
+    prompt: Int[Array, 'b t'],
+    key: Key[Array, ''],
+    *,
+    count: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+) -> Int[Array, 'b n']:
     """Returns the next words of each row, drawn from the model's own distribution.
 
     Args:
@@ -53,8 +62,14 @@ def sample(model: Classifier, variables: Any, prompt: Int[Array, 'b t'], key: Ke
     return jax.lax.scan(say, first, jnp.arange(count))[1].T
 
 
-def choose(logits: Float[Array, 'b k'], key: Key[Array, ''], *, temperature: float = 1.0, top_k: int | None = None,
-           top_p: float = 1.0) -> Int[Array, ' b']:
+def choose(
+    logits: Float[Array, 'b k'],
+    key: Key[Array, ''],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+) -> Int[Array, ' b']:
     """Returns a word for each row.
 
     Args:
@@ -94,8 +109,16 @@ def main(arguments: Sequence[str]) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     begun = time.perf_counter()
-    found = sample(model, variables, prompt, jax.random.key(options.seed), count=options.count,
-                   temperature=options.temperature, top_k=options.top_k, top_p=options.top_p).tolist()
+    found = sample(
+        model,
+        variables,
+        prompt,
+        jax.random.key(options.seed),
+        count=options.count,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+    ).tolist()
     for row in found:
         print(tokenizer.decode(words + row) if tokenizer else ' '.join(map(str, words + row)))
     spent = time.perf_counter() - begun
@@ -104,7 +127,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='python -m longview.modelzoo.sample', description='Samples from a language model.')
+    parser = argparse.ArgumentParser(
+        prog='python -m longview.modelzoo.sample', description='Samples from a language model.'
+    )
     parser.add_argument('model', help='a variant that reads words, such as mamba_130m')
     parser.add_argument('--weights', help="a .safetensors file, one of torch's, or owner/name on the Hugging Face hub")
     parser.add_argument('--words', help='the prompt as numbers, such as 3,1,4')
@@ -146,15 +171,20 @@ def _model(options: argparse.Namespace, words: list[int]) -> Classifier:
     if not vocabulary:
         raise ValueError(f'{options.model} reads no words: choose a language model, such as mamba_130m.')
     if not all(0 <= word < vocabulary for word in words):
-        raise ValueError(f'{options.model} knows the words 0 to {vocabulary - 1}, and the prompt has '
-                         f'{min(words)} to {max(words)}: use its own tokenizer.')
+        raise ValueError(
+            f'{options.model} knows the words 0 to {vocabulary - 1}, and the prompt has '
+            f'{min(words)} to {max(words)}: use its own tokenizer.'
+        )
     room = model.backbone.longest
     if room is not None and len(words) + options.count > room:
-        raise ValueError(f'{options.model} has room for {room} words, and {len(words)} with {options.count} to come '
-                         'are more: lower --count.')
+        raise ValueError(
+            f'{options.model} has room for {room} words, and {len(words)} with {options.count} to come '
+            'are more: lower --count.'
+        )
     if options.count < 1 or options.rows < 1 or options.temperature < 0 or not 0 < options.top_p <= 1:
-        raise ValueError('--count and --rows must be at least 1, --temperature at least 0, --top_p above 0 and at '
-                         'most 1.')
+        raise ValueError(
+            '--count and --rows must be at least 1, --temperature at least 0, --top_p above 0 and at most 1.'
+        )
     return model
 
 

@@ -32,7 +32,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'there is no file {path}: give the path of a .safetensors file or of one of torch\'s.')
+        raise FileNotFoundError(f"there is no file {path}: give the path of a .safetensors file or of one of torch's.")
     return _read_torch(path) if path.suffix in TORCH_ENDINGS else _read_safetensors(path)
 
 
@@ -43,7 +43,9 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
         ValueError: the path ends as torch's files do.
     """
     if pathlib.Path(path).suffix in TORCH_ENDINGS:
-        raise ValueError(f'{path} is the name of one of torch\'s files, which are not written here: end it in .safetensors.')
+        raise ValueError(
+            f"{path} is the name of one of torch's files, which are not written here: end it in .safetensors."
+        )
     dense = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     safetensors.numpy.save_file(dense, path, metadata={'format': 'pt'})
 
@@ -62,8 +64,9 @@ def locate(weights: str | os.PathLike) -> pathlib.Path:
     found = _HUB_ID.fullmatch(os.fspath(weights))
     if path.is_file() or not found or path.suffix in (*TORCH_ENDINGS, '.safetensors'):
         if not path.is_file():
-            raise FileNotFoundError(f'weights {os.fspath(weights)!r} are neither a file nor owner/name on the hub: '
-                                    'correct the path.')
+            raise FileNotFoundError(
+                f'weights {os.fspath(weights)!r} are neither a file nor owner/name on the hub: correct the path.'
+            )
         return path
     return _download(found['id'], found['revision'])
 
@@ -72,22 +75,28 @@ def _download(repository: str, revision: str | None) -> pathlib.Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ImportError(f'weights {repository!r} are no file here, and fetching them from the hub needs '
-                          'huggingface_hub: install it, or give a file.') from error
+        raise ImportError(
+            f'weights {repository!r} are no file here, and fetching them from the hub needs '
+            'huggingface_hub: install it, or give a file.'
+        ) from error
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
     except (OSError, ValueError) as error:  # its own errors are either
         reason = str(error).partition('\n')[0][:200]
-        raise FileNotFoundError(f'cannot get {_HUB_FILE} of {repository!r} from the Hugging Face hub: check the id '
-                                f'and the network, or give a file. ({type(error).__name__}: {reason})') from error
+        raise FileNotFoundError(
+            f'cannot get {_HUB_FILE} of {repository!r} from the Hugging Face hub: check the id '
+            f'and the network, or give a file. ({type(error).__name__}: {reason})'
+        ) from error
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f'{path} is not a safetensors file ({error}): convert it with the safetensors package, or '
-                         f'end it in {TORCH_ENDINGS[0]} if it is one of torch\'s.') from error
+        raise ValueError(
+            f'{path} is not a safetensors file ({error}): convert it with the safetensors package, or '
+            f"end it in {TORCH_ENDINGS[0]} if it is one of torch's."
+        ) from error
     except AttributeError as error:  # a type that NumPy has not
         raise ValueError(f'{path} holds numbers of a type that NumPy has not ({error}): convert them first.') from error
 
@@ -96,13 +105,17 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise ImportError(f'{path} is one of torch\'s files, and reading it needs torch: install torch, or convert '
-                          'the file to .safetensors.') from error
+        raise ImportError(
+            f"{path} is one of torch's files, and reading it needs torch: install torch, or convert "
+            'the file to .safetensors.'
+        ) from error
     try:
         saved = torch.load(path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f'{path} is damaged, or holds more than tensors, which may run code when it is read: load it '
-                         'where you trust it, and save its state dict as .safetensors.') from error
+        raise ValueError(
+            f'{path} is damaged, or holds more than tensors, which may run code when it is read: load it '
+            'where you trust it, and save its state dict as .safetensors.'
+        ) from error
     for key in _STATE_DICTS:
         saved = saved[key] if isinstance(saved, Mapping) and key in saved else saved
     if not isinstance(saved, Mapping) or not all(isinstance(value, torch.Tensor) for value in saved.values()):

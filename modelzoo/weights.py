@@ -89,8 +89,13 @@ def head_of(backbone: Backbone, num_classes: int | None) -> nn.Module:
     return head(1000 if num_classes is None else num_classes)
 
 
-def load(model: Classifier, variables: Mapping[str, Any], source: str | os.PathLike | Mapping[str, np.ndarray], *,
-         new_head: bool = False) -> dict[str, Any]:
+def load(
+    model: Classifier,
+    variables: Mapping[str, Any],
+    source: str | os.PathLike | Mapping[str, np.ndarray],
+    *,
+    new_head: bool = False,
+) -> dict[str, Any]:
     """Returns published weights in place of `variables`.
 
     Args:
@@ -106,8 +111,11 @@ def load(model: Classifier, variables: Mapping[str, Any], source: str | os.PathL
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
     kept = {_HEAD: wanted.pop(_HEAD)} if new_head and _HEAD in wanted else {}
     if new_head:
-        arrays = {name: array for name, array in arrays.items()
-                  if not (_translate(names, name, 0) or '').startswith(f'{_HEAD}/')}
+        arrays = {
+            name: array
+            for name, array in arrays.items()
+            if not (_translate(names, name, 0) or '').startswith(f'{_HEAD}/')
+        }
     resize = getattr(_family(model.backbone), 'RESIZE', {}).get(type(model.backbone).__name__)
     resize = None if resize is None else functools.partial(resize, model.backbone)
     loaded = jax.tree.map(jnp.asarray, load_published(names, wanted, arrays, resize=resize))
@@ -127,8 +135,13 @@ def _names(backbone: Backbone) -> Names:
     return _family(backbone).NAMES[type(backbone).__name__]
 
 
-def load_published(names: Names, params: Any, source: str | os.PathLike | Mapping[str, np.ndarray], *,
-                   resize: Callable[[str, np.ndarray], np.ndarray] | None = None) -> Any:
+def load_published(
+    names: Names,
+    params: Any,
+    source: str | os.PathLike | Mapping[str, np.ndarray],
+    *,
+    resize: Callable[[str, np.ndarray], np.ndarray] | None = None,
+) -> Any:
     """Returns published weights as a tree like `params`.
 
     Args:
@@ -150,10 +163,17 @@ def load_published(names: Names, params: Any, source: str | os.PathLike | Mappin
     _refuse(missing=missing, extra=extra)
     loaded = {path: _to_ours(path, np.asarray(arrays[found[path]]), _unit_axes(names, path)) for path in wanted}
     if resize is not None:
-        loaded = {path: resize(path, array) if _is_table(path) and array.shape != tuple(wanted[path].shape) else array
-                  for path, array in loaded.items()}
-    _refuse(misshapen=[f'{found[path]} ({loaded[path].shape}, not {like.shape})'
-                       for path, like in wanted.items() if loaded[path].shape != tuple(like.shape)])
+        loaded = {
+            path: resize(path, array) if _is_table(path) and array.shape != tuple(wanted[path].shape) else array
+            for path, array in loaded.items()
+        }
+    _refuse(
+        misshapen=[
+            f'{found[path]} ({loaded[path].shape}, not {like.shape})'
+            for path, like in wanted.items()
+            if loaded[path].shape != tuple(like.shape)
+        ]
+    )
     return traverse_util.unflatten_dict({path: loaded[path].astype(wanted[path].dtype) for path in wanted}, sep='/')
 
 
@@ -183,8 +203,10 @@ def merge(variables: Mapping[str, Any]) -> Any:
 def separate(merged: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the values of `merged` in the collections in which `variables` has their paths."""
     flat = traverse_util.flatten_dict(merged)
-    return {kind: jax.tree_util.tree_map_with_path(lambda path, _: flat[tuple(key.key for key in path)], tree)
-            for kind, tree in variables.items()}
+    return {
+        kind: jax.tree_util.tree_map_with_path(lambda path, _: flat[tuple(key.key for key in path)], tree)
+        for kind, tree in variables.items()
+    }
 
 
 def _translate(names: Names, name: str, side: int) -> str | None:
@@ -249,8 +271,10 @@ def _is_table(path: str) -> bool:
 
 
 def _refuse(**problems: list[str]) -> None:
-    said = [f'{len(names)} {kind}: {", ".join(names[:8])}{", ..." if len(names) > 8 else ""}'
-            for kind, names in problems.items() if names]
+    said = [
+        f'{len(names)} {kind}: {", ".join(names[:8])}{", ..." if len(names) > 8 else ""}'
+        for kind, names in problems.items()
+        if names
+    ]
     if said:
         raise ValueError(f'the weights do not fit the network; {"; ".join(said)}. Check the variant and num_classes.')
-

@@ -44,8 +44,9 @@ def backbone(variant: str, **fields: Any) -> Backbone:
     return changed(find(variant)[1], fields)
 
 
-def create_model(name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None,
-                 **overrides: Any) -> Classifier:
+def create_model(
+    name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None, **overrides: Any
+) -> Classifier:
     """Returns a published network: the backbone and its head, a linear one unless the family's ``HEADS`` says else.
 
     Args:

@@ -68,14 +68,15 @@ class Checkpoints:
         manager = self._best if best else self._last
         step = manager.latest_step() if step is None else step
         if step is None:
-            raise RunError(f'{manager.directory} holds no finished checkpoint: train first, or name another '
-                           '--workdir.')
+            raise RunError(f'{manager.directory} holds no finished checkpoint: train first, or name another --workdir.')
         self._check(manager, step, abstract)
         try:
             return manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except (ValueError, OSError, KeyError) as error:
-            raise RunError(f'{manager.directory}/{step} cannot be read ({_first_line(error)}): remove that '
-                           'folder to resume from the one before it.') from error
+            raise RunError(
+                f'{manager.directory}/{step} cannot be read ({_first_line(error)}): remove that '
+                'folder to resume from the one before it.'
+            ) from error
 
     def wait(self) -> None:
         """Returns when everything started has been written.
@@ -113,8 +114,10 @@ class Checkpoints:
     def _failed(self, manager: ocp.CheckpointManager, error: Exception) -> RunError:
         steps = sorted(self._last.all_steps(read=True))
         kept = f'the checkpoint of step {steps[-1]} is still there' if steps else 'none was saved before'
-        return RunError(f'a checkpoint could not be written to {manager.directory} ({_first_line(error)}); '
-                        f'{kept}: free some space or mend the folder, then run the same command again.')
+        return RunError(
+            f'a checkpoint could not be written to {manager.directory} ({_first_line(error)}); '
+            f'{kept}: free some space or mend the folder, then run the same command again.'
+        )
 
     def _check(self, manager: ocp.CheckpointManager, step: int, abstract: Any) -> None:
         saved = _shapes(manager.item_metadata(step))
@@ -126,7 +129,8 @@ class Checkpoints:
                 raise RunError(
                     f'{manager.directory}/{step} was saved by another config: {path} is '
                     f'{saved.get(path, "absent")} there and {wanted.get(path, "absent")} in this run; use that '
-                    'config, or another --workdir.')
+                    'config, or another --workdir.'
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,8 +152,9 @@ class Best:
         folder = pathlib.Path(self.workdir).absolute() / 'best'
         steps = sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
         if not steps:
-            raise FileNotFoundError(f'{folder} holds no checkpoint: train that run first, or name the workdir of '
-                                    'another.')
+            raise FileNotFoundError(
+                f'{folder} holds no checkpoint: train that run first, or name the workdir of another.'
+            )
         path = folder / str(steps[-1]) / 'default'
         with ocp.PyTreeCheckpointer() as checkpointer:
             tree = checkpointer.metadata(path).item_metadata.tree
@@ -198,8 +203,10 @@ def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str,
         before = _flatten(renamed(json.loads(path.read_text())))
         for key in sorted(flat.keys() | before.keys()):
             if not _below(key, free) and flat.get(key) != before.get(key):
-                raise RunError(f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
-                               f'and is now {flat.get(key)!r}; use that value, or another --workdir.')
+                raise RunError(
+                    f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
+                    f'and is now {flat.get(key)!r}; use that value, or another --workdir.'
+                )
     elif jax.process_index() == 0:
         temporary = path.with_suffix('.tmp')
         temporary.write_text(json.dumps(config, default=str, indent=1, sort_keys=True))
@@ -212,8 +219,7 @@ def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
         # Registered at once so that the metadata of a checkpoint can be read before it is restored.
         return ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
     except OSError as error:
-        raise RunError(f'the workdir cannot be written ({error}): choose a --workdir where you may write.'
-                       ) from error
+        raise RunError(f'the workdir cannot be written ({error}): choose a --workdir where you may write.') from error
 
 
 def _shapes(tree: Any) -> dict[str, str]:

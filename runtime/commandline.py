@@ -37,7 +37,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
 
 
 def _with_our_configs(argv: Sequence[str]) -> list[str]:
-    """Points ``--config configs/NAME.py`` at the config that comes with us where the working folder has no such file."""
+    """Points ``--config configs/NAME.py`` at the config that we ship where the working folder has no such file."""
     found = list(argv)
     for n, argument in enumerate(argv):
         flag = re.fullmatch(r'--?config(=.*)?', argument)
@@ -89,7 +89,8 @@ def _config_without_overrides(argv: Sequence[str]) -> Any:
     values = flags.FlagValues()
     # By default it would take the overrides from the command line, the wrong one among them.
     config_flags.DEFINE_config_file('config', None, flag_values=values, sys_argv=[''])
-    files = [a for before, a in zip(['', *argv], argv)
-             if re.match(r'--?config=', a) or before in ('--config', '-config')]
+    files = [
+        a for before, a in zip(['', *argv], argv) if re.match(r'--?config=', a) or before in ('--config', '-config')
+    ]
     values(['', *(f if f.startswith('-') else f'--config={f}' for f in files)])
     return values['config'].value

@@ -21,8 +21,10 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     asked = [coordinator, num_processes, process_id]
     if any(value is not None for value in asked):
         if any(value is None for value in asked):
-            raise ValueError('--coordinator, --num_processes and --process_id belong together: give all three, or '
-                             'none of them to let jax find the cluster.')
+            raise ValueError(
+                '--coordinator, --num_processes and --process_id belong together: give all three, or '
+                'none of them to let jax find the cluster.'
+            )
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif cluster(os.environ, on_tpu_vm()):
         jax.distributed.initialize()

@@ -54,7 +54,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         wanted = ' x '.join(f'{a}={s}' for a, s in zip(AXES, (config.data, config.fsdp, config.tensor)))
         raise ValueError(
             f'mesh {wanted} does not fit {len(devices)} devices: choose config.mesh sizes whose product '
-            f'is {len(devices)} (one may be -1).')
+            f'is {len(devices)} (one may be -1).'
+        )
     # Within a host or a slice, jax orders axes so that the last one has the fastest links.
     types = (jax.sharding.AxisType.Auto,) * len(AXES)
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
@@ -69,8 +70,10 @@ def check_batch(mesh: Mesh, key: str, batch_size: int) -> None:
     """Raises ValueError if the devices cannot share a batch evenly; `key` is where the size stands."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if batch_size % parts:
-        raise ValueError(f'config.{key} is {batch_size}, which does not divide over the {parts} devices along data '
-                         f'and fsdp: use a multiple of {parts}, such as {max(batch_size // parts, 1) * parts}.')
+        raise ValueError(
+            f'config.{key} is {batch_size}, which does not divide over the {parts} devices along data '
+            f'and fsdp: use a multiple of {parts}, such as {max(batch_size // parts, 1) * parts}.'
+        )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -97,8 +100,10 @@ def tree_shardings(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
     shardings = jax.tree_util.tree_map_with_path(place, tree)
     unused = [pattern for pattern, _ in config.rules if pattern not in used]
     if unused:
-        raise ValueError(f'config.mesh.rules: {unused[0]!r} matches no array of this run; paths look '
-                         f'like {path_of(jax.tree_util.tree_leaves_with_path(tree)[0][0])!r}.')
+        raise ValueError(
+            f'config.mesh.rules: {unused[0]!r} matches no array of this run; paths look '
+            f'like {path_of(jax.tree_util.tree_leaves_with_path(tree)[0][0])!r}.'
+        )
     return shardings
 
 
@@ -117,16 +122,20 @@ def _automatic(shape: Sequence[int], fsdp: int, min_size: int) -> PartitionSpec:
 
 def _checked(path: str, shape: Sequence[int], pattern: str, spec: Sequence[Any], mesh: Mesh) -> PartitionSpec:
     if len(spec) > len(shape):
-        raise ValueError(f'config.mesh.rules: {pattern!r} gives {len(spec)} axes for {path}, which has '
-                         f'shape {tuple(shape)}.')
+        raise ValueError(
+            f'config.mesh.rules: {pattern!r} gives {len(spec)} axes for {path}, which has shape {tuple(shape)}.'
+        )
     for axis, names in enumerate(spec):
         names = (names,) if isinstance(names, str) else tuple(names or ())
         unknown = [n for n in names if n not in AXES]
         if unknown:
-            raise ValueError(f'config.mesh.rules: {pattern!r} names the axis {unknown[0]!r}; the mesh has '
-                             f'{", ".join(AXES)}.')
+            raise ValueError(
+                f'config.mesh.rules: {pattern!r} names the axis {unknown[0]!r}; the mesh has {", ".join(AXES)}.'
+            )
         parts = int(np.prod([mesh.shape[n] for n in names], dtype=np.int64))
         if shape[axis] % parts:
-            raise ValueError(f'config.mesh.rules: {pattern!r} splits axis {axis} of {path}, of size '
-                             f'{shape[axis]}, into {parts} parts; choose a size that divides.')
+            raise ValueError(
+                f'config.mesh.rules: {pattern!r} splits axis {axis} of {path}, of size '
+                f'{shape[axis]}, into {parts} parts; choose a size that divides.'
+            )
     return PartitionSpec(*(tuple(s) if isinstance(s, (list, tuple)) else s for s in spec))

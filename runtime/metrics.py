@@ -54,8 +54,10 @@ class Metrics:
                 self._board.add_scalar(key, value, step)
             self._board.flush()
         except OSError as error:
-            raise RunError(f'{self._path} cannot be written ({error}): free some space or mend the folder, then '
-                           'run the same command again; the checkpoints are untouched.') from error
+            raise RunError(
+                f'{self._path} cannot be written ({error}): free some space or mend the folder, then '
+                'run the same command again; the checkpoints are untouched.'
+            ) from error
 
     def best(self, key: str, before: int, mode: str) -> float | None:
         """The best value of `key` at any step earlier than `before`; `mode` is ``max`` or ``min``."""
@@ -91,8 +93,7 @@ class Progress:
     def __init__(self, total: int, start: int, batch_size: int):
         self._batch_size, self._total, self._start = batch_size, total, start
         self._watched = sys.stderr.isatty() and jax.process_index() == 0
-        self._bar = tqdm.tqdm(total=total, initial=start, unit='step', disable=not self._watched,
-                              dynamic_ncols=True)
+        self._bar = tqdm.tqdm(total=total, initial=start, unit='step', disable=not self._watched, dynamic_ncols=True)
         self._clock = (time.perf_counter(), start)
         self._note: dict[str, str] = {}
 
@@ -104,8 +105,10 @@ class Progress:
         now, (then, before) = time.perf_counter(), self._clock
         self._clock = (now, step)
         steps_per_second = (step - before) / max(now - then, 1e-9)
-        return {'time/images_per_second': steps_per_second * self._batch_size,
-                'time/steps_per_second': steps_per_second}
+        return {
+            'time/images_per_second': steps_per_second * self._batch_size,
+            'time/steps_per_second': steps_per_second,
+        }
 
     def pause(self) -> None:
         """Leaves out of the rate what has passed since the last call of `rate`: an evaluation, say."""

@@ -67,8 +67,17 @@ class Run:
 
 
 # Keys that say how to run, not what to compute: a run may be resumed with others.
-EXECUTION = ('mesh', 'accumulate', 'keep', 'save_every', 'kernels', 'data.data_dir', 'data.threads', 'data.prefetch',
-             'data.in_memory')
+EXECUTION = (
+    'mesh',
+    'accumulate',
+    'keep',
+    'save_every',
+    'kernels',
+    'data.data_dir',
+    'data.threads',
+    'data.prefetch',
+    'data.in_memory',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +105,10 @@ class Plan:
         per_epoch = num_train / run.batch_size
         steps = run.steps if run.steps is not None else round(run.epochs * per_epoch)
         if steps < 1:
-            raise ValueError(f'the run has {steps} steps ({num_train} examples in batches of {run.batch_size}): '
-                             'raise config.epochs or lower config.batch_size.')
+            raise ValueError(
+                f'the run has {steps} steps ({num_train} examples in batches of {run.batch_size}): '
+                'raise config.epochs or lower config.batch_size.'
+            )
         default = max(math.ceil(per_epoch), 100)
         return cls(steps, per_epoch, run.eval_every or default, run.save_every or default)
 

@@ -65,11 +65,20 @@ def _operations(trace: pathlib.Path) -> list[tuple[str, float]]:
     """(name, nanoseconds) of every operation that XLA ran: on devices where any ran there, else on the host."""
     planes = list(jax.profiler.ProfileData.from_file(str(trace)).planes)
     lines = [line for plane in planes if plane.name.startswith('/device:') for line in plane.lines]
-    found = [(_name(event), event.duration_ns) for line in lines if line.name in ('XLA Ops', 'Stream')
-             for event in line.events]
+    found = [
+        (_name(event), event.duration_ns)
+        for line in lines
+        if line.name in ('XLA Ops', 'Stream')
+        for event in line.events
+    ]
     # libtpu, once loaded, adds an empty plane for a device that is not there.
-    return found or [(_name(event), event.duration_ns) for plane in planes for line in plane.lines
-                     for event in line.events if 'hlo_op' in dict(event.stats)]
+    return found or [
+        (_name(event), event.duration_ns)
+        for plane in planes
+        for line in plane.lines
+        for event in line.events
+        if 'hlo_op' in dict(event.stats)
+    ]
 
 
 def _name(event: Any) -> str:

@@ -1,4 +1,4 @@
-"""Strict by default: eight forced CPU devices, warnings are errors, ranks never broadcast silently, shapes are checked."""
+"""Strict by default: eight CPU devices, warnings are errors, ranks never broadcast silently, shapes are checked."""
 
 import gc
 import os

@@ -41,7 +41,7 @@ REPRODUCED = ()
 # Why multiply-adds are not the paper's, by pattern of the variant.
 REASONS = {
     'convit_small': 'the products of a ViT of width 432 alone come to 5.7 G; how the paper counted 5.4 is not known',
-    'resnet50': 'the stride is in the 3x3 convolutions, as in the published weights; in the paper it is in the 1x1 before',
+    'resnet50': 'the stride is in the 3x3 convolutions, as in the published weights; the paper has it in the 1x1',
     'vig_small': 'its 22 M weights on 196 tokens alone come to 4.3 G; how the paper counted 3.5 is not known',
 }
 # Why parameters are not the paper's.
@@ -74,9 +74,18 @@ class Run(NamedTuple):
 def papers() -> list[Paper]:
     """Returns all rows."""
     many = lambda cell: () if cell == '-' else tuple(cell.split())
-    return [Paper(row['id'], row['title'], row['kind'], many(row['configs']),
-                  None if row['file'] == '-' else row['file'], many(row['models']), many(row['goldens']))
-            for row in _read('papers.tsv')]
+    return [
+        Paper(
+            row['id'],
+            row['title'],
+            row['kind'],
+            many(row['configs']),
+            None if row['file'] == '-' else row['file'],
+            many(row['models']),
+            many(row['goldens']),
+        )
+        for row in _read('papers.tsv')
+    ]
 
 
 def runs() -> list[Run]:
@@ -198,14 +207,25 @@ def page() -> str:
     rows = [(paper, claims(paper)) for paper in papers()]
     counts = [f'{sum(claim in held for _, held in rows)} {claim}' for claim in CLAIMS]
     about = __doc__.split('\n\n', 2)[2].partition('A paper may claim:')[2].strip()
-    lines = ['# Papers', '', 'Written by `python -m tests.ledger`; tests/test_papers.py holds it to the code. What a '
-             'row may say:', '', about, '', f'{len(rows)} papers: {", ".join(counts)}.', '',
-             '| id | paper | kind | status | config | file | evidence |', '|---|---|---|---|---|---|---|']
+    lines = [
+        '# Papers',
+        '',
+        'Written by `python -m tests.ledger`; tests/test_papers.py holds it to the code. What a row may say:',
+        '',
+        about,
+        '',
+        f'{len(rows)} papers: {", ".join(counts)}.',
+        '',
+        '| id | paper | kind | status | config | file | evidence |',
+        '|---|---|---|---|---|---|---|',
+    ]
     for paper, held in rows:
         configs = ' '.join(f'`{config}`' for config in paper.configs)
         file = f'`{paper.file}`' if paper.file else ''
-        lines.append(f'| {paper.id} | {paper.title.replace("|", "/")} | {paper.kind} | '
-                     f'{", ".join(held) or "not yet"} | {configs} | {file} | {evidence(paper)} |')
+        lines.append(
+            f'| {paper.id} | {paper.title.replace("|", "/")} | {paper.kind} | '
+            f'{", ".join(held) or "not yet"} | {configs} | {file} | {evidence(paper)} |'
+        )
     return '\n'.join(lines) + '\n'
 
 

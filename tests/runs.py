@@ -21,17 +21,28 @@ ROOT = pathlib.Path(__file__).parents[1]
 QUICK = [f'--{option}={str(value).lower()}' for option, value in goldens.QUICK.items()]
 
 
-def start(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1, program: str = 'train.py',
-          limits: Sequence[tuple[int, int]] = ()) -> subprocess.Popen:
+def start(
+    config: str,
+    workdir: pathlib.Path,
+    *overrides: str,
+    devices: int = 1,
+    program: str = 'train.py',
+    limits: Sequence[tuple[int, int]] = (),
+) -> subprocess.Popen:
     """Starts a run in a process group of its own, so that whatever it starts dies with it."""
-    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
-           # Where writes fail, no compiled program is kept: it would be kept by half, for every later test.
-           'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9' if limits else '0.5',
-           # Compiling is most of what these runs cost, and they compare with each other only.
-           'XLA_FLAGS': ' '.join([f'--xla_force_host_platform_device_count={devices}', *QUICK])}
+    env = {
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
+        # Where writes fail, no compiled program is kept: it would be kept by half, for every later test.
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9' if limits else '0.5',
+        # Compiling is most of what these runs cost, and they compare with each other only.
+        'XLA_FLAGS': ' '.join([f'--xla_force_host_platform_device_count={devices}', *QUICK]),
+    }
     command = [sys.executable, program, f'--config={config}', f'--workdir={workdir}', *overrides]
-    process = subprocess.Popen(command, cwd=ROOT, env=env, text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     for kind, limit in limits:
         resource.prlimit(process.pid, kind, (limit, limit))
     return process

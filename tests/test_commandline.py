@@ -16,15 +16,24 @@ ROOT = pathlib.Path(__file__).parents[1]
 GOOD = '--config=configs/vig_s.py:smoke'
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (('--config=configs/vig_s.py:smok',), "no preset 'smok'; did you mean 'smoke'?"),
-    (('--config=configs/vig_z.py',), "No such file or directory: 'configs/vig_z.py'"),
-    (('--confg=x',), "Unknown command line flag 'confg'. Did you mean: config ?"),
-    ((GOOD, '--config.task.inner.lable_smoothing=0.1'), "config.task.inner has no 'lable_smoothing'; did you mean 'label_smoothing'?"),
-    ((GOOD, '--config.train_transforms[1].maen=1'), "config.train_transforms[1] has no 'maen'; did you mean 'mean'?"),
-    ((GOOD, '--config.dta.dataset=x'), "config has no 'dta'; did you mean 'data'?"),
-    ((GOOD, '--config.data.image_size=big'), "invalid literal for int() with base 10: 'big'"),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (('--config=configs/vig_s.py:smok',), "no preset 'smok'; did you mean 'smoke'?"),
+        (('--config=configs/vig_z.py',), "No such file or directory: 'configs/vig_z.py'"),
+        (('--confg=x',), "Unknown command line flag 'confg'. Did you mean: config ?"),
+        (
+            (GOOD, '--config.task.inner.lable_smoothing=0.1'),
+            "config.task.inner has no 'lable_smoothing'; did you mean 'label_smoothing'?",
+        ),
+        (
+            (GOOD, '--config.train_transforms[1].maen=1'),
+            "config.train_transforms[1] has no 'maen'; did you mean 'mean'?",
+        ),
+        ((GOOD, '--config.dta.dataset=x'), "config has no 'dta'; did you mean 'data'?"),
+        ((GOOD, '--config.data.image_size=big'), "invalid literal for int() with base 10: 'big'"),
+    ],
+)
 def test_flags_that_do_not_fit(arguments: tuple[str, ...], words: str, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     values = flags.FlagValues()
@@ -45,14 +54,17 @@ def test_a_function_that_is_not_called_yet_can_be_overridden(monkeypatch) -> Non
     assert resolve(values.config.task.start, 'start').func is lora
 
 
-@pytest.mark.parametrize('arguments, words', [
-    ((), 'no --config was given'),
-    ((GOOD,), 'no --workdir was given'),
-    (('--config=configs/base.py',), "no attribute 'get_config'"),
-    ((GOOD, 'stray'), "'stray' is not a flag"),
-    ((GOOD, '--config.sede=1'), "config has no 'sede'; did you mean 'seed'?"),
-    ((GOOD, '--workdir=x', '--profile=5'), "--profile='5' is not FIRST:LAST"),
-])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        ((), 'no --config was given'),
+        ((GOOD,), 'no --workdir was given'),
+        (('--config=configs/base.py',), "no attribute 'get_config'"),
+        ((GOOD, 'stray'), "'stray' is not a flag"),
+        ((GOOD, '--config.sede=1'), "config has no 'sede'; did you mean 'seed'?"),
+        ((GOOD, '--workdir=x', '--profile=5'), "--profile='5' is not FIRST:LAST"),
+    ],
+)
 def test_train_ends_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
     done = subprocess.run([sys.executable, 'train.py', *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1

@@ -14,30 +14,73 @@ ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
 PRESETS = ('imagenet', 'digits', 'fashion_mnist', 'smoke')
 # A paper whose own data set is not ImageNet.
-FIRST = {'wrn_28_10': 'cifar10', 'fixup_resnet110': 'cifar10', 'skipnet': 'cifar10', 's4d': 'cifar10', 'sgconv': 'cifar10',
-         'long_conv': 'cifar10', 'mqar_zoology': 'paper_attention'}
+FIRST = {
+    'wrn_28_10': 'cifar10',
+    'fixup_resnet110': 'cifar10',
+    'skipnet': 'cifar10',
+    's4d': 'cifar10',
+    'sgconv': 'cifar10',
+    'long_conv': 'cifar10',
+    'mqar_zoology': 'paper_attention',
+}
 # Presets of what reads words; the first one is the paper's.
-WORDS = {'mqar_zoology': ('paper_attention', 'small_based_conv', 'smoke_attention', 'smoke_based', 'smoke_baseconv',
-                          'smoke_hyena', 'smoke_h3', 'smoke_mamba', 'smoke_rwkv4')}
+WORDS = {
+    'mqar_zoology': (
+        'paper_attention',
+        'small_based_conv',
+        'smoke_attention',
+        'smoke_based',
+        'smoke_baseconv',
+        'smoke_hyena',
+        'smoke_h3',
+        'smoke_mamba',
+        'smoke_rwkv4',
+    )
+}
 # Methods: small data only, for they are about how a network learns.
-METHODS = ('depth_mup', 'early_exit', 'few_shot', 'lottery_ticket', 'mae', 'meal_v2', 'pissa',
-           'quantization_whitepaper', 'rotnet', 'sam', 'simclr', 'swav', 'tract', 'trp')
+METHODS = (
+    'depth_mup',
+    'early_exit',
+    'few_shot',
+    'lottery_ticket',
+    'mae',
+    'meal_v2',
+    'pissa',
+    'quantization_whitepaper',
+    'rotnet',
+    'sam',
+    'simclr',
+    'swav',
+    'tract',
+    'trp',
+)
 # These go on from another run, which has to be there.
 AFTER_A_RUN = ('meal_v2', 'pissa')
 FIRST |= {name: 'digits' for name in METHODS}
-SHAPES = {'cifar10': (32, 32, 3),
-          'imagenet': (224, 224, 3), 'digits': (8, 8, 1), 'fashion_mnist': (28, 28, 1), 'smoke': (32, 32, 3)}
+SHAPES = {
+    'cifar10': (32, 32, 3),
+    'imagenet': (224, 224, 3),
+    'digits': (8, 8, 1),
+    'fashion_mnist': (28, 28, 1),
+    'smoke': (32, 32, 3),
+}
 
 
 def load(name: str, preset: str):
     return importlib.import_module(f'longview.configs.{name}').get_config(preset)
 
 
-@pytest.mark.parametrize('name, preset', [
-    (name, FIRST.get(name, preset) if preset == 'imagenet' else preset)
-    for name in NAMES for preset in (('digits', 'fashion_mnist') if name in METHODS else WORDS.get(name, PRESETS))])
-def test_config_builds_its_state(name: str, preset: str, tmp_path: pathlib.Path,
-                                 monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'name, preset',
+    [
+        (name, FIRST.get(name, preset) if preset == 'imagenet' else preset)
+        for name in NAMES
+        for preset in (('digits', 'fashion_mnist') if name in METHODS else WORDS.get(name, PRESETS))
+    ],
+)
+def test_config_builds_its_state(
+    name: str, preset: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = call(Run, resolve(load(name, preset)), 'config')
     optimizer = run.optimizer(100_000, 50.0, run.task.depth_of)
     spec = lambda dtype, *shape: jax.ShapeDtypeStruct((8, *shape), dtype)

@@ -22,9 +22,7 @@ def sharding(**axes: int) -> NamedSharding:
     names, sizes = tuple(axes), tuple(axes.values())
     auto = (jax.sharding.AxisType.Auto,) * len(axes)
     devices = jax.devices()[: int(np.prod(sizes))]
-    return NamedSharding(
-        jax.make_mesh(sizes, names, axis_types=auto, devices=devices), P(('data', 'fsdp'))
-    )
+    return NamedSharding(jax.make_mesh(sizes, names, axis_types=auto, devices=devices), P(('data', 'fsdp')))
 
 
 ONE = SingleDeviceSharding(jax.devices()[0])
@@ -43,9 +41,7 @@ def photos(**fields) -> Images:
     return Images('fake_imagenet', data_dir=data_dir(), eval_split='validation', **fields)
 
 
-def first(
-    images: Images, count: int, batch_size: int, seed: int = 0, start_step: int = 0, at=ONE
-) -> list[dict]:
+def first(images: Images, count: int, batch_size: int, seed: int = 0, start_step: int = 0, at=ONE) -> list[dict]:
     with contextlib.closing(images.train(at, batch_size, seed, start_step)) as batches:
         return [jax.tree.map(np.asarray, next(batches)) for _ in range(count)]
 
@@ -63,9 +59,7 @@ def test_sizes_and_spec_are_those_of_the_batches():
     assert set(batch) == {'image', 'label', 'epoch', 'index'}
     evaluated = next(iter(images.evaluate(ONE, 16)))
     spec = images.batch_spec(16, train=False)
-    assert {k: (v.shape, v.dtype) for k, v in evaluated.items()} == {
-        k: (v.shape, v.dtype) for k, v in spec.items()
-    }
+    assert {k: (v.shape, v.dtype) for k, v in evaluated.items()} == {k: (v.shape, v.dtype) for k, v in spec.items()}
     assert photos().image_shape == (32, 32, 3) and photos().num_classes == 1000
 
 
@@ -79,9 +73,7 @@ def test_every_example_appears_once_per_epoch_and_rows_carry_theirs(make):
     for number in range(3):
         assert (np.sort(index[epoch == number]) == np.arange(images.num_train)).all()
     assert (index[: images.num_train] != index[images.num_train : 2 * images.num_train]).any()
-    assert any(len(set(b['epoch'].tolist())) == 2 for b in batches), (
-        'some batch straddles two epochs'
-    )
+    assert any(len(set(b['epoch'].tolist())) == 2 for b in batches), 'some batch straddles two epochs'
 
 
 @pytest.mark.parametrize(
@@ -90,9 +82,7 @@ def test_every_example_appears_once_per_epoch_and_rows_carry_theirs(make):
 def test_starting_at_a_step_continues_the_same_batches(images):
     batches = first(images, 6, 24, seed=1)
     for step in (1, 4, 5):
-        chex.assert_trees_all_equal(
-            first(images, 6 - step, 24, seed=1, start_step=step), batches[step:]
-        )
+        chex.assert_trees_all_equal(first(images, 6 - step, 24, seed=1, start_step=step), batches[step:])
     assert (first(images, 1, 24, seed=2)[0]['index'] != batches[0]['index']).any()
 
 
@@ -169,9 +159,7 @@ def test_processes_that_share_rows_each_hold_them():
     assert own[find(slice(None), own)].tolist() == own.tolist()
 
 
-@pytest.mark.parametrize(
-    'axes', [{'data': 8, 'fsdp': 1}, {'data': 2, 'fsdp': 2, 'tensor': 2}], ids=str
-)
+@pytest.mark.parametrize('axes', [{'data': 8, 'fsdp': 1}, {'data': 2, 'fsdp': 2, 'tensor': 2}], ids=str)
 def test_any_mesh_gives_the_same_global_batch(axes):
     images = digits(train_crop=PadCrop(padding=1))
     chex.assert_trees_all_equal(first(images, 2, 16, at=sharding(**axes)), first(images, 2, 16))
@@ -224,8 +212,7 @@ EIGHT = {'data': 4, 'fsdp': 2}
 MISTAKES = {
     'batch': (
         lambda: digits().train(sharding(**EIGHT), 20, 0),
-        'A batch of 20 does not divide over the 8 shards of the mesh axes .*; '
-        'make batch_size a multiple of 8',
+        'A batch of 20 does not divide over the 8 shards of the mesh axes .*; make batch_size a multiple of 8',
     ),
     'eval batch': (
         lambda: digits().evaluate(sharding(**EIGHT), 12),
@@ -274,9 +261,7 @@ def test_mistakes_are_answered_in_a_sentence(mistake):
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    'fields', [{}, {'prefetch': 0}, {'train_crop': Resize()}], ids=['stream', 'alone', 'memory']
-)
+@pytest.mark.parametrize('fields', [{}, {'prefetch': 0}, {'train_crop': Resize()}], ids=['stream', 'alone', 'memory'])
 def test_a_damaged_image_is_named(fields):
     settings = {
         'image_size': 32,

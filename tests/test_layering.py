@@ -17,10 +17,22 @@ MAY_IMPORT = {
     'modelzoo': {'modelzoo'},
     'modelzoo/layers': {'modelzoo.layers', 'kernels'},
     'modelzoo/vision': {'modelzoo.layers', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.weights', 'kernels'},
-    'modelzoo/sequence': {'modelzoo.layers', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.weights',
-                          'modelzoo.sequence.trunk', 'kernels'},
-    'modelzoo/sequence/zoology': {'modelzoo.sequence.zoology', 'modelzoo.sequence.trunk', 'modelzoo.layers', 'modelzoo.features',
-                                  'modelzoo.weights', 'kernels'},
+    'modelzoo/sequence': {
+        'modelzoo.layers',
+        'modelzoo.features',
+        'modelzoo.heads',
+        'modelzoo.weights',
+        'modelzoo.sequence.trunk',
+        'kernels',
+    },
+    'modelzoo/sequence/zoology': {
+        'modelzoo.sequence.zoology',
+        'modelzoo.sequence.trunk',
+        'modelzoo.layers',
+        'modelzoo.features',
+        'modelzoo.weights',
+        'kernels',
+    },
     'methods': {'methods', 'modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'kernels'},
     'runtime': {'runtime'},
     'data': {'data'},
@@ -86,19 +98,22 @@ def test_imports_follow_the_table(file: pathlib.Path) -> None:
     assert not violations(file, (ROOT / file).read_text())
 
 
-@pytest.mark.parametrize('file, source', [
-    ('methods/supervised.py', 'from longview.modelzoo.vision import vig'),
-    ('methods/start.py', 'import orbax.checkpoint as ocp'),
-    ('methods/start.py', 'from longview.runtime.checkpoint import Best'),
-    ('modelzoo/vision/vig.py', 'from longview.modelzoo.vision.resnet import resnet'),
-    ('modelzoo/sequence/gla.py', 'from longview.modelzoo.sequence import mamba'),
-    ('modelzoo/layers/norms/norm.py', 'import longview.methods.task'),
-    ('modelzoo/layers/norms/norm.py', 'from longview.kernels.gla.xla import chunked'),
-    ('kernels/gla/api.py', 'from longview.kernels.selective_scan import api'),
-    ('runtime/mesh.py', 'import longview.modelzoo'),
-    ('train.py', 'from longview.methods.supervised import Supervised'),
-    ('configs/vig_s.py', 'from longview.runtime import resolve'),
-])
+@pytest.mark.parametrize(
+    'file, source',
+    [
+        ('methods/supervised.py', 'from longview.modelzoo.vision import vig'),
+        ('methods/start.py', 'import orbax.checkpoint as ocp'),
+        ('methods/start.py', 'from longview.runtime.checkpoint import Best'),
+        ('modelzoo/vision/vig.py', 'from longview.modelzoo.vision.resnet import resnet'),
+        ('modelzoo/sequence/gla.py', 'from longview.modelzoo.sequence import mamba'),
+        ('modelzoo/layers/norms/norm.py', 'import longview.methods.task'),
+        ('modelzoo/layers/norms/norm.py', 'from longview.kernels.gla.xla import chunked'),
+        ('kernels/gla/api.py', 'from longview.kernels.selective_scan import api'),
+        ('runtime/mesh.py', 'import longview.modelzoo'),
+        ('train.py', 'from longview.methods.supervised import Supervised'),
+        ('configs/vig_s.py', 'from longview.runtime import resolve'),
+    ],
+)
 def test_the_table_refuses(file: str, source: str) -> None:
     assert violations(pathlib.Path(file), source)
 

@@ -44,16 +44,26 @@ def test_a_claim_needs_its_evidence():
     assert ledger.claims(kernel) == ['exact']
 
 
-@pytest.mark.parametrize('count, said, fits', [
-    (5.83, 6, True), (27.78, 27, True), (29.9, 28, False), (13.23, 13.2, True), (13.45, 13.2, False),
-    (1372, 1400, True), (1272, 1400, False)])
+@pytest.mark.parametrize(
+    'count, said, fits',
+    [
+        (5.83, 6, True),
+        (27.78, 27, True),
+        (29.9, 28, False),
+        (13.23, 13.2, True),
+        (13.45, 13.2, False),
+        (1372, 1400, True),
+        (1272, 1400, False),
+    ],
+)
 def test_a_count_may_be_rounded_or_cut_off(count, said, fits):
     assert ledger.agrees(count, said, 0.005) == fits
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('name', [name for family in modelzoo.families() for name in family.PUBLISHED
-                                  if family.PUBLISHED[name].macs])
+@pytest.mark.parametrize(
+    'name', [name for family in modelzoo.families() for name in family.PUBLISHED if family.PUBLISHED[name].macs]
+)
 def test_multiply_adds_are_the_papers(name):
     said = modelzoo.find(name)[0].PUBLISHED[name].macs
     assert ledger.reason(name) or ledger.agrees(ledger.multiply_adds(name) / 1e9, said, 0.05)

@@ -21,8 +21,11 @@ def lowered(config, topology: str) -> dict[str, jax.stages.Lowered]:
         made = train.programs(run, optimizer.transform, mesh)
         key = jax.eval_shape(jax.random.key, 0)
         batch = run.data.batch_spec(run.batch_size, train=False)
-        return {'init': made.init.lower(key), 'step': made.step.lower(made.state, made.batch, key),
-                'score': made.score.lower(made.state.variables, batch, key)}
+        return {
+            'init': made.init.lower(key),
+            'step': made.step.lower(made.state, made.batch, key),
+            'score': made.score.lower(made.state.variables, batch, key),
+        }
 
 
 def config_on(**axes: int):

@@ -47,7 +47,9 @@ def test_a_recorded_run_goes_on_as_it_did(workdir):
     for ours, theirs in zip(read(workdir), recorded, strict=True):
         assert ours.keys() == theirs.keys() and ours['step'] == theirs['step']
         for name in ours.keys() - {'time/images_per_second', 'time/steps_per_second'}:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-3, abs=0.01 if 'accuracy' in name or 'top5' in name else 0)
+            assert ours[name] == pytest.approx(
+                theirs[name], rel=1e-3, abs=0.01 if 'accuracy' in name or 'top5' in name else 0
+            )
 
 
 def test_a_recorded_run_is_not_gone_on_with_by_another_config(workdir):

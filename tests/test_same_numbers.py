@@ -13,9 +13,15 @@ import pytest
 from tests import runs
 
 CONFIG = 'configs/vig_s.py:smoke'
-ONE_STEP = ('--config.steps=1', '--config.log_every=1', '--config.batch_size=16', '--config.task.inner.backbone.drop_path=0.5',
-            '--config.optimizer.schedule.warmup_epochs=0.0', '--config.optimizer.schedule.end=1e-3')
-MESH = '--config.mesh.rules=((\'qkv/kernel\',(None,\'tensor\')),(\'block.*out/kernel\',(\'tensor\',None)))'
+ONE_STEP = (
+    '--config.steps=1',
+    '--config.log_every=1',
+    '--config.batch_size=16',
+    '--config.task.inner.backbone.drop_path=0.5',
+    '--config.optimizer.schedule.warmup_epochs=0.0',
+    '--config.optimizer.schedule.end=1e-3',
+)
+MESH = "--config.mesh.rules=(('qkv/kernel',(None,'tensor')),('block.*out/kernel',('tensor',None)))"
 
 
 @pytest.fixture(scope='module')
@@ -41,17 +47,34 @@ def assert_same_step(one: pathlib.Path, other: pathlib.Path) -> None:
         assert runs.relative(a[path], b[path]) < 1e-5, path
 
 
-@pytest.mark.parametrize('options', [
-    pytest.param(('--config.mesh.data=8',), id='8x1x1'),
-    pytest.param(('--config.mesh.data=2', '--config.mesh.fsdp=4', '--config.mesh.fsdp_min_size=1'), id='2x4x1'),
-    pytest.param(('--config.mesh.data=2', '--config.mesh.fsdp=2', '--config.mesh.tensor=2',
-                  '--config.mesh.fsdp_min_size=1', MESH), id='2x2x2'),
-    pytest.param(('--config.accumulate=4',), id='accumulate'),
-    pytest.param(('--config.task.inner.backbone.remat=True',), id='remat'),
-    pytest.param(('--config.task.inner.backbone.scan=True',), id='scan'),
-    pytest.param(('--config.task.inner.backbone.remat=True', '--config.task.inner.backbone.scan=True',
-                  '--config.accumulate=2'), id='all'),
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        pytest.param(('--config.mesh.data=8',), id='8x1x1'),
+        pytest.param(('--config.mesh.data=2', '--config.mesh.fsdp=4', '--config.mesh.fsdp_min_size=1'), id='2x4x1'),
+        pytest.param(
+            (
+                '--config.mesh.data=2',
+                '--config.mesh.fsdp=2',
+                '--config.mesh.tensor=2',
+                '--config.mesh.fsdp_min_size=1',
+                MESH,
+            ),
+            id='2x2x2',
+        ),
+        pytest.param(('--config.accumulate=4',), id='accumulate'),
+        pytest.param(('--config.task.inner.backbone.remat=True',), id='remat'),
+        pytest.param(('--config.task.inner.backbone.scan=True',), id='scan'),
+        pytest.param(
+            (
+                '--config.task.inner.backbone.remat=True',
+                '--config.task.inner.backbone.scan=True',
+                '--config.accumulate=2',
+            ),
+            id='all',
+        ),
+    ],
+)
 def test_one_process(one_device, tmp_path, options) -> None:
     devices = 8 if any('mesh' in option for option in options) else 1
     runs.run(CONFIG, tmp_path, *ONE_STEP, *options, devices=devices)

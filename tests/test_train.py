@@ -37,7 +37,8 @@ def test_a_run_writes_what_it_promises(tmp_path) -> None:
 
 def test_a_profile_is_a_trace_and_its_ten_costliest_operations(tmp_path) -> None:
     """In a process of its own: libtpu, which the tests of kernels load, breaks the profiler of theirs."""
-    program = f'from longview import train; from tests import toys; train.train(toys.config(), {str(tmp_path)!r}, span=(3, 5))'
+    run = f'train.train(toys.config(), {str(tmp_path)!r}, span=(3, 5))'
+    program = f'from longview import train; from tests import toys; {run}'
     done = subprocess.run([sys.executable, '-c', program], cwd=runs.ROOT, capture_output=True, text=True, check=True)
     assert 'costliest operations' in done.stdout and done.stdout.count(' ms ') == 10
     assert list((tmp_path / 'profile').rglob('*.xplane.pb')) and list((tmp_path / 'profile').rglob('*.trace.json.gz'))
@@ -79,7 +80,9 @@ def test_a_workdir_that_cannot_be_made(tmp_path) -> None:
 
 
 def test_a_batch_that_does_not_divide_by_the_mesh(tmp_path) -> None:
-    with pytest.raises(ValueError, match='config.batch_size is 60, which does not divide over the 8 devices .* such as 56'):
+    with pytest.raises(
+        ValueError, match='config.batch_size is 60, which does not divide over the 8 devices .* such as 56'
+    ):
         train.train(toys.config(batch_size=60, mesh=ON_ALL), tmp_path)
 
 
@@ -99,15 +102,25 @@ def test_a_metric_nobody_scores(tmp_path) -> None:
 def test_a_nan_in_a_batch_names_step_and_place(tmp_path, mesh) -> None:
     spoil = {'fn': 'tests.toys:Spoil', 'index': 5, 'epoch': 0}
     config = toys.config(train_transforms=[spoil], steps=40, save_every=1, mesh=mesh)
-    with pytest.raises(RunError, match=r'step \d+ is not finite: the batch transforms made it in image; the checkpoint'):
+    with pytest.raises(
+        RunError, match=r'step \d+ is not finite: the batch transforms made it in image; the checkpoint'
+    ):
         train.train(config, tmp_path)
     assert list((tmp_path / 'checkpoints').iterdir())
 
 
 def test_a_damaged_image_ends_the_run_and_keeps_what_was_saved(tmp_path) -> None:
-    data = {'fn': 'input_pipeline:Images', 'dataset': 'broken', 'data_dir': folder.with_broken_sets(), 'image_size': 8,
-            'eval_split': 'train[3:]', 'train_crop': {'fn': 'data.images:RandomResizedCrop'}}
-    config = toys.config(data=data, batch_size=4, save_every=1, mesh={'fn': 'runtime.mesh:MeshConfig', 'data': 4, 'tensor': 2})
+    data = {
+        'fn': 'input_pipeline:Images',
+        'dataset': 'broken',
+        'data_dir': folder.with_broken_sets(),
+        'image_size': 8,
+        'eval_split': 'train[3:]',
+        'train_crop': {'fn': 'data.images:RandomResizedCrop'},
+    }
+    config = toys.config(
+        data=data, batch_size=4, save_every=1, mesh={'fn': 'runtime.mesh:MeshConfig', 'data': 4, 'tensor': 2}
+    )
     config.task.head.num_classes = 1000
     with pytest.raises(ValueError, match="Example 2 of the split 'train' .* cannot be read"):
         train.train(config, tmp_path)
@@ -132,8 +145,12 @@ def test_a_run_that_diverges_names_step_and_place(tmp_path) -> None:
 def test_a_full_disk_keeps_what_was_saved(tmp_path) -> None:
     """A limit on the size of files makes every larger write fail, as a full disk does."""
     config = 'configs/vig_s.py:digits'
-    options = ('--config.steps=12', '--config.save_every=4', '--config.log_every=2',
-               '--config.optimizer.schedule.warmup_epochs=0.0')
+    options = (
+        '--config.steps=12',
+        '--config.save_every=4',
+        '--config.log_every=2',
+        '--config.optimizer.schedule.warmup_epochs=0.0',
+    )
     process = runs.start(config, tmp_path, *options)
     runs.when(process, lambda: (tmp_path / 'checkpoints' / '4').exists(), signal.SIGTERM)
     runs.finish(process, 0)

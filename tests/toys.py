@@ -55,8 +55,11 @@ class Spoil:
 
 def config(**changes: Any) -> ConfigDict:
     """A run of a few steps on digits; `changes` are top-level keys."""
-    task = {'fn': 'methods.supervised:Supervised', 'backbone': {'fn': 'tests.toys:Net', 'width': 32, 'drop': 0.1},
-            'head': {'fn': 'tests.toys:Head', 'num_classes': 10}}
+    task = {
+        'fn': 'methods.supervised:Supervised',
+        'backbone': {'fn': 'tests.toys:Net', 'width': 32, 'drop': 0.1},
+        'head': {'fn': 'tests.toys:Head', 'num_classes': 10},
+    }
     data = {'fn': 'input_pipeline:Images', 'dataset': 'digits'}
     optimizer = base.adamw(peak=3e-3, warmup_epochs=0.0)
     node = base.run(task, data, optimizer, steps=8, batch_size=64)

@@ -109,6 +109,4 @@ def _check(
         raise ValueError(f'bias has shape {bias.shape}; wanted ({channels},), a number a channel.')
     wanted = (x.shape[0], len(kernel) - 1, channels)
     if state is not None and state.shape != wanted:
-        raise ValueError(
-            f'The state has shape {state.shape}; wanted (batch, taps - 1, channels), here {wanted}.'
-        )
+        raise ValueError(f'The state has shape {state.shape}; wanted (batch, taps - 1, channels), here {wanted}.')

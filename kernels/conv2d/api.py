@@ -69,9 +69,7 @@ def conv2d(
 def _plan(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding) -> Plan:
     if isinstance(padding, str):
         if padding not in ('SAME', 'VALID'):
-            raise ValueError(
-                f"padding is {padding!r}; wanted 'SAME', 'VALID', a number, or one for each side."
-            )
+            raise ValueError(f"padding is {padding!r}; wanted 'SAME', 'VALID', a number, or one for each side.")
         padding = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], stride, padding))
     elif isinstance(padding, int):
         padding = ((padding, padding),) * 2
@@ -103,6 +101,4 @@ def _check(x: jax.Array, kernel: jax.Array) -> None:
         )
     groups = x.shape[3] // kernel.shape[2]
     if kernel.shape[3] % groups:
-        raise ValueError(
-            f'kernel has {kernel.shape[3]} outputs for {groups} groups; wanted a multiple.'
-        )
+        raise ValueError(f'kernel has {kernel.shape[3]} outputs for {groups} groups; wanted a multiple.')

@@ -18,9 +18,7 @@ class Plan(NamedTuple):
         """Height and width of the output."""
         rows, columns = (
             (side + sum(pads) - taps) // step + 1
-            for side, pads, taps, step in zip(
-                x.shape[1:3], self.padding, kernel.shape[:2], self.stride
-            )
+            for side, pads, taps, step in zip(x.shape[1:3], self.padding, kernel.shape[:2], self.stride)
         )
         return rows, columns
 

@@ -24,9 +24,7 @@ def matrix(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.reshape(*pixels.shape[:3], kernel.shape[3])
 
 
-def matrix_gradients(
-    plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def matrix_gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The cotangents of images and kernel of 1 x 1."""
     pixels, cotangent = _thinned(plan, x), dy.reshape(-1, dy.shape[3])
     dkernel = _product(pixels.reshape(-1, x.shape[3]).T, cotangent)[None, None]

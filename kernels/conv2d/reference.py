@@ -10,9 +10,7 @@ from jaxtyping import Array, Float
 from longview.kernels.conv2d.plan import Plan
 
 
-def convolve(
-    plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j d n']
-) -> Float[Array, 'b p q n']:
+def convolve(plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j d n']) -> Float[Array, 'b p q n']:
     """`y[p, q, n] = sum_ijd kernel[i, j, d, n] x[s p + i - before, s q + j - before, ..]`."""
     wide, sizes = jnp.result_type(float), plan.sizes(x, kernel)
     groups = plan.groups(x, kernel)

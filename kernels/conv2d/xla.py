@@ -80,14 +80,10 @@ def _convolve_backward(plan: Plan, form: str | None, kept: tuple, dy: jax.Array)
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _area_gradients(
-    plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _area_gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     (dx,) = jax.vjp(lambda x: conv(plan, x, kernel), x)[1](dy)
     return dx, products.kernel_gradient(plan, x, kernel, dy)
 
 
-def _on_cpus(
-    form: str | None, ours: Callable[..., Any], default: Callable[..., Any], *arrays: jax.Array
-) -> Any:
+def _on_cpus(form: str | None, ours: Callable[..., Any], default: Callable[..., Any], *arrays: jax.Array) -> Any:
     return ours(*arrays) if form else lax.platform_dependent(*arrays, cpu=ours, default=default)

@@ -126,8 +126,7 @@ def inception_conv(
         raise ValueError(f'bias has shape {bias.shape}; wanted {(3, square.shape[3])}.')
     if x.shape[3] < 3 * square.shape[3]:
         raise ValueError(
-            f'x has {x.shape[3]} channels; wanted at least {3 * square.shape[3]}, three times '
-            'those of the kernels.'
+            f'x has {x.shape[3]} channels; wanted at least {3 * square.shape[3]}, three times those of the kernels.'
         )
     forms = {
         'xla': dispatch.Form(partial(_inception, xla.convolve)),
@@ -139,9 +138,7 @@ def inception_conv(
     return dispatch.run('inception_conv', implementation, forms, *arrays, split=split)
 
 
-def _inception(
-    core: Callable[..., jax.Array], x: jax.Array, bias: jax.Array | None, *kernels: jax.Array
-) -> jax.Array:
+def _inception(core: Callable[..., jax.Array], x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> jax.Array:
     """The definition: each part by an implementation of the convolution."""
     part = kernels[0].shape[3]
     whole, *parts = jnp.split(x, [x.shape[3] - n * part for n in (3, 2, 1)], axis=3)
@@ -163,9 +160,7 @@ def _plan(
     spans = plan.spans(kernel)
     if isinstance(padding, str):
         if padding not in ('SAME', 'VALID'):
-            raise ValueError(
-                f"padding is {padding!r}; wanted 'SAME', 'VALID', a number, or one for each side."
-            )
+            raise ValueError(f"padding is {padding!r}; wanted 'SAME', 'VALID', a number, or one for each side.")
         padding = tuple(lax.padtype_to_pads(x.shape[1:3], spans, stride, padding))
     elif isinstance(padding, int):
         padding = ((padding, padding),) * 2

@@ -2,8 +2,8 @@
 
 No code was taken from others. An image and its channels, or 128 of them, come to the vector memory
 once, are laid into zeros there in float32, and are walked row by row of the output: a loop over the
-rows of taps, whose columns are written out. So each array is moved once, and nothing is padded in the main memory. The cotangent of
-the image is the same kernel; that of the taps adds up over the batch in its output.
+rows of taps, whose columns are written out. So each array is moved once, and nothing is padded in the main memory. The
+cotangent of the image is the same kernel; that of the taps adds up over the batch in its output.
 
 Taps are rectangles: one for a convolution; for the Inception form a square, a row and a column,
 each zero on the channels of the others, and a one in the middle of the square for those that pass.
@@ -52,8 +52,10 @@ class Call(NamedTuple):
     def padded(self) -> Pair:
         """Of the memory for an image."""
         ends = [
-            [start + (n - 1) * far + size for start, n, far, size in zip(
-                rect.corner, rect.sides, self.dilation, (self.output[0], self.columns))]
+            [
+                start + (n - 1) * far + size
+                for start, n, far, size in zip(rect.corner, rect.sides, self.dilation, (self.output[0], self.columns))
+            ]
             for rect in self.rectangles
         ]
         least = [first + side for first, side in zip(self.before, self.image)]
@@ -61,9 +63,7 @@ class Call(NamedTuple):
         return rows, columns
 
 
-def convolve(
-    plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j 1 c']
-) -> Float[Array, 'b p q c']:
+def convolve(plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j 1 c']) -> Float[Array, 'b p q c']:
     """See `reference.convolve`."""
     return _convolve(_call_of(plan, x, kernel), x, (kernel[:, :, 0],))
 
@@ -100,9 +100,7 @@ def missing(plan: Plan, x: jax.Array, kernel: jax.Array) -> str | None:
     return _lacking(_call_of(plan, x, kernel), x, (x, kernel))
 
 
-def inception_missing(
-    x: jax.Array, bias: jax.Array | None, *kernels: jax.Array
-) -> str | None:
+def inception_missing(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> str | None:
     """What a call lacks to be served here, in words, or None."""
     sides = x.shape[1:3]
     longest = tuple(max(kernel.shape[axis] for kernel in kernels) for axis in (0, 1))
@@ -142,13 +140,9 @@ def _width(call: Call, channels: int) -> int:
 
 def _adjoint(call: Call) -> Call:
     """Of the convolution with reversed taps that makes the cotangent of the images."""
-    span = [
-        max(r.corner[a] + (r.sides[a] - 1) * call.dilation[a] for r in call.rectangles)
-        for a in (0, 1)
-    ]
+    span = [max(r.corner[a] + (r.sides[a] - 1) * call.dilation[a] for r in call.rectangles) for a in (0, 1)]
     turned = tuple(
-        Rectangle(r.sides, tuple(
-            span[a] - r.corner[a] - (r.sides[a] - 1) * call.dilation[a] for a in (0, 1)))
+        Rectangle(r.sides, tuple(span[a] - r.corner[a] - (r.sides[a] - 1) * call.dilation[a] for a in (0, 1)))
         for r in call.rectangles
     )
     before = tuple(span[a] - call.before[a] for a in (0, 1))
@@ -244,9 +238,7 @@ def _taps_kernel(call: Call, ins: tuple, weights: tuple, outs: tuple, memory: di
             lax.fori_loop(0, rows, tap_row, None)
 
 
-def _run(
-    kernel: Callable, call: Call, images: tuple, weights: tuple, outs: tuple
-) -> tuple[jax.Array, ...]:
+def _run(kernel: Callable, call: Call, images: tuple, weights: tuple, outs: tuple) -> tuple[jax.Array, ...]:
     """Runs a kernel over blocks of channels and the batch, the last in order.
 
     Under vmap one call follows the other.

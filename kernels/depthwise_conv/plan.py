@@ -16,18 +16,14 @@ class Plan(NamedTuple):
 
     def spans(self, kernel: jax.Array) -> Pair:
         """Pixels from the first tap to the last, both included."""
-        rows, columns = (
-            (side - 1) * step + 1 for side, step in zip(kernel.shape[:2], self.dilation)
-        )
+        rows, columns = ((side - 1) * step + 1 for side, step in zip(kernel.shape[:2], self.dilation))
         return rows, columns
 
     def sizes(self, x: jax.Array, kernel: jax.Array) -> Pair:
         """Height and width of the output."""
         rows, columns = (
             (side + sum(pads) - span) // step + 1
-            for side, pads, span, step in zip(
-                x.shape[1:3], self.padding, self.spans(kernel), self.stride
-            )
+            for side, pads, span, step in zip(x.shape[1:3], self.padding, self.spans(kernel), self.stride)
         )
         return rows, columns
 

@@ -11,9 +11,7 @@ from jaxtyping import Array, Float
 from longview.kernels.depthwise_conv.plan import Plan
 
 
-def convolve(
-    plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j 1 c']
-) -> Float[Array, 'b p q c']:
+def convolve(plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j 1 c']) -> Float[Array, 'b p q c']:
     """`y[p, q] = sum_ij kernel[i, j] x[s p + d i - before, s q + d j - before]`, zero outside."""
     wide = jnp.result_type(float)
     (height, width), channels = plan.sizes(x, kernel), x.shape[3]

@@ -28,9 +28,7 @@ def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return y.astype(x.dtype).reshape(x.shape[0], *plan.sizes(x, kernel), x.shape[3])
 
 
-def gradients(
-    plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The cotangents of image and kernel."""
     back = plan.adjoint(x, kernel, dy)
     dx = convolve(back, spread_out(dy, plan.stride), kernel[::-1, ::-1])

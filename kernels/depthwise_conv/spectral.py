@@ -43,9 +43,7 @@ def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return found.astype(x.dtype)
 
 
-def gradients(
-    plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The cotangents of image and kernel."""
     axes, taps = _axes(plan, x, kernel)
     weights = _spectrum(axes, taps, (0, 0))

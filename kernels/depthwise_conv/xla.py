@@ -56,9 +56,7 @@ def _convolve_backward(plan: Plan, form: str | None, kept: tuple, dy: jax.Array)
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _chosen(
-    plan: Plan, form: str | None, walk: str, conv: Callable[..., Any], *arrays: jax.Array
-) -> Any:
+def _chosen(plan: Plan, form: str | None, walk: str, conv: Callable[..., Any], *arrays: jax.Array) -> Any:
     if form == 'conv':
         return conv(*arrays)
     by_shifts = arrays[1].shape[0] * arrays[1].shape[1] <= _SHIFTS

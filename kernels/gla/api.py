@@ -72,12 +72,8 @@ def gla(
     forms = {
         'xla': dispatch.Form(partial(xla.gla, chunk=chunk, **static)),
         'reference': dispatch.Form(partial(reference.gla, **static)),
-        'pallas_tpu': dispatch.Form(
-            partial(pallas_tpu.gla, **static), 'tpu', partial(pallas_tpu.missing, 1)
-        ),
-        'pallas_gpu': dispatch.Form(
-            partial(pallas_gpu.gla, **static), 'cuda', pallas_gpu.missing, proven=False
-        ),
+        'pallas_tpu': dispatch.Form(partial(pallas_tpu.gla, **static), 'tpu', partial(pallas_tpu.missing, 1)),
+        'pallas_gpu': dispatch.Form(partial(pallas_gpu.gla, **static), 'cuda', pallas_gpu.missing, proven=False),
     }
     split = dispatch.Split((_ROWS,) * 4 + (_STATE,), (_ROWS, _STATE))
     return dispatch.run('gla', implementation, forms, q, k, v, g, initial_state, split=split)
@@ -163,14 +159,11 @@ def _check(
     for name, g in gates.items():
         if g.shape not in (q.shape, rows):
             raise ValueError(
-                f'{name} has shape {g.shape}; wanted {q.shape}, a log decay per key channel, '
-                f'or {rows}, one per head.'
+                f'{name} has shape {g.shape}; wanted {q.shape}, a log decay per key channel, or {rows}, one per head.'
             )
     wanted = (q.shape[0], *q.shape[-2:], v.shape[-1])
     if state is not None and state.shape != wanted:
-        raise ValueError(
-            f'The state has shape {state.shape}; wanted (batch, heads, K, V), here {wanted}.'
-        )
+        raise ValueError(f'The state has shape {state.shape}; wanted (batch, heads, K, V), here {wanted}.')
 
 
 def _check_chunk(chunk: int | None) -> None:

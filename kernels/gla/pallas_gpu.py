@@ -92,9 +92,7 @@ def bidirectional_gla(
     return forward + backward
 
 
-def missing(
-    q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
-) -> str | None:
+def missing(q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
     lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
@@ -154,9 +152,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:
         q, k, v = (_read(ins[name], rows) for name in 'qkv')
         fading = _decays(plan, _read(ins['g'], rows))
         pair = _place(plan, fading), _place(plan, state)
-        outs['o'][rows, :] = chunk_of.outputs(plan.tile, q * plan.scale, k, v, *pair).astype(
-            outs['o'].dtype
-        )
+        outs['o'][rows, :] = chunk_of.outputs(plan.tile, q * plan.scale, k, v, *pair).astype(outs['o'].dtype)
         return chunk_of.advance(plan.tile, state, k * fading.key[-1], v, fading.total)
 
     outs['last'][...] = _walk(plan, plan.direction, chunk, ins['start'][...], ins['q'])

@@ -88,9 +88,7 @@ def bidirectional_gla(
     return to_heads(plan, o, v)
 
 
-def missing(
-    directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None
-) -> str | None:
+def missing(directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None) -> str | None:
     """What a call lacks to be served here, in words, or None; gates are the first of `others`."""
     lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
@@ -231,9 +229,7 @@ def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, j
     return _call(partial(_edges_kernel, memories), plan, ins, outs, scratch, walk)
 
 
-def _edges_kernel(
-    memories: dict[str, Memory], plan: Plan, ins: dict, outs: dict, scratch: dict
-) -> None:
+def _edges_kernel(memories: dict[str, Memory], plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
     walk = next(iter(memories.values())).walk
     step = Step(plan, ins, walk)
     for name, memory in memories.items():
@@ -313,8 +309,7 @@ class Step:
         """Of a chunk, per direction."""
         gates = enumerate(self.ins['gates'])
         return tuple(
-            None if g is None else chunk_of.decays(jnp.exp(self.read(g, n)), direction)
-            for direction, g in gates
+            None if g is None else chunk_of.decays(jnp.exp(self.read(g, n)), direction) for direction, g in gates
         )
 
     def read(self, ref: Any, n: Any) -> jax.Array:
@@ -339,9 +334,7 @@ def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
     return pallas.output(x.shape, x.dtype, x)
 
 
-def _call(
-    kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int
-) -> dict:
+def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int) -> dict:
     """Runs a kernel over batch, groups of heads and blocks of tokens, the last in order.
 
     Under vmap the mapped axis joins the batch, the first axis of every array.

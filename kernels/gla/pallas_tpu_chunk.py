@@ -102,9 +102,7 @@ def _down(rows: jax.Array, by: int) -> jax.Array:
     return pallas.roll(rows, by % _ROWS, 1)
 
 
-def advance(
-    tile: Tile, held: jax.Array, keys: jax.Array, values: jax.Array, total: jax.Array
-) -> jax.Array:
+def advance(tile: Tile, held: jax.Array, keys: jax.Array, values: jax.Array, total: jax.Array) -> jax.Array:
     """A state after a chunk: fade, then add the products of keys (faded already) and values."""
     added = dot(tile, values, keys, 'tn')
     if tile.heads > 1:
@@ -113,9 +111,7 @@ def advance(
     return held * total + added
 
 
-def outputs(
-    tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair
-) -> jax.Array:
+def outputs(tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair) -> jax.Array:
     """(C, G V), from the tokens of the chunk and the state that enters it per direction."""
     found = jnp.where(_own(tile), _count(pair) * dot(tile, q, stack(tile, k), 'nt'), 0.0)
     for level in _levels(pair):

@@ -104,9 +104,7 @@ def _scan_over_devices(
 
 
 @partial(jax.checkpoint, static_argnums=(4, 5))
-def _read(
-    q: jax.Array, g: jax.Array, state: jax.Array, v: jax.Array, scale: float | None, reverse: bool
-) -> jax.Array:
+def _read(q: jax.Array, g: jax.Array, state: jax.Array, v: jax.Array, scale: float | None, reverse: bool) -> jax.Array:
     """What the queries of a piece read of the state that entered it."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     faded = _faded(q, lax.cumsum(g.astype(state.dtype), axis=1, reverse=reverse))

@@ -110,9 +110,7 @@ def _place(direction: int, x: Any) -> Pair:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, states: Pair
-) -> tuple[jax.Array, Pair]:
+def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, states: Pair) -> tuple[jax.Array, Pair]:
     """The outputs of one direction or of both, and the last states where the plan wants them."""
     return _by_sequences(_forward, plan, (q, k, v, gates, states))
 
@@ -205,9 +203,7 @@ def _backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     do, dstates = cotangents
     first, other = _order(gates)
     state = [g if g is None else Memory(g, n, True, k, v) for n, g in enumerate(gates)]
-    costate = [
-        g if g is None else Memory(g, n, False, q, do, plan.scale) for n, g in enumerate(gates)
-    ]
+    costate = [g if g is None else Memory(g, n, False, q, do, plan.scale) for n, g in enumerate(gates)]
     blank = None if gates[other] is None else _start(None, plan, q, v)
     begin = (_start(states[first], plan, q, v), blank)
     edges = _edges(plan, (state[first], costate[other]), begin, first)
@@ -246,9 +242,7 @@ def _start(state: jax.Array | None, plan: Plan, q: jax.Array, v: jax.Array) -> j
     return jnp.zeros_like(q, _wide(q.dtype), shape=shape)  # like q: varies as it does in shard_map
 
 
-def _sweep(
-    step: Callable, carry: Any, length: int, chunk: int, direction: int, given: Pair
-) -> tuple[Any, Pair]:
+def _sweep(step: Callable, carry: Any, length: int, chunk: int, direction: int, given: Pair) -> tuple[Any, Pair]:
     """Runs `step(carry, start, size, given)` over the chunks, in direction 1 from the last.
 
     The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.

@@ -60,9 +60,7 @@ def linear_scan(
     forms = {
         'xla': dispatch.Form(partial(xla.linear_scan, **static)),
         'reference': dispatch.Form(partial(reference.linear_scan, **static)),
-        'pallas_tpu': dispatch.Form(
-            partial(pallas_tpu.linear_scan, **static), 'tpu', pallas_tpu.missing
-        ),
+        'pallas_tpu': dispatch.Form(partial(pallas_tpu.linear_scan, **static), 'tpu', pallas_tpu.missing),
         'pallas_gpu': dispatch.Form(
             partial(pallas_gpu.linear_scan, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
@@ -73,9 +71,7 @@ def linear_scan(
     return dispatch.run('linear_scan', implementation, forms, a, x, initial_state, split=split)
 
 
-def linear_scan_step(
-    a: Inexact[Array, 'b d'] | Constant, x: Inexact[Array, 'b d'], *, state: State
-) -> State:
+def linear_scan_step(a: Inexact[Array, 'b d'] | Constant, x: Inexact[Array, 'b d'], *, state: State) -> State:
     """One token of `linear_scan`, from the state before it: for decoding in constant memory.
 
     Returns the state after the token, which is the output too, in the dtype of `state`.
@@ -84,9 +80,7 @@ def linear_scan_step(
     _check(('batch',), a, x, state)
     for name, given in (('a', a), ('x', x)):
         if given.dtype.kind == 'c' and state.dtype.kind != 'c':
-            raise ValueError(
-                f'{name} is {given.dtype} but the state {state.dtype}; wanted a complex state.'
-            )
+            raise ValueError(f'{name} is {given.dtype} but the state {state.dtype}; wanted a complex state.')
     return reference.step(a, x, state)
 
 
@@ -98,11 +92,8 @@ def _check(axes: tuple[str, ...], a: jax.Array, x: jax.Array, state: jax.Array |
         raise ValueError(f'x has shape {x.shape}, which is empty; wanted at least one of each.')
     if a.shape not in (x.shape, x.shape[-1:]):
         raise ValueError(
-            f'a has shape {a.shape}; wanted {x.shape}, a decay per token, or {x.shape[-1:]}, '
-            'one for all tokens.'
+            f'a has shape {a.shape}; wanted {x.shape}, a decay per token, or {x.shape[-1:]}, one for all tokens.'
         )
     wanted = (x.shape[0], x.shape[-1])
     if state is not None and state.shape != wanted:
-        raise ValueError(
-            f'The state has shape {state.shape}; wanted (batch, channels), here {wanted}.'
-        )
+        raise ValueError(f'The state has shape {state.shape}; wanted (batch, channels), here {wanted}.')

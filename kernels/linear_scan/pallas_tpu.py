@@ -150,9 +150,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
     step.end(scratch['state'], outs['last'])
 
 
-def _cotangents(
-    plan: Plan, inputs: tuple, edges: jax.Array, dh: jax.Array, dlast: jax.Array
-) -> tuple:
+def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dh: jax.Array, dlast: jax.Array) -> tuple:
     ins = dict(zip(('a', 'x'), inputs)) | {'edges': edges, 'dh': dh, 'dlast': dlast}
     outs = {'da': _like(inputs[0]), 'dx': _like(inputs[1]), 'dstart': _like(dlast)}
     row = (1, plan.width)
@@ -267,9 +265,7 @@ class Step:
             planes = [x[0, self.place(n), :].astype(jnp.float32) for x in refs]
         return self.split(planes, n, (1.0, 0.0))
 
-    def split(
-        self, planes: list[jax.Array], n: Any, behind: Planes = (0.0, 0.0)
-    ) -> list[Planes]:
+    def split(self, planes: list[jax.Array], n: Any, behind: Planes = (0.0, 0.0)) -> list[Planes]:
         """The rows of a tile as (1, channels); given what is `behind` the end of the sequence."""
         if self.plan.tokens % self.plan.block:
             token = lax.broadcasted_iota(jnp.int32, planes[0].shape, 0)
@@ -303,9 +299,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
             grid=plan.grid,
             in_specs=[jax.tree.map(spec, split)],
             out_specs=jax.tree.map(spec, shapes),
-            scratch_shapes=[
-                {name: (pallas.vmem(x, jnp.float32),) * planes for name, x in scratch.items()}
-            ],
+            scratch_shapes=[{name: (pallas.vmem(x, jnp.float32),) * planes for name, x in scratch.items()}],
             compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
             cost_estimate=_cost(plan, planes, ins, outs),
             name=f'linear_scan{kernel.__name__.removesuffix("_kernel")}',

@@ -67,9 +67,7 @@ def _decay(a: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.prod(a, axis=1)
 
 
-def _handed_on(
-    axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array
-) -> jax.Array:
+def _handed_on(axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array) -> jax.Array:
     """The state that enters each piece, from what each makes of zero; zero for the first one.
 
     Before a piece that has no other before it, zeros are received, and zeros are what is there.

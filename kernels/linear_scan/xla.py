@@ -69,9 +69,7 @@ def _wide(dtype: Any) -> Any:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(
-    plan: Plan, constant: jax.Array | None, tokens: Tokens, state: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _scan(plan: Plan, constant: jax.Array | None, tokens: Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _where_it_runs(partial(_forward, False), plan, (constant, tokens, state))[:2]
 
 
@@ -153,9 +151,7 @@ def _backward(
     return *found, dstate
 
 
-def _sweep(
-    step: Callable, carry: Any, length: int, backwards: bool, given: tuple
-) -> tuple[Any, tuple]:
+def _sweep(step: Callable, carry: Any, length: int, backwards: bool, given: tuple) -> tuple[Any, tuple]:
     """Runs `step(carry, start, size, given)` over the chunks, if `backwards` from the last.
 
     The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.
@@ -185,9 +181,7 @@ def _write(plan: Plan, out: jax.Array, x: jax.Array, start: Any) -> jax.Array:
     return lax.dynamic_update_slice_in_dim(out, x, start, axis=1)
 
 
-def _chunk(
-    recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: Tokens
-) -> tuple[jax.Array, jax.Array]:
+def _chunk(recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
     """The states after each token of a chunk, and after the last one."""
     x = tokens.x.astype(state.dtype)
     a = jnp.broadcast_to(constant[None], x.shape) if tokens.a is None else tokens.a

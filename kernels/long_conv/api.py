@@ -91,9 +91,7 @@ def long_conv(
     return dispatch.run('long_conv', implementation, forms, *arrays, split=split)
 
 
-def _joined(
-    tokens: int, kernel: jax.Array, backward: jax.Array | None, circular: bool
-) -> tuple[jax.Array, int]:
+def _joined(tokens: int, kernel: jax.Array, backward: jax.Array | None, circular: bool) -> tuple[jax.Array, int]:
     """One kernel, from the furthest lag into the future on, and how many of its taps are there."""
     kernel = kernel[..., :tokens, :]
     if circular:

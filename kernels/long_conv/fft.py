@@ -64,9 +64,7 @@ class FFT(NamedTuple):
             c, d = twiddles[:, f].reshape(2, *[1] * (a.ndim - 1), -1)
             lines.append((a * c + b * d, b * c - a * d))
         matrix = level.matrix(-(-count // rest)) / side
-        parts = [
-            sum(float(c) * a + float(d) * b for c, d, (a, b) in zip(*row, lines)) for row in matrix
-        ]
+        parts = [sum(float(c) * a + float(d) * b for c, d, (a, b) in zip(*row, lines)) for row in matrix]
         return jnp.concatenate(parts, axis=-1)[..., :count]
 
     def twiddles(self, dtype: DTypeLike) -> jax.Array:
@@ -83,9 +81,7 @@ class FFT(NamedTuple):
     def _lowest(self, spectrum: jax.Array) -> jax.Array:
         if self.keep is None:
             return spectrum
-        slow, fast = (
-            lax.broadcasted_iota(jnp.int32, spectrum.shape, spectrum.ndim - n) for n in (2, 1)
-        )
+        slow, fast = (lax.broadcasted_iota(jnp.int32, spectrum.shape, spectrum.ndim - n) for n in (2, 1))
         place, half = slow + spectrum.shape[-2] * fast, self.keep // 2
         return jnp.where((place < half) | (place >= self.size - half), spectrum, 0)
 
@@ -96,17 +92,13 @@ def convolve(fft: FFT, x: jax.Array, taps: jax.Array) -> jax.Array:
     return _alone(partial(_convolve, fft), 'b t d, {0}, c s n -> b t d', x, taps, twiddles)
 
 
-def cotangents(
-    fft: FFT, x: jax.Array, taps: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def cotangents(fft: FFT, x: jax.Array, taps: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Those of the sequence and of the taps."""
     rule = 'b t d, {0}, b t d, c s n -> b t d, {0}'
     return _alone(partial(_cotangents, fft), rule, x, taps, dy, fft.twiddles(x.dtype))
 
 
-def _convolve(
-    fft: FFT, axes: tuple[str, ...], x: jax.Array, taps: jax.Array, twiddles: jax.Array
-) -> jax.Array:
+def _convolve(fft: FFT, axes: tuple[str, ...], x: jax.Array, taps: jax.Array, twiddles: jax.Array) -> jax.Array:
     tokens = x.shape[1]
 
     def group(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array]:
@@ -181,9 +173,7 @@ def _alone(function: Callable[..., Any], rule: str, *arrays: jax.Array) -> Any:
 
     piece = custom_partitioning(partial(function, ()))
     factors = ('t', 'k', 'c', 's', 'n')
-    piece.def_partition(
-        partition=partition, sharding_rule=rule.format(taps), need_replication_factors=factors
-    )
+    piece.def_partition(partition=partition, sharding_rule=rule.format(taps), need_replication_factors=factors)
 
     @jax.custom_batching.custom_vmap
     def run(*arrays: jax.Array) -> Any:

@@ -76,9 +76,7 @@ def _lanes(x: jax.Array, beside: int, full: int) -> jax.Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(
-    monarch: Monarch, u: jax.Array, taps: jax.Array, *gates: jax.Array | None
-) -> jax.Array:
+def _convolve(monarch: Monarch, u: jax.Array, taps: jax.Array, *gates: jax.Array | None) -> jax.Array:
     return _product(monarch, u, _spectrum(monarch, taps, None), *gates, dtype=u.dtype)
 
 
@@ -156,5 +154,3 @@ def _product(
     y = outer[0].out(z, 1, count, monarch.dtype)[0]
     y = y if skip is None else y + skip * x
     return (y if post is None else y * post).astype(dtype)
-
-

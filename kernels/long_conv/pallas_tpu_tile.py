@@ -64,9 +64,7 @@ class Tile(NamedTuple):
         return jnp.dot(matrix[...], x, precision=exact, preferred_element_type=kind)
 
 
-def run(
-    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool
-) -> jax.Array:
+def run(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool) -> jax.Array:
     """Runs a kernel: (parts, B, t, D) -> the same with `count` tokens, or without a `dtype` the
     spectrum. Under vmap the calls come one after the other."""
     ins = {name: x for name, x in ins.items() if x is not None}
@@ -83,9 +81,7 @@ def run(
     return alone(ins)
 
 
-def _call(
-    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool
-) -> jax.Array:
+def _call(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool) -> jax.Array:
     first, second = monarch.levels[-2:]
     parts, batch, tokens, channels = ins['x'].shape
     rows = tuple(-(-n // second.side) for n in (tokens, count))
@@ -139,9 +135,7 @@ def _spec(tile: Tile, name: str, shape: tuple[int, ...], twice: bool = False) ->
     if name in ('kernel', 'spectrum'):
         block = (2, 1, tile.height, tile.second.kept, LANES)
         count = shape[1]
-        return pl.BlockSpec(
-            block, lambda d, b, n: (0, b % count, jnp.clip(n - chunks, 0, blocks - 1), 0, d)
-        )
+        return pl.BlockSpec(block, lambda d, b, n: (0, b % count, jnp.clip(n - chunks, 0, blocks - 1), 0, d))
     inward = lambda n: jnp.minimum(n, chunks - 1)
     outward = lambda n: jnp.maximum(n - chunks - blocks, 0)
     both = lambda n: jnp.where(n < chunks, n, outward(n))

@@ -95,9 +95,7 @@ def _forward(monarch: Monarch, x: jax.Array, taps: jax.Array) -> jax.Array:
     return monarch.backward(times(monarch.forward(x), monarch.forward(taps)), x.shape[1])
 
 
-def _backward(
-    monarch: Monarch, x: jax.Array, taps: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _backward(monarch: Monarch, x: jax.Array, taps: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     found = monarch.forward(dy)
     kernel = monarch.forward(taps if taps.ndim == 3 else taps[None])
     dx = monarch.backward(times(found, conjugate(kernel)), x.shape[1])

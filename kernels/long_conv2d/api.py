@@ -70,9 +70,7 @@ def long_conv2d(
     forms = {
         'pallas_tpu': dispatch.Form(by_kernels, 'tpu', missing),
         'xla': dispatch.Form(gates.gated(partial(xla.convolve, grid=grid))),
-        'reference': dispatch.Form(
-            gates.gated(partial(reference.convolve, grid=grid, circular=circular))
-        ),
+        'reference': dispatch.Form(gates.gated(partial(reference.convolve, grid=grid, circular=circular))),
     }
     taps = _IMAGE if kernel.ndim == 4 else _IMAGE[1:]
     split = dispatch.Split((_IMAGE, taps, _IMAGE, _IMAGE, (_WIDTH,)), _IMAGE)
@@ -81,9 +79,7 @@ def long_conv2d(
 
 
 @partial(jax.jit, static_argnames=('implementation',))
-def global_filter(
-    u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation: str | None = None
-) -> Image:
+def global_filter(u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation: str | None = None) -> Image:
     """`irfft2(rfft2(u) * spectrum)` over rows and columns.
 
     Args:

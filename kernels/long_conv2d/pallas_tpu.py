@@ -120,9 +120,7 @@ def _filtered_backward(plan: Plan, inputs: tuple, dy: jax.Array) -> tuple[jax.Ar
 _filtered.defvjp(_filtered_forward, _filtered_backward)
 
 
-def _cotangents(
-    plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _cotangents(plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     there = plan.matrices()
     names = {'columns': 'columns_back', 'columns_back': 'columns'}
     names |= {'rows': 'rows_back', 'rows_back': 'rows'}

@@ -37,9 +37,7 @@ def convolve(
     return lax.scan(add, jnp.zeros(x.shape, wide), (taps, up, left))[0]
 
 
-def filtered(
-    x: Float[Array, 'b h w c'], spectrum: Float[Array, 'q 2 k c'], grid: Grid
-) -> Float[Array, 'b h w c']:
+def filtered(x: Float[Array, 'b h w c'], spectrum: Float[Array, 'q 2 k c'], grid: Grid) -> Float[Array, 'b h w c']:
     """The circular convolution with the image that has this spectrum."""
     wide = jnp.result_type(float)
     rows, columns = grid.rows_back(), grid.columns_back()

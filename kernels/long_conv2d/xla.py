@@ -17,9 +17,7 @@ from longview.kernels.long_conv2d.transforms import Grid
 Spectrum = Float[Array, 'b q 2 k c']
 
 
-def filtered(
-    x: Float[Array, 'b h w c'], spectrum: Float[Array, 'q 2 k c'], grid: Grid
-) -> Float[Array, 'b h w c']:
+def filtered(x: Float[Array, 'b h w c'], spectrum: Float[Array, 'q 2 k c'], grid: Grid) -> Float[Array, 'b h w c']:
     """An image whose spectrum is multiplied by one for all."""
     return _filtered(grid, x, spectrum[None])
 

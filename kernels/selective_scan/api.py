@@ -74,9 +74,7 @@ def selective_scan(
     forms = {
         'xla': dispatch.Form(partial(xla.selective_scan, **static)),
         'reference': dispatch.Form(partial(reference.selective_scan, **static)),
-        'pallas_tpu': dispatch.Form(
-            partial(pallas_tpu.selective_scan, **static), 'tpu', pallas_tpu.missing
-        ),
+        'pallas_tpu': dispatch.Form(partial(pallas_tpu.selective_scan, **static), 'tpu', pallas_tpu.missing),
         'pallas_gpu': dispatch.Form(
             partial(pallas_gpu.selective_scan, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
@@ -134,14 +132,10 @@ def _check(
             raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')
     for name, x in channels.items():
         if x is not None and x.shape != u.shape[-1:]:
-            raise ValueError(
-                f'{name} has shape {x.shape}; wanted {u.shape[-1:]}, one number a channel of u.'
-            )
+            raise ValueError(f'{name} has shape {x.shape}; wanted {u.shape[-1:]}, one number a channel of u.')
 
 
-def _check_states(
-    u: jax.Array, A: jax.Array, weights: dict[str, jax.Array], state: jax.Array | None
-) -> None:
+def _check_states(u: jax.Array, A: jax.Array, weights: dict[str, jax.Array], state: jax.Array | None) -> None:
     """Refuses in words states and groups that do not fit each other."""
     *rows, channels = u.shape
     if A.ndim != 2 or A.shape[0] != channels or not A.size:
@@ -159,6 +153,5 @@ def _check_states(
             )
     if state is not None and state.shape != (rows[0], channels, states):
         raise ValueError(
-            f'The state has shape {state.shape}; wanted (batch, channels, states), '
-            f'here {(rows[0], channels, states)}.'
+            f'The state has shape {state.shape}; wanted (batch, channels, states), here {(rows[0], channels, states)}.'
         )

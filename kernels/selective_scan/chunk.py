@@ -66,9 +66,7 @@ class How(NamedTuple):
         return jnp.einsum(f'{full},tbg{over}->tbg{kept}', states, times, precision=precise)
 
 
-def run(
-    how: How, softplus: bool, weights: Weights, state: jax.Array, tokens: Tokens
-) -> tuple[jax.Array, jax.Array]:
+def run(how: How, softplus: bool, weights: Weights, state: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
     """The outputs of a chunk and the state after it."""
     delta = tokens.delta if weights.bias is None else tokens.delta + weights.bias[None]
     delta = jax.nn.softplus(delta) if softplus else delta
@@ -83,9 +81,7 @@ def _scan(how: How, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _scan_forward(how, *inputs)[0]
 
 
-def _scan_forward(
-    how: How, *inputs: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], tuple]:
+def _scan_forward(how: How, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
     A, state, delta, x, B, C = inputs
     decay = jnp.exp(jnp.expand_dims(delta, how.axis) * A[None])
     states = how.recur(decay, x, B, state)
@@ -112,9 +108,7 @@ def _scan_backward(how: How, kept: tuple, cotangents: tuple) -> tuple:
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _sequential(
-    decay: jax.Array, rows: jax.Array, columns: jax.Array, start: jax.Array
-) -> jax.Array:
+def _sequential(decay: jax.Array, rows: jax.Array, columns: jax.Array, start: jax.Array) -> jax.Array:
     def step(state: jax.Array, token: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         decay, row, column = token
         state = decay * state + row[..., :, None] * column[..., None, :]
@@ -123,9 +117,7 @@ def _sequential(
     return lax.scan(step, start, (decay, rows, columns))[1]
 
 
-def _parallel(
-    decay: jax.Array, rows: jax.Array, columns: jax.Array, start: jax.Array
-) -> jax.Array:
+def _parallel(decay: jax.Array, rows: jax.Array, columns: jax.Array, start: jax.Array) -> jax.Array:
     def join(one: tuple[jax.Array, ...], two: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         return one[0] * two[0], two[0] * one[1] + two[1]
 

@@ -101,9 +101,7 @@ def selective_scan(
     return y.astype(u.dtype), last[:, :, :states]
 
 
-def missing(
-    u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None
-) -> str | None:
+def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
     lacking = dispatch.lacking((u, delta, A, B, others), ('float32', 'bfloat16'))
     if lacking is not None:
@@ -169,9 +167,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:
     outs['last'][...] = lax.fori_loop(0, plan.tokens // _CHUNK, chunk, ins['start'][...])
 
 
-def _cotangents(
-    plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array
-) -> tuple:
+def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> tuple:
     u, delta, A, B, C = inputs
     batch, groups, *rows = B.shape
     ins = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C, 'edges': edges, 'dy': dy, 'dlast': dlast}

@@ -56,9 +56,7 @@ class Plan(NamedTuple):
         place = (lambda t: last - t) if backwards else (lambda t: t)
         shared = self.channels // self.groups // self.width
         states = (1, self.states, self.width)
-        weights = pl.BlockSpec(
-            (1, 1, self.states, _LANES), lambda b, d, t: (b, lax.div(d, shared), 0, place(t))
-        )
+        weights = pl.BlockSpec((1, 1, self.states, _LANES), lambda b, d, t: (b, lax.div(d, shared), 0, place(t)))
         apart = pl.BlockSpec((1, 1, self.states, _LANES), lambda b, d, t: (b, d, 0, place(t)))
         special = {
             'B': weights,
@@ -68,9 +66,7 @@ class Plan(NamedTuple):
             'edges': pl.BlockSpec((1, *states), lambda b, d, t: (b, place(t), 0, d)),
         }
         for name in ('u', 'delta', 'y', 'dy', 'du', 'ddelta'):
-            special[name] = pl.BlockSpec(
-                (1, self.block, self.width), lambda b, d, t: (b, place(t), d)
-            )
+            special[name] = pl.BlockSpec((1, self.block, self.width), lambda b, d, t: (b, place(t), d))
         one = pl.BlockSpec(states, lambda b, d, t: (b, 0, d))
         return {name: special.get(name, one) for name in arrays}
 
@@ -105,9 +101,7 @@ def selective_scan(
     return y.astype(u.dtype), last.swapaxes(1, 2)
 
 
-def missing(
-    u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None
-) -> str | None:
+def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None) -> str | None:
     """What a call lacks to be served here, in words, or None."""
     lacking = dispatch.lacking((u, delta, A, B, others), ('float32', 'bfloat16'))
     if lacking is not None:
@@ -192,9 +186,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
     step.end(scratch['state'], outs['last'])
 
 
-def _cotangents(
-    plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array
-) -> tuple:
+def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> tuple:
     ins = dict(zip(('u', 'delta', 'A', 'B', 'C'), inputs))
     u, delta, A, B, _ = inputs
     parts = _float32(B, plan.batch, plan.grid[1], *B.shape[2:])

@@ -69,9 +69,7 @@ def sequence_parallel_selective_scan(
     return y, lax.psum(jnp.where(place == last, state, jnp.zeros_like(state)), axis_name)
 
 
-def _decay(
-    delta: jax.Array, A: jax.Array, delta_bias: jax.Array | None, softplus: bool
-) -> jax.Array:
+def _decay(delta: jax.Array, A: jax.Array, delta_bias: jax.Array | None, softplus: bool) -> jax.Array:
     """What is left of a state (B, D, N) after all tokens of the piece."""
     delta, A = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (delta, A))
     if delta_bias is not None:
@@ -80,9 +78,7 @@ def _decay(
     return jnp.exp(jnp.sum(delta, axis=1)[..., None] * A[None])
 
 
-def _handed_on(
-    axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array
-) -> jax.Array:
+def _handed_on(axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array) -> jax.Array:
     """The state that enters each piece, from what each makes of zero; zero for the first one.
 
     Before a piece that has no other before it, zeros are received, and zeros are what is there.

@@ -78,9 +78,7 @@ def selective_scan(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(
-    plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def _scan(plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The outputs (B, T, D), and the last state (B, G, D/G, N)."""
     return _by_sequences(partial(_forward, False), plan, (weights, tokens, state))[:2]
 
@@ -189,9 +187,7 @@ def _backward(
     return *found, how.leave(dstate)
 
 
-def _sweep(
-    plan: Plan, step: Callable, carry: Any, length: int, backwards: bool, given: tuple
-) -> tuple[Any, tuple]:
+def _sweep(plan: Plan, step: Callable, carry: Any, length: int, backwards: bool, given: tuple) -> tuple[Any, tuple]:
     """Runs `step(carry, start, size, given)` over the chunks, if `backwards` from the last.
 
     The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.

@@ -67,14 +67,17 @@ class Distill(Task):
         classes = {self._logits(teacher, v, batch['image']).shape[-1] for teacher, v in zip(self.teachers, teachers)}
         own = forward.answer(self.student, params, state, batch['image'])['logits']
         if classes != {own.shape[-1]}:
-            raise ValueError(f'the student has {own.shape[-1]} classes and its teachers have '
-                             f'{", ".join(map(str, sorted(classes)))}: all must have the same.')
+            raise ValueError(
+                f'the student has {own.shape[-1]} classes and its teachers have '
+                f'{", ".join(map(str, sorted(classes)))}: all must have the same.'
+            )
         if self.discriminator_weight:
             params = {**params, 'discriminator': Discriminator().init(rng, own)['params']}
         return Variables(params, state, {'teachers': teachers})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         params = {name: tree for name, tree in v.params.items() if name != 'discriminator'}
         features, state = forward.learn(self.student, params, v.state, batch['image'], rng=rng, row=batch['row'])
@@ -87,8 +90,9 @@ class Distill(Task):
             parts['label'] = cross_entropy(logits, target).mean()
             loss = loss + self.label_weight * parts['label']
         if self.discriminator_weight:
-            told_apart = Discriminator().apply({'params': v.params['discriminator']},
-                                               jnp.concatenate([reverse(logits), taught.mean(0)]))
+            told_apart = Discriminator().apply(
+                {'params': v.params['discriminator']}, jnp.concatenate([reverse(logits), taught.mean(0)])
+            )
             parts['discriminator'] = told(told_apart)
             loss = loss + self.discriminator_weight * parts['discriminator']
         return loss, (state, {'loss': loss, **parts})

@@ -33,8 +33,9 @@ class Banked(Wrapper):
     feature: str = 'pooled'
 
     @abc.abstractmethod
-    def judge(self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n']
-              ) -> dict[str, Float[Array, 'b k']]:
+    def judge(
+        self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n']
+    ) -> dict[str, Float[Array, 'b k']]:
         """Returns what speaks for each class, by the name under which its accuracy is scored.
 
         Args:
@@ -49,12 +50,13 @@ class Banked(Wrapper):
         bank = {'feature': jnp.zeros((self.bank, width)), 'label': jnp.full((self.bank,), NOBODY, jnp.int32)}
         return v._replace(state={'inner': v.state, **bank})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         inner = v._replace(state=v.state['inner'])
         loss, (state, metrics) = self.inner.loss(inner, batch, rng, step)
         new = {'feature': jax.lax.stop_gradient(self._features(inner, batch)), 'label': batch['label']}
-        bank = {name: jnp.concatenate([value, v.state[name]])[:self.bank] for name, value in new.items()}
+        bank = {name: jnp.concatenate([value, v.state[name]])[: self.bank] for name, value in new.items()}
         return loss, ({'inner': state, **bank}, metrics)
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
@@ -67,8 +69,10 @@ class Banked(Wrapper):
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         inner = v._replace(state=v.state['inner'])
         judged = self.judge(self._features(inner, batch), v.state['feature'], v.state['label'])
-        right = {f'{name}_accuracy': (jnp.argmax(votes, axis=1) == batch['label']).astype(jnp.float32)
-                 for name, votes in judged.items()}
+        right = {
+            f'{name}_accuracy': (jnp.argmax(votes, axis=1) == batch['label']).astype(jnp.float32)
+            for name, votes in judged.items()
+        }
         return {**self.inner.score(inner, batch), **right}
 
     def _features(self, v: Variables, batch: Batch) -> Float[Array, 'b d']:

@@ -44,11 +44,14 @@ class FewShot(Banked):
         if not self.strengths or min(self.strengths) <= 0:
             raise ValueError(f'FewShot.strengths is {self.strengths}: give numbers above 0.')
         if max(self.shots) * self.num_classes > self.bank:
-            raise ValueError(f'{max(self.shots)} examples of {self.num_classes} classes do not fit into a bank of '
-                             f'{self.bank}: raise FewShot.bank, or lower the shots.')
+            raise ValueError(
+                f'{max(self.shots)} examples of {self.num_classes} classes do not fit into a bank of '
+                f'{self.bank}: raise FewShot.bank, or lower the shots.'
+            )
 
-    def judge(self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n']
-              ) -> dict[str, Float[Array, 'b k']]:
+    def judge(
+        self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n']
+    ) -> dict[str, Float[Array, 'b k']]:
         hot = jax.nn.one_hot(label, self.num_classes)
         # 1 for the newest of its class, and 0 where there is nobody.
         place = jnp.sum(jnp.cumsum(hot, axis=0) * hot, axis=1)
@@ -56,11 +59,18 @@ class FewShot(Banked):
         # run at once (jaxlib 0.10) wait for each other forever.
         fitted = jax.lax.map(
             lambda shots: self._fitted(query, bank, hot, (place > 0) & (place <= shots), place > shots),
-            jnp.asarray(self.shots, jnp.float32))
+            jnp.asarray(self.shots, jnp.float32),
+        )
         return {f'shot{shots}': votes for shots, votes in zip(self.shots, fitted)}
 
-    def _fitted(self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], hot: Float[Array, 'n k'],
-                chosen: Bool[Array, ' n'], rest: Bool[Array, ' n']) -> Float[Array, 'b k']:
+    def _fitted(
+        self,
+        query: Float[Array, 'b d'],
+        bank: Float[Array, 'n d'],
+        hot: Float[Array, 'n k'],
+        chosen: Bool[Array, ' n'],
+        rest: Bool[Array, ' n'],
+    ) -> Float[Array, 'b k']:
         fits = jax.lax.map(lambda strength: ridge(bank, hot, chosen, strength), jnp.asarray(self.strengths))
         right = jax.vmap(lambda fit: jnp.argmax(applied(fit, bank), axis=1) == jnp.argmax(hot, axis=1))(fits)
         best = jnp.argmax(jnp.sum(right & rest[None], axis=1))
@@ -76,8 +86,9 @@ class Fit(NamedTuple):
     bias: Float[Array, ' k']
 
 
-def ridge(features: Float[Array, 'n d'], hot: Float[Array, 'n k'], chosen: Bool[Array, ' n'],
-          strength: Float[Array, '']) -> Fit:
+def ridge(
+    features: Float[Array, 'n d'], hot: Float[Array, 'n k'], chosen: Bool[Array, ' n'], strength: Float[Array, '']
+) -> Fit:
     """Returns the regularized least squares from some of the features to targets of 1 and -1.
 
     Args:

@@ -28,17 +28,34 @@ class NearestNeighbours(Banked):
 
     def __post_init__(self) -> None:
         if not 0 < self.neighbours <= self.bank:
-            raise ValueError(f'{self.neighbours} neighbours cannot be found in a bank of {self.bank}: use 1 to '
-                             f'{self.bank}.')
+            raise ValueError(
+                f'{self.neighbours} neighbours cannot be found in a bank of {self.bank}: use 1 to {self.bank}.'
+            )
 
-    def judge(self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n']
-              ) -> dict[str, Float[Array, 'b k']]:
-        return {'knn': vote(_unit(query), _unit(bank), label, neighbours=self.neighbours,
-                            temperature=self.temperature, num_classes=self.num_classes)}
+    def judge(
+        self, query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n']
+    ) -> dict[str, Float[Array, 'b k']]:
+        return {
+            'knn': vote(
+                _unit(query),
+                _unit(bank),
+                label,
+                neighbours=self.neighbours,
+                temperature=self.temperature,
+                num_classes=self.num_classes,
+            )
+        }
 
 
-def vote(query: Float[Array, 'b d'], bank: Float[Array, 'n d'], label: Int[Array, ' n'], *, neighbours: int,
-         temperature: float, num_classes: int) -> Float[Array, 'b k']:
+def vote(
+    query: Float[Array, 'b d'],
+    bank: Float[Array, 'n d'],
+    label: Int[Array, ' n'],
+    *,
+    neighbours: int,
+    temperature: float,
+    num_classes: int,
+) -> Float[Array, 'b k']:
     """Returns the sum of the nearest neighbours' votes for each class.
 
     Args:

@@ -1,9 +1,9 @@
 """A linear probe: how well do the features tell the labels apart, by one matrix?
 
 Alain and Bengio, 2016, https://arxiv.org/abs/1610.01644. Features have no scale of their own, so the matrix reads them
-batch-normalized without scale and bias, as in He et al., 2021, https://arxiv.org/abs/2111.06377, appendix A.1. The probe
-learns along with the task, on features of the image as `predict` gives them, and no gradient of it reaches them; so its
-figure is a lower bound for a probe that is trained to its end on the finished features (as in Chen et al., 2020,
+batch-normalized without scale and bias, as in He et al., 2021, https://arxiv.org/abs/2111.06377, appendix A.1. The
+probe learns along with the task, on features of the image as `predict` gives them, and no gradient of it reaches them;
+so its figure is a lower bound for a probe that is trained to its end on the finished features (as in Chen et al., 2020,
 https://arxiv.org/abs/2002.05709, section B.6).
 """
 
@@ -43,13 +43,15 @@ class LinearProbe(Wrapper):
         params, state = forward.start(self._probe, jax.random.fold_in(rng, 1), features)
         return v._replace(params={'inner': v.params, 'probe': params}, state={'inner': v.state, 'probe': state})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         inner = _inner(v)
         loss, (inner_state, metrics) = self.inner.loss(inner, batch, rng, step)
         features = jax.lax.stop_gradient(self.inner.predict(inner, batch))
-        logits, state = forward.learn(self._probe, v.params['probe'], v.state['probe'], features, rng=rng,
-                                      row=batch['row'])
+        logits, state = forward.learn(
+            self._probe, v.params['probe'], v.state['probe'], features, rng=rng, row=batch['row']
+        )
         probe = cross_entropy(logits, jax.nn.one_hot(batch['label'], logits.shape[-1])).mean()
         state = {'inner': inner_state, 'probe': state}
         return loss + probe, (state, {**metrics, 'inner_loss': loss, 'probe_loss': probe})

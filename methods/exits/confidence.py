@@ -119,8 +119,10 @@ class EarlyExit(Task):
 
     def __post_init__(self) -> None:
         if not self.exits or len(self.weights) != len(self.exits) + 1:
-            raise ValueError(f'EarlyExit has {len(self.exits)} early exits and {len(self.weights)} weights: give at '
-                             'least one exit, and a weight for each and for the last.')
+            raise ValueError(
+                f'EarlyExit has {len(self.exits)} early exits and {len(self.weights)} weights: give at '
+                'least one exit, and a weight for each and for the last.'
+            )
         stages = [name for name in self.exits if name.startswith('stage')]
         if stages:
             ft.require(self.backbone, ft.PyramidBackbone, f'EarlyExit at {" and ".join(stages)}')
@@ -130,13 +132,16 @@ class EarlyExit(Task):
         maps = [name for name, value in features.items() if value.ndim == 4]
         absent = [name for name in self.exits if name not in maps]
         if absent:
-            raise ValueError(f'{type(self.backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to '
-                             f'leave at: use some of {", ".join(maps)}, or another backbone.')
+            raise ValueError(
+                f'{type(self.backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to '
+                f'leave at: use some of {", ".join(maps)}, or another backbone.'
+            )
         params, state = forward.start(self.model, rng, batch['image'])
         return Variables(params, state, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         features, state = forward.learn(self.model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
         logits = features[EXIT_LOGITS]
@@ -160,9 +165,13 @@ class EarlyExit(Task):
         logits, apart = answers['logits'], answers[EXIT_LOGITS]
         spent, plain = operations(self, v, batch['image'])
         saved = 1 - jnp.asarray(spent, jnp.float32)[answers['exit']] / plain
-        return {'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])), 'accuracy': right(logits),
-                'exit': answers['exit'].astype(jnp.float32), 'saved': saved,
-                **{f'{name}_accuracy': right(apart[:, index]) for index, name in enumerate(self._names)}}
+        return {
+            'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])),
+            'accuracy': right(logits),
+            'exit': answers['exit'].astype(jnp.float32),
+            'saved': saved,
+            **{f'{name}_accuracy': right(apart[:, index]) for index, name in enumerate(self._names)},
+        }
 
     def depth_of(self, path: str) -> tuple[int, int]:
         return self.backbone.layer_of(path), self.backbone.num_layers

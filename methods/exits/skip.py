@@ -53,12 +53,15 @@ class Skip(Task):
         params, state = forward.start(self._model, rng, batch['image'])
         features = jax.eval_shape(lambda: forward.answer(self._model, params, state, batch['image']))
         if ft.GATES not in features:
-            raise ValueError(f'Skip needs a backbone with gates, and {type(self.backbone).__name__} gives '
-                             f'{", ".join(features)}: use modelzoo.vision.skipnet.')
+            raise ValueError(
+                f'Skip needs a backbone with gates, and {type(self.backbone).__name__} gives '
+                f'{", ".join(features)}: use modelzoo.vision.skipnet.'
+            )
         return Variables(params, state, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         features, state = forward.learn(self._model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
         logits, gates = features['logits'], features[ft.GATES].astype(jnp.float32)
@@ -80,8 +83,11 @@ class Skip(Task):
         features, label = self.predict(v, batch), batch['label']
         logits = features['logits']
         right = (jnp.argmax(logits, axis=1) == label).astype(jnp.float32)
-        return {'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])), 'accuracy': right,
-                'executed': executed(features[ft.GATES].astype(jnp.float32))}
+        return {
+            'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])),
+            'accuracy': right,
+            'executed': executed(features[ft.GATES].astype(jnp.float32)),
+        }
 
     def depth_of(self, path: str) -> tuple[int, int]:
         return self.backbone.layer_of(path), self.backbone.num_layers
@@ -101,8 +107,9 @@ def log_probability(logits: Float[Array, 'b g'], gates: Float[Array, 'b g']) -> 
     return jax.nn.log_sigmoid(jnp.where(gates > 0.5, logits, -logits).astype(jnp.float32))
 
 
-def returns(gates: Float[Array, 'b g'], losses: Float[Array, ' b'], alpha: float, discount: float
-            ) -> Float[Array, 'b g']:
+def returns(
+    gates: Float[Array, 'b g'], losses: Float[Array, ' b'], alpha: float, discount: float
+) -> Float[Array, 'b g']:
     """Returns R above: what each gate and those after it earned, and the example's loss."""
 
     def earlier(later: Array, reward: Array) -> tuple[Array, Array]:

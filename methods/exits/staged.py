@@ -4,8 +4,9 @@ For networks that methods/exits/confidence.py trained. A program has one shape, 
 runs the network up to an exit, keeps the examples that stay, and goes on with them. Their number is rounded up to a
 power of two, so that few programs are compiled.
 
-Going on from a map works for networks whose stages are `modelzoo.layers.frame.pyramid.Stage`s: while the rest is traced,
-that exit's stage hands the map on in place of what it would compute, and what came before it is then read by nobody.
+Going on from a map works for networks whose stages are `modelzoo.layers.frame.pyramid.Stage`s: while the rest is
+traced, that exit's stage hands the map on in place of what it would compute, and what came before it is then read by
+nobody.
 """
 
 import functools
@@ -43,7 +44,7 @@ def staged(task: EarlyExit, v: Variables, *, least: int = 8) -> Callable[[Array]
         taken, logits = np.zeros(len(image), np.int32), None
         for index, part in enumerate(parts):
             x, answers, leaves = part(v, x, image.shape[1:])
-            answers, leaves = np.asarray(answers)[:len(rows)], np.asarray(leaves)[:len(rows)]
+            answers, leaves = np.asarray(answers)[: len(rows)], np.asarray(leaves)[: len(rows)]
             logits = np.zeros((len(image), answers.shape[1]), answers.dtype) if logits is None else logits
             logits[rows[leaves]], taken[rows[leaves]] = answers[leaves], index
             stay = np.flatnonzero(~leaves)
@@ -62,8 +63,9 @@ def _padded(rows: np.ndarray, least: int, most: int) -> np.ndarray:
     return np.concatenate([rows, np.full(max(size - len(rows), 0), rows[0])])
 
 
-def _part(task: EarlyExit, index: int, v: Variables, x: Float[Array, 'b *n'], image_shape: tuple[int, ...]
-          ) -> tuple[Array, Float[Array, 'b k'], Bool[Array, ' b']]:
+def _part(
+    task: EarlyExit, index: int, v: Variables, x: Float[Array, 'b *n'], image_shape: tuple[int, ...]
+) -> tuple[Array, Float[Array, 'b k'], Bool[Array, ' b']]:
     """Runs the network from the exit before to this one; returns its map, its logits and who leaves."""
     last = index == len(task.exits)
     variables = {'params': v.params, **v.state}
@@ -73,8 +75,10 @@ def _part(task: EarlyExit, index: int, v: Variables, x: Float[Array, 'b *n'], im
         with nn.intercept_methods(functools.partial(_hand_on, task.exits[index - 1], x, hits)):
             features, answers = until(jnp.zeros((len(x), *image_shape)))
         if len(hits) != 1:
-            raise NotImplementedError(f'{type(task.backbone).__name__} cannot go on from {task.exits[index - 1]}: '
-                                      'leave it at a stage of a network that is made of modelzoo.layers.frame.pyramid.')
+            raise NotImplementedError(
+                f'{type(task.backbone).__name__} cannot go on from {task.exits[index - 1]}: '
+                'leave it at a stage of a network that is made of modelzoo.layers.frame.pyramid.'
+            )
     else:
         features, answers = until(x)
     logits = answers[-1]
@@ -82,8 +86,15 @@ def _part(task: EarlyExit, index: int, v: Variables, x: Float[Array, 'b *n'], im
     return x if last else features[task.exits[index]], logits, leaves
 
 
-def _hand_on(name: str, x: Array, hits: list[str], call: Callable[..., Any], args: Any, kwargs: Any,
-             context: nn.module.InterceptorContext) -> Any:
+def _hand_on(
+    name: str,
+    x: Array,
+    hits: list[str],
+    call: Callable[..., Any],
+    args: Any,
+    kwargs: Any,
+    context: nn.module.InterceptorContext,
+) -> Any:
     """Gives `x` for the output of the stage of this name."""
     output = call(*args, **kwargs)
     if not isinstance(context.module, Stage) or context.module.name != name or context.method_name != '__call__':

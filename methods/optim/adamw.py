@@ -11,11 +11,21 @@ import optax
 from longview.methods.optim.parts import Optimizer, add_decay, scale_by_depth, scale_by_rules
 
 
-def adamw(steps: int, steps_per_epoch: float, depth_of: Callable[[str], tuple[int, int]], *,
-          schedule: Callable[[int, float], optax.Schedule], weight_decay: float = 0.05,
-          decay_rules: Sequence[tuple[str, float]] = (), b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8,
-          clip_norm: float | None = None, layer_decay: float = 1.0,
-          rate_rules: Sequence[tuple[str, float]] = ()) -> Optimizer:
+def adamw(
+    steps: int,
+    steps_per_epoch: float,
+    depth_of: Callable[[str], tuple[int, int]],
+    *,
+    schedule: Callable[[int, float], optax.Schedule],
+    weight_decay: float = 0.05,
+    decay_rules: Sequence[tuple[str, float]] = (),
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    clip_norm: float | None = None,
+    layer_decay: float = 1.0,
+    rate_rules: Sequence[tuple[str, float]] = (),
+) -> Optimizer:
     """Builds the optimizer of a run.
 
     Args:

@@ -36,8 +36,10 @@ class DepthMuP(Reparam):
 
     def __post_init__(self) -> None:
         if min(self.depth, self.base_depth) < 1:
-            raise ValueError(f'DepthMuP has depth {self.depth} and base_depth {self.base_depth}: both are numbers of '
-                             'blocks, at least 1.')
+            raise ValueError(
+                f'DepthMuP has depth {self.depth} and base_depth {self.base_depth}: both are numbers of '
+                'blocks, at least 1.'
+            )
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v = self.inner.init(rng, batch)

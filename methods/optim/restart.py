@@ -22,8 +22,14 @@ class Restarting(NamedTuple):
     inner: Any
 
 
-def restarting(steps: int, steps_per_epoch: float, depth_of: Callable[[str], tuple[int, int]], *,
-               optimizer: Callable[..., Optimizer], every: int) -> Optimizer:
+def restarting(
+    steps: int,
+    steps_per_epoch: float,
+    depth_of: Callable[[str], tuple[int, int]],
+    *,
+    optimizer: Callable[..., Optimizer],
+    every: int,
+) -> Optimizer:
     """Builds the optimizer of a run that consists of rounds.
 
     Args:

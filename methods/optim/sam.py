@@ -32,8 +32,9 @@ class Sam(Wrapper):
         if self.rho <= 0:
             raise ValueError(f'Sam.rho is {self.rho}: it must be above 0; leave Sam out for plain training.')
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         of = lambda params: self.inner.loss(v._replace(params=params), batch, rng, step)
         still = jax.lax.stop_gradient(v.params)
         (flat, (state, metrics)), grads = jax.value_and_grad(of, has_aux=True)(still)

@@ -3,8 +3,9 @@
 import optax
 
 
-def warmup_cosine(steps: int, steps_per_epoch: float, *, peak: float, warmup_epochs: float = 0.0,
-                  start: float = 0.0, end: float = 0.0) -> optax.Schedule:
+def warmup_cosine(
+    steps: int, steps_per_epoch: float, *, peak: float, warmup_epochs: float = 0.0, start: float = 0.0, end: float = 0.0
+) -> optax.Schedule:
     """Rises linearly from `start` to `peak`, then falls to `end` along half a cosine.
 
     Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983, as timm's CosineLRScheduler with
@@ -22,8 +23,10 @@ def warmup_cosine(steps: int, steps_per_epoch: float, *, peak: float, warmup_epo
     """
     warmup = round(warmup_epochs * steps_per_epoch)
     if warmup > steps:
-        raise ValueError(f'a warm-up of {warmup} steps is longer than the run of {steps} steps: shorten '
-                         'warmup_epochs or train for longer.')
+        raise ValueError(
+            f'a warm-up of {warmup} steps is longer than the run of {steps} steps: shorten '
+            'warmup_epochs or train for longer.'
+        )
     cosine = optax.cosine_decay_schedule(peak, max(steps - warmup, 1), alpha=end / peak)
     if not warmup:
         return cosine

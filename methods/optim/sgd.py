@@ -11,11 +11,22 @@ import optax
 from longview.methods.optim.parts import Optimizer, add_decay, clip_adaptively, scale_by_depth, scale_by_rules
 
 
-def sgd(steps: int, steps_per_epoch: float, depth_of: Callable[[str], tuple[int, int]], *,
-        schedule: Callable[[int, float], optax.Schedule], momentum: float = 0.9, nesterov: bool = False,
-        weight_decay: float = 1e-4, decay_rules: Sequence[tuple[str, float]] = (), clip_norm: float | None = None,
-        adaptive_clip: float | None = None, adaptive_clip_spare: str = 'head/', layer_decay: float = 1.0,
-        rate_rules: Sequence[tuple[str, float]] = ()) -> Optimizer:
+def sgd(
+    steps: int,
+    steps_per_epoch: float,
+    depth_of: Callable[[str], tuple[int, int]],
+    *,
+    schedule: Callable[[int, float], optax.Schedule],
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 1e-4,
+    decay_rules: Sequence[tuple[str, float]] = (),
+    clip_norm: float | None = None,
+    adaptive_clip: float | None = None,
+    adaptive_clip_spare: str = 'head/',
+    layer_decay: float = 1.0,
+    rate_rules: Sequence[tuple[str, float]] = (),
+) -> Optimizer:
     """Builds the optimizer of a run.
 
     Args:
@@ -50,8 +61,16 @@ def sgd(steps: int, steps_per_epoch: float, depth_of: Callable[[str], tuple[int,
     return Optimizer(optax.chain(*parts, optax.scale_by_learning_rate(rate)), rate)
 
 
-def staircase(steps: int, steps_per_epoch: float, *, peak: float, boundaries: Sequence[float], factor: float = 0.1,
-              warmup_epochs: float = 0.0, start: float = 0.0) -> optax.Schedule:
+def staircase(
+    steps: int,
+    steps_per_epoch: float,
+    *,
+    peak: float,
+    boundaries: Sequence[float],
+    factor: float = 0.1,
+    warmup_epochs: float = 0.0,
+    start: float = 0.0,
+) -> optax.Schedule:
     """Rises linearly from `start` to `peak`, then is multiplied by `factor` at each boundary.
 
     Args:
@@ -68,8 +87,9 @@ def staircase(steps: int, steps_per_epoch: float, *, peak: float, boundaries: Se
     del steps
     edges = [warmup_epochs, *boundaries]
     if any(later <= earlier for earlier, later in zip(edges, edges[1:])):
-        raise ValueError(f'boundaries are {list(boundaries)} after a warm-up of {warmup_epochs} epochs: they must rise '
-                         'from there.')
+        raise ValueError(
+            f'boundaries are {list(boundaries)} after a warm-up of {warmup_epochs} epochs: they must rise from there.'
+        )
     warmup = round(warmup_epochs * steps_per_epoch)
     scales = {round(epoch * steps_per_epoch) - warmup: factor for epoch in boundaries}
     stairs = optax.piecewise_constant_schedule(peak, scales)

@@ -40,12 +40,15 @@ class TrAct(Wrapper):
         path = self._path(v.params)
         shape = by_path(v.params)[path].shape
         if len(shape) != 4 or shape[2] != batch['image'].shape[-1]:
-            raise ValueError(f'TrAct: {path} has shape {tuple(shape)}, and a kernel (height, width, '
-                             f'{batch["image"].shape[-1]}, out) that reads the image is wanted: name another.')
+            raise ValueError(
+                f'TrAct: {path} has shape {tuple(shape)}, and a kernel (height, width, '
+                f'{batch["image"].shape[-1]}, out) that reads the image is wanted: name another.'
+            )
         return v
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         path = self._path(v.params)
         kernel = by_path(v.params)[path]
         gram = self._gram(batch['image'].astype(jnp.float32), kernel.shape)
@@ -62,7 +65,8 @@ class TrAct(Wrapper):
         side = shape[:2]
         stride = side if self.stride is None else (self.stride, self.stride)
         windows = jax.lax.conv_general_dilated_patches(
-            image, side, stride, [(self.padding, self.padding)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+            image, side, stride, [(self.padding, self.padding)] * 2, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+        )
         # They come with the channel slowest; kernels have it fastest.
         windows = windows.reshape(-1, shape[2], side[0] * side[1]).swapaxes(1, 2).reshape(-1, windows.shape[-1])
         gram = windows.T @ windows / len(windows)
@@ -77,7 +81,7 @@ def preconditioned(kernel: Float[Array, '*n o'], matrix: Float[Array, 'i i']) ->
 
 
 def _backward(residual: tuple[Array], g: Array) -> tuple[Array, Array]:
-    matrix, = residual
+    (matrix,) = residual
     flat = g.reshape(-1, g.shape[-1]).astype(jnp.float32)
     solved = jax.scipy.linalg.solve(matrix, flat, assume_a='pos')
     return solved.reshape(g.shape).astype(g.dtype), jnp.zeros_like(matrix)

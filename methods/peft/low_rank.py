@@ -25,8 +25,9 @@ Matrix = Float[Array, 'i o']
 Start = Callable[[Matrix, int, float, Key[Array, '']], tuple[Matrix, Matrix, Matrix]]
 
 
-def lora(weight: Float[Array, 'i o'], rank: int, scale: float, key: Key[Array, '']
-         ) -> tuple[Float[Array, 'i r'], Float[Array, 'r o'], Float[Array, 'i o']]:
+def lora(
+    weight: Float[Array, 'i o'], rank: int, scale: float, key: Key[Array, '']
+) -> tuple[Float[Array, 'i r'], Float[Array, 'r o'], Float[Array, 'i o']]:
     """LoRA's start: `down` uniform as torch starts a linear layer, `up` zero, all of the weight frozen."""
     del scale
     bound = 1 / math.sqrt(weight.shape[0])
@@ -34,8 +35,9 @@ def lora(weight: Float[Array, 'i o'], rank: int, scale: float, key: Key[Array, '
     return down, jnp.zeros((rank, weight.shape[1]), weight.dtype), weight
 
 
-def pissa(weight: Float[Array, 'i o'], rank: int, scale: float, key: Key[Array, '']
-          ) -> tuple[Float[Array, 'i r'], Float[Array, 'r o'], Float[Array, 'i o']]:
+def pissa(
+    weight: Float[Array, 'i o'], rank: int, scale: float, key: Key[Array, '']
+) -> tuple[Float[Array, 'i r'], Float[Array, 'r o'], Float[Array, 'i o']]:
     """PiSSA's start: ``U_r sqrt(S_r)`` and ``sqrt(S_r) V_r^T`` over the root of the scale, the rest frozen."""
     del key
     u, s, v = jnp.linalg.svd(weight.astype(jnp.float32), full_matrices=False)
@@ -108,8 +110,10 @@ class LowRank(Reparam):
 
     def _split(self, path: str, weight: Array, key: Array) -> _Parts:
         if weight.ndim < 2 or min(math.prod(weight.shape[:-1]), weight.shape[-1]) < self.rank:
-            raise ValueError(f'LowRank: {path} has shape {tuple(weight.shape)}, which has no rank {self.rank}: lower '
-                             'the rank, or leave it out of the pattern.')
+            raise ValueError(
+                f'LowRank: {path} has shape {tuple(weight.shape)}, which has no rank {self.rank}: lower '
+                'the rank, or leave it out of the pattern.'
+            )
         down, up, base = self.start(weight.reshape(-1, weight.shape[-1]), self.rank, self._scale, key)
         return _Parts({'down': down, 'up': up}, base.reshape(weight.shape))
 

@@ -66,12 +66,15 @@ def factors_of(kernel: Float[Array, '*window i o'], rank: int, scheme: str) -> F
         window = (1,) * (kernel.ndim - 2)
         return Factors(left.reshape(*kernel.shape[:-1], rank), right.reshape(*window, rank, kernel.shape[-1]))
     height, width, inputs, outputs = kernel.shape
-    return Factors(left.reshape(inputs, height, 1, rank).transpose(1, 2, 0, 3),
-                   right.reshape(rank, outputs, width, 1).transpose(3, 2, 0, 1))
+    return Factors(
+        left.reshape(inputs, height, 1, rank).transpose(1, 2, 0, 3),
+        right.reshape(rank, outputs, width, 1).transpose(3, 2, 0, 1),
+    )
 
 
-def run(module: nn.Module, params: Any, state: Any, image: Float[Array, 'b h w c'], factors: dict[str, Factors],
-        scheme: str) -> Any:
+def run(
+    module: nn.Module, params: Any, state: Any, image: Float[Array, 'b h w c'], factors: dict[str, Factors], scheme: str
+) -> Any:
     """Runs a module as it would be deployed, each of some layers as two; to be jitted as a whole.
 
     Args:
@@ -111,8 +114,10 @@ def _two_layers(layer: nn.Module, path: str, x: Array, factors: Factors, scheme:
         for kernel, moves in zip((first, second), SCHEMES[scheme]):
             y = _convolve(y, kernel, layer, moves)
     else:
-        raise NotImplementedError(f'{path} belongs to a {type(layer).__name__}, and only plain convolutions and '
-                                  'matrices become two: leave it out of the pattern.')
+        raise NotImplementedError(
+            f'{path} belongs to a {type(layer).__name__}, and only plain convolutions and '
+            'matrices become two: leave it out of the pattern.'
+        )
     if not layer.use_bias:
         return y
     return y + jnp.expand_dims(layer.get_variable('params', 'bias').astype(layer.dtype), range(y.ndim - 1))

@@ -51,11 +51,14 @@ class Prune(Reparam):
         if self.scope not in SCOPES:
             raise ValueError(f'Prune.scope is {self.scope!r}: use one of {", ".join(SCOPES)}.')
         if self.rewind_to is not None and not 0 <= self.rewind_to < self.every:
-            raise ValueError(f'Prune.rewind_to is {self.rewind_to}: it is a step of the first round, which has '
-                             f'{self.every}.')
+            raise ValueError(
+                f'Prune.rewind_to is {self.rewind_to}: it is a step of the first round, which has {self.every}.'
+            )
         if self.control and self.rewind_to is None:
-            raise ValueError('Prune.control is set and rewind_to is None: it is the control of a rewind, so say to '
-                             'which step the other rounds go back.')
+            raise ValueError(
+                'Prune.control is set and rewind_to is None: it is the control of a rewind, so say to '
+                'which step the other rounds go back.'
+            )
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v = self.inner.init(rng, batch)
@@ -98,8 +101,9 @@ class Prune(Reparam):
         return v._replace(params=params, state={**v.state, 'mask': mask})
 
 
-def smaller(weights: dict[str, Float[Array, '...']], mask: dict[str, Bool[Array, '...']], amount: float
-            ) -> dict[str, Bool[Array, '...']]:
+def smaller(
+    weights: dict[str, Float[Array, '...']], mask: dict[str, Bool[Array, '...']], amount: float
+) -> dict[str, Bool[Array, '...']]:
     """Returns the mask without the smallest remaining weights, by their absolute values, of all arrays together.
 
     Args:

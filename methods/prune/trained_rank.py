@@ -78,8 +78,9 @@ class TrainedRank(Reparam):
     def report(self, v: Variables) -> Metrics:
         """Returns ``kept``, the share of the selected kernels' parameters that is left when layers become two."""
         shapes = {path: self._matrix(pull.shape) for path, pull in v.state['pull'].items()}
-        left = sum(jnp.minimum(rank * sum(shapes[path]), math.prod(shapes[path]))
-                   for path, rank in v.state['rank'].items())
+        left = sum(
+            jnp.minimum(rank * sum(shapes[path]), math.prod(shapes[path])) for path, rank in v.state['rank'].items()
+        )
         return {'kept': left / sum(map(math.prod, shapes.values()))}
 
     def advance(self, v: Variables, step: Int[Array, '']) -> Variables:
@@ -93,14 +94,18 @@ class TrainedRank(Reparam):
         """
         leaves, ranks = by_path(v.params), {path: int(rank) for path, rank in v.state['rank'].items()}
         shapes = {path: self._matrix(leaves[path].shape) for path in ranks}
-        return {path: factors_of(leaves[path], rank, self.scheme) for path, rank in ranks.items()
-                if rank * sum(shapes[path]) < math.prod(shapes[path])}
+        return {
+            path: factors_of(leaves[path], rank, self.scheme)
+            for path, rank in ranks.items()
+            if rank * sum(shapes[path]) < math.prod(shapes[path])
+        }
 
     def _approximate(self, v: Variables) -> Variables:
         leaves, low, pull, rank = by_path(v.params), {}, {}, {}
         for path in v.state['rank']:
             low[path], pull[path], rank[path] = approximated(
-                leaves[path], self.scheme, lambda s: rank_for(s, self.energy))
+                leaves[path], self.scheme, lambda s: rank_for(s, self.energy)
+            )
         params = on_selected(lambda path, _: low[path], tuple(low), v.params)
         return v._replace(params=params, state={**v.state, 'rank': rank, 'pull': pull})
 
@@ -111,8 +116,10 @@ class TrainedRank(Reparam):
         axes = {'channel': (2, 4), 'spatial': (4,)}[self.scheme]
         full = min(self._matrix(shape)) if len(shape) in axes else 0
         if full < 2:
-            raise ValueError(f'TrainedRank: {path} has shape {tuple(shape)}, which does not decompose by '
-                             f'{self.scheme}: leave it out of the pattern.')
+            raise ValueError(
+                f'TrainedRank: {path} has shape {tuple(shape)}, which does not decompose by '
+                f'{self.scheme}: leave it out of the pattern.'
+            )
         return full
 
 
@@ -124,9 +131,9 @@ def rank_for(singular: Float[Array, ' r'], energy: float) -> Int[Array, '']:
     return jnp.maximum(jnp.sum(needed), 1).astype(jnp.int32)
 
 
-def approximated(kernel: Float[Array, '*window i o'], scheme: str,
-                 choose: Callable[[Float[Array, ' r']], Int[Array, '']]
-                 ) -> tuple[Float[Array, '*window i o'], Float[Array, '*window i o'], Int[Array, '']]:
+def approximated(
+    kernel: Float[Array, '*window i o'], scheme: str, choose: Callable[[Float[Array, ' r']], Int[Array, '']]
+) -> tuple[Float[Array, '*window i o'], Float[Array, '*window i o'], Int[Array, '']]:
     """Returns a kernel's nearest one of some rank, the sub-gradient ``U V^T`` of that one's nuclear norm, and the rank.
 
     Args:
@@ -137,6 +144,7 @@ def approximated(kernel: Float[Array, '*window i o'], scheme: str,
     u, s, vt = jnp.linalg.svd(matrix_of(kernel, scheme).astype(jnp.float32), full_matrices=False)
     rank = choose(s)
     keep = (jnp.arange(len(s)) < rank).astype(jnp.float32)
-    low, pull = (kernel_of((u * scale[None]) @ vt, kernel.shape, scheme).astype(kernel.dtype)
-                 for scale in (keep * s, keep))
+    low, pull = (
+        kernel_of((u * scale[None]) @ vt, kernel.shape, scheme).astype(kernel.dtype) for scale in (keep * s, keep)
+    )
     return low, pull, rank

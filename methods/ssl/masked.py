@@ -51,8 +51,9 @@ class Autoencoder(nn.Module):
     fixed_positions: Callable[[ft.Grid, int], Array] | None = posemb.sincos2d
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], noise: Float[Array, 'b n'], *, train: bool = False
-                 ) -> tuple[Float[Array, 'b n p'], Float[Array, 'b n']]:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], noise: Float[Array, 'b n'], *, train: bool = False
+    ) -> tuple[Float[Array, 'b n p'], Float[Array, 'b n']]:
         """Returns the painted patches, and 1 where a patch was hidden.
 
         Args:
@@ -71,11 +72,13 @@ class Autoencoder(nn.Module):
         painted = self._decode(features, place, grid, pixels=x[0].size // count)
         return painted, (place >= seen).astype(jnp.float32)
 
-    def _decode(self, features: ft.Features, place: Int[Array, 'b n'], grid: ft.Grid, pixels: int
-                ) -> Float[Array, 'b n p']:
+    def _decode(
+        self, features: ft.Features, place: Int[Array, 'b n'], grid: ft.Grid, pixels: int
+    ) -> Float[Array, 'b n p']:
         glorot = jax.nn.initializers.glorot_uniform()
-        tokens = jnp.concatenate([features[ft.POOLED][:, None].astype(features[ft.TOKENS].dtype), features[ft.TOKENS]],
-                                 axis=1)
+        tokens = jnp.concatenate(
+            [features[ft.POOLED][:, None].astype(features[ft.TOKENS].dtype), features[ft.TOKENS]], axis=1
+        )
         s = Dense(self.width, kernel_init=glorot, name='embed')(tokens)
         hidden = self.param('mask_token', jax.nn.initializers.normal(0.02), (1, 1, self.width))
         missing = place.shape[1] - (s.shape[1] - 1)
@@ -83,8 +86,12 @@ class Autoencoder(nn.Module):
         patches = jnp.take_along_axis(jnp.concatenate([s[:, 1:], hidden], axis=1), place[:, :, None], axis=1)
         s = jnp.concatenate([s[:, :1], patches], axis=1) + self._positions(grid)
         norm = functools.partial(LayerNorm, epsilon=_EPSILON)
-        parts = {'norm': norm, 'mixer': functools.partial(Attention, self.heads, kernel_init=glorot),
-                 'mlp': functools.partial(Mlp, kernel_init=glorot), 'residual': Add}
+        parts = {
+            'norm': norm,
+            'mixer': functools.partial(Attention, self.heads, kernel_init=glorot),
+            'mlp': functools.partial(Mlp, kernel_init=glorot),
+            'residual': Add,
+        }
         for name in trunk.names(self.depth):
             s = PreNorm(**parts, name=name)(s, None)
         return Dense(pixels, kernel_init=glorot, name='paint')(norm(name='norm')(s))[:, 1:]
@@ -110,19 +117,23 @@ class MaskedAutoencoder(Task):
     def __post_init__(self) -> None:
         ft.require(self.network.backbone, ft.TokenBackbone, 'MaskedAutoencoder')
         if not 0 < self.network.ratio < 1:
-            raise ValueError(f'MaskedAutoencoder hides {self.network.ratio} of the patches: the ratio is a share, '
-                             'above 0 and below 1.')
+            raise ValueError(
+                f'MaskedAutoencoder hides {self.network.ratio} of the patches: the ratio is a share, '
+                'above 0 and below 1.'
+            )
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         params, state = forward.start(self.network, rng, batch['image'], self._noise(rng, batch, batch['index']))
         return Variables(params, state, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         noise = self._noise(rng, batch, batch['row'])
-        (painted, hidden), state = forward.learn(self.network, v.params, v.state, batch['image'], noise, rng=rng,
-                                                 row=batch['row'])
+        (painted, hidden), state = forward.learn(
+            self.network, v.params, v.state, batch['image'], noise, rng=rng, row=batch['row']
+        )
         loss = self._errors(painted, hidden, batch['image']).mean()
         return loss, (state, {'loss': loss})
 
@@ -144,8 +155,9 @@ class MaskedAutoencoder(Task):
         rng = jax.random.fold_in(rng, 1)
         return jax.vmap(lambda n: jax.random.uniform(jax.random.fold_in(rng, n), (rows * columns,)))(number)
 
-    def _errors(self, painted: Float[Array, 'b n p'], hidden: Float[Array, 'b n'], image: Float[Array, 'b h w c']
-                ) -> Float[Array, ' b']:
+    def _errors(
+        self, painted: Float[Array, 'b n p'], hidden: Float[Array, 'b n'], image: Float[Array, 'b h w c']
+    ) -> Float[Array, ' b']:
         target = patches_of(image.astype(jnp.float32), self.network.backbone.grid(*image.shape[1:3]))
         if self.normalize_patches:
             target = normalized(target)

@@ -42,8 +42,9 @@ class RotNet(Task):
         params, state = forward.start(self._model, rng, batch['image'])
         return Variables(params, state, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         row = (TURNS * batch['row'][None] + jnp.arange(TURNS)[:, None]).ravel()
         image = rotations(batch['image'])

@@ -38,8 +38,9 @@ class SimClr(Task):
         params, state = forward.start(self._model, rng, views_of(batch, 2, 'SimClr')[0])
         return Variables(params, state, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         both = jnp.concatenate(views_of(batch, 2, 'SimClr'))
         row = jnp.concatenate([2 * batch['row'], 2 * batch['row'] + 1])
@@ -65,8 +66,9 @@ class SimClr(Task):
         return Projected(self.backbone, self.projector)
 
 
-def nt_xent(first: Float[Array, 'b d'], second: Float[Array, 'b d'], temperature: float
-            ) -> tuple[Float[Array, ' b'], Bool[Array, ' b']]:
+def nt_xent(
+    first: Float[Array, 'b d'], second: Float[Array, 'b d'], temperature: float
+) -> tuple[Float[Array, ' b'], Bool[Array, ' b']]:
     """Returns the normalized temperature-scaled cross-entropy of each pair, the mean over its two orders.
 
     ``-log(exp(s_ij / t) / sum_{k != i} exp(s_ik / t))`` with cosines s, k over all 2B vectors.

@@ -58,8 +58,10 @@ class SwAV(Task):
 
     def __post_init__(self) -> None:
         if self.views < ASSIGNING:
-            raise ValueError(f'SwAV.views is {self.views}: the code of a view is predicted from another, so use at '
-                             f'least {ASSIGNING}.')
+            raise ValueError(
+                f'SwAV.views is {self.views}: the code of a view is predicted from another, so use at '
+                f'least {ASSIGNING}.'
+            )
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         model_rng, rng = jax.random.split(rng)
@@ -71,8 +73,9 @@ class SwAV(Task):
         queue = jnp.zeros((ASSIGNING, self.queue, width))
         return Variables(params, {'model': state, 'queue': queue, 'queued': jnp.zeros((), jnp.int32)}, {})
 
-    def loss(self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
-             ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
+    def loss(
+        self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
+    ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         model, kernel = _parted(v.params)
         kernel = jnp.where(step < self.freeze, jax.lax.stop_gradient(kernel), kernel)
         state, projected = v.state['model'], []
@@ -84,7 +87,7 @@ class SwAV(Task):
         codes = [self._codes(projected[i], kernel, v.state['queue'][i], full) for i in range(ASSIGNING)]
         losses = swapped([z @ kernel for z in projected], codes, self.temperature)
         fresh = jax.lax.stop_gradient(jnp.stack(projected[:ASSIGNING]))
-        queue = jnp.concatenate([fresh, v.state['queue']], axis=1)[:, :self.queue]
+        queue = jnp.concatenate([fresh, v.state['queue']], axis=1)[:, : self.queue]
         queued = jnp.minimum(v.state['queued'] + fresh.shape[1], self.queue)
         return losses.mean(), ({'model': state, 'queue': queue, 'queued': queued}, {'loss': losses.mean()})
 
@@ -113,10 +116,11 @@ class SwAV(Task):
     def _model(self) -> Projected:
         return Projected(self.backbone, self.projector)
 
-    def _codes(self, z: Float[Array, 'b d'], kernel: Float[Array, 'd k'], queue: Float[Array, 'q d'], full: Array
-               ) -> Float[Array, 'b k']:
+    def _codes(
+        self, z: Float[Array, 'b d'], kernel: Float[Array, 'd k'], queue: Float[Array, 'q d'], full: Array
+    ) -> Float[Array, 'b k']:
         z, kernel = jax.lax.stop_gradient((z, kernel))
-        balance = lambda rows: sinkhorn(rows @ kernel, self.epsilon, self.iterations)[:len(z)]
+        balance = lambda rows: sinkhorn(rows @ kernel, self.epsilon, self.iterations)[: len(z)]
         if not self.queue:
             return balance(z)
         return jax.lax.cond(full, lambda: balance(jnp.concatenate([z, queue])), lambda: balance(z))
@@ -141,8 +145,9 @@ def sinkhorn(scores: Float[Array, 'n k'], epsilon: float, iterations: int) -> Fl
     return codes / codes.sum(axis=1, keepdims=True)
 
 
-def swapped(scores: list[Float[Array, 'b k']], codes: list[Float[Array, 'b k']], temperature: float
-            ) -> Float[Array, ' b']:
+def swapped(
+    scores: list[Float[Array, 'b k']], codes: list[Float[Array, 'b k']], temperature: float
+) -> Float[Array, ' b']:
     """Returns each example's loss: the cross-entropy of a view's code with every other view's prediction, averaged.
 
     Args:
@@ -151,8 +156,7 @@ def swapped(scores: list[Float[Array, 'b k']], codes: list[Float[Array, 'b k']],
         temperature: of the predictions.
     """
     logs = [jax.nn.log_softmax(score / temperature, axis=1) for score in scores]
-    losses = [-jnp.sum(code * log, axis=1)
-              for i, code in enumerate(codes) for j, log in enumerate(logs) if i != j]
+    losses = [-jnp.sum(code * log, axis=1) for i, code in enumerate(codes) for j, log in enumerate(logs) if i != j]
     return sum(losses) / len(losses)
 
 

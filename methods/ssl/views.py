@@ -34,8 +34,10 @@ class Views:
 
     def __call__(self, batch: Batch, rng: Key[Array, '']) -> Batch:
         """Each chain draws by a key of its own."""
-        views = {f'view{i}': chain(transforms)(batch, jax.random.fold_in(rng, i))['image']
-                 for i, transforms in enumerate(self.chains)}
+        views = {
+            f'view{i}': chain(transforms)(batch, jax.random.fold_in(rng, i))['image']
+            for i, transforms in enumerate(self.chains)
+        }
         return batch | views
 
 
@@ -124,6 +126,8 @@ def views_of(batch: Batch, count: int, who: str) -> list[Array]:
     """
     missing = [f'view{i}' for i in range(count) if f'view{i}' not in batch]
     if missing:
-        raise ValueError(f'{who} needs {missing[0]} in the batch: list methods.ssl.views:Views with {count} chains '
-                         'among the transforms, for training and for evaluation.')
+        raise ValueError(
+            f'{who} needs {missing[0]} in the batch: list methods.ssl.views:Views with {count} chains '
+            'among the transforms, for training and for evaluation.'
+        )
     return [batch[f'view{i}'] for i in range(count)]

@@ -84,8 +84,10 @@ class GatedLinearAttention(Mixer):
         """Returns the channels of all keys and of all values."""
         keys, values = int(width * self.key_ratio), int(width * self.value_ratio)
         if keys % self.heads or values % self.heads or self.heads % self.shared_by:
-            raise ValueError(f'{self.heads} heads, shared by {self.shared_by}, do not divide {keys} channels of keys '
-                             f'and {values} of values: change width, heads or shared_by.')
+            raise ValueError(
+                f'{self.heads} heads, shared by {self.shared_by}, do not divide {keys} channels of keys '
+                f'and {values} of values: change width, heads or shared_by.'
+            )
         return keys, values
 
     @nn.compact
@@ -143,8 +145,10 @@ class GatedMlp(nn.Module):
     def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
         """Acts on the last axis."""
         hidden = -(-int(x.shape[-1] * 8 / 3) // self.multiple_of) * self.multiple_of
-        gate, up, down = (Dense(size, False, _NORMAL, self.dtype, name=name)
-                          for name, size in (('gate', hidden), ('up', hidden), ('down', x.shape[-1])))
+        gate, up, down = (
+            Dense(size, False, _NORMAL, self.dtype, name=name)
+            for name, size in (('gate', hidden), ('up', hidden), ('down', x.shape[-1]))
+        )
         return down(nn.silu(gate(x)) * up(x))
 
 
@@ -159,8 +163,9 @@ _LM = functools.partial(GLA, mlp=GatedMlp, norm=_NORM, last_norm=_NORM)
 VARIANTS = {
     'gla_340m': _LM(1024, 24, _MIXER, vocabulary=32000),
     'gla_1_3b': _LM(2048, 24, _MIXER, vocabulary=32000),
-    'gla_test': _LM(16, 2, functools.partial(_MIXER, heads=2, rank=4), mlp=functools.partial(GatedMlp, multiple_of=8),
-                    vocabulary=32),
+    'gla_test': _LM(
+        16, 2, functools.partial(_MIXER, heads=2, rank=4), mlp=functools.partial(GatedMlp, multiple_of=8), vocabulary=32
+    ),
 }
 
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.06635', (1, 2048))
@@ -171,9 +176,13 @@ PUBLISHED = {'gla_340m': _PAPER(params=340), 'gla_1_3b': _PAPER(params=1300)}
 MIXER_NAMES = (
     *((f'{name}_proj.weight', f'{name}/kernel') for name in 'qkv'),
     *((f'{name}_conv1d.weight', f'{name}_conv/kernel') for name in 'qkv'),
-    ('gk_proj.0.weight', 'decay_down/kernel'), ('gk_proj.1.weight', 'decay_up/kernel'),
-    ('gk_proj.1.bias', 'decay_up/bias'), ('g_proj.weight', 'gate/kernel'), ('o_proj.weight', 'out/kernel'),
-    ('g_norm_swish_gate.weight', 'norm/scale'), ('g_norm.weight', 'norm/scale'),
+    ('gk_proj.0.weight', 'decay_down/kernel'),
+    ('gk_proj.1.weight', 'decay_up/kernel'),
+    ('gk_proj.1.bias', 'decay_up/bias'),
+    ('g_proj.weight', 'gate/kernel'),
+    ('o_proj.weight', 'out/kernel'),
+    ('g_norm_swish_gate.weight', 'norm/scale'),
+    ('g_norm.weight', 'norm/scale'),
 )
 NAMES = {
     'GLA': (
@@ -181,8 +190,10 @@ NAMES = {
         ('model.layers.{i}.attn_norm.weight', 'backbone/block{i:02d}/mixer_norm/scale'),
         *(('model.layers.{i}.attn.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in MIXER_NAMES),
         ('model.layers.{i}.mlp_norm.weight', 'backbone/block{i:02d}/mlp_norm/scale'),
-        *((f'model.layers.{{i}}.mlp.{name}_proj.weight', f'backbone/block{{i:02d}}/mlp/{name}/kernel')
-          for name in ('gate', 'up', 'down')),
+        *(
+            (f'model.layers.{{i}}.mlp.{name}_proj.weight', f'backbone/block{{i:02d}}/mlp/{name}/kernel')
+            for name in ('gate', 'up', 'down')
+        ),
         ('model.norm.weight', 'backbone/norm/scale'),
         ('lm_head.weight', 'head/kernel'),
     ),

@@ -29,10 +29,17 @@ class Hyena(Trunk):
 _OPERATOR = functools.partial(layer.Hyena, kernel_init=_INIT, out_init=_INIT)
 # The reference's configuration for the Pile; the vocabulary is GPT-2's, rounded up to a multiple of 8.
 VARIANTS = {
-    'hyena_153m': Hyena(864, 18, functools.partial(_OPERATOR, places=2048, features=33, frequency=14.0), _MLP,
-                        vocabulary=50264, tied=True),
-    'hyena_test': Hyena(8, 1, functools.partial(_OPERATOR, places=64, order=3, hidden=4), _MLP, vocabulary=32,
-                        tied=True),
+    'hyena_153m': Hyena(
+        864,
+        18,
+        functools.partial(_OPERATOR, places=2048, features=33, frequency=14.0),
+        _MLP,
+        vocabulary=50264,
+        tied=True,
+    ),
+    'hyena_test': Hyena(
+        8, 1, functools.partial(_OPERATOR, places=64, order=3, hidden=4), _MLP, vocabulary=32, tied=True
+    ),
 }
 PUBLISHED = {'hyena_153m': ft.Published('https://arxiv.org/abs/2302.10866', (1, 2048), params=153)}
 
@@ -44,10 +51,16 @@ NAMES = {
     'Hyena': (
         ('backbone.embeddings.word_embeddings.weight', 'backbone/stem/table'),
         *(('backbone.layers.{i}.mixer.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in layer.NAMES),
-        *((f'backbone.layers.{{i}}.norm{n}.{a}', f'backbone/block{{i:02d}}/{here}_norm/{b}')
-          for n, here in ((1, 'mixer'), (2, 'mlp')) for a, b in _NORM),
-        *((f'backbone.layers.{{i}}.mlp.fc{n}.{a}', f'backbone/block{{i:02d}}/mlp/{here}/{b}')
-          for n, here in ((1, 'up'), (2, 'down')) for a, b in _AFFINE),
+        *(
+            (f'backbone.layers.{{i}}.norm{n}.{a}', f'backbone/block{{i:02d}}/{here}_norm/{b}')
+            for n, here in ((1, 'mixer'), (2, 'mlp'))
+            for a, b in _NORM
+        ),
+        *(
+            (f'backbone.layers.{{i}}.mlp.fc{n}.{a}', f'backbone/block{{i:02d}}/mlp/{here}/{b}')
+            for n, here in ((1, 'up'), (2, 'down'))
+            for a, b in _AFFINE
+        ),
         *((f'backbone.ln_f.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         ('lm_head.weight', 'head/kernel'),
     ),

@@ -36,7 +36,7 @@ def squashed(kernel: Float[Array, 'k d s'], smooth: int, squash: float) -> Float
     """Returns the mean of `smooth` neighbouring taps for each, brought nearer to zero by `squash`, and no further."""
     if smooth > 1:
         padded = jnp.pad(kernel, ((smooth // 2, smooth // 2), (0, 0), (0, 0)))
-        kernel = sum(padded[tap:tap + len(kernel)] for tap in range(smooth)) / smooth
+        kernel = sum(padded[tap : tap + len(kernel)] for tap in range(smooth)) / smooth
     return jax.nn.relu(abs(kernel) - squash) * jnp.sign(kernel)
 
 
@@ -78,7 +78,9 @@ PUBLISHED: dict[str, ft.Published] = {}
 
 # The published names of a mixer's parameters, our names for a classifier's, and ours; see weights.py.
 MIXER_NAMES = (
-    ('D', 'D'), ('kernel.kernel', 'kernel'), ('output_linear.0.weight', 'out/kernel'),
+    ('D', 'D'),
+    ('kernel.kernel', 'kernel'),
+    ('output_linear.0.weight', 'out/kernel'),
     ('output_linear.0.bias', 'out/bias'),
 )
 NAMES = {'LongConvNetwork': s4_example_names('layers', MIXER_NAMES)}

@@ -32,8 +32,9 @@ VARIANTS = {
     'mamba_790m': _LM(1536, 48),
     'mamba_1_4b': _LM(2048, 48),
     'mamba_2_8b': _LM(2560, 64),
-    'mamba_test': Mamba(16, 2, functools.partial(layer.Mamba, states=4), norm=_NORM, last_norm=_NORM, vocabulary=32,
-                        tied=True),
+    'mamba_test': Mamba(
+        16, 2, functools.partial(layer.Mamba, states=4), norm=_NORM, last_norm=_NORM, vocabulary=32, tied=True
+    ),
 }
 
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.00752', (1, 2048))
@@ -67,8 +68,7 @@ NAMES = {
         ('backbone.embeddings.weight', 'backbone/stem/table'),
         ('backbone.embedding.weight', 'backbone/stem/table'),
         ('backbone.layers.{i}.norm.weight', 'backbone/block{i:02d}/mixer_norm/scale'),
-        *(('backbone.layers.{i}.mixer.' + there, 'backbone/block{i:02d}/mixer/' + here)
-          for there, here in layer.NAMES),
+        *(('backbone.layers.{i}.mixer.' + there, 'backbone/block{i:02d}/mixer/' + here) for there, here in layer.NAMES),
         ('backbone.norm_f.weight', 'backbone/norm/scale'),
         ('lm_head.weight', 'head/kernel'),
     ),

@@ -6,9 +6,9 @@ src/modeling/modeling_llama_resformer.py and modeling_llama_svformer.py, read fo
 which are Llama's (Touvron et al., 2023, https://arxiv.org/abs/2302.13971). Positions are rotations of queries and keys
 (Su et al., 2021, https://arxiv.org/abs/2104.09864), the first half of a head's channels paired with the second.
 
-The residual connections do it, see layers/residuals/value_residual.py; the values that blocks share are those after their
-matrix. Epsilon of the norms is 1e-5 in the published scripts and 1e-6 by default.
-Where we differ: keys and values have as many heads as queries.
+The residual connections do it, see layers/residuals/value_residual.py; the values that blocks share are those after
+their matrix. Epsilon of the norms is 1e-5 in the published scripts and 1e-6 by default. Where we differ: keys and
+values have as many heads as queries.
 """
 
 import functools
@@ -47,8 +47,9 @@ class RotaryAttention(Remembering):
     out_init: init.Initializer = _NORMAL
 
     @nn.compact
-    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
-                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+    def with_values(
+        self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
         """Mixes by values that another block has a say in; returns the state and the values too."""
         dense = lambda name, start: Dense(x.shape[-1], False, start, self.dtype, name=name)
         first = 0 if state is None else state.count
@@ -62,7 +63,7 @@ class RotaryAttention(Remembering):
 def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float[Array, 'b h t k']:
     """Turns each pair of channels by an angle that grows with the place; `first` is the place of the first element."""
     half = x.shape[-1] // 2
-    speeds = base**(-jnp.arange(half, dtype=jnp.float32) / half)
+    speeds = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = (first + jnp.arange(x.shape[2]))[:, None].astype(jnp.float32) * speeds[None]
     cosine, sine = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
     a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
@@ -96,11 +97,27 @@ class ResFormer(Trunk):
 
 
 _NORM = functools.partial(RMSNorm, epsilon=1e-5)
-_LM = functools.partial(ResFormer, 512, 8, functools.partial(RotaryAttention, 8),
-                        functools.partial(GatedMlp, 3.5), _NORM, _NORM, vocabulary=50277)
+_LM = functools.partial(
+    ResFormer,
+    512,
+    8,
+    functools.partial(RotaryAttention, 8),
+    functools.partial(GatedMlp, 3.5),
+    _NORM,
+    _NORM,
+    vocabulary=50277,
+)
 _SMALL_NORM = functools.partial(RMSNorm, epsilon=1e-6)
-_SMALL = functools.partial(ResFormer, 16, 2, functools.partial(RotaryAttention, 2, 16), functools.partial(GatedMlp, 2),
-                           _SMALL_NORM, _SMALL_NORM, vocabulary=32)
+_SMALL = functools.partial(
+    ResFormer,
+    16,
+    2,
+    functools.partial(RotaryAttention, 2, 16),
+    functools.partial(GatedMlp, 2),
+    _SMALL_NORM,
+    _SMALL_NORM,
+    vocabulary=32,
+)
 # The published scripts' 82 M parameters (scripts/run_llama_*_82M.sh).
 VARIANTS = {
     'resformer_82m': _LM(residual=ValueResidual),
@@ -112,8 +129,9 @@ VARIANTS = {
 PUBLISHED = {'resformer_82m': ft.Published('https://arxiv.org/abs/2410.17897', (1, 2048), params=82)}
 
 
-def resformer(variant: str = 'resformer_82m', *, heads: int | None = None, places: int = 2048, **fields: Any
-              ) -> ResFormer:
+def resformer(
+    variant: str = 'resformer_82m', *, heads: int | None = None, places: int = 2048, **fields: Any
+) -> ResFormer:
     """Returns a variant, with other values in some of the fields of `Trunk`.
 
     Args:
@@ -133,8 +151,10 @@ _THERE, _HERE = 'model.layers.{i}.', 'backbone/block{i:02d}/'
 NAMES = {
     'ResFormer': (
         ('model.embed_tokens.weight', 'backbone/stem/table'),
-        *((f'{_THERE}self_attn.{name[0]}_proj.weight', f'{_HERE}mixer/{name}/kernel')
-          for name in ('q', 'k', 'v', 'out')),
+        *(
+            (f'{_THERE}self_attn.{name[0]}_proj.weight', f'{_HERE}mixer/{name}/kernel')
+            for name in ('q', 'k', 'v', 'out')
+        ),
         *((f'{_THERE}mlp.{name}_proj.weight', f'{_HERE}mlp/{name}/kernel') for name in ('gate', 'up', 'down')),
         (_THERE + 'input_layernorm.weight', _HERE + 'mixer_norm/scale'),
         (_THERE + 'post_attention_layernorm.weight', _HERE + 'mlp_norm/scale'),

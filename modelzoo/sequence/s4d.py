@@ -7,8 +7,8 @@ models/s4/s4d.py and the network of example.py; read for facts, no code was take
     h_t = exp(dt A) h_{t-1} + u_t    y_t = 2 Re(C (exp(dt A) - 1) / A h_t) + D u_t
 
 which is S4D-Lin (A = -1/2 + i pi n, zero-order hold, B = 1). Where we differ: there is no dropout. The kernel is made
-of two short tables of powers (layers/mixers/diagonal_ssm.py). The published recipes give dt and A a rate of their own (0.001)
-and no decay, which is for the config to say.
+of two short tables of powers (layers/mixers/diagonal_ssm.py). The published recipes give dt and A a rate of their own
+(0.001) and no decay, which is for the config to say.
 """
 
 import functools
@@ -62,8 +62,9 @@ class S4D(Mixer):
         shape = (width, half)
         log_dt = self.param('log_dt', diagonal_ssm.log_steps, (width,))
         log_real = self.param('log_A_real', jax.nn.initializers.constant(math.log(0.5)), shape)
-        imaginary = self.param('A_imag', lambda key, shape: jnp.broadcast_to(math.pi * jnp.arange(half)[None], shape),
-                               shape)
+        imaginary = self.param(
+            'A_imag', lambda key, shape: jnp.broadcast_to(math.pi * jnp.arange(half)[None], shape), shape
+        )
         C = self.param('C', jax.nn.initializers.normal(0.5**0.5), (*shape, 2))
         A = -jnp.exp(log_real) + 1j * imaginary
         exponent = A * jnp.exp(log_dt)[:, None]
@@ -85,7 +86,9 @@ PUBLISHED: dict[str, ft.Published] = {}
 
 # The published names of a mixer's parameters and of a classifier's, and ours; see weights.py.
 MIXER_NAMES = (
-    ('D', 'D'), *((f'kernel.{name}', name) for name in ('C', 'log_dt', 'log_A_real', 'A_imag')),
-    ('output_linear.0.weight', 'out/kernel', 1), ('output_linear.0.bias', 'out/bias'),
+    ('D', 'D'),
+    *((f'kernel.{name}', name) for name in ('C', 'log_dt', 'log_A_real', 'A_imag')),
+    ('output_linear.0.weight', 'out/kernel', 1),
+    ('output_linear.0.bias', 'out/bias'),
 )
 NAMES = {'S4DNetwork': s4_example_names('s4_layers', MIXER_NAMES)}

@@ -97,8 +97,12 @@ PUBLISHED: dict[str, ft.Published] = {}
 
 # The published names of a mixer's parameters, our names for a classifier's, and ours; see weights.py.
 MIXER_NAMES = (
-    ('D', 'D'), ('kernel_list.{i}', 'band{i}/kernel'), ('kernel_norm', 'length', 1),
-    ('output_linear.weight', 'out/kernel'), ('output_linear.bias', 'out/bias'),
-    ('multiplier', ''), ('kernel_norm_initialized', ''),
+    ('D', 'D'),
+    ('kernel_list.{i}', 'band{i}/kernel'),
+    ('kernel_norm', 'length', 1),
+    ('output_linear.weight', 'out/kernel'),
+    ('output_linear.bias', 'out/bias'),
+    ('multiplier', ''),
+    ('kernel_norm_initialized', ''),
 )
 NAMES = {'SGConvNetwork': s4_example_names('layers', MIXER_NAMES)}

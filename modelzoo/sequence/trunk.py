@@ -64,8 +64,10 @@ class WordEmbedding(nn.Module):
             return x
         length = words.shape[1]
         if length > self.places:
-            raise ValueError(f'{length} words are more than the {self.places} places that have a position: read a '
-                             'shorter sequence, or set places.')
+            raise ValueError(
+                f'{length} words are more than the {self.places} places that have a position: read a '
+                'shorter sequence, or set places.'
+            )
         rows = jax.lax.dynamic_slice_in_dim(self.pos_embed, start, length)
         return x + rows.astype(self.dtype)[None]
 
@@ -109,7 +111,8 @@ class Trunk(ft.SequenceBackbone):
     Attributes:
         width: channels.
         depth: number of blocks.
-        mixer: factory of a block's mixer, see layers/mixers/mixer.py; or a sequence of them, which the blocks take in turn.
+        mixer: factory of a block's mixer, see layers/mixers/mixer.py; or a sequence of them, which the blocks take in
+        turn.
         mlp: factory of a block's feed-forward layer, or of several in turn; None for none.
         norm: factory of a block's norms.
         last_norm: factory of the norm after the blocks; None for none.
@@ -150,10 +153,16 @@ class Trunk(ft.SequenceBackbone):
             self.stem = Elements(self.width, self.dtype)
         else:
             self.stem = WordEmbedding(self.vocabulary, self.width, self.places, self.dtype)
-        parts = zip(trunk.names(self.depth), self._in_turn(self.mixer), self._in_turn(self.mlp),
-                    along(self.residual, self.depth))
-        self.blocks = [Block(typed(self.norm), typed(mixer), typed(mlp), residual, self.pre_norm, name=name)
-                       for name, mixer, mlp, residual in parts]
+        parts = zip(
+            trunk.names(self.depth),
+            self._in_turn(self.mixer),
+            self._in_turn(self.mlp),
+            along(self.residual, self.depth),
+        )
+        self.blocks = [
+            Block(typed(self.norm), typed(mixer), typed(mlp), residual, self.pre_norm, name=name)
+            for name, mixer, mlp, residual in parts
+        ]
         self.join = self.residual()
         self.norm_after = None if self.last_norm is None else self.last_norm(dtype=self.dtype, name='norm')
 
@@ -179,8 +188,7 @@ class Trunk(ft.SequenceBackbone):
         masks = path_masks(self, self.drop_path, self.depth, len(x), branches=1 + (self.mlp is not None), train=train)
         if self.scan and not (callable(self.mixer) and (self.mlp is None or callable(self.mlp))):
             raise NotImplementedError('blocks with different parts cannot run with scan: switch it off.')
-        s = trunk.run(self, self.blocks, self.join.open(embedded), masks, train=train, remat=self.remat,
-                      scan=self.scan)
+        s = trunk.run(self, self.blocks, self.join.open(embedded), masks, train=train, remat=self.remat, scan=self.scan)
         tokens = self._closed(s)
         return self._features(embedded, tokens, jnp.mean(tokens.astype(jnp.float32), axis=1))
 
@@ -234,9 +242,13 @@ def s4_example_names(mixers: str, names: Sequence[tuple]) -> tuple[tuple, ...]:
     inner = lambda name: name.replace('{i}', '{j}')
     return (
         *((f'encoder.{there}', f'backbone/stem/linear/{here}') for there, here in pair),
-        *((mixers + '.{i}.' + inner(there), 'backbone/block{i:02d}/mixer/' + inner(here), *axes)
-          for there, here, *axes in names),
-        *(('norms.{i}.' + there, 'backbone/block{i:02d}/mixer_norm/' + here)
-          for there, here in (('weight', 'scale'), ('bias', 'bias'))),
+        *(
+            (mixers + '.{i}.' + inner(there), 'backbone/block{i:02d}/mixer/' + inner(here), *axes)
+            for there, here, *axes in names
+        ),
+        *(
+            ('norms.{i}.' + there, 'backbone/block{i:02d}/mixer_norm/' + here)
+            for there, here in (('weight', 'scale'), ('bias', 'bias'))
+        ),
         *((f'decoder.{there}', f'head/{here}') for there, here in pair),
     )

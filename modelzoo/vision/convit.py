@@ -91,7 +91,7 @@ def _neighbors(locality: float, key: Array, shape: Sequence[int], dtype: DTypeLi
     x, y = np.indices((side, side)).reshape(2, -1) - center  # x is the slower, as published
     local = locality * np.stack([2 * x, 2 * y, -np.ones_like(x)])
     start = init.trunc_normal(0.02)(key, shape, dtype) * locality
-    return start.at[:, :side * side].set(jnp.asarray(local, dtype))
+    return start.at[:, : side * side].set(jnp.asarray(local, dtype))
 
 
 class ConViT(ft.TokenBackbone):
@@ -137,7 +137,8 @@ class ConViT(ft.TokenBackbone):
         mixers = [self.local_mixer] * self.local + [self.mixer] * (self.depth - self.local)
         self.blocks = [
             PreNorm(norm, functools.partial(mixer, heads=self.heads, dtype=self.dtype), mlp, self.residual, name=name)
-            for mixer, name in zip(mixers, trunk.names(self.depth))]
+            for mixer, name in zip(mixers, trunk.names(self.depth))
+        ]
         self.local_join, self.join = self.residual(), self.residual()
         self.last_norm = norm(name='norm')
 
@@ -178,17 +179,19 @@ class ConViT(ft.TokenBackbone):
             ValueError: `grid` is None: the blocks must know where the patches are.
         """
         if grid is None:
-            raise ValueError('ConViT attends by the places of its patches in a whole grid, so it cannot encode a '
-                             'subset of them: replace tokens instead of dropping them.')
+            raise ValueError(
+                'ConViT attends by the places of its patches in a whole grid, so it cannot encode a '
+                'subset of them: replace tokens instead of dropping them.'
+            )
         batch, shape = len(tokens), (len(tokens), *grid, self.width)
         masks = path_masks(self, self.drop_path, self.depth, batch, train=train)
-        local, rest = (None, None) if masks is None else (masks[:self.local], masks[self.local:])
+        local, rest = (None, None) if masks is None else (masks[: self.local], masks[self.local :])
         options = {'train': train, 'remat': self.remat, 'scan': self.scan}
-        s = trunk.run(self, self.blocks[:self.local], self.local_join.open(tokens.reshape(shape)), local, **options)
+        s = trunk.run(self, self.blocks[: self.local], self.local_join.open(tokens.reshape(shape)), local, **options)
         x = self.local_join.close(s).reshape(tokens.shape)
         token = jnp.broadcast_to(self.cls_token, (batch, 1, self.width)).astype(x.dtype)
         s = self.join.open(jnp.concatenate([token, x], axis=1))
-        x = self.last_norm(self.join.close(trunk.run(self, self.blocks[self.local:], s, rest, **options)))
+        x = self.last_norm(self.join.close(trunk.run(self, self.blocks[self.local :], s, rest, **options)))
         return {ft.TOKENS: x[:, 1:], ft.MAP: x[:, 1:].reshape(shape), ft.POOLED: x[:, 0].astype(jnp.float32)}
 
     def _table_grid(self) -> ft.Grid:
@@ -226,9 +229,13 @@ NAMES = {
         *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
         *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
         *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
-        ('blocks.{i}.attn.gating_param', 'backbone/block{i:02d}/mixer/gate'), ('blocks.{i}.attn.rel_indices', ''),
-        *((f'blocks.{{i}}.attn.{there}.{a}', f'backbone/block{{i:02d}}/mixer/{here}/{b}')
-          for there, here in _MIXER for a, b in _AFFINE),
+        ('blocks.{i}.attn.gating_param', 'backbone/block{i:02d}/mixer/gate'),
+        ('blocks.{i}.attn.rel_indices', ''),
+        *(
+            (f'blocks.{{i}}.attn.{there}.{a}', f'backbone/block{{i:02d}}/mixer/{here}/{b}')
+            for there, here in _MIXER
+            for a, b in _AFFINE
+        ),
         *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),
         *(('blocks.{i}.mlp.fc1.' + a, 'backbone/block{i:02d}/mlp/up/' + b) for a, b in _AFFINE),
         *(('blocks.{i}.mlp.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),

@@ -116,8 +116,9 @@ class ConvNeXt(ft.PyramidBackbone):
         return {**features, ft.MAP: norm(x).astype(self.dtype), ft.POOLED: norm(global_mean(x))}
 
     def _stage(self, index: int) -> trunk.Stage:
-        mixer = functools.partial(DepthwiseConv, self.kernel_size, init.trunc_normal(0.02), self.dtype, True,
-                                  jax.nn.initializers.zeros)
+        mixer = functools.partial(
+            DepthwiseConv, self.kernel_size, init.trunc_normal(0.02), self.dtype, True, jax.nn.initializers.zeros
+        )
         norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.mlp))
         block = functools.partial(meta_next.MetaNeXt, mixer, norm, mlp, self.residual)
         return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
@@ -180,8 +181,11 @@ NAMES = {
         *((f'downsample_layers.0.1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
         *((f'downsample_layers.{s + 1}.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
         *((f'downsample_layers.{s + 1}.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
-        *((f'{_THERE}.{there}.{a}', f'{_HERE}/{here}/{b}') for a, b in _AFFINE
-          for there, here in (('dwconv', 'mixer'), ('pwconv1', 'mlp/up'), ('pwconv2', 'mlp/down'))),
+        *(
+            (f'{_THERE}.{there}.{a}', f'{_HERE}/{here}/{b}')
+            for a, b in _AFFINE
+            for there, here in (('dwconv', 'mixer'), ('pwconv1', 'mlp/up'), ('pwconv2', 'mlp/down'))
+        ),
         *((f'{_THERE}.norm.{a}', f'{_HERE}/norm/{b}') for a, b in _NORM),
         (f'{_THERE}.gamma', f'{_HERE}/residual/scale'),
         (f'{_THERE}.grn.gamma', f'{_HERE}/mlp/response/scale'),

@@ -55,8 +55,9 @@ class ConvProjection(nn.Module):
     dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, image: Float[Array, 'b h w c'], before: Float[Array, 'b p c'], *, train: bool = False
-                 ) -> Float[Array, 'b m d']:
+    def __call__(
+        self, image: Float[Array, 'b h w c'], before: Float[Array, 'b p c'], *, train: bool = False
+    ) -> Float[Array, 'b m d']:
         """Returns the tokens `before` and then the pixels, in rows."""
         image = StridedDepthwise(3, self.stride, 1, dtype=self.dtype, name='conv')(image)
         image = self.norm(dtype=self.dtype, name='norm')(image, train=train)
@@ -135,8 +136,9 @@ class Stage(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b n d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b n d']:
+    def __call__(
+        self, x: Float[Array, 'b n d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b n d']:
         """Keeps the shape; `masks` are this stage's rows."""
         join = self.residual(name='residual')
         blocks = [self.block(name=name) for name in trunk.names(self.depth)]
@@ -198,14 +200,15 @@ class CvT(ft.PyramidBackbone):
         token = self.param('cls_token', init.trunc_normal(0.02), (1, 1, self.widths[last]))
         features = {}
         for index in range(last + 1):
-            x = OverlappingPatches(self.widths[index], self.patch if index == 0 else 2, self.dtype,
-                                   name=f'embed{index}')(x)
+            x = OverlappingPatches(
+                self.widths[index], self.patch if index == 0 else 2, self.dtype, name=f'embed{index}'
+            )(x)
             features.setdefault(ft.STEM, x)
             before = [jnp.broadcast_to(token, (len(x), *token.shape[1:])).astype(x.dtype)] if index == last else []
             tokens = jnp.concatenate([*before, x.reshape(len(x), -1, x.shape[-1])], axis=1)
             masks = path_masks(self, self.drop_path if before else 0.0, self.depths[index], len(x), train=train)
             tokens = self._stage(index, x.shape[1:3])(tokens, masks, train=train)
-            x = tokens[:, len(before):].reshape(x.shape)
+            x = tokens[:, len(before) :].reshape(x.shape)
             features[ft.stage(index)] = x
         tokens = self.norm(dtype=self.dtype, name='norm')(tokens)
         return {**features, ft.MAP: tokens[:, 1:].reshape(x.shape), ft.POOLED: tokens[:, 0].astype(jnp.float32)}

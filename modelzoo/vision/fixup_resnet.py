@@ -42,8 +42,9 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, s: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, s: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         del train
         join = self.residual(name='residual')
@@ -54,7 +55,7 @@ class Block(nn.Module):
         y = fixup.Offset(name='before2')(nn.relu(fixup.Offset(name='after1')(y)))
         y = conv(kernel_init=jax.nn.initializers.zeros, name='conv2')(y)
         if self.stride != 1 or s.shape[-1] != self.features:
-            s = _widened(x[:, ::self.stride, ::self.stride], self.features)
+            s = _widened(x[:, :: self.stride, :: self.stride], self.features)
         return nn.relu(join.write(s.astype(y.dtype), drop_path(y, mask)))
 
 
@@ -107,8 +108,16 @@ class FixupResNet(ft.PyramidBackbone):
         stem = nn.relu(fixup.Offset(name='after_stem')(stem))
         block = functools.partial(Block, dtype=self.dtype)
         stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), fixup.Fixup)
-        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train,
-                           residual=fixup.Fixup, scan=self.scan)
+        maps = pyramid.run(
+            self,
+            stem,
+            stages,
+            drop_path=self.drop_path,
+            remat=self.remat,
+            train=train,
+            residual=fixup.Fixup,
+            scan=self.scan,
+        )
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         pooled = fixup.Offset(name='pool')(global_mean(maps[-1]))
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: pooled}
@@ -124,14 +133,22 @@ PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) fo
 
 
 # The published names of a classifier's parameters and ours; see weights.py.
-_NUMBERS = (('bias1a', 'residual/before'), ('bias1b', 'after1/bias'), ('bias2a', 'before2/bias'),
-            ('scale', 'residual/scale'), ('bias2b', 'residual/after'))
+_NUMBERS = (
+    ('bias1a', 'residual/before'),
+    ('bias1b', 'after1/bias'),
+    ('bias2a', 'before2/bias'),
+    ('scale', 'residual/scale'),
+    ('bias2b', 'residual/after'),
+)
 NAMES = {
     'FixupResNet': (
         ('conv1.weight', 'backbone/stem/kernel'),
         ('bias1', 'backbone/after_stem/bias'),
-        *((f'layer{stage + 1}.{{i}}.{there}', f'backbone/stage{stage}/block{{i:02d}}/{here}') for stage in range(3)
-          for there, here in (*_NUMBERS, ('conv{k}.weight', 'conv{k}/kernel'))),
+        *(
+            (f'layer{stage + 1}.{{i}}.{there}', f'backbone/stage{stage}/block{{i:02d}}/{here}')
+            for stage in range(3)
+            for there, here in (*_NUMBERS, ('conv{k}.weight', 'conv{k}/kernel'))
+        ),
         ('bias2', 'backbone/pool/bias'),
         ('fc.weight', 'head/kernel'),
         ('fc.bias', 'head/bias'),

@@ -129,9 +129,9 @@ class GatedConv(nn.Module):
         """
         del train
         width = x.shape[-1]
-        if width % 2**(self.order - 1):
+        if width % 2 ** (self.order - 1):
             raise ValueError(f'width {width} does not divide by 2^{self.order - 1}: change width or the orders.')
-        widths = [width // 2**(self.order - 1 - index) for index in range(self.order)]
+        widths = [width // 2 ** (self.order - 1 - index) for index in range(self.order)]
         dense = functools.partial(Dense, use_bias=True, kernel_init=self.kernel_init, dtype=self.dtype)
         gate, rest = jnp.split(dense(2 * width, name='in')(x), [widths[0]], axis=-1)
         filtered = self.filter(dtype=self.dtype, name='filter')(rest) * self.scale
@@ -253,8 +253,11 @@ _MIXER = (
     *((f'dwconv.{a}', f'filter/{b}') for a, b in _AFFINE),
     ('dwconv.dw.weight', 'filter/local/kernel'),
     ('dwconv.complex_weight', 'filter/global/kernel'),
-    *((f'dwconv.{there}.{a}', f'filter/{here}/{b}') for a, b in _NORM
-      for there, here in (('pre_norm', 'before'), ('post_norm', 'after'))),
+    *(
+        (f'dwconv.{there}.{a}', f'filter/{here}/{b}')
+        for a, b in _NORM
+        for there, here in (('pre_norm', 'before'), ('post_norm', 'after'))
+    ),
 )
 NAMES = {
     'HorNet': (
@@ -263,10 +266,16 @@ NAMES = {
         *((f'downsample_layers.{s + 1}.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
         *((f'downsample_layers.{s + 1}.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
         *((f'{_THERE}.gnconv.{a}', f'{_HERE}/mixer/{b}', *units) for a, b, *units in _MIXER),
-        *((f'{_THERE}.norm{k}.{a}', f'{_HERE}/{part}_norm/{b}')
-          for k, part in ((1, 'mixer'), (2, 'mlp')) for a, b in _NORM),
-        *((f'{_THERE}.pwconv{k}.{a}', f'{_HERE}/mlp/{part}/{b}')
-          for k, part in ((1, 'up'), (2, 'down')) for a, b in _AFFINE),
+        *(
+            (f'{_THERE}.norm{k}.{a}', f'{_HERE}/{part}_norm/{b}')
+            for k, part in ((1, 'mixer'), (2, 'mlp'))
+            for a, b in _NORM
+        ),
+        *(
+            (f'{_THERE}.pwconv{k}.{a}', f'{_HERE}/mlp/{part}/{b}')
+            for k, part in ((1, 'up'), (2, 'down'))
+            for a, b in _AFFINE
+        ),
         *((f'{_THERE}.gamma{k}', f'{_HERE}/{part}_residual/scale') for k, part in ((1, 'mixer'), (2, 'mlp'))),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),

@@ -55,8 +55,9 @@ class Inception(nn.Module):
         """
         part = int(x.shape[-1] * self.ratio)
         if not part:
-            raise ValueError(f'{self.ratio} of {x.shape[-1]} channels is less than one: widen the stage or raise the '
-                             'ratio.')
+            raise ValueError(
+                f'{self.ratio} of {x.shape[-1]} channels is less than one: widen the stage or raise the ratio.'
+            )
         kernels = {'square': (3, 3), 'row': (1, self.band), 'column': (self.band, 1)}
         taps, biases = zip(*(Taps(sides, name=name)(part) for name, sides in kernels.items()))
         x, *taps, bias = (array.astype(self.dtype) for array in (x, *taps, jnp.stack(biases)))
@@ -194,13 +195,20 @@ NAMES = {
         *((f'stem.1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
         *((f'stages.{s + 1}.downsample.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
         *((f'stages.{s + 1}.downsample.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
-        *((f'{_THERE}.token_mixer.dwconv_{there}.{a}', f'{_HERE}/mixer/{here}/{b}') for a, b in _AFFINE
-          for there, here in (('hw', 'square'), ('w', 'row'), ('h', 'column'))),
+        *(
+            (f'{_THERE}.token_mixer.dwconv_{there}.{a}', f'{_HERE}/mixer/{here}/{b}')
+            for a, b in _AFFINE
+            for there, here in (('hw', 'square'), ('w', 'row'), ('h', 'column'))
+        ),
         *((f'{_THERE}.norm.{a}', f'{_HERE}/norm/{b}') for a, b in _NORM),
-        *((f'{_THERE}.mlp.{there}.weight', f'{_HERE}/mlp/{here}/kernel', 2) for there, here in (
-            ('fc1', 'up'), ('fc2', 'down'))),
-        *((f'{_THERE}.mlp.{there}.bias', f'{_HERE}/mlp/{here}/bias') for there, here in (
-            ('fc1', 'up'), ('fc2', 'down'))),
+        *(
+            (f'{_THERE}.mlp.{there}.weight', f'{_HERE}/mlp/{here}/kernel', 2)
+            for there, here in (('fc1', 'up'), ('fc2', 'down'))
+        ),
+        *(
+            (f'{_THERE}.mlp.{there}.bias', f'{_HERE}/mlp/{here}/bias')
+            for there, here in (('fc1', 'up'), ('fc2', 'down'))
+        ),
         (f'{_THERE}.gamma', f'{_HERE}/residual/scale'),
         *((f'head.fc1.{a}', f'backbone/neck/up/{b}') for a, b in _AFFINE),
         *((f'head.norm.{a}', f'backbone/neck/norm/{b}') for a, b in _LAYER_NORM),

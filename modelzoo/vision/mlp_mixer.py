@@ -167,11 +167,12 @@ class Mixer(ft.TokenBackbone):
             ValueError: `grid` is None: the blocks have a weight for each pair of places.
         """
         if grid is None:
-            raise ValueError('Mixer has a weight for each pair of patches, so it cannot encode a subset of them: '
-                             'replace tokens instead of dropping them.')
+            raise ValueError(
+                'Mixer has a weight for each pair of patches, so it cannot encode a subset of them: '
+                'replace tokens instead of dropping them.'
+            )
         masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
-        s = trunk.run(self, self.blocks, self.join.open(tokens), masks, train=train, remat=self.remat,
-                      scan=self.scan)
+        s = trunk.run(self, self.blocks, self.join.open(tokens), masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
         pooled = jnp.mean(x.astype(jnp.float32), axis=1)
         return {ft.TOKENS: x, ft.MAP: x.reshape(len(x), *grid, self.width), ft.POOLED: pooled}
@@ -181,8 +182,10 @@ def _check_tokens(module: nn.Module, path: tuple[str, str], tokens: int) -> None
     """Raises ValueError where weights are there, for another number of tokens."""
     kernel = module.variables.get('params', {}).get(path[0], {}).get(path[1])
     if kernel is not None and kernel.shape[0] != tokens:
-        raise ValueError(f'the weights mix {kernel.shape[0]} patches and the image has {tokens}: use the image size '
-                         'and the patch that they were made for.')
+        raise ValueError(
+            f'the weights mix {kernel.shape[0]} patches and the image has {tokens}: use the image size '
+            'and the patch that they were made for.'
+        )
 
 
 # Table 1 of each paper; the names are timm's. LayerScale starts as in Meta's code, smaller in deeper networks.

@@ -123,8 +123,9 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, 'r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], mask: Float[Array, 'r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         conv_mask, mixer_mask = (None, None) if mask is None else mask
         s = self._shortcut(x) + drop_path(self._convolve(x, train=train), conv_mask)
@@ -209,8 +210,9 @@ class Stage(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Runs the blocks; `masks` are this stage's rows."""
         names = trunk.names(self.depth)
         blocks = [self.block(stride=1 if index else 2, name=name) for index, name in enumerate(names)]
@@ -251,7 +253,7 @@ class MOAT(ft.PyramidBackbone):
     @property
     def strides(self) -> tuple[int, ...]:
         """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**(index + 1) for index in range(len(self.depths)))
+        return tuple(self.stem_stride * 2 ** (index + 1) for index in range(len(self.depths)))
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -272,7 +274,7 @@ class MOAT(ft.PyramidBackbone):
         features = {ft.STEM: x}
         for index, depth in enumerate(self.depths):
             first = sum(self.depths[:index])
-            x = self._stage(index)(x, None if masks is None else masks[first:first + depth], train=train)
+            x = self._stage(index)(x, None if masks is None else masks[first : first + depth], train=train)
             features[ft.stage(index)] = x
         norm = LayerNorm(dtype=self.dtype, name='norm')
         pooled = norm(global_mean(x)).astype(jnp.float32)
@@ -287,8 +289,13 @@ class MOAT(ft.PyramidBackbone):
         width = self.widths[index]
         mixer = functools.partial(self.mixer, table=self.table(index), head_width=self.head_width)
         block = functools.partial(
-            Block, width, excite=0 if self.attends[index] else max(1, width // 4),
-            mixer=mixer if self.attends[index] else None, norm=self.norm, dtype=self.dtype)
+            Block,
+            width,
+            excite=0 if self.attends[index] else max(1, width // 4),
+            mixer=mixer if self.attends[index] else None,
+            norm=self.norm,
+            dtype=self.dtype,
+        )
         return Stage(block, self.depths[index], self.remat, name=ft.stage(index))
 
 
@@ -343,20 +350,31 @@ _BATCH = (*_NORM, ('running_mean', 'mean'), ('running_var', 'var'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _POINT = (('weight', 'kernel', 2), ('bias', 'bias'))
 _PARTS = (
-    (_POINT, 'shortcut_conv', 'shortcut'), (_BATCH, 'pre_norm', 'norm'), (_POINT, 'expand_conv', 'up'),
-    (_BATCH, 'expand_norm', 'up_norm'), (_AFFINE, 'depthwise_conv', 'conv'), (_BATCH, 'depthwise_norm', 'conv_norm'),
-    (_POINT, 'se.reduce_conv2d', 'excite/down'), (_POINT, 'se.expand_conv2d', 'excite/up'),
-    (_POINT, 'shrink_conv', 'down'), (_NORM, 'attention_norm', 'mixer_norm'),
+    (_POINT, 'shortcut_conv', 'shortcut'),
+    (_BATCH, 'pre_norm', 'norm'),
+    (_POINT, 'expand_conv', 'up'),
+    (_BATCH, 'expand_norm', 'up_norm'),
+    (_AFFINE, 'depthwise_conv', 'conv'),
+    (_BATCH, 'depthwise_norm', 'conv_norm'),
+    (_POINT, 'se.reduce_conv2d', 'excite/down'),
+    (_POINT, 'se.expand_conv2d', 'excite/up'),
+    (_POINT, 'shrink_conv', 'down'),
+    (_NORM, 'attention_norm', 'mixer_norm'),
     *((_AFFINE, f'attention.{there}', f'mixer/{here}') for there, here in zip('qkvo', ('q', 'k', 'v', 'out'))),
 )
 NAMES = {
     'MOAT': (
         *((f'stem.conv_{i}.{a}', f'backbone/stem/conv{i}/{b}') for i in range(2) for a, b in _AFFINE),
         *((f'stem.norm_0.{a}', f'backbone/stem/norm/{b}') for a, b in _BATCH),
-        *((f'block_{{s:02d}}_{{i:02d}}.{there}.{a}', f'backbone/stage{{s}}/block{{i:02d}}/{here}/{b}', *axes)
-          for pairs, there, here in _PARTS for a, b, *axes in pairs),
-        ('block_{s:02d}_{i:02d}.attention.relative_position_embedding',
-         'backbone/stage{s}/block{i:02d}/mixer/pos_embed'),
+        *(
+            (f'block_{{s:02d}}_{{i:02d}}.{there}.{a}', f'backbone/stage{{s}}/block{{i:02d}}/{here}/{b}', *axes)
+            for pairs, there, here in _PARTS
+            for a, b, *axes in pairs
+        ),
+        (
+            'block_{s:02d}_{i:02d}.attention.relative_position_embedding',
+            'backbone/stage{s}/block{i:02d}/mixer/pos_embed',
+        ),
         *((f'final_layer_norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'logits_head.{a}', f'head/{b}', *axes) for a, b, *axes in _POINT),
     ),

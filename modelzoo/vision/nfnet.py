@@ -6,8 +6,8 @@ Without Normalization", https://arxiv.org/abs/2102.06171. Reference: timm 1.0.31
 (https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has DeepMind's published weights
 (https://github.com/google-deepmind/deepmind-research, nfnets, Apache-2.0).
 
-Kernels are standardized (layers/norms/weight_standardization.py), and each block divides its input by the deviation that
-it should have by construction:
+Kernels are standardized (layers/norms/weight_standardization.py), and each block divides its input by the deviation
+that it should have by construction:
 
     x <- shortcut + alpha * scale * branch(act(x) / sqrt(v)),    v <- v + alpha^2,
 
@@ -104,7 +104,7 @@ class DeepStem(nn.Module):
         """
         _, step = stem_conv(self.stride)
         for index, stride in enumerate((step, 1, 1, step)):
-            width = self.features // 2**(3 - index)
+            width = self.features // 2 ** (3 - index)
             x = self.activation(x) if index else x
             x = self.conv(width, 3, stride, dtype=self.dtype, name=f'conv{index + 1}')(x)
         return x
@@ -142,8 +142,9 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`.
 
         Raises:
@@ -168,14 +169,16 @@ class Block(nn.Module):
         if self.group_size is None:
             return width
         if width < self.group_size:
-            raise ValueError(f'{self.features} features leave {width} channels, fewer than a group of '
-                             f'{self.group_size}: widen the stage or lower group_size.')
+            raise ValueError(
+                f'{self.features} features leave {width} channels, fewer than a group of '
+                f'{self.group_size}: widen the stage or lower group_size.'
+            )
         return width // self.group_size * self.group_size
 
     def _spatial(self, y: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
         width = self._width()
         groups = 1 if self.group_size is None else width // self.group_size
-        for index, name in enumerate(('conv2', 'conv2b')[:self.spatial]):
+        for index, name in enumerate(('conv2', 'conv2b')[: self.spatial]):
             conv = self.conv(width, 3, 1 if index else self.stride, groups=groups, dtype=self.dtype, name=name)
             y = conv(self.activation(y))
         return y
@@ -245,8 +248,9 @@ class NFNet(ft.PyramidBackbone):
         """Returns the blocks' factories, each with the variance that its input has by construction."""
         stages, variance = [], 1.0
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
-            block = functools.partial(self.block, alpha=self.alpha, conv=self.conv, activation=self.activation,
-                                      dtype=self.dtype)
+            block = functools.partial(
+                self.block, alpha=self.alpha, conv=self.conv, activation=self.activation, dtype=self.dtype
+            )
             factories = pyramid.with_stride(block, width, depth, 2 if index else 1)
             for place, factory in enumerate(factories):
                 factories[place] = functools.partial(factory, variance=variance)
@@ -255,10 +259,18 @@ class NFNet(ft.PyramidBackbone):
         return stages
 
 
-_F_BLOCK = functools.partial(Block, ratio=0.5, group_size=128, spatial=2, skip_init=True,
-                             squeeze=functools.partial(SqueezeExcite, 0.5))
-_F = {'widths': (256, 512, 1536, 1536), 'block': _F_BLOCK, 'stem': DeepStem, 'stem_width': 128, 'final_width': 3072,
-      'conv': functools.partial(ScaledConv, padding='SAME'), 'activation': scaled_gelu}
+_F_BLOCK = functools.partial(
+    Block, ratio=0.5, group_size=128, spatial=2, skip_init=True, squeeze=functools.partial(SqueezeExcite, 0.5)
+)
+_F = {
+    'widths': (256, 512, 1536, 1536),
+    'block': _F_BLOCK,
+    'stem': DeepStem,
+    'stem_width': 128,
+    'final_width': 3072,
+    'conv': functools.partial(ScaledConv, padding='SAME'),
+    'activation': scaled_gelu,
+}
 
 # Table 1 of the second paper: F0 to F6 differ in depth, image size and regularization; "dm" as timm names those with
 # DeepMind's weights.
@@ -268,8 +280,11 @@ VARIANTS = {
     'nf_resnet101': NFNet((3, 4, 23, 3)),
     **{f'dm_nfnet_f{size}': NFNet(tuple((size + 1) * depth for depth in (1, 2, 6, 3)), **_F) for size in range(7)},
     'nf_resnet_test': NFNet((1, 2), (32, 64), stem_width=16),
-    'nfnet_test': NFNet((1, 2), **_F | {'widths': (32, 64), 'stem_width': 16, 'final_width': 48,
-                                        'block': functools.partial(_F_BLOCK, group_size=8)}),
+    'nfnet_test': NFNet(
+        (1, 2),
+        **_F
+        | {'widths': (32, 64), 'stem_width': 16, 'final_width': 48, 'block': functools.partial(_F_BLOCK, group_size=8)},
+    ),
 }
 
 # The first paper has 288-layer networks besides; tables 3 and 4 of the second have these, at the test resolution.
@@ -321,9 +336,14 @@ NAMES = {
         *_conv_names(f'{_THERE}.conv{{k}}b', f'{_HERE}/conv{{k}}b'),
         *_conv_names(f'{_THERE}.downsample.conv', f'{_HERE}/shortcut'),
         *((f'{_THERE}.skipinit_{gain}', f'{_HERE}/skip_scale') for gain in _GAINS),
-        *(pair for there, here in (('fc1', 'down'), ('fc2', 'up')) for pair in (
-            (f'{_THERE}.attn_last.{there}.weight', f'{_HERE}/squeeze/{here}/kernel', 2),
-            (f'{_THERE}.attn_last.{there}.bias', f'{_HERE}/squeeze/{here}/bias'))),
+        *(
+            pair
+            for there, here in (('fc1', 'down'), ('fc2', 'up'))
+            for pair in (
+                (f'{_THERE}.attn_last.{there}.weight', f'{_HERE}/squeeze/{here}/kernel', 2),
+                (f'{_THERE}.attn_last.{there}.bias', f'{_HERE}/squeeze/{here}/bias'),
+            )
+        ),
         *_conv_names('final_conv', 'backbone/final'),
         ('head.fc.weight', 'head/kernel'),
         ('head.fc.bias', 'head/bias'),

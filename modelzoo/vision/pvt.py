@@ -171,7 +171,7 @@ class BiasedDepthwise(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         """Keeps the size."""
-        kernel = self.param('kernel', jax.nn.initializers.normal((2 / 9)**0.5), (3, 3, 1, x.shape[-1]))
+        kernel = self.param('kernel', jax.nn.initializers.normal((2 / 9) ** 0.5), (3, 3, 1, x.shape[-1]))
         bias = self.param('bias', _ZEROS, (x.shape[-1],))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
         return depthwise_conv(x, kernel) + bias[None, None, None]
@@ -193,8 +193,9 @@ class PatchEmbedding(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], token: Float[Array, '1 1 d'] | None = None
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], token: Float[Array, '1 1 d'] | None = None
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns ``ceil(h / patch) x ceil(w / patch)`` pixels; with `token`, it and them as one row."""
         x = Patches(self.features, self.patch, dtype=self.dtype, name='patches')(x)
         x = LayerNorm(dtype=self.dtype, name='norm')(x)
@@ -285,7 +286,7 @@ class _Pyramid(ft.PyramidBackbone):
         """Returns each stage's masks of stochastic depth."""
         masks = path_masks(self, self.drop_path, sum(self.depths), batch, train=train)
         ends = np.cumsum(self.depths)
-        return [None if masks is None else masks[end - depth:end] for end, depth in zip(ends, self.depths)]
+        return [None if masks is None else masks[end - depth : end] for end, depth in zip(ends, self.depths)]
 
     def _blocks(self) -> list[list[str]]:
         """Returns the paths of each block, what leads to the next stage with the last one before it."""
@@ -320,7 +321,9 @@ class PVT(_Pyramid):
             ValueError: the patch does not divide the image, or the last stage reduces.
         """
         if self.reductions[-1] != 1:
-            raise ValueError(f'the last of the reductions {tuple(self.reductions)} must be 1: its map has a class token.')
+            raise ValueError(
+                f'the last of the reductions {tuple(self.reductions)} must be 1: its map has a class token.'
+            )
         tables, grids = (_grids(pair(size), self.patch, len(self.depths)) for size in (self.image_size, x.shape[1:3]))
         last = len(self.depths) - 1
         token = self.param('cls_token', init.trunc_normal(0.02), (1, 1, self.widths[last]))
@@ -334,8 +337,12 @@ class PVT(_Pyramid):
             features[ft.stage(index)] = x
         image = lambda tokens: tokens[:, 0, 1:].reshape(len(tokens), *grids[last], -1)
         normed = self.norm(dtype=self.dtype, name='norm')(x)
-        return {**features, ft.stage(last): image(x), ft.MAP: image(normed),
-                ft.POOLED: normed[:, 0, 0].astype(jnp.float32)}
+        return {
+            **features,
+            ft.stage(last): image(x),
+            ft.MAP: image(normed),
+            ft.POOLED: normed[:, 0, 0].astype(jnp.float32),
+        }
 
 
 class PVTv2(_Pyramid):
@@ -346,7 +353,7 @@ class PVTv2(_Pyramid):
         """The first embedding, each block, the last norm; other norms go with the last block before them."""
         blocks = self._blocks()
         for index in range(len(self.depths) - 1):
-            blocks[sum(self.depths[:index + 1]) - 1].append(f'norm{index}')
+            blocks[sum(self.depths[: index + 1]) - 1].append(f'norm{index}')
         return (('embed0',), *map(tuple, blocks), (f'norm{len(self.depths) - 1}',))
 
     @nn.compact
@@ -429,15 +436,22 @@ _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _BLOCK = (
     *((f'norm1.{a}', f'mixer_norm/{b}') for a, b in _NORM),
-    *((f'attn.{there}.{a}', f'mixer/{here}/{b}') for a, b in _AFFINE
-      for there, here in (('q', 'q'), ('kv', 'kv'), ('proj', 'out'), ('sr', 'memory/conv'))),
+    *(
+        (f'attn.{there}.{a}', f'mixer/{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (('q', 'q'), ('kv', 'kv'), ('proj', 'out'), ('sr', 'memory/conv'))
+    ),
     *((f'attn.norm.{a}', f'mixer/memory/norm/{b}') for a, b in _NORM),
     *((f'norm2.{a}', f'mlp_norm/{b}') for a, b in _NORM),
-    *((f'mlp.{there}.{a}', f'mlp/{here}/{b}') for a, b in _AFFINE
-      for there, here in (('fc1', 'up'), ('dwconv.dwconv', 'conv'), ('fc2', 'down'))),
+    *(
+        (f'mlp.{there}.{a}', f'mlp/{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (('fc1', 'up'), ('dwconv.dwconv', 'conv'), ('fc2', 'down'))
+    ),
 )
-_BLOCKS = tuple((f'block{s + 1}.{{i}}.{a}', f'backbone/stage{s}/block{{i:02d}}/{b}')
-                for s in range(4) for a, b in _BLOCK)
+_BLOCKS = tuple(
+    (f'block{s + 1}.{{i}}.{a}', f'backbone/stage{s}/block{{i:02d}}/{b}') for s in range(4) for a, b in _BLOCK
+)
 _HEAD = tuple((f'head.{a}', f'head/{b}') for a, b in _AFFINE)
 NAMES = {
     'PVT': (

@@ -55,8 +55,9 @@ class Bottle2neck(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         first = self.stride != 1 or x.shape[-1] != self.features
         width = self.features // 4 * self.base_width // 64 * self.groups
@@ -69,8 +70,9 @@ class Bottle2neck(nn.Module):
             x = projection(self.features, self.stride, self.norm, self.dtype, 'shortcut')(x, train=train)
         return nn.relu(x.astype(y.dtype) + drop_path(y, mask))
 
-    def _parts(self, parts: Sequence[Float[Array, 'b h w c']], first: bool, *, train: bool
-               ) -> Float[Array, 'b h2 w2 d']:
+    def _parts(
+        self, parts: Sequence[Float[Array, 'b h w c']], first: bool, *, train: bool
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the outputs of the small convolutions side by side; `first` where the block changes the shape."""
         outputs = []
         for index, part in enumerate(parts[:-1]):
@@ -128,8 +130,14 @@ class Res2Net(ft.PyramidBackbone):
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
         stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
-        block = functools.partial(Bottle2neck, scales=self.scales, base_width=self.base_width, groups=self.groups,
-                                  norm=self.norm, dtype=self.dtype)
+        block = functools.partial(
+            Bottle2neck,
+            scales=self.scales,
+            base_width=self.base_width,
+            groups=self.groups,
+            norm=self.norm,
+            dtype=self.dtype,
+        )
         stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
@@ -179,8 +187,11 @@ NAMES = {
     'Res2Net': (
         ('conv1.weight', 'backbone/stem/conv/kernel'),
         *((f'bn1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
-        *(pair for stage in range(4)
-          for pair in _block_names(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')),
+        *(
+            pair
+            for stage in range(4)
+            for pair in _block_names(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')
+        ),
         ('fc.weight', 'head/kernel'),
         ('fc.bias', 'head/bias'),
     ),

@@ -48,7 +48,7 @@ class Subsample(nn.Module):
         """Returns h / stride rows, rounded up."""
         del train
         new = self.features - x.shape[-1]
-        x = x[:, ::self.stride, ::self.stride]
+        x = x[:, :: self.stride, :: self.stride]
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
 
@@ -135,8 +135,10 @@ def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array]
     """
     outer = block.residual(name='residual')
     if isinstance(outer, (Starting, Telling)):
-        raise NotImplementedError(f'{type(outer).__name__} reaches into a branch, and convolutions with norms do not '
-                                  'let it: use vision/fixup_resnet.py for Fixup, or choose another residual.')
+        raise NotImplementedError(
+            f'{type(outer).__name__} reaches into a branch, and convolutions with norms do not '
+            'let it: use vision/fixup_resnet.py for Fixup, or choose another residual.'
+        )
     channels = outer.close(s).shape[-1]
     changes = block.stride != 1 or channels != block.features
     restarts = changes and not isinstance(outer, Single)
@@ -167,8 +169,9 @@ class WideBasic(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, PlainConv))
         y = nn.relu(norm(name='norm1')(x, train=train))
@@ -230,8 +233,9 @@ class ResNet(ft.PyramidBackbone):
         stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, self.act, name='stem')(x, train=train)
         block = functools.partial(self.block, norm=self.norm, dtype=self.dtype, act=self.act, end_norm=self.end_norm)
         stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), self.residual)
-        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train,
-                           residual=self.residual)
+        maps = pyramid.run(
+            self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train, residual=self.residual
+        )
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
 
@@ -283,8 +287,12 @@ class WideResNet(ft.PyramidBackbone):
 
 
 _BASIC = {'block': Basic, 'widths': (64, 128, 256, 512)}
-_CIFAR = {'block': functools.partial(Basic, shortcut=Subsample), 'widths': (16, 32, 64), 'stem_width': 16,
-          'stem_stride': 1}
+_CIFAR = {
+    'block': functools.partial(Basic, shortcut=Subsample),
+    'widths': (16, 32, 64),
+    'stem_width': 16,
+    'stem_stride': 1,
+}
 
 
 def _next(groups: int, base_width: int) -> Callable[..., nn.Module]:
@@ -315,8 +323,9 @@ VARIANTS = {
     'wrn_28_10_cifar': _wide(28, 10),
     'wrn_40_4_cifar': _wide(40, 4),
     'resnet_test': ResNet((1, 2), (32, 64), _next(2, 64), stem_width=16),
-    'resnet_cifar_test': ResNet((2, 1), (8, 16), functools.partial(Basic, shortcut=Subsample), stem_width=8,
-                                stem_stride=1),
+    'resnet_cifar_test': ResNet(
+        (2, 1), (8, 16), functools.partial(Basic, shortcut=Subsample), stem_width=8, stem_stride=1
+    ),
     'wrn_test': WideResNet((1, 1), (8, 16), stem_width=8),
 }
 
@@ -335,8 +344,10 @@ PUBLISHED = {
     'resnext50_32x4d': _NEXT(params=25.0, macs=4.2, top1=77.8),
     'resnext101_32x4d': _NEXT(macs=8.0, top1=78.8),
     'resnext101_64x4d': _NEXT(macs=15.6, top1=79.6),
-    **{f'resnet{layers}_cifar': _CIFAR_RESNET(params=params)
-       for layers, params in ((20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7))},
+    **{
+        f'resnet{layers}_cifar': _CIFAR_RESNET(params=params)
+        for layers, params in ((20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7))
+    },
     'wrn_16_8_cifar': _WIDE((32, 32), params=11.0),
     'wrn_22_8_cifar': _WIDE((32, 32), params=17.2),
     'wrn_28_10_cifar': _WIDE((32, 32), params=36.5),
@@ -369,15 +380,24 @@ NAMES = {
     'ResNet': (
         ('conv1.weight', 'backbone/stem/conv/kernel'),
         *((f'bn1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
-        *(pair for stage in range(4)
-          for pair in _block_names(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')),
-        *((f'{head}.{name}', f'head/{ours}') for head in ('fc', 'linear')  # the second in the code for CIFAR
-          for name, ours in (('weight', 'kernel'), ('bias', 'bias'))),
+        *(
+            pair
+            for stage in range(4)
+            for pair in _block_names(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')
+        ),
+        *(
+            (f'{head}.{name}', f'head/{ours}')
+            for head in ('fc', 'linear')  # the second in the code for CIFAR
+            for name, ours in (('weight', 'kernel'), ('bias', 'bias'))
+        ),
     ),
     'WideResNet': (
         ('conv1.weight', 'backbone/stem/kernel'),
-        *(pair for stage in range(3)
-          for pair in _wide_block_names(f'block{stage + 1}.layer.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')),
+        *(
+            pair
+            for stage in range(3)
+            for pair in _wide_block_names(f'block{stage + 1}.layer.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')
+        ),
         *((f'bn1.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         ('fc.weight', 'head/kernel'),
         ('fc.bias', 'head/bias'),

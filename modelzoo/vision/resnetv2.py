@@ -90,8 +90,9 @@ class Basic(nn.Module):
     act: Callable[[Array], Array] = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
         y = self.act(norm(name='norm1')(x, train=train))
@@ -117,8 +118,9 @@ class Bottleneck(nn.Module):
     act: Callable[[Array], Array] = nn.relu
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
         width = self.features // 4
@@ -200,8 +202,9 @@ _BIT = {'norm': GroupNorm, 'conv': StandardizedConv, 'pool': zero_padded_pool}
 
 
 def _bit(depths: Sequence[int], factor: int) -> ResNetV2:
-    return ResNetV2(tuple(depths), tuple(factor * width for width in (256, 512, 1024, 2048)),
-                    stem_width=64 * factor, **_BIT)
+    return ResNetV2(
+        tuple(depths), tuple(factor * width for width in (256, 512, 1024, 2048)), stem_width=64 * factor, **_BIT
+    )
 
 
 # BiT: section 3.1 and table 5 of its appendix name the sizes R50x1 to R152x4: layers and a factor on every width.

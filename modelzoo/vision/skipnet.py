@@ -89,8 +89,10 @@ class ConvGate(nn.Module):
         strides = (1, 2) if self.pooled else (2,)
         if self.pooled:
             if min(x.shape[1:3]) < 2:
-                raise ValueError(f'a gate of SkipNet pools 2x2 pixels and got a map of {x.shape[1]}x{x.shape[2]}: use '
-                                 'a larger image, fewer stages, or gates with pooled=False.')
+                raise ValueError(
+                    f'a gate of SkipNet pools 2x2 pixels and got a map of {x.shape[1]}x{x.shape[2]}: use '
+                    'a larger image, fewer stages, or gates with pooled=False.'
+                )
             x = max_pool(x, 2, 2, 0)
         for index, stride in enumerate(strides):
             x = nn.relu(conv(stride=stride, name=f'conv{index + 1}')(x, train=train))
@@ -169,8 +171,14 @@ class Block(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], gate: Float[Array, ' b'], mask: Float[Array, ' b'] | None, *,
-                 train: bool = False) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self,
+        x: Float[Array, 'b h w c'],
+        gate: Float[Array, ' b'],
+        mask: Float[Array, ' b'] | None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, 'b h2 w2 d']:
         """Returns the next map; `gate` is g, `mask` this block's row of `drop.path_masks`."""
         conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
         y = nn.relu(conv(stride=self.stride, name='conv1')(x, train=train))
@@ -232,8 +240,9 @@ class SkipNet(ft.PyramidBackbone):
         stem = x = Stem(self.stem_width, 1, dtype=self.dtype, name='stem')(x, train=train)
         blocks = self._blocks()
         if len(blocks) < 2:
-            raise ValueError(f'SkipNet never skips its first block, and depths are {tuple(self.depths)}: use 2 or '
-                             'more.')
+            raise ValueError(
+                f'SkipNet never skips its first block, and depths are {tuple(self.depths)}: use 2 or more.'
+            )
         masks = path_masks(self, self.drop_path, len(blocks), len(x), branches=1, train=train)
         run = lambda block, x, gate, mask: block(x, gate, mask, train=train)
         run = nn.remat(run) if self.remat else run
@@ -253,9 +262,11 @@ class SkipNet(ft.PyramidBackbone):
 
     def _blocks(self) -> list[tuple[str, int, int, int]]:
         """Returns the stage, the number in it, the width and the stride of each block."""
-        return [(ft.stage(stage), index, width, 2 if stage and not index else 1)
-                for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True))
-                for index in range(depth)]
+        return [
+            (ft.stage(stage), index, width, 2 if stage and not index else 1)
+            for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True))
+            for index in range(depth)
+        ]
 
     def _draw(self, batch: int) -> Float[Array, ' b']:
         """Returns a number from 0 to 1 for each example, by its row; as `drop.path_masks` draws them."""
@@ -282,14 +293,21 @@ PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1711.09485', (32, 32)) fo
 
 # The published names of a classifier's parameters and statistics and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
-_LSTM = (('rnn.weight_ih_l0', 'input/kernel'), ('rnn.bias_ih_l0', 'input/bias'),
-         ('rnn.weight_hh_l0', 'hidden/kernel'), ('rnn.bias_hh_l0', 'hidden/bias'),
-         ('proj.weight', 'linear/kernel'), ('proj.bias', 'linear/bias'))
+_LSTM = (
+    ('rnn.weight_ih_l0', 'input/kernel'),
+    ('rnn.bias_ih_l0', 'input/bias'),
+    ('rnn.weight_hh_l0', 'hidden/kernel'),
+    ('rnn.bias_hh_l0', 'hidden/bias'),
+    ('proj.weight', 'linear/kernel'),
+    ('proj.bias', 'linear/bias'),
+)
 
 
 def _conv_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
-    return ((f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/conv/kernel'),
-            *((f'{there}.bn{{k}}.{a}', f'{here}/conv{{k}}/norm/{b}') for a, b in _NORM))
+    return (
+        (f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/conv/kernel'),
+        *((f'{there}.bn{{k}}.{a}', f'{here}/conv{{k}}/norm/{b}') for a, b in _NORM),
+    )
 
 
 def _stage_names(stage: int) -> tuple[tuple, ...]:
@@ -298,12 +316,15 @@ def _stage_names(stage: int) -> tuple[tuple, ...]:
     # A projection is in the files once more, as a part of its block.
     shortcuts = [there + 'ds{i}', there + 'layer{i}.downsample']
     return (
-        *_conv_names(there + 'layer{i}', block), *_conv_names(there + 'gate{i}', gate),
+        *_conv_names(there + 'layer{i}', block),
+        *_conv_names(there + 'gate{i}', gate),
         *((f'{name}.0.weight', f'{block}/shortcut/conv/kernel') for name in shortcuts),
         *((f'{name}.1.{a}', f'{block}/shortcut/norm/{b}') for name in shortcuts for a, b in _NORM),
-        *((f'{there}gate{{i}}.{layer}.{a}', f'{gate}/{ours}/{b}', axes)
-          for layer, ours in (('linear_layer', 'linear'), ('1', 'embed'))
-          for a, b, axes in (('weight', 'kernel', 2), ('bias', 'bias', 0))),
+        *(
+            (f'{there}gate{{i}}.{layer}.{a}', f'{gate}/{ours}/{b}', axes)
+            for layer, ours in (('linear_layer', 'linear'), ('1', 'embed'))
+            for a, b, axes in (('weight', 'kernel', 2), ('bias', 'bias', 0))
+        ),
     )
 
 

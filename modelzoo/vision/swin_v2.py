@@ -65,7 +65,7 @@ class WindowAttention(nn.Module):
         full = x.shape[1:3]
         mixed = self._attend(window.partition(x, cut), self._bias(cut, full, shift))
         mixed = Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='out')(mixed)
-        mixed = window.merge(mixed, cut, full)[:, :size[0], :size[1]]
+        mixed = window.merge(mixed, cut, full)[:, : size[0], : size[1]]
         return jnp.roll(mixed, shift, (1, 2))
 
     def _attend(self, x: Float[Array, 'v n d'], bias: Float[Array, 'p h n n']) -> Float[Array, 'v n d']:
@@ -74,8 +74,9 @@ class WindowAttention(nn.Module):
         q_bias, v_bias = (self.param(f'{name}_bias', jax.nn.initializers.zeros, (width,)) for name in 'qv')
         qkv = Dense(3 * width, False, self.kernel_init, self.dtype, name='qkv')(x)
         bias_row = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
-        q, k, v = (attention.split_heads(part, self.heads)
-                   for part in jnp.split(qkv + bias_row[None, None], 3, axis=-1))
+        q, k, v = (
+            attention.split_heads(part, self.heads) for part in jnp.split(qkv + bias_row[None, None], 3, axis=-1)
+        )
         sharpness = self.param('logit_scale', jax.nn.initializers.constant(math.log(10)), (self.heads, 1, 1))
         sharpness = jnp.exp(jnp.minimum(sharpness, math.log(100)))[None]
         logits = (_direction(q) @ jnp.swapaxes(_direction(k), -1, -2)).astype(jnp.float32) * sharpness
@@ -185,13 +186,14 @@ class Stage(nn.Module):
     scan: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h w d']:
+    def __call__(
+        self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h w d']:
         """Keeps the shape; `masks` are this stage's rows."""
         join = self.residual(name='residual')
         s = join.open(x)
         for index, name in enumerate(trunk.names(self.depth)):
-            rows = None if masks is None else masks[index:index + 1]
+            rows = None if masks is None else masks[index : index + 1]
             blocks = [self.block(shifted=index % 2 == 1)(name=name)]
             s = trunk.run(self, blocks, s, rows, train=train, remat=self.remat, scan=self.scan)
         return join.close(s)
@@ -259,15 +261,20 @@ class SwinV2(ft.PyramidBackbone):
         for index, depth in enumerate(self.depths):
             x = Merge(self.dtype, name=f'merge{index}')(x) if index else x
             first = sum(self.depths[:index])
-            x = self._stage(index)(x, None if masks is None else masks[first:first + depth], train=train)
+            x = self._stage(index)(x, None if masks is None else masks[first : first + depth], train=train)
             features[ft.stage(index)] = x
         x = LayerNorm(dtype=self.dtype, name='norm')(x)
         return {**features, ft.MAP: x, ft.POOLED: jnp.mean(x.astype(jnp.float32), axis=(1, 2))}
 
     def _stage(self, index: int) -> Stage:
         norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.mlp))
-        mixer = functools.partial(self.mixer, heads=self.heads[index], side=self.window, dtype=self.dtype,
-                                  pretrained_side=self.pretrained_windows[index])
+        mixer = functools.partial(
+            self.mixer,
+            heads=self.heads[index],
+            side=self.window,
+            dtype=self.dtype,
+            pretrained_side=self.pretrained_windows[index],
+        )
 
         def block(shifted: bool) -> Callable[..., nn.Module]:
             return functools.partial(PostNorm, norm, functools.partial(mixer, shifted=shifted), mlp, self.residual)
@@ -313,11 +320,23 @@ _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _BLOCK = (
     *((f'attn.{name}', f'mixer/{name}') for name in ('logit_scale', 'q_bias', 'v_bias')),
-    *((f'{there}.{a}', f'{here}/{b}') for a, b in _AFFINE for there, here in (
-        ('attn.cpb_mlp.0', 'mixer/bias_up'), ('attn.cpb_mlp.2', 'mixer/bias_down'), ('attn.qkv', 'mixer/qkv'),
-        ('attn.proj', 'mixer/out'), ('mlp.fc1', 'mlp/up'), ('mlp.fc2', 'mlp/down'))),
-    *((f'{there}.{a}', f'{here}/{b}') for a, b in _NORM
-      for there, here in (('norm1', 'mixer_norm'), ('norm2', 'mlp_norm'))),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (
+            ('attn.cpb_mlp.0', 'mixer/bias_up'),
+            ('attn.cpb_mlp.2', 'mixer/bias_down'),
+            ('attn.qkv', 'mixer/qkv'),
+            ('attn.proj', 'mixer/out'),
+            ('mlp.fc1', 'mlp/up'),
+            ('mlp.fc2', 'mlp/down'),
+        )
+    ),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _NORM
+        for there, here in (('norm1', 'mixer_norm'), ('norm2', 'mlp_norm'))
+    ),
     *((name, '') for name in ('attn.relative_position_index', 'attn.relative_coords_table', 'attn_mask')),
 )
 NAMES = {

@@ -104,8 +104,9 @@ class Deployed(nn.Module):
         del train
         join = self.residual(name='residual')
         x = join.read(s)
-        y = _Depthwise(self.kernel_size, dtype=self.dtype, use_bias=True, bias_init=_ZEROS,
-                       name=_name(self.kernel_size))(x)
+        y = _Depthwise(
+            self.kernel_size, dtype=self.dtype, use_bias=True, bias_init=_ZEROS, name=_name(self.kernel_size)
+        )(x)
         y = Dense(x.shape[-1], dtype=self.dtype, name='down')(_hidden(y, self.ratio, self.dtype, use_bias=False))
         return join.write(s, drop_path(y, None if mask is None else mask[0]))
 
@@ -211,8 +212,10 @@ class UniRepLKNet(ft.PyramidBackbone):
             ValueError: the patch is odd or does not divide the image, or there are no branches for the kernel.
         """
         if self.patch % 2 or self.kernel_size not in BRANCHES:
-            raise ValueError(f'patch is {self.patch} and kernel_size {self.kernel_size}: use an even patch and one of '
-                             f'{", ".join(map(str, BRANCHES))}.')
+            raise ValueError(
+                f'patch is {self.patch} and kernel_size {self.kernel_size}: use an even patch and one of '
+                f'{", ".join(map(str, BRANCHES))}.'
+            )
         patch_grid(*x.shape[1:3], self.patch)
         x = Stem(self.widths[0], self.patch, self.dtype, name='stem')(x)
         masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
@@ -260,8 +263,13 @@ def _deploy_block(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[s
     gain, shift = (value * params['residual']['scale'] for value in _affine(params['down_norm'], stats['down_norm']))
     down, response = params['down']['kernel'], params['response']
     down = {'kernel': down * gain[None], 'bias': response['bias'].ravel() @ down * gain + shift}
-    return {name: conv, 'squeeze': params['squeeze'], 'up': params['up'],
-            'response': {'scale': response['scale']}, 'down': down}
+    return {
+        name: conv,
+        'squeeze': params['squeeze'],
+        'up': params['up'],
+        'response': {'scale': response['scale']},
+        'down': down,
+    }
 
 
 def _merge_branches(params: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[Array, Array]:
@@ -330,14 +338,23 @@ _BLOCK = (
     *((f'dwconv.{a}', f'conv/{b}') for a, b in _AFFINE),
     *((f'dwconv.lk_origin.{a}', f'large/{b}') for a, b in _AFFINE),
     ('dwconv.dil_conv_k{k}_{r}.weight', 'dilated_k{k}_{r}/kernel'),
-    *((f'dwconv.{there}.{a}', f'{here}/{b}') for a, b in _NORM
-      for there, here in (('origin_bn', 'large_norm'), ('dil_bn_k{k}_{r}', 'dilated_norm_k{k}_{r}'))),
-    *((f'{there}.{a}', f'{here}/{b}') for a, b in _NORM
-      for there, here in (('norm', 'norm'), ('pwconv2.2', 'down_norm'))),
+    *(
+        (f'dwconv.{there}.{a}', f'{here}/{b}')
+        for a, b in _NORM
+        for there, here in (('origin_bn', 'large_norm'), ('dil_bn_k{k}_{r}', 'dilated_norm_k{k}_{r}'))
+    ),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _NORM
+        for there, here in (('norm', 'norm'), ('pwconv2.2', 'down_norm'))
+    ),
     *((f'se.{part}.weight', f'squeeze/{part}/kernel', 2) for part in ('down', 'up')),
     *((f'se.{part}.bias', f'squeeze/{part}/bias') for part in ('down', 'up')),
-    *((f'{there}.{a}', f'{here}/{b}') for a, b in _AFFINE
-      for there, here in (('pwconv1.1', 'up'), ('pwconv2.0', 'down'))),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (('pwconv1.1', 'up'), ('pwconv2.0', 'down'))
+    ),
     ('act.1.gamma', 'response/scale'),
     ('act.1.beta', 'response/bias'),
     ('gamma', 'residual/scale'),
@@ -345,8 +362,11 @@ _BLOCK = (
 NAMES = {
     'UniRepLKNet': (
         *((f'downsample_layers.0.{3 * k}.{a}', f'backbone/stem/conv{k}/{b}') for k in range(2) for a, b in _AFFINE),
-        *((f'downsample_layers.0.{3 * k + 1}.{a}', f'backbone/stem/norm{k}/{b}')
-          for k in range(2) for a, b in _LAYER_NORM),
+        *(
+            (f'downsample_layers.0.{3 * k + 1}.{a}', f'backbone/stem/norm{k}/{b}')
+            for k in range(2)
+            for a, b in _LAYER_NORM
+        ),
         *((f'downsample_layers.{s + 1}.0.{a}', f'backbone/down{s}/conv/{b}') for s in range(3) for a, b in _AFFINE),
         *((f'downsample_layers.{s + 1}.1.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _LAYER_NORM),
         *((f'{_THERE}.{a}', f'{_HERE}/{b}', *units) for a, b, *units in _BLOCK),

@@ -90,8 +90,11 @@ class FourScans(nn.Module):
         orders, moves = snakes(rows, columns)
         u = x.reshape(batch, -1, inner)
         rank = -(-inner // 32)
-        low, B, C = jnp.split(Dense(rank + 2 * self.states, False, _NORMAL, self.dtype, name='select')(u),
-                              (rank, rank + self.states), axis=-1)
+        low, B, C = jnp.split(
+            Dense(rank + 2 * self.states, False, _NORMAL, self.dtype, name='select')(u),
+            (rank, rank + self.states),
+            axis=-1,
+        )
         delta, bias = mamba.StepSizes(inner, _NORMAL, _ZEROS, name='step')(low)
         moved = self.param('direction', _NORMAL, (len(_MOVES) + 1, self.states))[moves]
         B = (B[None] + moved.astype(B.dtype)[:, None]).reshape(-1, *B.shape[1:])
@@ -143,8 +146,9 @@ class ConvBlock(nn.Module):
     mlp: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h w d']:
+    def __call__(
+        self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h w d']:
         """Passes the map on; `mask` is this block's row of `drop.path_masks`, of which it needs the second part."""
         y = drop_path(self.mlp(name='mlp')(x, train=train), None if mask is None else mask[1])
         return LayerScale(1e-5, name='residual').write(x, y)
@@ -162,8 +166,9 @@ class ScanBlock(nn.Module):
     mlp: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h w d']:
+    def __call__(
+        self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h w d']:
         """Passes the map on; `mask` is this block's row of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         y = self.mixer(name='mixer')(self.norm(name='mixer_norm')(x, train=train), train=train)
@@ -213,8 +218,9 @@ class Stem(nn.Module):
         """
         if self.stride not in (1, 2, 4):
             raise ValueError(f'stem_stride is {self.stride}: use 4 as published, or 2 or 1 for small images.')
-        for index, (features, stride) in enumerate(((self.features // 2, min(self.stride, 2)),
-                                                    (self.features, max(self.stride // 2, 1)))):
+        for index, (features, stride) in enumerate(
+            ((self.features // 2, min(self.stride, 2)), (self.features, max(self.stride // 2, 1)))
+        ):
             conv = Conv(features, 3, stride, 1, self.dtype, kernel_init=_LECUN, name=f'conv{index}')
             x = nn.relu(self.norm(dtype=self.dtype, name=f'norm{index}')(conv(x), train=train))
         return x
@@ -243,8 +249,9 @@ class Stage(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h2 w2 d']:
+    def __call__(
+        self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h2 w2 d']:
         """Runs the blocks; `masks` are this stage's rows."""
         if self.shrinks:
             x = Conv(self.features, 3, 2, 1, self.dtype, name='down')(x)
@@ -316,7 +323,7 @@ class VCMamba(ft.PyramidBackbone):
         x = Stem(self.widths[0], self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         features, first = {ft.STEM: x}, 0
         for index, depth in enumerate(self.depths):
-            rows = None if masks is None else masks[first:first + depth]
+            rows = None if masks is None else masks[first : first + depth]
             x = features[ft.stage(index)] = self._stage(index)(x, rows, train=train)
             first += depth
         x = LayerNorm(dtype=self.dtype, name='norm')(x)
@@ -327,8 +334,17 @@ class VCMamba(ft.PyramidBackbone):
         scans = self.scans if index + 1 == len(self.depths) else 0
         convs = [functools.partial(ConvBlock, parts['mlp'])] * (self.depths[index] - scans)
         positions = Positions(self.table, name='positions') if scans else None
-        return Stage(self.widths[index], index > 0, convs, [functools.partial(ScanBlock, **parts)] * scans, positions,
-                     self.norm, self.dtype, self.remat, name=ft.stage(index))
+        return Stage(
+            self.widths[index],
+            index > 0,
+            convs,
+            [functools.partial(ScanBlock, **parts)] * scans,
+            positions,
+            self.norm,
+            self.dtype,
+            self.remat,
+            name=ft.stage(index),
+        )
 
 
 class TwoHeads(nn.Module):
@@ -380,32 +396,65 @@ _BATCH = (*_NORM, ('running_mean', 'mean'), ('running_var', 'var'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _POINT = (('weight', 'kernel', 2), ('bias', 'bias'))
 _MIXER = (
-    ('A_log', 'A_log'), ('D', 'D'), ('direction_Bs', 'direction'), ('x_proj.weight', 'select/kernel'),
-    *((f'{there}.{a}', f'{here}/{b}', *axes) for pairs, there, here in (
-        (_POINT, 'in_conv.0', 'up'), (_BATCH, 'in_conv.1', 'up_norm'), (_AFFINE, 'conv2d', 'conv'),
-        (_AFFINE, 'dt_proj', 'step'), (_NORM, 'norm', 'norm'), (_POINT, 'out_conv.1', 'down'),
-        (_BATCH, 'out_conv.2', 'down_norm')) for a, b, *axes in pairs),
+    ('A_log', 'A_log'),
+    ('D', 'D'),
+    ('direction_Bs', 'direction'),
+    ('x_proj.weight', 'select/kernel'),
+    *(
+        (f'{there}.{a}', f'{here}/{b}', *axes)
+        for pairs, there, here in (
+            (_POINT, 'in_conv.0', 'up'),
+            (_BATCH, 'in_conv.1', 'up_norm'),
+            (_AFFINE, 'conv2d', 'conv'),
+            (_AFFINE, 'dt_proj', 'step'),
+            (_NORM, 'norm', 'norm'),
+            (_POINT, 'out_conv.1', 'down'),
+            (_BATCH, 'out_conv.2', 'down_norm'),
+        )
+        for a, b, *axes in pairs
+    ),
 )
 _BLOCK = (
     ('layer_scale_2', 'residual/scale', 2),
-    *((f'mlp.{there}.{a}', f'mlp/{here}/{b}', *axes) for pairs, there, here in (
-        (_POINT, 'fc1', 'up'), (_BATCH, 'norm1', 'up_norm'), (_AFFINE, 'mid', 'conv'),
-        (_BATCH, 'mid_norm', 'conv_norm'), (_POINT, 'fc2', 'down'), (_BATCH, 'norm2', 'down_norm'))
-      for a, b, *axes in pairs),
+    *(
+        (f'mlp.{there}.{a}', f'mlp/{here}/{b}', *axes)
+        for pairs, there, here in (
+            (_POINT, 'fc1', 'up'),
+            (_BATCH, 'norm1', 'up_norm'),
+            (_AFFINE, 'mid', 'conv'),
+            (_BATCH, 'mid_norm', 'conv_norm'),
+            (_POINT, 'fc2', 'down'),
+            (_BATCH, 'norm2', 'down_norm'),
+        )
+        for a, b, *axes in pairs
+    ),
     *((f'norm.{a}', f'mixer_norm/{b}') for a, b in _BATCH),
     *((f'norm2.{a}', f'mlp_norm/{b}') for a, b in _BATCH),
     *((f'mamba.{there}', f'mixer/{here}', *axes) for there, here, *axes in _MIXER),
 )
 NAMES = {
     'VCMamba': (
-        *((f'patch_embed.{place}.{a}', f'backbone/stem/{here}/{b}') for pairs, place, here in (
-            (_AFFINE, 0, 'conv0'), (_BATCH, 1, 'norm0'), (_AFFINE, 3, 'conv1'), (_BATCH, 4, 'norm1'))
-          for a, b in pairs),
-        *((f'network.{2 * s}.{{i}}.{there}', f'backbone/stage{s}/block{{i:02d}}/{here}', *axes)
-          for s in range(4) for there, here, *axes in _BLOCK),
+        *(
+            (f'patch_embed.{place}.{a}', f'backbone/stem/{here}/{b}')
+            for pairs, place, here in (
+                (_AFFINE, 0, 'conv0'),
+                (_BATCH, 1, 'norm0'),
+                (_AFFINE, 3, 'conv1'),
+                (_BATCH, 4, 'norm1'),
+            )
+            for a, b in pairs
+        ),
+        *(
+            (f'network.{2 * s}.{{i}}.{there}', f'backbone/stage{s}/block{{i:02d}}/{here}', *axes)
+            for s in range(4)
+            for there, here, *axes in _BLOCK
+        ),
         *((f'network.{2 * s - 1}.proj.{a}', f'backbone/stage{s}/down/{b}') for s in range(1, 4) for a, b in _AFFINE),
-        *((f'network.{2 * s - 1}.norm.{a}', f'backbone/stage{s}/down_norm/{b}')
-          for s in range(1, 4) for a, b in _BATCH),
+        *(
+            (f'network.{2 * s - 1}.norm.{a}', f'backbone/stage{s}/down_norm/{b}')
+            for s in range(1, 4)
+            for a, b in _BATCH
+        ),
         ('pos_embed', 'backbone/positions/pos_embed'),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/labels/{b}') for a, b in _AFFINE),

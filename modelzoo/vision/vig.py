@@ -102,8 +102,9 @@ class BiGLA(nn.Module):
     def _keys(self, width: int) -> int:
         keys = int(width * self.expand_k)
         if width % self.heads or keys % self.heads:
-            raise ValueError(f'width {width} and its {keys} keys do not divide into {self.heads} heads: change '
-                             'width or heads.')
+            raise ValueError(
+                f'width {width} and its {keys} keys do not divide into {self.heads} heads: change width or heads.'
+            )
         return keys
 
     def _heads(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t n k']:
@@ -189,8 +190,10 @@ class ViG(ft.TokenBackbone):
             ValueError: `grid` is None: the blocks look at a token's neighbours.
         """
         if grid is None:
-            raise ValueError('ViG convolves its tokens as an image, so it cannot encode a subset of them: '
-                             'replace tokens instead of dropping them.')
+            raise ValueError(
+                'ViG convolves its tokens as an image, so it cannot encode a subset of them: '
+                'replace tokens instead of dropping them.'
+            )
         masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
         s = self.join.open(tokens.reshape(len(tokens), *grid, self.width))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
@@ -240,7 +243,7 @@ class HierViG(ft.PyramidBackbone):
         """The stem, each block, the last norm; a stage's downsampling goes with its last block."""
         blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
         for index in range(len(self.depths) - 1):
-            blocks[sum(self.depths[:index + 1]) - 1].append(f'down{index}')
+            blocks[sum(self.depths[: index + 1]) - 1].append(f'down{index}')
         return (('stem',), *map(tuple, blocks), ('norm',))
 
     @nn.compact
@@ -271,7 +274,7 @@ class HierViG(ft.PyramidBackbone):
 
     def _rows(self, masks: Array | None, index: int) -> Array | None:
         first = sum(self.depths[:index])
-        return None if masks is None else masks[first:first + self.depths[index]]
+        return None if masks is None else masks[first : first + self.depths[index]]
 
 
 def _mean(x: Float[Array, 'b h w d']) -> Float[Array, 'b d']:
@@ -285,8 +288,9 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 # Tables 1 and 3 of the paper name the sizes; widths, heads, activations and drop rates are those of the published
 # configurations (classification/configs). All were trained for 300 epochs at 224 pixels.
 VARIANTS = {
-    'vig_tiny': ViG(192, heads=3, mixer=functools.partial(
-        BiGLA, eval_scale=0.5, conv_activation=nn.silu, out_activation=nn.silu)),
+    'vig_tiny': ViG(
+        192, heads=3, mixer=functools.partial(BiGLA, eval_scale=0.5, conv_activation=nn.silu, out_activation=nn.silu)
+    ),
     'vig_small': ViG(384, heads=6, drop_path=0.2),
     'vig_base': ViG(768, heads=12, drop_path=0.5),
     'vig_h_tiny': HierViG(96, drop_path=0.2),
@@ -350,11 +354,12 @@ NAMES = {
         *((f'patch_embed.2.{a}', f'backbone/stem/norm0/{b}') for a, b in _LAYER_NORM),
         *((f'patch_embed.5.{a}', f'backbone/stem/conv1/{b}') for a, b in _AFFINE),
         *((f'patch_embed.7.{a}', f'backbone/stem/norm1/{b}') for a, b in _LAYER_NORM),
-        *(('layers.{s}.blocks.{i}.norm.' + a, 'backbone/stage{s}/block{i:02d}/mixer_norm/' + b)
-          for a, b in _LAYER_NORM),
+        *(
+            ('layers.{s}.blocks.{i}.norm.' + a, 'backbone/stage{s}/block{i:02d}/mixer_norm/' + b)
+            for a, b in _LAYER_NORM
+        ),
         *(('layers.{s}.blocks.{i}.op.' + a, 'backbone/stage{s}/block{i:02d}/mixer/' + b) for a, b in _MIXER),
-        *(('layers.{s}.blocks.{i}.norm2.' + a, 'backbone/stage{s}/block{i:02d}/mlp_norm/' + b)
-          for a, b in _LAYER_NORM),
+        *(('layers.{s}.blocks.{i}.norm2.' + a, 'backbone/stage{s}/block{i:02d}/mlp_norm/' + b) for a, b in _LAYER_NORM),
         ('layers.{s}.blocks.{i}.mlp.fc1.weight', 'backbone/stage{s}/block{i:02d}/mlp/up/kernel'),
         ('layers.{s}.blocks.{i}.mlp.fc2.weight', 'backbone/stage{s}/block{i:02d}/mlp/down/kernel'),
         *(('layers.{s}.downsample.1.' + a, 'backbone/down{s}/conv/' + b) for a, b in _AFFINE),

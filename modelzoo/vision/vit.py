@@ -92,8 +92,10 @@ class ViT(ft.TokenBackbone):
             self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), shape)
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
         parts['mixer'] = functools.partial(parts['mixer'], heads=self.heads)
-        self.blocks = [PreNorm(**parts, residual=residual, name=name)
-                       for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth))]
+        self.blocks = [
+            PreNorm(**parts, residual=residual, name=name)
+            for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth))
+        ]
         self.join = self.residual()
         self.last_norm = parts['norm'](name='norm')
 
@@ -126,7 +128,7 @@ class ViT(ft.TokenBackbone):
         """Returns the patches' positions, from a table that is resized where `grid` is not its own."""
         if self.fixed_positions is not None:
             return jnp.asarray(self.fixed_positions(grid, self.width), self.dtype)
-        table = self.pos_embed[:, len(self.prefix):]
+        table = self.pos_embed[:, len(self.prefix) :]
         return posemb.resize(table, self._table_grid(), grid, matrix=posemb.smooth_cubic_matrix).astype(self.dtype)
 
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
@@ -135,7 +137,7 @@ class ViT(ft.TokenBackbone):
         s = self.join.open(jnp.concatenate([*self._before(len(tokens)), tokens], axis=1))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
-        patches = x[:, len(self.prefix):]
+        patches = x[:, len(self.prefix) :]
         pooled = x[:, 0] if self.pool == 'token' else jnp.mean(patches.astype(jnp.float32), axis=1)
         image = {} if grid is None else {ft.MAP: patches.reshape(len(x), *grid, self.width)}
         return {ft.TOKENS: patches, **image, ft.POOLED: pooled.astype(jnp.float32)}
@@ -144,7 +146,7 @@ class ViT(ft.TokenBackbone):
         """Returns the learned tokens with their positions."""
         tokens = self.tokens
         if self.fixed_positions is None:
-            tokens = [token + self.pos_embed[:, row:row + 1] for row, token in enumerate(tokens)]
+            tokens = [token + self.pos_embed[:, row : row + 1] for row, token in enumerate(tokens)]
         return [jnp.broadcast_to(token, (batch, 1, self.width)).astype(self.dtype) for token in tokens]
 
     def _table_grid(self) -> ft.Grid:

@@ -57,6 +57,4 @@ def with_broken_sets() -> str:
 
 def files(folder: str) -> list[str]:
     """Every file below a folder."""
-    return sorted(
-        str(p.relative_to(folder)) for p in pathlib.Path(folder).rglob('*') if p.is_file()
-    )
+    return sorted(str(p.relative_to(folder)) for p in pathlib.Path(folder).rglob('*') if p.is_file())

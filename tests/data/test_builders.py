@@ -70,10 +70,7 @@ def tiny_fashion(tmp_path, monkeypatch) -> tuple[pathlib.Path, dict[str, np.ndar
     for part, count in (('train', 7), ('t10k', 3)):
         arrays[f'{part}-images-idx3'] = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         arrays[f'{part}-labels-idx1'] = rng.integers(0, 10, count, dtype=np.uint8)
-    digests = {
-        n: hashlib.sha256(write_idx(folder / f'{n}-ubyte.gz', a)).hexdigest()
-        for n, a in arrays.items()
-    }
+    digests = {n: hashlib.sha256(write_idx(folder / f'{n}-ubyte.gz', a)).hexdigest() for n, a in arrays.items()}
     monkeypatch.setattr(fashion_mnist, 'FILES', digests)
     return folder, arrays
 
@@ -114,9 +111,7 @@ def test_fashion_mnist_is_downloaded_and_checked(tiny_fashion, tmp_path, monkeyp
 
 
 def test_fashion_mnist_says_where_to_get_it(tiny_fashion, tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match='apt-get install dataset-fashion-mnist.*--manual_dir=FOLDER'
-    ):
+    with pytest.raises(FileNotFoundError, match='apt-get install dataset-fashion-mnist.*--manual_dir=FOLDER'):
         open_dataset('fashion_mnist', str(tmp_path / 'sets'))
     left = [path.name for path in (tmp_path / 'sets').iterdir()]
     assert left == ['downloads'], 'a failed preparation leaves no data set behind'

@@ -83,13 +83,9 @@ def test_random_crops_follow_the_published_sampling(height, width):
     assert (top + h <= height).all() and (left + w <= width).all()
     for k in range(4):
         values = np.union1d(got[:, k], want[:, k])
-        below = [
-            np.searchsorted(np.sort(x[:, k]), values, side='right') / count for x in (got, want)
-        ]
+        below = [np.searchsorted(np.sort(x[:, k]), values, side='right') / count for x in (got, want)]
         # Kolmogorov-Smirnov, p < 1e-4.
-        assert np.abs(below[0] - below[1]).max() < 2.23 * math.sqrt(2 / count), (
-            'top left height width'.split()[k]
-        )
+        assert np.abs(below[0] - below[1]).max() < 2.23 * math.sqrt(2 / count), 'top left height width'.split()[k]
     sizes = [(x[:, 2] * x[:, 3]).mean() for x in (got, want)]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
 
@@ -127,9 +123,7 @@ def test_scaled_decoding_moves_few_pixels_and_only_those_of_large_crops():
     assert decode(jpeg(427, 640), 3, (200, 100)).shape == (214, 320, 3)
     large = encoded(Image.fromarray(PHOTO), 'jpeg')
     draws[:10] = 1.0
-    difference = np.abs(
-        scaled.read(large, 64, 3, draws).astype(int) - crop.read(large, 64, 3, draws)
-    )
+    difference = np.abs(scaled.read(large, 64, 3, draws).astype(int) - crop.read(large, 64, 3, draws))
     assert 0 < difference.mean() < 3
 
 

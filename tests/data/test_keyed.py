@@ -52,9 +52,7 @@ def test_draws_are_uniform_and_belong_to_the_example():
 
 
 def test_each_epoch_is_another_permutation():
-    orders = [keyed.permutation(0, epoch, 1000) for epoch in range(3)] + [
-        keyed.permutation(1, 0, 1000)
-    ]
+    orders = [keyed.permutation(0, epoch, 1000) for epoch in range(3)] + [keyed.permutation(1, 0, 1000)]
     for order in orders:
         assert (np.sort(order) == np.arange(1000)).all()
     for k, order in enumerate(orders):
@@ -69,9 +67,7 @@ def test_each_epoch_is_another_permutation():
 def test_rows_are_a_stream_that_can_be_entered_anywhere():
     epoch, index = keyed.rows(5, 0, 70, 30)
     assert (epoch == np.arange(70) // 30).all()
-    assert (np.sort(index[:30]) == np.arange(30)).all() and (
-        np.sort(index[30:60]) == np.arange(30)
-    ).all()
+    assert (np.sort(index[:30]) == np.arange(30)).all() and (np.sort(index[30:60]) == np.arange(30)).all()
     for start, stop in ((0, 7), (25, 35), (20, 70), (69, 70)):
         part = keyed.rows(5, start, stop, 30)
         assert (part[0] == epoch[start:stop]).all() and (part[1] == index[start:stop]).all()

@@ -11,8 +11,14 @@ from tests import goldens
 def test_the_numbers_are_the_published_ones(name):
     golden = goldens.read(goldens.FOLDER / f'{name}.json.gz')
     config = golden['config']
-    ours = mqar.mqar(vocabulary=config['vocab_size'], examples=config['num_examples'], length=config['input_seq_len'],
-                     pairs=config['num_kv_pairs'], seed=golden['seed'], filler_seed=golden['torch_seed'])
+    ours = mqar.mqar(
+        vocabulary=config['vocab_size'],
+        examples=config['num_examples'],
+        length=config['input_seq_len'],
+        pairs=config['num_kv_pairs'],
+        seed=golden['seed'],
+        filler_seed=golden['torch_seed'],
+    )
     np.testing.assert_array_equal(ours['words'], golden['inputs'])
     np.testing.assert_array_equal(ours['label'], golden['labels'])
 
@@ -27,8 +33,12 @@ def test_every_question_is_answered_by_its_pair():
 
 
 def test_a_power_of_one_spreads_the_questions_evenly_and_a_small_one_keeps_them_near():
-    places = [np.argwhere(mqar.mqar(vocabulary=64, examples=300, length=48, pairs=2, seed=0, power=power)['label']
-                          != mqar.IGNORED)[:, 1] for power in (1.0, 0.01)]
+    places = [
+        np.argwhere(
+            mqar.mqar(vocabulary=64, examples=300, length=48, pairs=2, seed=0, power=power)['label'] != mqar.IGNORED
+        )[:, 1]
+        for power in (1.0, 0.01)
+    ]
     assert places[0].mean() > 23 and places[1].mean() < 17
 
 
@@ -37,11 +47,14 @@ def test_a_run_s_seed_gives_other_seeds_to_training_and_test():
     assert train.tolist() == [843828734] and test.tolist() == [3062119789]
 
 
-@pytest.mark.parametrize('change, message', [
-    ({'length': 15}, 'length is 15 and vocabulary 32: the length must be even'),
-    ({'vocabulary': 16}, 'length is 16 and vocabulary 16'),
-    ({'pairs': 5}, '5 pairs and their questions need 20 words and length is 16'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        ({'length': 15}, 'length is 15 and vocabulary 32: the length must be even'),
+        ({'vocabulary': 16}, 'length is 16 and vocabulary 16'),
+        ({'pairs': 5}, '5 pairs and their questions need 20 words and length is 16'),
+    ],
+)
 def test_numbers_that_do_not_fit_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         mqar.mqar(**{'vocabulary': 32, 'examples': 1, 'length': 16, 'pairs': 2, 'seed': 0} | change)

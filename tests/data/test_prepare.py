@@ -32,10 +32,7 @@ def digits(tmp_path) -> pathlib.Path:
 
 def test_processes_that_start_together_prepare_one_whole_set(tmp_path):
     command = [sys.executable, '-m', 'longview.data.prepare', 'digits', f'--data_dir={tmp_path}']
-    runs = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for _ in range(2)
-    ]
+    runs = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     for run in runs:
         out, error = run.communicate(timeout=120)
         assert run.returncode == 0, error.decode()
@@ -67,9 +64,7 @@ def test_a_killed_preparation_is_no_data_set(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', [path.split('/')[-1] for path in DIGITS[:3]])
 def test_a_half_prepared_set_is_named_with_the_missing_file(digits, name):
     (digits / name).unlink()
-    with pytest.raises(
-        FileNotFoundError, match=f"'digits' is half prepared: {name} is missing in {digits}; delete"
-    ):
+    with pytest.raises(FileNotFoundError, match=f"'digits' is half prepared: {name} is missing in {digits}; delete"):
         prepare.open_dataset('digits', str(digits.parents[1]))
 
 
@@ -81,9 +76,7 @@ def test_half_prepared_sets_of_tfds_are_named_too(tmp_path):
         prepare.open_dataset('cifar10', str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ('name', 'manual'), [('imagenet2012', ' --manual_dir=FOLDER'), ('cifar10', '')]
-)
+@pytest.mark.parametrize(('name', 'manual'), [('imagenet2012', ' --manual_dir=FOLDER'), ('cifar10', '')])
 def test_a_set_that_is_not_there_comes_with_its_command(tmp_path, name, manual):
     command = f'`python -m longview.data.prepare {name} --data_dir={tmp_path}{manual}` where TensorFlow'
     with pytest.raises(prepare.NotPreparedError, match=command):
@@ -112,9 +105,7 @@ def test_preparing_what_needs_tensorflow_says_so(tmp_path, monkeypatch):
 )
 def test_an_unknown_name_gets_the_nearest(tmp_path, name, hint):
     (tmp_path / 'strange').mkdir()
-    with pytest.raises(
-        ValueError, match=f'No data set is called {name!r}, and {tmp_path} holds none'
-    ) as caught:
+    with pytest.raises(ValueError, match=f'No data set is called {name!r}, and {tmp_path} holds none') as caught:
         prepare.open_dataset(name, str(tmp_path))
     assert hint in str(caught.value)
 
@@ -123,9 +114,7 @@ def test_files_without_random_access_are_refused(digits):
     info = json.loads((digits / 'dataset_info.json').read_text())
     info['fileFormat'] = 'tfrecord'
     (digits / 'dataset_info.json').write_text(json.dumps(info))
-    with pytest.raises(
-        FileNotFoundError, match='is stored as tfrecord, which cannot be read by index'
-    ):
+    with pytest.raises(FileNotFoundError, match='is stored as tfrecord, which cannot be read by index'):
         prepare.open_dataset('digits', str(digits.parents[1]))
     # Converted in place, both formats lie side by side.
     info['alternativeFileFormats'] = ['array_record']

@@ -75,8 +75,10 @@ class Report(NamedTuple):
         return self.parameters == self.wanted and self.output <= OUTPUT_BAR and self.gradient <= gradient_bar
 
     def __str__(self) -> str:
-        return (f'{self.name:24} {self.parameters:>12,} parameters   output {self.output:.1e}   '
-                f'gradient {self.gradient:.1e}   {"pass" if self.passed else "FAIL"}')
+        return (
+            f'{self.name:24} {self.parameters:>12,} parameters   output {self.output:.1e}   '
+            f'gradient {self.gradient:.1e}   {"pass" if self.passed else "FAIL"}'
+        )
 
 
 def fill(name: str, shape: Sequence[int]) -> np.ndarray:
@@ -123,10 +125,14 @@ def compare(golden: dict[str, Any], build: dict[str, Any] | None = None) -> Repo
     cotangent = jnp.asarray(np.moveaxis(fill('cotangent', golden['output']['shape']), channels if alone else -1, -1))
     output, gradient = _answer(model, weights.separate(loaded, wanted), x, None if words else cotangent)
     output = np.moveaxis(output, -1, channels) if alone else output
-    return Report(golden['name'], sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])), golden['parameters'],
-                  _output_error(golden['output'], output),
-                  0.0 if words else _gradient_error(golden['input_gradient'], np.moveaxis(gradient, -1, channels)),
-                  _noise(golden['note']))
+    return Report(
+        golden['name'],
+        sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])),
+        golden['parameters'],
+        _output_error(golden['output'], output),
+        0.0 if words else _gradient_error(golden['input_gradient'], np.moveaxis(gradient, -1, channels)),
+        _noise(golden['note']),
+    )
 
 
 def network(*, num_classes: int | None, fn: str | None = None, **arguments: Any) -> nn.Module:
@@ -183,7 +189,7 @@ def _output_error(recorded: dict[str, Any], output: np.ndarray) -> float:
 
 def _gradient_error(recorded: dict[str, Any], gradient: np.ndarray) -> float:
     first = _decode(recorded['first'])
-    ours = gradient.ravel()[:first.size]
+    ours = gradient.ravel()[: first.size]
     norm = abs(np.linalg.norm(gradient.astype(np.float64)) / recorded['l2'] - 1)
     return float(max(norm, np.linalg.norm(ours - first) / np.linalg.norm(first)))
 

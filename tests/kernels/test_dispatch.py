@@ -41,7 +41,9 @@ def test_what_a_form_lacks_is_said_when_named_and_passed_over_when_not():
     forms = ANYWHERE | {'pallas_tpu': lacking}
     text = jax.jit(lambda x: run('op', None, forms, x)).trace(X).lower(lowering_platforms=('tpu',)).as_text()
     assert 'stablehlo.sine' not in text
-    with pytest.raises(NotImplementedError, match=r"op: implementation 'pallas_tpu' cannot serve this call: 3 channels"):
+    with pytest.raises(
+        NotImplementedError, match=r"op: implementation 'pallas_tpu' cannot serve this call: 3 channels"
+    ):
         run('op', 'pallas_tpu', forms, X)
 
 
@@ -55,7 +57,9 @@ def test_a_named_form_on_another_platform_is_refused_in_words():
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(ValueError, match=r"no implementation 'xle'; it has 'xla', 'reference' \(the nearest is 'xla'\)"):
+    with pytest.raises(
+        ValueError, match=r"no implementation 'xle'; it has 'xla', 'reference' \(the nearest is 'xla'\)"
+    ):
         run('op', 'xle', ANYWHERE, X)
 
 
@@ -144,7 +148,9 @@ def test_what_cannot_be_preferred_is_refused_in_words():
 
 def test_every_op_that_dispatches_can_be_preferred_and_configs_name_them_all():
     folder = pathlib.Path(dispatch.__file__).parent
-    called = {op for path in folder.glob('*/api.py') for op in re.findall(r"dispatch\.run\(\s*'(\w+)'", path.read_text())}
+    called = {
+        op for path in folder.glob('*/api.py') for op in re.findall(r"dispatch\.run\(\s*'(\w+)'", path.read_text())
+    }
     assert called == set(dispatch.OPS) == set(base.kernels())
 
 
@@ -154,7 +160,7 @@ def test_a_network_has_second_derivatives_by_its_references():
     params = model.init(jax.random.key(0), words)['params']
     slope = lambda params: jax.grad(lambda p: jnp.sum(model.apply({'params': p}, words)['logits'] ** 2))(params)
     twice = lambda: jax.jvp(slope, (params,), (params,))[1]
-    with pytest.raises(Exception, match="forward-mode|first derivatives only"):
+    with pytest.raises(Exception, match='forward-mode|first derivatives only'):
         twice()
     with dispatch.prefer(gla='reference'):
         chex.assert_tree_all_finite(twice())

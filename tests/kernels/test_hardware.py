@@ -1,4 +1,4 @@
-"""Every op on every kind of device, simulated by lowering for its platform: what is chosen, and what a name is answered."""
+"""Every op on every kind of device, simulated by lowering for its platform: what is chosen, what a name is answered."""
 
 import functools
 from collections.abc import Callable
@@ -20,8 +20,15 @@ from tests.kernels import tpu
 
 # Device -> platform of lowering. Which GPU or TPU it will be is not known then, so all of a platform get the same.
 DEVICES = {
-    'CPU': 'cpu', 'T4': 'cuda', 'A100': 'cuda', 'H100': 'cuda', 'MI300': 'rocm',
-    'v4': 'tpu', 'v5e': 'tpu', 'v5p': 'tpu', 'v6e': 'tpu',
+    'CPU': 'cpu',
+    'T4': 'cuda',
+    'A100': 'cuda',
+    'H100': 'cuda',
+    'MI300': 'rocm',
+    'v4': 'tpu',
+    'v5e': 'tpu',
+    'v5p': 'tpu',
+    'v6e': 'tpu',
 }
 KERNELS = {'tpu': 'tpu_custom_call', 'cuda': '__gpu$xla.gpu.triton'}
 ONLY = {'pallas_tpu': 'tpu', 'pallas_gpu': 'cuda'}
@@ -48,9 +55,9 @@ OPS = {
     'linear_scan': Op(linear_scan, ((1, 24, 128), (1, 24, 128)), _ALL),
     'causal_conv1d': Op(causal_conv1d, ((1, 24, 128), (4, 128)), ('xla', 'reference')),
     'depthwise_conv': Op(
-        depthwise_conv, ((1, 8, 8, 8), (3, 3, 1, 8)), ('xla', 'reference', 'shift', 'spectral', 'conv', 'pallas_tpu')),
-    'inception_conv': Op(
-        _inception, ((1, 8, 8, 8), (3, 3, 1, 2), (5, 1, 1, 2)), ('xla', 'reference', 'pallas_tpu')),
+        depthwise_conv, ((1, 8, 8, 8), (3, 3, 1, 8)), ('xla', 'reference', 'shift', 'spectral', 'conv', 'pallas_tpu')
+    ),
+    'inception_conv': Op(_inception, ((1, 8, 8, 8), (3, 3, 1, 2), (5, 1, 1, 2)), ('xla', 'reference', 'pallas_tpu')),
     'long_conv': Op(long_conv, ((1, 24, 8), (24, 8)), ('xla', 'reference', 'fft', 'monarch', 'pallas_tpu')),
     'long_conv2d': Op(long_conv2d, ((1, 8, 8, 8), (8, 8, 8)), ('xla', 'reference', 'pallas_tpu')),
     'global_filter': Op(global_filter, ((1, 8, 8, 8), (5, 2, 8, 8)), ('xla', 'reference', 'pallas_tpu')),
@@ -98,9 +105,13 @@ def test_over_automatic_axes_a_tpu_runs_the_kernel_on_the_batch_of_each_device(n
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(('data', 'fsdp')))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     has_batch = lambda shape: shape[0] == 1
-    inputs = [jax.ShapeDtypeStruct((8, *shape[1:]) if has_batch(shape) else shape, jnp.float32,
-                                   sharding=rows if has_batch(shape) else whole) for shape in OPS[name].shapes]
-    loss = lambda *x: sum(jnp.sum(leaf ** 2) for leaf in jax.tree.leaves(OPS[name].function(*x)))
+    inputs = [
+        jax.ShapeDtypeStruct(
+            (8, *shape[1:]) if has_batch(shape) else shape, jnp.float32, sharding=rows if has_batch(shape) else whole
+        )
+        for shape in OPS[name].shapes
+    ]
+    loss = lambda *x: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(OPS[name].function(*x)))
     text = tpu.compile_for(jax.grad(loss, tuple(range(len(inputs)))), *inputs).program.as_text()
     assert 'tpu_custom_call' in text
     assert not [word for word in ('all-gather', 'all-to-all', 'collective-permute') if word in text]

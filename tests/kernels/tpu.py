@@ -47,8 +47,11 @@ def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled
         program = lowered.compile()
     memory = program.memory_analysis()
     return Compiled(
-        program.cost_analysis()['bytes accessed'], memory.peak_memory_in_bytes, memory.temp_size_in_bytes,
-        memory.argument_size_in_bytes, program,
+        program.cost_analysis()['bytes accessed'],
+        memory.peak_memory_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.argument_size_in_bytes,
+        program,
     )
 
 

@@ -80,9 +80,12 @@ def transform(batch, rng):
 @functools.cache
 def batch_of(size: int = 16) -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
-    return {'image': jnp.asarray(rng.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8)),
-            'label': jnp.asarray(rng.integers(0, 10, size, dtype=np.int32)),
-            'epoch': jnp.zeros(size, jnp.int32), 'index': jnp.arange(size, dtype=jnp.int32)}
+    return {
+        'image': jnp.asarray(rng.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8)),
+        'label': jnp.asarray(rng.integers(0, 10, size, dtype=np.int32)),
+        'epoch': jnp.zeros(size, jnp.int32),
+        'index': jnp.arange(size, dtype=jnp.int32),
+    }
 
 
 SEEN = transform(batch_of(), RNG) | {'row': jnp.arange(16)}
@@ -98,14 +101,16 @@ def classifier(backbone):
 
 METHODS = {
     'prune': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5),
-    'prune_global': lambda b: Prune(supervised(b), every=2, rounds=1, amount=0.5, scope='global', rewind_to=1,
-                                    control=True),
+    'prune_global': lambda b: Prune(
+        supervised(b), every=2, rounds=1, amount=0.5, scope='global', rewind_to=1, control=True
+    ),
     'trained_rank': lambda b: TrainedRank(supervised(b), every=1, energy=0.8),
     'lora': lambda b: LowRank(supervised(b), rank=1, alpha=2.0),
     'pissa': lambda b: LowRank(supervised(b), rank=1, start=pissa),
     'quant': lambda b: FakeQuant(supervised(b), bits=4),
-    'distill': lambda b: Distill(classifier(b), [classifier(b), classifier(Pyramid())], label_weight=0.5,
-                                 discriminator_weight=0.1),
+    'distill': lambda b: Distill(
+        classifier(b), [classifier(b), classifier(Pyramid())], label_weight=0.5, discriminator_weight=0.1
+    ),
     'simclr': lambda b: SimClr(b, Projector((8, 4))),
     'rotnet': lambda b: RotNet(b, Linear(4)),
     'swav': lambda b: SwAV(b, Projector((8, 4)), prototypes=5, queue=24, freeze=1),
@@ -145,5 +150,7 @@ def placed(init, mesh):
     made = make_mesh(config)
     shardings = tree_shardings(jax.eval_shape(init), made, config)
     inputs = (shardings, batch_sharding(made), replicated(made))
-    return {'init': {'out_shardings': shardings},
-            'step': {'in_shardings': inputs, 'out_shardings': (shardings, replicated(made))}}
+    return {
+        'init': {'out_shardings': shardings},
+        'step': {'in_shardings': inputs, 'out_shardings': (shardings, replicated(made))},
+    }

@@ -96,9 +96,7 @@ def test_normalize_is_the_published_formula_and_checks_channels():
         np.asarray(batch['image']) / np.float32(127.5) - 1,
         atol=1e-6,
     )
-    with pytest.raises(
-        ValueError, match='2 means and 2 deviations for images of 3 channels; give 1 or 3'
-    ):
+    with pytest.raises(ValueError, match='2 means and 2 deviations for images of 3 channels; give 1 or 3'):
         Normalize((0.5, 0.5), (0.5, 0.5))(batch)
 
 
@@ -107,9 +105,7 @@ def test_flip_mirrors_half_of_the_examples():
     got = np.asarray(jax.jit(RandomFlip())(batch, KEY)['image'])
     image = np.asarray(batch['image'])
     flipped = (got != image).any(axis=(1, 2, 3))
-    chex.assert_trees_all_equal(
-        got, np.where(flipped[:, None, None, None], image[:, :, ::-1], image)
-    )
+    chex.assert_trees_all_equal(got, np.where(flipped[:, None, None, None], image[:, :, ::-1], image))
     assert abs(flipped.mean() - 0.5) < 4 * 0.5 / math.sqrt(4096)
 
 
@@ -179,9 +175,7 @@ def test_mix_pairs_each_row_with_the_one_opposite():
         else:
             want = lam * image + (1 - lam) * flipped
         chex.assert_trees_all_close(np.asarray(got['image']), want, atol=1e-5)
-        chex.assert_trees_all_close(
-            np.asarray(got['target']), lam * hard + (1 - lam) * hard[::-1], atol=1e-6
-        )
+        chex.assert_trees_all_close(np.asarray(got['target']), lam * hard + (1 - lam) * hard[::-1], atol=1e-6)
         chex.assert_trees_all_close(np.asarray(got['target']).sum(axis=1), np.ones(8), atol=1e-6)
     assert kinds == {True, False}
 
@@ -221,15 +215,11 @@ def test_mix_draws_follow_the_published_rules():
 
 def test_mistakes_are_answered_in_a_sentence():
     batch = make_batch(4)
-    with pytest.raises(
-        ValueError, match='Mix wants normalized images and got uint8: list it after Normalize'
-    ):
+    with pytest.raises(ValueError, match='Mix wants normalized images and got uint8: list it after Normalize'):
         Mix(num_classes=10)(batch, KEY)
     with pytest.raises(ValueError, match='RandomErasing wants normalized images and got uint8'):
         RandomErasing()(batch, KEY)
-    with pytest.raises(
-        ValueError, match='RandAugment wants uint8 images and got float32: list it before Normalize'
-    ):
+    with pytest.raises(ValueError, match='RandAugment wants uint8 images and got float32: list it before Normalize'):
         RandAugment()(normalized(batch), KEY)
     with pytest.raises(ValueError, match='mixup_alpha=0 and cutmix_alpha=0'):
         Mix(num_classes=10, mixup_alpha=0, cutmix_alpha=0)

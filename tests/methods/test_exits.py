@@ -27,8 +27,8 @@ def test_rewards_and_probabilities_are_the_equations():
     wanted = np.empty((3, 4))
     for row in range(3):
         for gate in range(4):
-            later = sum(0.9**(index - gate) * (1 - gates[row, index]) * 0.2 / 4 for index in range(gate, 4))
-            wanted[row, gate] = later - 0.9**(4 - gate) * losses[row]
+            later = sum(0.9 ** (index - gate) * (1 - gates[row, index]) * 0.2 / 4 for index in range(gate, 4))
+            wanted[row, gate] = later - 0.9 ** (4 - gate) * losses[row]
     found = skip.returns(jnp.asarray(gates), jnp.asarray(losses), 0.2, 0.9)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     likely = 1 / (1 + np.exp(-logits))
@@ -45,10 +45,12 @@ def test_the_loss_of_a_skipping_network_is_the_equation_and_reaches_its_gates(de
     def run():
         v, rng = task.init(RNG, SEEN), jax.random.key(3)
         (loss, (_, metrics)), grads = jax.value_and_grad(
-            lambda params: task.loss(v._replace(params=params), SEEN, rng, jnp.int32(0)), has_aux=True)(v.params)
+            lambda params: task.loss(v._replace(params=params), SEEN, rng, jnp.int32(0)), has_aux=True
+        )(v.params)
         variables = {'params': v.params, **v.state, 'example': {'row': SEEN['row']}}
         features, _ = Classifier(task.backbone, task.head).apply(
-            variables, SEEN['image'], train=True, rngs={'drop_path': rng}, mutable=['batch_stats'])
+            variables, SEEN['image'], train=True, rngs={'drop_path': rng}, mutable=['batch_stats']
+        )
         return loss, metrics, grads, {key: features[key] for key in ('logits', 'gates', 'gate_logits')}
 
     loss, metrics, grads, features = run()
@@ -95,8 +97,13 @@ def test_who_is_sure_is_the_equation():
         assert 0 < sure.mean() < 1
 
 
-TASK = early(ResNet((1, 1), (4, 8), Basic, stem_width=4, stem_stride=1), ('stage0', 'stage1'), (0.2, 0.3, 1.0),
-             leaves=certain, threshold=1.5)
+TASK = early(
+    ResNet((1, 1), (4, 8), Basic, stem_width=4, stem_stride=1),
+    ('stage0', 'stage1'),
+    (0.2, 0.3, 1.0),
+    leaves=certain,
+    threshold=1.5,
+)
 # The brighter, the surer: some leave at each exit.
 BRIGHT = {**SEEN, 'image': SEEN['image'] * jnp.geomspace(60, 0.5, 16)[:, None, None, None]}
 
@@ -156,13 +163,20 @@ def test_stages_run_for_those_who_stay_and_answer_alike():
         staged(task, begun(task))(SEEN['image'])
 
 
-@pytest.mark.parametrize('make, error, words', [
-    (lambda: early(weights=(1.0,)), ValueError, 'EarlyExit has 1 early exits and 1 weights'),
-    (lambda: early(exits=(), weights=(1.0,)), ValueError, 'EarlyExit has 0 early exits'),
-    (lambda: early(Dropping()), TypeError, 'EarlyExit at stage0 needs a PyramidBackbone .* Dropping has neither'),
-    (lambda: jax.eval_shape(early(exits=('stage3',)).init, RNG, SEEN), ValueError,
-     'Pyramid gives no map stage3 for EarlyExit to leave at: use some of map, stage0'),
-    (lambda: jax.eval_shape(early(Dropping(), ('pooled',)).init, RNG, SEEN), ValueError, 'gives no map pooled')])
+@pytest.mark.parametrize(
+    'make, error, words',
+    [
+        (lambda: early(weights=(1.0,)), ValueError, 'EarlyExit has 1 early exits and 1 weights'),
+        (lambda: early(exits=(), weights=(1.0,)), ValueError, 'EarlyExit has 0 early exits'),
+        (lambda: early(Dropping()), TypeError, 'EarlyExit at stage0 needs a PyramidBackbone .* Dropping has neither'),
+        (
+            lambda: jax.eval_shape(early(exits=('stage3',)).init, RNG, SEEN),
+            ValueError,
+            'Pyramid gives no map stage3 for EarlyExit to leave at: use some of map, stage0',
+        ),
+        (lambda: jax.eval_shape(early(Dropping(), ('pooled',)).init, RNG, SEEN), ValueError, 'gives no map pooled'),
+    ],
+)
 def test_what_cannot_work_is_refused_in_words(make, error, words):
     with pytest.raises(error, match=words):
         make()

@@ -54,8 +54,9 @@ def test_the_bank_fills_and_is_scored():
     task = FewShot(supervised(NET), num_classes=10, bank=24, shots=(1, 2))
     v = trained(task, 2)[-1].variables
     assert v.state['label'].tolist() == [*SEEN['label'], *SEEN['label'][:8]]
-    judged = tiny.jit(task.judge)(task._features(v._replace(state=v.state['inner']), SEEN), *map(v.state.get, (
-        'feature', 'label')))
+    judged = tiny.jit(task.judge)(
+        task._features(v._replace(state=v.state['inner']), SEEN), *map(v.state.get, ('feature', 'label'))
+    )
     scores = tiny.jit(task.score)(v, SEEN)
     for shots in (1, 2):
         right = np.asarray(judged[f'shot{shots}']).argmax(1) == np.asarray(SEEN['label'])

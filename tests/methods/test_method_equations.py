@@ -109,7 +109,11 @@ def test_low_rank_shows_the_same_network_at_first_and_moves_it_within_its_rank(s
     assert np.abs(moved['head/kernel'] - shown['head/kernel']).max() > 0
     np.testing.assert_array_equal(moved['backbone/norm/scale'], shown['backbone/norm/scale'])
     assert set(by_path(first.variables.params)) == {
-        'backbone/stem/kernel/down', 'backbone/stem/kernel/up', 'head/kernel', 'head/bias'}
+        'backbone/stem/kernel/down',
+        'backbone/stem/kernel/up',
+        'head/kernel',
+        'head/bias',
+    }
 
 
 class Divided(Single):
@@ -124,8 +128,9 @@ def test_depth_mup_divides_the_branches():
     task = DepthMuP(supervised(plain), depth=2)
     v = begun(task)
     network = lambda module, v: module.apply({'params': v.params['backbone']}, SEEN['image'])['tokens']
-    found, whole, expected = tiny.jit(
-        lambda v: (network(plain, task.view(v)), network(plain, v), network(divided, v)))(v)
+    found, whole, expected = tiny.jit(lambda v: (network(plain, task.view(v)), network(plain, v), network(divided, v)))(
+        v
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.abs(whole - expected).max() > 1e-4
 
@@ -186,8 +191,10 @@ def test_codes_are_balanced_and_predicted_by_the_other_views():
     views = [scores, scores + 1, scores[::-1]]
     found = swapped(views, [codes, codes[::-1]], 0.2)
     logs = [np.log(softmax(np.asarray(view) / 0.2)) for view in views]
-    expected = sum(-(np.asarray(c) * logs[j]).sum(1) for c, j in
-                   [(codes, 1), (codes, 2), (codes[::-1], 0), (codes[::-1], 2)]) / 4
+    expected = (
+        sum(-(np.asarray(c) * logs[j]).sum(1) for c, j in [(codes, 1), (codes, 2), (codes[::-1], 0), (codes[::-1], 2)])
+        / 4
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
@@ -214,17 +221,35 @@ def test_patches_are_normalized_by_their_own_figures():
     np.testing.assert_allclose(normalized(found)[0, 4], (row - row.mean()) / np.sqrt(row.var(ddof=1) + 1e-6), rtol=1e-4)
 
 
-VIT_NAMES = {'mixer_norm': 'norm1', 'mixer/qkv': 'attn.qkv', 'mixer/out': 'attn.proj', 'mlp_norm': 'norm2',
-             'mlp/up': 'mlp.fc1', 'mlp/down': 'mlp.fc2'}
+VIT_NAMES = {
+    'mixer_norm': 'norm1',
+    'mixer/qkv': 'attn.qkv',
+    'mixer/out': 'attn.proj',
+    'mlp_norm': 'norm2',
+    'mlp/up': 'mlp.fc1',
+    'mlp/down': 'mlp.fc2',
+}
 
 
 def names_of_mae():
-    names = [('cls_token', 'backbone/cls_token'), ('pos_embed', 'backbone/pos_embed'), ('mask_token', 'mask_token'),
-             ('decoder_pos_embed', 'pos_embed')]
-    pairs = [('patch_embed.proj', 'backbone/stem'), ('norm', 'backbone/norm'), ('decoder_embed', 'embed'),
-             ('decoder_norm', 'norm'), ('decoder_pred', 'paint')]
-    pairs += [(f'{theirs}.{{i}}.{part}', f'{ours}block{{i:02d}}/{name}') for name, part in VIT_NAMES.items()
-              for theirs, ours in (('blocks', 'backbone/'), ('decoder_blocks', ''))]
+    names = [
+        ('cls_token', 'backbone/cls_token'),
+        ('pos_embed', 'backbone/pos_embed'),
+        ('mask_token', 'mask_token'),
+        ('decoder_pos_embed', 'pos_embed'),
+    ]
+    pairs = [
+        ('patch_embed.proj', 'backbone/stem'),
+        ('norm', 'backbone/norm'),
+        ('decoder_embed', 'embed'),
+        ('decoder_norm', 'norm'),
+        ('decoder_pred', 'paint'),
+    ]
+    pairs += [
+        (f'{theirs}.{{i}}.{part}', f'{ours}block{{i:02d}}/{name}')
+        for name, part in VIT_NAMES.items()
+        for theirs, ours in (('blocks', 'backbone/'), ('decoder_blocks', ''))
+    ]
     for theirs, ours in pairs:
         weight = 'scale' if 'norm' in ours.rsplit('/', 1)[-1] else 'kernel'
         names += [(f'{theirs}.weight', f'{ours}/{weight}'), (f'{theirs}.bias', f'{ours}/bias')]
@@ -364,8 +389,15 @@ def test_a_projector_is_matrix_norm_rectifier_matrix():
 
 
 def test_views_differ_and_keep_to_their_image():
-    views = Views([[Crop((8, 8), (1.0, 1.0), (1.0, 1.0))], [Crop((4, 6), (0.3, 0.6))], [Jitter(0.5, 1.0)],
-                   [Jitter(0.5, 1.0)], [Crop((8, 8), (0.3, 0.6))]])
+    views = Views(
+        [
+            [Crop((8, 8), (1.0, 1.0), (1.0, 1.0))],
+            [Crop((4, 6), (0.3, 0.6))],
+            [Jitter(0.5, 1.0)],
+            [Jitter(0.5, 1.0)],
+            [Crop((8, 8), (0.3, 0.6))],
+        ]
+    )
     ramp = jnp.broadcast_to(32 * jnp.arange(8)[None, None, :, None], (16, 8, 8, 1)).astype(jnp.uint8)
     apply, ramps = tiny.jit(lambda batch: views(batch, RNG)), {**batch_of(), 'image': ramp}
     batch = apply(ramps)

@@ -52,8 +52,11 @@ REFUSED = {('mae', 'pyramid'): 'needs a TokenBackbone', ('early_exit', 'tokens')
 STILL = {'lora': 'down', 'swav': 'prototypes'}
 
 # Attention takes long to compile: by default it is in the table once.
-CELLS = [pytest.param(method, kind, marks=[pytest.mark.heavy] if kind == 'tokens' and method != 'mae' else [])
-         for method in METHODS for kind in BACKBONES]
+CELLS = [
+    pytest.param(method, kind, marks=[pytest.mark.heavy] if kind == 'tokens' and method != 'mae' else [])
+    for method in METHODS
+    for kind in BACKBONES
+]
 
 
 @pytest.mark.parametrize('method, kind', CELLS)
@@ -92,15 +95,28 @@ WRAPPERS = {
     'knn': lambda t: NearestNeighbours(t, num_classes=10, bank=24, neighbours=3),
 }
 # What must not be: see the next tests; and factors of low rank are no kernels.
-PAIRS = [pair for pair in itertools.permutations(WRAPPERS, 2)
-         if pair not in {('quant', 'prune'), ('lora', 'prune'), ('prune', 'lora'), ('quant', 'lora'),
-                         ('quant', 'trained_rank'), ('lora', 'trained_rank'), ('prune', 'trained_rank'),
-                         ('trained_rank', 'lora')}]
+PAIRS = [
+    pair
+    for pair in itertools.permutations(WRAPPERS, 2)
+    if pair
+    not in {
+        ('quant', 'prune'),
+        ('lora', 'prune'),
+        ('prune', 'lora'),
+        ('quant', 'lora'),
+        ('quant', 'trained_rank'),
+        ('lora', 'trained_rank'),
+        ('prune', 'trained_rank'),
+        ('trained_rank', 'lora'),
+    }
+]
 SAMPLED = np.random.default_rng(1).choice(len(PAIRS), 2, replace=False)
 
 
-@pytest.mark.parametrize('outer, inner', [
-    pytest.param(*pair, marks=[] if index in SAMPLED else [pytest.mark.heavy]) for index, pair in enumerate(PAIRS)])
+@pytest.mark.parametrize(
+    'outer, inner',
+    [pytest.param(*pair, marks=[] if index in SAMPLED else [pytest.mark.heavy]) for index, pair in enumerate(PAIRS)],
+)
 def test_methods_nest_in_microbatches_on_a_mesh_and_with_remat_as_on_one_device(outer, inner):
     made = lambda net: WRAPPERS[outer](WRAPPERS[inner](METHODS['distill'](net)))
     alone = trained(made(NET), 2, accumulate=2)[-1]
@@ -133,52 +149,65 @@ def scored(task):
     return jax.eval_shape(task.score, shapes(task), SEEN)
 
 
-@pytest.mark.parametrize('task, words', [
-    (FakeQuant(Prune(supervised(NET), every=1)), 'FakeQuant shows Prune a changed backbone/stem/kernel'),
-    (Prune(TrainedRank(supervised(NET)), every=1), 'Prune shows TrainedRank a changed backbone/stem/kernel'),
-    (LowRank(SwAV(NET, Projector((4,)), 5), 1, trained=''), 'LowRank shows SwAV a changed prototypes/kernel')])
+@pytest.mark.parametrize(
+    'task, words',
+    [
+        (FakeQuant(Prune(supervised(NET), every=1)), 'FakeQuant shows Prune a changed backbone/stem/kernel'),
+        (Prune(TrainedRank(supervised(NET)), every=1), 'Prune shows TrainedRank a changed backbone/stem/kernel'),
+        (LowRank(SwAV(NET, Projector((4,)), 5), 1, trained=''), 'LowRank shows SwAV a changed prototypes/kernel'),
+    ],
+)
 def test_a_weight_cannot_be_set_through_a_view(task, words):
     v = shapes(task)
     with pytest.raises(NotImplementedError, match=words):
         jax.eval_shape(lambda v: task.after(v, None, jnp.int32(0)), v)
 
 
-@pytest.mark.parametrize('make, error, words', [
-    (lambda: shapes(Prune(supervised(NET), every=2, pattern='.*kernels')), ValueError,
-     "Prune: '.*kernels' matches no parameter; the first is 'backbone/norm/bias'"),
-    (lambda: shapes(FakeQuant(supervised(NET), pattern='stem')), ValueError, 'matches no parameter'),
-    (lambda: shapes(LowRank(supervised(NET), 1, pattern='head/kernel')), ValueError, 'leaves nothing'),
-    (lambda: shapes(LowRank(supervised(NET), 9)), ValueError, 'which has no rank 9'),
-    (lambda: Prune(supervised(NET), every=2, amount=1.0), ValueError, 'above 0 and below 1'),
-    (lambda: Prune(supervised(NET), every=2, scope='all'), ValueError, 'use one of layer, global'),
-    (lambda: Prune(supervised(NET), every=2, rewind_to=2), ValueError, 'a step of the first round'),
-    (lambda: Prune(supervised(NET), every=2, rewind_to=None, control=True), ValueError, 'the control of a rewind'),
-    (lambda: TrainedRank(supervised(NET), every=0), ValueError, 'at least 1'),
-    (lambda: TrainedRank(supervised(NET), energy=1.0), ValueError, 'above 0 and below 1'),
-    (lambda: TrainedRank(supervised(NET), scheme='both'), ValueError, 'use one of channel, spatial'),
-    (lambda: shapes(TrainedRank(supervised(NET), scheme='spatial')), ValueError, 'head/kernel has shape'),
-    (lambda: shapes(TrainedRank(supervised(NET), pattern='.*scale')), ValueError, 'which does not decompose'),
-    (lambda: FakeQuant(supervised(NET), bits=9), ValueError, 'of 2 to 8 bits'),
-    (lambda: Distill(classifier(NET), []), ValueError, 'no teachers'),
-    (lambda: shapes(Distill(classifier(NET), [Classifier(NET, Linear(3))])), ValueError,
-     'the student has 10 classes and its teachers have 3'),
-    (lambda: shapes(SimClr(NET, Projector()), batch_of()), ValueError, 'SimClr needs view0 in the batch'),
-    (lambda: SwAV(NET, Projector(), views=1), ValueError, 'use at least 2'),
-    (lambda: shapes(RotNet(NET, Linear(4)), {'image': jnp.zeros((1, 8, 6, 1))}), ValueError, 'got 8x6'),
-    (lambda: scored(RotNet(NET, Linear(3))), ValueError, 'to 4'),
-    (lambda: Sam(supervised(NET), 0.0), ValueError, 'must be above 0'),
-    (lambda: shapes(DepthMuP(supervised(NET), 2)), ValueError, 'DepthMuP: .* matches no parameter'),
-    (lambda: DepthMuP(supervised(NET), 0), ValueError, 'numbers of blocks, at least 1'),
-    (lambda: shapes(TrAct(supervised(NET), kernel='head/kernel')), ValueError, 'that reads the image'),
-    (lambda: NearestNeighbours(supervised(NET), 10, bank=3), ValueError, '20 neighbours'),
-    (lambda: FewShot(supervised(NET), 10, bank=99), ValueError, '25 examples of 10 classes'),
-    (lambda: FewShot(supervised(NET), 10, bank=99, shots=()), ValueError, 'at least 1 each'),
-    (lambda: FewShot(supervised(NET), 10, bank=99, shots=(1,), strengths=(0.0,)), ValueError, 'above 0'),
-    (lambda: restarting(5, 1.0, lambda path: (0, 1), optimizer=sgd, every=6), ValueError, 'rounds of 6 steps'),
-    (lambda: average.uniform_soup([]), ValueError, 'got none'),
-    (lambda: average.task_vector({'a': np.ones(2)}, {'a': np.ones(3)}), ValueError, r'a is \(2,\) in the first'),
-    (lambda: average.add_vectors({'a': 1}, [], [1.0]), ValueError, '0 task vectors have 1 scales'),
-])
+@pytest.mark.parametrize(
+    'make, error, words',
+    [
+        (
+            lambda: shapes(Prune(supervised(NET), every=2, pattern='.*kernels')),
+            ValueError,
+            "Prune: '.*kernels' matches no parameter; the first is 'backbone/norm/bias'",
+        ),
+        (lambda: shapes(FakeQuant(supervised(NET), pattern='stem')), ValueError, 'matches no parameter'),
+        (lambda: shapes(LowRank(supervised(NET), 1, pattern='head/kernel')), ValueError, 'leaves nothing'),
+        (lambda: shapes(LowRank(supervised(NET), 9)), ValueError, 'which has no rank 9'),
+        (lambda: Prune(supervised(NET), every=2, amount=1.0), ValueError, 'above 0 and below 1'),
+        (lambda: Prune(supervised(NET), every=2, scope='all'), ValueError, 'use one of layer, global'),
+        (lambda: Prune(supervised(NET), every=2, rewind_to=2), ValueError, 'a step of the first round'),
+        (lambda: Prune(supervised(NET), every=2, rewind_to=None, control=True), ValueError, 'the control of a rewind'),
+        (lambda: TrainedRank(supervised(NET), every=0), ValueError, 'at least 1'),
+        (lambda: TrainedRank(supervised(NET), energy=1.0), ValueError, 'above 0 and below 1'),
+        (lambda: TrainedRank(supervised(NET), scheme='both'), ValueError, 'use one of channel, spatial'),
+        (lambda: shapes(TrainedRank(supervised(NET), scheme='spatial')), ValueError, 'head/kernel has shape'),
+        (lambda: shapes(TrainedRank(supervised(NET), pattern='.*scale')), ValueError, 'which does not decompose'),
+        (lambda: FakeQuant(supervised(NET), bits=9), ValueError, 'of 2 to 8 bits'),
+        (lambda: Distill(classifier(NET), []), ValueError, 'no teachers'),
+        (
+            lambda: shapes(Distill(classifier(NET), [Classifier(NET, Linear(3))])),
+            ValueError,
+            'the student has 10 classes and its teachers have 3',
+        ),
+        (lambda: shapes(SimClr(NET, Projector()), batch_of()), ValueError, 'SimClr needs view0 in the batch'),
+        (lambda: SwAV(NET, Projector(), views=1), ValueError, 'use at least 2'),
+        (lambda: shapes(RotNet(NET, Linear(4)), {'image': jnp.zeros((1, 8, 6, 1))}), ValueError, 'got 8x6'),
+        (lambda: scored(RotNet(NET, Linear(3))), ValueError, 'to 4'),
+        (lambda: Sam(supervised(NET), 0.0), ValueError, 'must be above 0'),
+        (lambda: shapes(DepthMuP(supervised(NET), 2)), ValueError, 'DepthMuP: .* matches no parameter'),
+        (lambda: DepthMuP(supervised(NET), 0), ValueError, 'numbers of blocks, at least 1'),
+        (lambda: shapes(TrAct(supervised(NET), kernel='head/kernel')), ValueError, 'that reads the image'),
+        (lambda: NearestNeighbours(supervised(NET), 10, bank=3), ValueError, '20 neighbours'),
+        (lambda: FewShot(supervised(NET), 10, bank=99), ValueError, '25 examples of 10 classes'),
+        (lambda: FewShot(supervised(NET), 10, bank=99, shots=()), ValueError, 'at least 1 each'),
+        (lambda: FewShot(supervised(NET), 10, bank=99, shots=(1,), strengths=(0.0,)), ValueError, 'above 0'),
+        (lambda: restarting(5, 1.0, lambda path: (0, 1), optimizer=sgd, every=6), ValueError, 'rounds of 6 steps'),
+        (lambda: average.uniform_soup([]), ValueError, 'got none'),
+        (lambda: average.task_vector({'a': np.ones(2)}, {'a': np.ones(3)}), ValueError, r'a is \(2,\) in the first'),
+        (lambda: average.add_vectors({'a': 1}, [], [1.0]), ValueError, '0 task vectors have 1 scales'),
+    ],
+)
 def test_what_cannot_work_is_refused_in_words(make, error, words):
     with pytest.raises(error, match=words):
         make()

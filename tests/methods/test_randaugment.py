@@ -23,9 +23,7 @@ ARGUMENTS = {
     'shear_y': (-0.3, 0.265, 0.013),
     'translate_x': (-0.405, 0.25, 0.39),
     'translate_y': (-0.405, 0.25, 0.39),
-} | dict.fromkeys(
-    ('color', 'contrast', 'brightness', 'sharpness'), (0.1, 0.19, 0.77, 1.0, 1.3, 1.81, 1.9)
-)
+} | dict.fromkeys(('color', 'contrast', 'brightness', 'sharpness'), (0.1, 0.19, 0.77, 1.0, 1.3, 1.81, 1.9))
 
 
 def calibration_images() -> dict[str, np.ndarray]:
@@ -58,9 +56,7 @@ def pillow(op: str, image: Image.Image, argument: float, resample: int) -> Image
         'invert': lambda: ImageOps.invert(image),
         'rotate': lambda: image.rotate(argument, resample, fillcolor=FILL),
         # Newer Pillows refuse to keep no bit at all; older ones make the image black.
-        'posterize': lambda: (
-            ImageOps.posterize(image, int(argument)) if argument else image.point(lambda _: 0)
-        ),
+        'posterize': lambda: ImageOps.posterize(image, int(argument)) if argument else image.point(lambda _: 0),
         'solarize': lambda: ImageOps.solarize(image, argument),
         'solarize_add': lambda: image.point(3 * added),
         'color': lambda: ImageEnhance.Color(image).enhance(argument),
@@ -91,9 +87,7 @@ def test_within_one_gray_level_of_pillow(distort, op, interpolation):
     resample = Image.Resampling[interpolation.upper()]
     for argument in ARGUMENTS.get(op, (0.0,)):
         argument = float(np.float32(argument))
-        got = np.asarray(
-            distort[interpolation](stack, jnp.int32(OPS.index(op)), jnp.float32(argument))
-        )
+        got = np.asarray(distort[interpolation](stack, jnp.int32(OPS.index(op)), jnp.float32(argument)))
         for name, image, mine in zip(IMAGES, IMAGES.values(), got, strict=True):
             want = np.asarray(pillow(op, Image.fromarray(image), argument, resample))
             difference = np.abs(mine.astype(int) - want.astype(int))
@@ -192,7 +186,5 @@ def test_unknown_names_are_refused(field, value):
 
 def test_fill_must_fit_the_channels():
     batch = {'image': jnp.zeros((2, 8, 8, 1), jnp.uint8)}
-    with pytest.raises(
-        ValueError, match='3 fill levels for images of 1 channels; give one for each'
-    ):
+    with pytest.raises(ValueError, match='3 fill levels for images of 1 channels; give one for each'):
         RandAugment()(batch, jax.random.key(0))

@@ -64,7 +64,7 @@ def test_units_are_clipped_by_their_weights_and_the_head_is_spared():
     grads = jax.tree.map(lambda p: jnp.full(p.shape, 5.0), params)
     tx = clip_adaptively(0.01, 'head/')
     clipped = tx.update(grads, tx.init(params), params)[0]
-    norms = np.sqrt((np.asarray(clipped['conv']['kernel'])**2).sum((0, 1, 2)))
+    norms = np.sqrt((np.asarray(clipped['conv']['kernel']) ** 2).sum((0, 1, 2)))
     np.testing.assert_allclose(norms, [0.01 * 18**0.5, 0.01 * 1e-3], rtol=1e-4)
     np.testing.assert_allclose(np.linalg.norm(clipped['conv']['bias']), 0.01 * 2**0.5, rtol=1e-4)
     np.testing.assert_allclose(clipped['conv']['scale'], 0.01, rtol=1e-4)

@@ -25,9 +25,12 @@ TASK = Supervised(Net(drop=0.3), Head())
 
 def batch_of(size: int = 16) -> dict[str, jax.Array]:
     rng = np.random.default_rng(0)
-    return {'image': jnp.asarray(rng.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8)),
-            'label': jnp.asarray(rng.integers(0, 10, size, dtype=np.int32)),
-            'epoch': jnp.zeros(size, jnp.int32), 'index': jnp.arange(size, dtype=jnp.int32)}
+    return {
+        'image': jnp.asarray(rng.integers(0, 256, (size, 8, 8, 1), dtype=np.uint8)),
+        'label': jnp.asarray(rng.integers(0, 10, size, dtype=np.int32)),
+        'epoch': jnp.zeros(size, jnp.int32),
+        'index': jnp.arange(size, dtype=jnp.int32),
+    }
 
 
 def after_steps(task=TASK, tx=optax.adam(1e-2), steps: int = 3, batch=None, **options):
@@ -65,14 +68,18 @@ def test_any_mesh_gives_the_same_numbers(sizes: tuple[int, int, int], accumulate
     init = lambda: init_state(TASK, tx, RNG, batch, NOTHING)
     shardings = tree_shardings(jax.eval_shape(init), mesh, config)
     state = jax.jit(init, out_shardings=shardings)()
-    step = jax.jit(make_step(TASK, tx, transform=NOTHING, accumulate=accumulate), donate_argnums=0,
-                   in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-                   out_shardings=(shardings, replicated(mesh)))
+    step = jax.jit(
+        make_step(TASK, tx, transform=NOTHING, accumulate=accumulate),
+        donate_argnums=0,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+    )
     batch = jax.device_put(batch, batch_sharding(mesh))
     for _ in range(3):
         state, _ = step(state, batch, jax.device_put(RNG, replicated(mesh)))
-    chex.assert_trees_all_close(jax.device_get(state.variables.params), jax.device_get(after_steps().variables.params),
-                                rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(
+        jax.device_get(state.variables.params), jax.device_get(after_steps().variables.params), rtol=1e-4, atol=1e-5
+    )
     assert step._cache_size() == 1
 
 
@@ -148,12 +155,15 @@ def test_a_bad_step_changes_nothing_but_its_mark() -> None:
     chex.assert_trees_all_equal(later, bad)
 
 
-@pytest.mark.parametrize('where, words', [
-    ('weight', 'the weight backbone/hidden/kernel'),
-    ('batch', 'the batch array image'),
-    ('transform', 'the batch transforms made it in image'),
-    ('module', 'the module classifier (Dense)'),
-])
+@pytest.mark.parametrize(
+    'where, words',
+    [
+        ('weight', 'the weight backbone/hidden/kernel'),
+        ('batch', 'the batch array image'),
+        ('transform', 'the batch transforms made it in image'),
+        ('module', 'the module classifier (Dense)'),
+    ],
+)
 def test_the_first_bad_thing_is_named(where: str, words: str) -> None:
     state, batch, transform = after_steps(), batch_of(), NOTHING
     batch = {**batch, 'image': batch['image'].astype(jnp.float32)}

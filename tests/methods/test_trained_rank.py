@@ -66,8 +66,9 @@ def test_what_is_scored_and_run_as_two_layers_is_of_the_last_ranks():
     wanted = tiny.jit(task.predict)(v, SEEN)
     np.testing.assert_allclose(found(SEEN['image'])['pooled'], wanted['pooled'], atol=1e-5)
     with pytest.raises(ValueError, match='Pyramid runs no layer with the kernel head/kernel'):
-        decompose.run(NET, v.params['backbone'], v.state['inner'], SEEN['image'], {'head/kernel': stem['stem/kernel']},
-                      'channel')
+        decompose.run(
+            NET, v.params['backbone'], v.state['inner'], SEEN['image'], {'head/kernel': stem['stem/kernel']}, 'channel'
+        )
 
 
 class Layers(nn.Module):
@@ -78,13 +79,15 @@ class Layers(nn.Module):
         return DepthwiseConv(3, name='depthwise')(Dense(5, name='dense')(Conv(6, 3, 2, 1, name='conv')(x)))
 
 
-@pytest.mark.parametrize('scheme, convolved', [
-    ('channel', 4 * 4 * (9 * 4 * 2 + 2 * 6)), ('spatial', 4 * 8 * 3 * 4 * 2 + 4 * 4 * 3 * 2 * 6)])
+@pytest.mark.parametrize(
+    'scheme, convolved', [('channel', 4 * 4 * (9 * 4 * 2 + 2 * 6)), ('spatial', 4 * 8 * 3 * 4 * 2 + 4 * 4 * 3 * 2 * 6)]
+)
 def test_two_layers_are_one_of_low_rank(scheme, convolved):
     x = jnp.asarray(NORMAL(size=(1, 8, 8, 4)), jnp.float32)
     module = Layers()
-    params = jax.tree.map(lambda p: jnp.asarray(NORMAL(size=p.shape) / 5, jnp.float32),
-                          jax.eval_shape(module.init, RNG, x)['params'])
+    params = jax.tree.map(
+        lambda p: jnp.asarray(NORMAL(size=p.shape) / 5, jnp.float32), jax.eval_shape(module.init, RNG, x)['params']
+    )
     kernel = params['conv']['kernel']
     axes = {'channel': (0, 1, 2, 3), 'spatial': (2, 0, 3, 1)}[scheme]
     moved = np.transpose(kernel, axes)
@@ -93,8 +96,10 @@ def test_two_layers_are_one_of_low_rank(scheme, convolved):
     dense, _ = low_rank(np.asarray(params['dense']['kernel']), 3)
     expected = jax.tree.map(lambda p: p, params)
     expected['conv']['kernel'], expected['dense']['kernel'] = jnp.asarray(low), jnp.asarray(dense)
-    factors = {'conv/kernel': decompose.factors_of(kernel, 2, scheme),
-               'dense/kernel': decompose.factors_of(params['dense']['kernel'], 3, 'channel')}
+    factors = {
+        'conv/kernel': decompose.factors_of(kernel, 2, scheme),
+        'dense/kernel': decompose.factors_of(params['dense']['kernel'], 3, 'channel'),
+    }
     run = lambda x: decompose.run(module, params, {}, x, factors, scheme)
     chex.assert_trees_all_close(run(x), module.apply({'params': expected}, x), atol=1e-4)
     matrix, depthwise = 16 * (6 * 3 + 3 * 5), 16 * 5 * 9

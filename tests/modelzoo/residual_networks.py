@@ -122,22 +122,33 @@ def _rezero_names() -> tuple[tuple[str, str], ...]:
         (there + 'resweight', here + 'residual/scale'),
         *((f'{there}self_attn.in_proj_{a}', f'{here}mixer/qkv/{b}') for a, b in _AFFINE),
         *((f'{there}self_attn.out_proj.{a}', f'{here}mixer/out/{b}') for a, b in _AFFINE),
-        *((f'{there}linear{k}.{a}', f'{here}mlp/{name}/{b}') for k, name in ((1, 'up'), (2, 'down'))
-          for a, b in _AFFINE))
+        *(
+            (f'{there}linear{k}.{a}', f'{here}mlp/{name}/{b}')
+            for k, name in ((1, 'up'), (2, 'down'))
+            for a, b in _AFFINE
+        ),
+    )
 
 
 def _hyper_names() -> tuple[tuple[str, str], ...]:
     found = [(f'norm.{a}', f'norm/{b}') for a, b in _SCALED]
     for layer in range(4):
         branch, there, block = ('mixer', 'mlp')[layer % 2], f'layers.{layer}.', f'block{layer // 2:02d}/'
-        found += [(f'{there}{kind}_{name}', f'{block}{branch}_residual/{kind}_{name.replace("fn", "kernel")}')
-                  for kind, names in (('static', ('alpha', 'beta')),
-                                      ('dynamic', ('alpha_fn', 'alpha_scale', 'beta_fn', 'beta_scale')))
-                  for name in names]
+        found += [
+            (f'{there}{kind}_{name}', f'{block}{branch}_residual/{kind}_{name.replace("fn", "kernel")}')
+            for kind, names in (
+                ('static', ('alpha', 'beta')),
+                ('dynamic', ('alpha_fn', 'alpha_scale', 'beta_fn', 'beta_scale')),
+            )
+            for name in names
+        ]
         found += [(f'{there}norm.gamma', f'{block}{branch}_residual/norm_scale')]
         found += [(f'{there}branch.norm.{a}', f'{block}{branch}_norm/{b}') for a, b in _SCALED]
-        parts = {'attn.in_proj_': 'mixer/qkv', 'attn.out_proj.': 'mixer/out'} if layer % 2 == 0 else {
-            'fc1.': 'mlp/up', 'fc2.': 'mlp/down'}
+        parts = (
+            {'attn.in_proj_': 'mixer/qkv', 'attn.out_proj.': 'mixer/out'}
+            if layer % 2 == 0
+            else {'fc1.': 'mlp/up', 'fc2.': 'mlp/down'}
+        )
         found += [(f'{there}branch.{a}{c}', f'{block}{b}/{d}') for a, b in parts.items() for c, d in _AFFINE]
     return tuple(found)
 
@@ -146,25 +157,39 @@ def _ortho_vit_names() -> tuple[tuple[str, str], ...]:
     there, here = 'blocks.{i}.', 'blocks/block{i:02d}/'
     parts = (('attn.qkv', 'mixer/qkv'), ('attn.proj', 'mixer/out'), ('mlp.fc1', 'mlp/up'), ('mlp.fc2', 'mlp/down'))
     return (
-        ('cls_token', 'cls_token'), ('pos_embed', 'pos_embed'),
+        ('cls_token', 'cls_token'),
+        ('pos_embed', 'pos_embed'),
         *((f'patchify.{a}', f'stem/{b}') for a, b in _AFFINE),
         *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
         *((f'classifier.0.{a}', f'norm/{b}') for a, b in _SCALED),
-        *((f'classifier.1.{a}', f'head/{b}') for a, b in _AFFINE))
+        *((f'classifier.1.{a}', f'head/{b}') for a, b in _AFFINE),
+    )
 
 
 def _ortho_resnet_names() -> tuple[tuple[str, str], ...]:
-    found = [(f'pre.0.{a}', f'stem/{b}') for a, b in _AFFINE] + [(f'pre.1.{a}', f'stem_norm/{b}')
-                                                                 for a, b in _STATISTICS]
+    found = [(f'pre.0.{a}', f'stem/{b}') for a, b in _AFFINE] + [
+        (f'pre.1.{a}', f'stem_norm/{b}') for a, b in _STATISTICS
+    ]
     for stage in range(4):
         there, here = f'stage{stage + 1}.{{i}}.', f'stage{stage}/block{{i:02d}}/'
-        found += [(f'{there}residual.{k}.{a}', f'{here}{name}/{b}') for k, name, names in (
-            (0, 'norm1', _STATISTICS), (2, 'conv1', _AFFINE), (3, 'norm2', _STATISTICS), (5, 'conv2', _AFFINE))
-                  for a, b in names]
+        found += [
+            (f'{there}residual.{k}.{a}', f'{here}{name}/{b}')
+            for k, name, names in (
+                (0, 'norm1', _STATISTICS),
+                (2, 'conv1', _AFFINE),
+                (3, 'norm2', _STATISTICS),
+                (5, 'conv2', _AFFINE),
+            )
+            for a, b in names
+        ]
         found += [(f'{there}shortcut.{a}', f'{here}shortcut/{b}') for a, b in _AFFINE]
     return (*found, *((f'linear.{a}', f'head/{b}') for a, b in _AFFINE))
 
 
-NAMES = {'rezero_transformer': _rezero_names(), 'hyper_connections_vit': _hyper_names(),
-         'frac_connections_vit': _hyper_names(), 'ortho_vit_small': _ortho_vit_names(),
-         'ortho_preactresnet18': _ortho_resnet_names()}
+NAMES = {
+    'rezero_transformer': _rezero_names(),
+    'hyper_connections_vit': _hyper_names(),
+    'frac_connections_vit': _hyper_names(),
+    'ortho_vit_small': _ortho_vit_names(),
+    'ortho_preactresnet18': _ortho_resnet_names(),
+}

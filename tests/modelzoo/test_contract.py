@@ -23,8 +23,10 @@ TINY = images('*_test')
 # Their weights are for one number of patches, and say so.
 FIXED = ('mixer_test', 'resmlp_test')
 # What a classifier does not read: of the last queries only the class token's, which passes by the convolution.
-UNREAD = {'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
-          'skipnet_test': ('backbone/stage1_gate00/',)}  # after the last block
+UNREAD = {
+    'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
+    'skipnet_test': ('backbone/stage1_gate00/',),
+}  # after the last block
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel',)
 CLASSES = 7
@@ -51,8 +53,13 @@ def train_answer(model: Classifier, variables: dict, x: jax.Array) -> tuple:
     cotangent = jnp.cos(jnp.arange(len(x) * CLASSES)).reshape(len(x), CLASSES)
 
     def loss(params):
-        features, updates = model.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'],
-                                        rngs={'drop_path': jax.random.key(2)})
+        features, updates = model.apply(
+            {**variables, 'params': params},
+            x,
+            train=True,
+            mutable=['batch_stats'],
+            rngs={'drop_path': jax.random.key(2)},
+        )
         return jnp.sum(features['logits'] * cotangent), (features['logits'], updates)
 
     gradients, answer = jax.grad(loss, has_aux=True)(variables['params'])
@@ -99,8 +106,15 @@ def test_shapes_of_every_variant(name):
         for index, (stride, width) in enumerate(zip(backbone.strides, backbone.channels, strict=True)):
             assert sizes[ft.stage(index)] == (2, 64 // stride, 96 // stride, width)
         assert sizes[ft.MAP][:3] == sizes[ft.stage(index)][:3]  # some widen it once more
-    assert set(sizes) <= {ft.STEM, ft.TOKENS, ft.MAP, ft.POOLED, ft.GATES, ft.GATE_LOGITS,
-                          *(ft.stage(index) for index in range(9))}
+    assert set(sizes) <= {
+        ft.STEM,
+        ft.TOKENS,
+        ft.MAP,
+        ft.POOLED,
+        ft.GATES,
+        ft.GATE_LOGITS,
+        *(ft.stage(index) for index in range(9)),
+    }
 
 
 @pytest.mark.parametrize('name', images())
@@ -113,8 +127,9 @@ def test_every_parameter_has_one_depth_and_a_telling_name(name):
         assert len(owners) == 1, path
         assert owners[0] in layers[backbone.layer_of(f'backbone/{path}')]
         matrix = leaf.size > max(leaf.shape, default=1)  # a class token, (1, 1, D), is a vector
-        assert (matrix or path.endswith(COLUMNS)) == path.endswith(
-            ('/kernel', 'pos_embed', '/A_log', '/direction')), path
+        assert (matrix or path.endswith(COLUMNS)) == path.endswith(('/kernel', 'pos_embed', '/A_log', '/direction')), (
+            path
+        )
         assert leaf.dtype == jnp.float32
     assert backbone.layer_of('head/kernel') == backbone.num_layers - 1
 
@@ -128,9 +143,13 @@ def test_every_parameter_gets_a_finite_gradient(name):
 
 
 # Where blocks can be scanned, remat alone is for `pytest -m heavy`: a compilation of a whole training step each.
-@pytest.mark.parametrize('name, options', [
-    *((name, ('remat', 'scan')) for name in having('scan')),
-    *(pytest.param(name, ('remat',), marks=[pytest.mark.heavy] * (name in having('scan'))) for name in TINY)])
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        *((name, ('remat', 'scan')) for name in having('scan')),
+        *(pytest.param(name, ('remat',), marks=[pytest.mark.heavy] * (name in having('scan'))) for name in TINY),
+    ],
+)
 def test_execution_options_change_no_number(name, options):
     model, variables = start(name)
     options = dict.fromkeys(options, True)
@@ -161,8 +180,11 @@ def test_training_drops_by_row_however_the_batch_is_split(name):
         # The parts of a batch have statistics of their own; what is dropped still differs from row to row.
         assert abs(plain_answer(name)[0][0] - features_of(name)['logits']).max() > 0.01
         return
-    half = jit(lambda rows, x: model.apply(
-        {**variables, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)})['logits'])
+    half = jit(
+        lambda rows, x: model.apply(
+            {**variables, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)}
+        )['logits']
+    )
     rows = jnp.arange(4)
     logits = jnp.concatenate([half(rows[part], image()[part]) for part in (slice(0, 2), slice(2, 4))])
     assert_close(logits, plain_answer(name)[0][0], 1e-6)

@@ -14,8 +14,12 @@ from longview.modelzoo.layers.norms.norm import GlobalResponseNorm
 from longview.modelzoo.vision import convnext, hornet, inceptionnext, unireplknet
 from tests.modelzoo.tiny import filled, jit, shapes
 
-SAID = {name: figures.params for family in (convnext, hornet, inceptionnext, unireplknet)
-        for name, figures in family.PUBLISHED.items() if figures.params}
+SAID = {
+    name: figures.params
+    for family in (convnext, hornet, inceptionnext, unireplknet)
+    for name, figures in family.PUBLISHED.items()
+    if figures.params
+}
 
 
 def count(tree) -> int:
@@ -84,8 +88,13 @@ def test_depthwise_layers_have_the_shape_dilation_and_bias_asked_for():
 
 
 def test_depths_count_what_leads_to_the_next_stage_with_the_block_before():
-    assert meta_next.layers((2, 1)) == (('stem',), ('stage0/block00',), ('stage0/block01', 'down0'),
-                                        ('stage1/block00',), ('norm',))
+    assert meta_next.layers((2, 1)) == (
+        ('stem',),
+        ('stage0/block00',),
+        ('stage0/block01', 'down0'),
+        ('stage1/block00',),
+        ('norm',),
+    )
     masks = jnp.arange(3.0).reshape(3, 1, 1)
     assert [rows.ravel().tolist() for rows in meta_next.rows(masks, (2, 1))] == [[0, 1], [2]]
     assert meta_next.rows(None, (2, 1)) == [None, None]
@@ -96,9 +105,12 @@ def test_inception_passes_most_channels_and_looks_along_rows_and_columns():
     variables = jit(mixer.init)(jax.random.key(0), x)
     y = np.asarray(jit(mixer.apply)(variables, x))[0]
     np.testing.assert_array_equal(y[..., :10], x[0, ..., :10])
-    reach = [np.argwhere(abs(y[..., first:first + 2]).max(-1) > 0) for first in (10, 12, 14)]
+    reach = [np.argwhere(abs(y[..., first : first + 2]).max(-1) > 0) for first in (10, 12, 14)]
     assert [(pixels.min(0).tolist(), pixels.max(0).tolist()) for pixels in reach] == [
-        ([2, 2], [4, 4]), ([3, 1], [3, 5]), ([1, 3], [5, 3])]
+        ([2, 2], [4, 4]),
+        ([3, 1], [3, 5]),
+        ([1, 3], [5, 3]),
+    ]
     with pytest.raises(ValueError, match='0.125 of 4 channels is less than one: widen the stage'):
         mixer.init(jax.random.key(0), x[..., :4])
 
@@ -108,7 +120,7 @@ def test_a_gated_convolution_is_a_product_of_so_many_factors_and_one(order):
     mixer, x = hornet.GatedConv(order, functools.partial(DepthwiseConv, 3)), jnp.asarray(noise(1, 4, 4, 16))
     variables = jit(mixer.init)(jax.random.key(0), x)  # all biases are 0
     y, scaled = (np.asarray(jit(mixer.apply)(variables, factor * x), np.float64) for factor in (1, 2))
-    np.testing.assert_allclose(scaled, 2**(order + 1) * y, rtol=1e-4, atol=1e-6 * abs(scaled).max())
+    np.testing.assert_allclose(scaled, 2 ** (order + 1) * y, rtol=1e-4, atol=1e-6 * abs(scaled).max())
     double = jit(mixer.clone(scale=2 / 3).apply)(variables, x)
     np.testing.assert_allclose(double, 2**order * y, rtol=1e-4, atol=1e-6 * abs(scaled).max())
     with pytest.raises(ValueError, match=r'width 12 does not divide by 2\^3: change width or the orders'):
@@ -131,13 +143,16 @@ def test_only_the_last_stages_have_global_filters_and_other_images_resize_them()
     assert params['stage1']['block00']['mixer']['filter']['kernel'].shape == (7, 7, 1, 224)
     assert params['stage2']['block00']['mixer']['filter']['global']['kernel'].shape == (8, 2, 14, 240)
     assert shapes('hornet_base_gf_img384')[1]['backbone']['stage3']['block00']['mixer']['filter']['global'][
-        'kernel'].shape == (7, 2, 12, 992)
+        'kernel'
+    ].shape == (7, 2, 12, 992)
 
 
 @pytest.mark.parametrize('kernel_size', [7, 9])
 def test_deploying_changes_no_answer(kernel_size):
-    model, deployed = (modelzoo.create_model(name, 5, kernel_size=kernel_size)
-                       for name in ('unireplknet_test', 'unireplknet_deploy_test'))
+    model, deployed = (
+        modelzoo.create_model(name, 5, kernel_size=kernel_size)
+        for name in ('unireplknet_test', 'unireplknet_deploy_test')
+    )
     x = jnp.asarray(noise(2, 24, 16, 3))
     variables = filled(model, x)
     ours = unireplknet.deploy(variables)

@@ -32,10 +32,13 @@ def test_a_model_is_a_backbone_and_a_head():
     assert params['head']['kernel'].shape == (16, 7)
 
 
-@pytest.mark.parametrize('name, hint', [
-    ('vig_tinny', "there is no model 'vig_tinny': did you mean vig_tiny"),
-    ('zzzzzzzz', r'list_models\(\) has the names'),
-])
+@pytest.mark.parametrize(
+    'name, hint',
+    [
+        ('vig_tinny', "there is no model 'vig_tinny': did you mean vig_tiny"),
+        ('zzzzzzzz', r'list_models\(\) has the names'),
+    ],
+)
 def test_an_unknown_name_is_refused_with_the_nearest(name, hint):
     with pytest.raises(ValueError, match=hint):
         modelzoo.create_model(name)
@@ -61,10 +64,16 @@ def test_lists_become_tuples_and_a_slot_takes_another_part_or_arguments_for_its_
     assert mixer.keywords == {**modelzoo.find('gla_test')[1].mixer.keywords, 'heads': 4}
 
 
-@pytest.mark.parametrize('fields, words', [
-    ({'widht': 3}, "ViT has no field 'widht'; did you mean 'width'?"),
-    ({'depth': {'of': 3}}, r"ViT.depth is 2, which takes no arguments, and {'of': 3} are given: give a factory instead."),
-])
+@pytest.mark.parametrize(
+    'fields, words',
+    [
+        ({'widht': 3}, "ViT has no field 'widht'; did you mean 'width'?"),
+        (
+            {'depth': {'of': 3}},
+            r"ViT.depth is 2, which takes no arguments, and {'of': 3} are given: give a factory instead.",
+        ),
+    ],
+)
 def test_what_a_backbone_has_no_field_for_is_refused(fields, words):
     for make in (modelzoo.backbone, modelzoo.create_model):
         with pytest.raises(ValueError, match=re.escape(words)):
@@ -82,7 +91,8 @@ def test_multiply_adds_of_loops_branches_and_convolutions():
 
     assert table.multiply_adds(program, a, b) == (7 + 1 + 2) * 3 * 5 * 5
     convolve = lambda image, kernel: jax.lax.conv_general_dilated(
-        image, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=2)
+        image, kernel, (2, 2), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=2
+    )
     assert table.multiply_adds(convolve, image, kernel) == 2 * 4 * 4 * 6 * (3 * 3 * 2)
 
 

@@ -31,14 +31,17 @@ class Steps(ft.SequenceBackbone):
         return state, {}
 
 
-@pytest.mark.parametrize('path, depth', [
-    ('backbone/stem/conv0/kernel', 0),
-    ('pos_embed', 0),
-    ('inner/backbone/stage0/block00/mixer/norm/scale', 1),
-    ('backbone/down0/norm/scale', 1),
-    ('backbone/norm/scale', 2),
-    ('head/kernel', 2),
-])
+@pytest.mark.parametrize(
+    'path, depth',
+    [
+        ('backbone/stem/conv0/kernel', 0),
+        ('pos_embed', 0),
+        ('inner/backbone/stage0/block00/mixer/norm/scale', 1),
+        ('backbone/down0/norm/scale', 1),
+        ('backbone/norm/scale', 2),
+        ('head/kernel', 2),
+    ],
+)
 def test_depth_of_a_parameter(path, depth):
     assert Plain().layer_of(path) == depth
     assert Plain().num_layers == 3
@@ -48,11 +51,22 @@ def test_a_capability_that_is_there_is_granted():
     ft.require(Steps(), ft.SequenceBackbone, 'Decoding')
 
 
-@pytest.mark.parametrize('backbone, capability, message', [
-    (Plain(), ft.TokenBackbone, r'Masking needs a TokenBackbone \(embed, positions and encode\), and Plain has neither'),
-    (Steps(), ft.PyramidBackbone, r'PyramidBackbone \(stages .*\), and Steps has init_state and step: choose another'),
-    (nn.Dense(3), ft.TokenBackbone, 'Dense has neither'),
-])
+@pytest.mark.parametrize(
+    'backbone, capability, message',
+    [
+        (
+            Plain(),
+            ft.TokenBackbone,
+            r'Masking needs a TokenBackbone \(embed, positions and encode\), and Plain has neither',
+        ),
+        (
+            Steps(),
+            ft.PyramidBackbone,
+            r'PyramidBackbone \(stages .*\), and Steps has init_state and step: choose another',
+        ),
+        (nn.Dense(3), ft.TokenBackbone, 'Dense has neither'),
+    ],
+)
 def test_a_capability_that_is_missing_is_refused_in_words(backbone, capability, message):
     with pytest.raises(TypeError, match=message):
         ft.require(backbone, capability, 'Masking')

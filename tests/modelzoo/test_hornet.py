@@ -36,7 +36,8 @@ def test_filters_are_resized_with_their_corners_on_corners():
 def test_a_sharded_batch_stays_where_it_is():
     sharding = NamedSharding(Mesh(jax.devices(), ('data',)), PartitionSpec('data'))
     x, kernel = jnp.asarray(noise(8, 4, 4, 2)), jnp.asarray(noise(3, 2, 4, 2))
-    both = lambda x, kernel: jax.vjp(lambda *a: hornet.GlobalFilter((4, 4)).apply({'params': {'kernel': a[1]}}, a[0]),
-                                     x, kernel)[1](x)
+    both = lambda x, kernel: jax.vjp(
+        lambda *a: hornet.GlobalFilter((4, 4)).apply({'params': {'kernel': a[1]}}, a[0]), x, kernel
+    )[1](x)
     compiled = jax.jit(both).lower(jax.device_put(x, sharding), kernel).compile()
     assert 'all-gather' not in compiled.as_text()

@@ -17,8 +17,11 @@ from tests.modelzoo.tiny import filled, jit, shapes
 def block_names() -> list[tuple]:
     """The map of a block alone, which the golden calls ``blk``."""
     there, here = 'block_{s:02d}_{i:02d}', 'backbone/stage{s}/block{i:02d}/'
-    return [(name.replace(there, 'blk'), path.removeprefix(here), *axes) for name, path, *axes in moat.NAMES['MOAT']
-            if path.startswith(here)]
+    return [
+        (name.replace(there, 'blk'), path.removeprefix(here), *axes)
+        for name, path, *axes in moat.NAMES['MOAT']
+        if path.startswith(here)
+    ]
 
 
 def test_a_block_agrees_with_its_golden():

@@ -12,14 +12,38 @@ CASES = {
     'fixup_resnet20': ({'name': 'fixup_resnet20'}, (1e-5, 1e-5)),
     'hyper_connections_vit': ({'fn': f'{NETWORKS}:hyper'}, (1e-4, 5e-4)),  # the reference's own reruns differ by 4e-5
     'frac_connections_vit': ({'fn': f'{NETWORKS}:frac'}, (1e-5, 1e-5)),
-    'laurel_gemma3n': ({'fn': 'modelzoo.layers.residuals.laurel:LowRank', 'rank': 16,
-                        'norm': {'partial': 'modelzoo.layers.norms.norm:RMSNorm', 'epsilon': 1e-6}}, (1e-5, 1e-5)),
+    'laurel_gemma3n': (
+        {
+            'fn': 'modelzoo.layers.residuals.laurel:LowRank',
+            'rank': 16,
+            'norm': {'partial': 'modelzoo.layers.norms.norm:RMSNorm', 'epsilon': 1e-6},
+        },
+        (1e-5, 1e-5),
+    ),
     'ortho_vit_small': ({'fn': f'{NETWORKS}:OrthoViT'}, (1e-5, 1e-5)),
     'ortho_preactresnet18': ({'fn': f'{NETWORKS}:OrthoResNet'}, (1e-5, 1e-5)),
-    'resformer_small': ({'fn': 'modelzoo.sequence.resformer:resformer', 'variant': 'resformer_test', 'width': 64,
-                         'depth': 4, 'heads': 4, 'vocabulary': 128}, (2e-5, 0)),
-    'svformer_small': ({'fn': 'modelzoo.sequence.resformer:resformer', 'variant': 'svformer_test', 'width': 64,
-                        'depth': 4, 'heads': 4, 'vocabulary': 128}, (2e-5, 0)),
+    'resformer_small': (
+        {
+            'fn': 'modelzoo.sequence.resformer:resformer',
+            'variant': 'resformer_test',
+            'width': 64,
+            'depth': 4,
+            'heads': 4,
+            'vocabulary': 128,
+        },
+        (2e-5, 0),
+    ),
+    'svformer_small': (
+        {
+            'fn': 'modelzoo.sequence.resformer:resformer',
+            'variant': 'svformer_test',
+            'width': 64,
+            'depth': 4,
+            'heads': 4,
+            'vocabulary': 128,
+        },
+        (2e-5, 0),
+    ),
 }
 
 

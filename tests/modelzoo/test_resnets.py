@@ -15,20 +15,54 @@ from tests.modelzoo.tiny import jit, shapes
 
 # Millions, classifier included: as timm lists its 1000-class networks (results-imagenet.csv); CIFAR's, as the papers.
 MILLIONS = {
-    'resnet18': 11.69, 'resnet34': 21.80, 'resnet50': 25.56, 'resnet101': 44.55, 'resnet152': 60.19,
-    'wide_resnet50_2': 68.88, 'wide_resnet101_2': 126.89, 'resnext50_32x4d': 25.03, 'resnext101_32x4d': 44.18,
-    'resnext101_32x8d': 88.79, 'resnext101_64x4d': 83.46,
-    'resnetv2_18': 11.69, 'resnetv2_34': 21.80, 'resnetv2_50': 25.55, 'resnetv2_101': 44.54,
-    'resnetv2_50x1_bit': 25.55, 'resnetv2_50x3_bit': 217.32, 'resnetv2_101x1_bit': 44.54,
-    'resnetv2_101x3_bit': 387.93, 'resnetv2_152x2_bit': 236.34, 'resnetv2_152x4_bit': 936.53,
-    'res2net50_26w_4s': 25.70, 'res2net50_48w_2s': 25.29, 'res2net50_14w_8s': 25.06, 'res2net50_26w_6s': 37.05,
-    'res2net50_26w_8s': 48.40, 'res2net101_26w_4s': 45.21, 'res2next50': 24.67,
-    'nf_resnet50': 25.56, 'dm_nfnet_f0': 71.49, 'dm_nfnet_f1': 132.63, 'dm_nfnet_f2': 193.78, 'dm_nfnet_f3': 254.92,
-    'dm_nfnet_f4': 316.07, 'dm_nfnet_f5': 377.21, 'dm_nfnet_f6': 438.36,
+    'resnet18': 11.69,
+    'resnet34': 21.80,
+    'resnet50': 25.56,
+    'resnet101': 44.55,
+    'resnet152': 60.19,
+    'wide_resnet50_2': 68.88,
+    'wide_resnet101_2': 126.89,
+    'resnext50_32x4d': 25.03,
+    'resnext101_32x4d': 44.18,
+    'resnext101_32x8d': 88.79,
+    'resnext101_64x4d': 83.46,
+    'resnetv2_18': 11.69,
+    'resnetv2_34': 21.80,
+    'resnetv2_50': 25.55,
+    'resnetv2_101': 44.54,
+    'resnetv2_50x1_bit': 25.55,
+    'resnetv2_50x3_bit': 217.32,
+    'resnetv2_101x1_bit': 44.54,
+    'resnetv2_101x3_bit': 387.93,
+    'resnetv2_152x2_bit': 236.34,
+    'resnetv2_152x4_bit': 936.53,
+    'res2net50_26w_4s': 25.70,
+    'res2net50_48w_2s': 25.29,
+    'res2net50_14w_8s': 25.06,
+    'res2net50_26w_6s': 37.05,
+    'res2net50_26w_8s': 48.40,
+    'res2net101_26w_4s': 45.21,
+    'res2next50': 24.67,
+    'nf_resnet50': 25.56,
+    'dm_nfnet_f0': 71.49,
+    'dm_nfnet_f1': 132.63,
+    'dm_nfnet_f2': 193.78,
+    'dm_nfnet_f3': 254.92,
+    'dm_nfnet_f4': 316.07,
+    'dm_nfnet_f5': 377.21,
+    'dm_nfnet_f6': 438.36,
 }
-CIFAR = {'resnet20_cifar': 0.27, 'resnet32_cifar': 0.46, 'resnet44_cifar': 0.66, 'resnet56_cifar': 0.85,
-         'resnet110_cifar': 1.7, 'wrn_16_8_cifar': 11.0, 'wrn_22_8_cifar': 17.2, 'wrn_28_10_cifar': 36.5,
-         'wrn_40_4_cifar': 8.9}
+CIFAR = {
+    'resnet20_cifar': 0.27,
+    'resnet32_cifar': 0.46,
+    'resnet44_cifar': 0.66,
+    'resnet56_cifar': 0.85,
+    'resnet110_cifar': 1.7,
+    'wrn_16_8_cifar': 11.0,
+    'wrn_22_8_cifar': 17.2,
+    'wrn_28_10_cifar': 36.5,
+    'wrn_40_4_cifar': 8.9,
+}
 
 
 def count(tree) -> int:
@@ -60,9 +94,16 @@ def initial(name: str, **changes) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(params, sep='/').items()}
 
 
-@pytest.mark.parametrize('name, last', [('resnet50', 'conv3/norm/scale'), ('resnet18', 'conv2/norm/scale'),
-                                        ('res2net50_26w_4s', 'conv3/norm/scale'), ('nf_resnet50', 'conv3/scale'),
-                                        ('dm_nfnet_f0', 'skip_scale')])
+@pytest.mark.parametrize(
+    'name, last',
+    [
+        ('resnet50', 'conv3/norm/scale'),
+        ('resnet18', 'conv2/norm/scale'),
+        ('res2net50_26w_4s', 'conv3/norm/scale'),
+        ('nf_resnet50', 'conv3/scale'),
+        ('dm_nfnet_f0', 'skip_scale'),
+    ],
+)
 def test_branches_start_at_zero(name, last):
     values = initial(name, depths=(1, 1), widths=(256, 512))
     zeros = [path for path, value in values.items() if (value == 0).all() and 'bias' not in path]
@@ -71,9 +112,12 @@ def test_branches_start_at_zero(name, last):
 
 def test_kernels_start_by_he_s_rule_over_the_outputs():
     values = initial('resnet50', depths=(1,), widths=(256,))
-    for path, fan_out in (('stem/conv', 49 * 64), ('stage0/block00/conv2/conv', 9 * 64),
-                          ('stage0/block00/conv3/conv', 256)):
-        assert abs(values[f'backbone/{path}/kernel'].std() * (fan_out / 2)**0.5 - 1) < 0.05, path
+    for path, fan_out in (
+        ('stem/conv', 49 * 64),
+        ('stage0/block00/conv2/conv', 9 * 64),
+        ('stage0/block00/conv3/conv', 256),
+    ):
+        assert abs(values[f'backbone/{path}/kernel'].std() * (fan_out / 2) ** 0.5 - 1) < 0.05, path
 
 
 def run(backbone, x, variables=None, **kwargs):
@@ -115,7 +159,7 @@ def test_res2net_adds_from_part_to_part_except_in_the_first_block():
             changed = traverse_util.unflatten_dict(params | {'scale0/conv/kernel': first_part}, sep='/')
             return module.apply({**variables, 'params': changed}, x, None)
 
-        gradient = jit(jax.grad(lambda kernel: jnp.sum(output(kernel)**2)))(params['scale0/conv/kernel'])
+        gradient = jit(jax.grad(lambda kernel: jnp.sum(output(kernel) ** 2)))(params['scale0/conv/kernel'])
         assert (abs(gradient).max() > 0) == seen
 
 
@@ -130,8 +174,9 @@ def test_group_sizes_reach_the_blocks():
 
 
 def test_published_names_of_what_is_not_a_plain_matrix():
-    names = {kind: family.NAMES[kind] for family, kind in (
-        (resnet, 'ResNet'), (resnetv2, 'ResNetV2'), (nfnet, 'NFNet'))}
+    names = {
+        kind: family.NAMES[kind] for family, kind in ((resnet, 'ResNet'), (resnetv2, 'ResNetV2'), (nfnet, 'NFNet'))
+    }
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes('nfnet_test')[1])
     published = weights.to_published(names['NFNet'], params)
     assert published['stages.0.0.conv1.gain'].shape == (16, 1, 1, 1)

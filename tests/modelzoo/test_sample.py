@@ -12,9 +12,18 @@ from tests.modelzoo.tiny import filled, jit
 LOGITS = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))
 
 
-@pytest.mark.parametrize('options, kept', [
-    ({}, {0, 1, 2, 3}), ({'temperature': 0}, {0}), ({'top_k': 2}, {0, 1}), ({'top_p': 0.6}, {0, 1}),
-    ({'top_p': 0.5}, {0}), ({'top_k': 3, 'top_p': 0.99}, {0, 1, 2}), ({'temperature': 0.01}, {0})])
+@pytest.mark.parametrize(
+    'options, kept',
+    [
+        ({}, {0, 1, 2, 3}),
+        ({'temperature': 0}, {0}),
+        ({'top_k': 2}, {0, 1}),
+        ({'top_p': 0.6}, {0, 1}),
+        ({'top_p': 0.5}, {0}),
+        ({'top_k': 3, 'top_p': 0.99}, {0, 1, 2}),
+        ({'temperature': 0.01}, {0}),
+    ],
+)
 def test_words_are_drawn_from_those_that_are_kept(options, kept):
     words = sample.choose(jnp.tile(LOGITS, (400, 1)), jax.random.key(0), **options)
     assert set(words.tolist()) == kept
@@ -44,16 +53,19 @@ def test_the_command_says_words_from_a_file(tmp_path, capsys):
     assert first == second and first[:2] == ['3', '1'] and len(first) == 7 and '2 x 5 words in' in err
 
 
-@pytest.mark.parametrize('command, message', [
-    (['mamba_test', '--words=3,99'], 'mamba_test knows the words 0 to 31, and the prompt has 3 to 99'),
-    (['mamba_test'], 'give the prompt either as --words=3,1,4 or as --prompt=TEXT'),
-    (['mamba_test', '--prompt=a'], '--prompt needs --tokenizer=FILE'),
-    (['s4d_test', '--words=1'], 's4d_test reads no words: choose a language model'),
-    (['zoology_attention', '--words=1', '--count=64'], 'has room for 64 words, and 1 with 64 to come are more'),
-    (['mamba_tset', '--words=1'], "there is no model 'mamba_tset': did you mean mamba_test"),
-    (['mamba_test', '--words=1', '--weights=nowhere.safetensors'], 'are neither a file nor owner/name on the hub'),
-    (['mamba_test', '--words=1', '--top_p=0'], '--top_p above 0'),
-])
+@pytest.mark.parametrize(
+    'command, message',
+    [
+        (['mamba_test', '--words=3,99'], 'mamba_test knows the words 0 to 31, and the prompt has 3 to 99'),
+        (['mamba_test'], 'give the prompt either as --words=3,1,4 or as --prompt=TEXT'),
+        (['mamba_test', '--prompt=a'], '--prompt needs --tokenizer=FILE'),
+        (['s4d_test', '--words=1'], 's4d_test reads no words: choose a language model'),
+        (['zoology_attention', '--words=1', '--count=64'], 'has room for 64 words, and 1 with 64 to come are more'),
+        (['mamba_tset', '--words=1'], "there is no model 'mamba_tset': did you mean mamba_test"),
+        (['mamba_test', '--words=1', '--weights=nowhere.safetensors'], 'are neither a file nor owner/name on the hub'),
+        (['mamba_test', '--words=1', '--top_p=0'], '--top_p above 0'),
+    ],
+)
 def test_mistakes_end_in_a_sentence(command, message, capsys):
     assert sample.main(command) == 1
     assert message in capsys.readouterr().err

@@ -29,9 +29,13 @@ def test_decisions_are_the_equations():
     logit, draw = jnp.array([-2.0, 0.0, 0.5, 3.0]), lambda: jnp.array([0.1, 0.6, 0.6, 0.99])
     slope = sigmoid(logit) * (1 - sigmoid(logit))
     for decide, train, wanted, gradient in (
-            (skipnet.hard, True, [0, 0, 1, 1], slope), (skipnet.hard, False, [0, 0, 1, 1], slope),
-            (skipnet.soft, True, sigmoid(logit), slope), (skipnet.soft, False, [0, 0, 1, 1], slope),
-            (skipnet.sampled, True, [1, 0, 1, 0], 0 * slope), (skipnet.sampled, False, [0, 0, 1, 1], slope)):
+        (skipnet.hard, True, [0, 0, 1, 1], slope),
+        (skipnet.hard, False, [0, 0, 1, 1], slope),
+        (skipnet.soft, True, sigmoid(logit), slope),
+        (skipnet.soft, False, [0, 0, 1, 1], slope),
+        (skipnet.sampled, True, [1, 0, 1, 0], 0 * slope),
+        (skipnet.sampled, False, [0, 0, 1, 1], slope),
+    ):
         found, pull = jax.vjp(functools.partial(decide, draw=draw, train=train), logit)
         np.testing.assert_allclose(found, wanted, atol=1e-6)
         np.testing.assert_allclose(pull(jnp.ones(4))[0], gradient, atol=1e-6)
@@ -66,22 +70,32 @@ def test_a_gate_weighs_the_block_and_its_shortcut():
 
 
 def test_what_is_drawn_goes_by_the_example_s_row():
-    network = TINY.clone(depths=(2,), widths=(8,), decide=skipnet.sampled, gate=skipnet.MeanGate,
-                         control=skipnet.Recurrent)
+    network = TINY.clone(
+        depths=(2,), widths=(8,), decide=skipnet.sampled, gate=skipnet.MeanGate, control=skipnet.Recurrent
+    )
     x = image(32)
     variables = filled(network, x)
-    run = jit(lambda rows, x: network.apply(
-        {**variables, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)},
-        mutable=['batch_stats'])[0][ft.GATES])
-    first, turned, other = (run(rows, x) for rows, x in (
-        (jnp.arange(32), x), (jnp.arange(32)[::-1], x[::-1]), (jnp.arange(32)[::-1], x)))
+    run = jit(
+        lambda rows, x: network.apply(
+            {**variables, 'example': {'row': rows}},
+            x,
+            train=True,
+            rngs={'drop_path': jax.random.key(2)},
+            mutable=['batch_stats'],
+        )[0][ft.GATES]
+    )
+    first, turned, other = (
+        run(rows, x) for rows, x in ((jnp.arange(32), x), (jnp.arange(32)[::-1], x[::-1]), (jnp.arange(32)[::-1], x))
+    )
     assert set(np.unique(first)) == {0, 1} and first.shape == (32, 1)
     np.testing.assert_array_equal(first, turned[::-1])
     assert 0.2 < np.mean(first != other) < 0.8
 
 
-@pytest.mark.parametrize('variant, depth, millions', [
-    ('skipnet_ffgate2_110', 3, 0.42), ('skipnet_ffgate1_74', 12, 2.32), ('skipnet_rnn_38', 1, None)])
+@pytest.mark.parametrize(
+    'variant, depth, millions',
+    [('skipnet_ffgate2_110', 3, 0.42), ('skipnet_ffgate1_74', 12, 2.32), ('skipnet_rnn_38', 1, None)],
+)
 def test_sizes_and_what_is_returned(variant, depth, millions):
     """The first two were counted in the reference's own code."""
     model = Classifier(modelzoo.backbone(variant, depths=[depth] * 3), Linear(10))
@@ -101,9 +115,13 @@ def test_published_files_may_have_the_projections_twice():
     assert 'group2_ds0.1.running_var' in published and 'group2_layer0.downsample.0.weight' in twice
 
 
-@pytest.mark.parametrize('changes, side, words', [
-    ({'depths': (1,), 'widths': (8,)}, 8, r'never skips its first block, and depths are \(1,\): use 2 or more'),
-    ({}, 2, 'pools 2x2 pixels and got a map of 1x1: use a larger image')])
+@pytest.mark.parametrize(
+    'changes, side, words',
+    [
+        ({'depths': (1,), 'widths': (8,)}, 8, r'never skips its first block, and depths are \(1,\): use 2 or more'),
+        ({}, 2, 'pools 2x2 pixels and got a map of 1x1: use a larger image'),
+    ],
+)
 def test_what_cannot_work_is_refused_in_words(changes, side, words):
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(TINY.clone(**changes).init, jax.random.key(0), image(1, side))

@@ -14,9 +14,16 @@ from longview.modelzoo.vision import swin_v2
 from tests.modelzoo.tiny import filled, jit, shapes
 
 
-@pytest.mark.parametrize('name, millions', [
-    ('swinv2_tiny_window8_256', 28.35), ('swinv2_tiny_window16_256', 28.35), ('swinv2_small_window8_256', 49.73),
-    ('swinv2_base_window12to24_192to384', 87.92), ('swinv2_large_window12_192', 196.74)])
+@pytest.mark.parametrize(
+    'name, millions',
+    [
+        ('swinv2_tiny_window8_256', 28.35),
+        ('swinv2_tiny_window16_256', 28.35),
+        ('swinv2_small_window8_256', 49.73),
+        ('swinv2_base_window12to24_192to384', 87.92),
+        ('swinv2_large_window12_192', 196.74),
+    ],
+)
 def test_parameter_counts_are_timm_s(name, millions):
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1]))
     assert round(count / 1e6, 2) == millions
@@ -47,7 +54,7 @@ def test_offsets_are_logarithmic_and_end_at_the_window_they_were_made_for():
     assert own.shape == (15 * 15, 2) and other.shape == (31 * 31, 2)
     np.testing.assert_allclose(abs(own).max(), np.log2(9) / 3, rtol=1e-6)
     np.testing.assert_allclose(own[window.relative_index((8, 8))[8, 0]], [np.log2(8 / 7 + 1) / 3, 0], rtol=1e-6)
-    middle = other.reshape(31, 31, 2)[15 - 7:15 + 8, 15 - 7:15 + 8]
+    middle = other.reshape(31, 31, 2)[15 - 7 : 15 + 8, 15 - 7 : 15 + 8]
     np.testing.assert_allclose(middle.reshape(-1, 2), own, rtol=1e-6)
 
 

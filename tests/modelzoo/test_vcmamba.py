@@ -43,8 +43,12 @@ def test_four_snakes():
     orders, moves = vcmamba.snakes(2, 3)
     assert orders.tolist() == [[0, 1, 2, 5, 4, 3], [3, 4, 5, 2, 1, 0], [0, 3, 4, 1, 2, 5], [5, 2, 1, 4, 3, 0]]
     right, left, up, down = 1, 2, 3, 4
-    assert moves.tolist() == [[0, right, right, down, left, left], [0, right, right, up, left, left],
-                              [0, down, right, up, right, down], [0, up, left, down, left, up]]
+    assert moves.tolist() == [
+        [0, right, right, down, left, left],
+        [0, right, right, up, left, left],
+        [0, down, right, up, right, down],
+        [0, up, left, down, left, up],
+    ]
 
 
 @pytest.mark.parametrize('name', vcmamba.PUBLISHED)
@@ -55,8 +59,9 @@ def test_parameters_are_as_many_as_the_paper_says(name):
 
 
 def test_published_names_and_tables_of_another_size_both_ways():
-    model = Classifier(modelzoo.backbone('vcmamba_test', widths=(8, 8, 8, 16), depths=(1, 1, 1, 2), image_size=64),
-                       vcmamba.TwoHeads(3))
+    model = Classifier(
+        modelzoo.backbone('vcmamba_test', widths=(8, 8, 8, 16), depths=(1, 1, 1, 2), image_size=64), vcmamba.TwoHeads(3)
+    )
     x = jnp.ones((1, 64, 64, 3))
     variables = filled(model, x)
     published = weights.to_published(vcmamba.NAMES['VCMamba'], weights.merge(variables))

@@ -18,22 +18,47 @@ from tests.modelzoo.tiny import filled, jit, shapes
 # Standard deviations of values drawn by torch 2.13 with the reference's calls, in the order in which it makes them.
 INITIAL = {
     'vig_tiny': {
-        'backbone/stem/conv0/kernel': 0.0370, 'backbone/stem/conv0/bias': 0.0370, 'backbone/stem/conv1/kernel': 0.01964,
-        'backbone/stem/conv1/bias': 0.01964, 'backbone/pos_embed': 0.0200, '.*/conv/kernel': 0.00600,
-        '.*/qkv/kernel': 0.01042, '.*/gate_down/kernel': 0.01733, '.*/gate_up/kernel': 0.01733,
-        '.*/mix/kernel': 0.01276, '.*/out/kernel': 0.01276, '.*/mlp/(up|down)/kernel': 0.0200, 'head/kernel': 0.0200},
+        'backbone/stem/conv0/kernel': 0.0370,
+        'backbone/stem/conv0/bias': 0.0370,
+        'backbone/stem/conv1/kernel': 0.01964,
+        'backbone/stem/conv1/bias': 0.01964,
+        'backbone/pos_embed': 0.0200,
+        '.*/conv/kernel': 0.00600,
+        '.*/qkv/kernel': 0.01042,
+        '.*/gate_down/kernel': 0.01733,
+        '.*/gate_up/kernel': 0.01733,
+        '.*/mix/kernel': 0.01276,
+        '.*/out/kernel': 0.01276,
+        '.*/mlp/(up|down)/kernel': 0.0200,
+        'head/kernel': 0.0200,
+    },
     'vig_h_tiny': {
-        'backbone/stem/conv0/kernel': 0.1111, 'backbone/stem/conv0/bias': 0.1111, 'backbone/stem/conv1/kernel': 0.02778,
-        'backbone/stem/conv1/bias': 0.02778, 'backbone/down0/conv/kernel': 0.01964, 'backbone/down0/conv/bias': 0.01964,
-        'backbone/stage0/.*/conv/kernel': 0.00846, 'backbone/stage1/.*/conv/kernel': 0.00600,
-        '.*/(qkv|gate_down|gate_up|mix|out|up|down)/kernel': 0.0200, 'head/kernel': 0.0200},
+        'backbone/stem/conv0/kernel': 0.1111,
+        'backbone/stem/conv0/bias': 0.1111,
+        'backbone/stem/conv1/kernel': 0.02778,
+        'backbone/stem/conv1/bias': 0.02778,
+        'backbone/down0/conv/kernel': 0.01964,
+        'backbone/down0/conv/bias': 0.01964,
+        'backbone/stage0/.*/conv/kernel': 0.00846,
+        'backbone/stage1/.*/conv/kernel': 0.00600,
+        '.*/(qkv|gate_down|gate_up|mix|out|up|down)/kernel': 0.0200,
+        'head/kernel': 0.0200,
+    },
 }
 SHORTENED = {'vig_tiny': {'depth': 1}, 'vig_h_tiny': {'depths': (1, 1)}}
 
 
-@pytest.mark.parametrize('name, count', [
-    ('vig_tiny', 5_834_536), ('vig_small', 22_615_144), ('vig_base', 89_022_184),
-    ('vig_h_tiny', 28_600_680), ('vig_h_small', 50_051_688), ('vig_h_base', 88_904_360)])
+@pytest.mark.parametrize(
+    'name, count',
+    [
+        ('vig_tiny', 5_834_536),
+        ('vig_small', 22_615_144),
+        ('vig_base', 89_022_184),
+        ('vig_h_tiny', 28_600_680),
+        ('vig_h_small', 50_051_688),
+        ('vig_h_base', 88_904_360),
+    ],
+)
 def test_parameter_counts_are_the_paper_s(name, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1])) == count
     assert abs(count / 1e6 - vig.PUBLISHED[name].params) < 0.5
@@ -85,8 +110,13 @@ def test_gates_stay_float32_in_bfloat16(monkeypatch):
     monkeypatch.setattr(vig, 'bidirectional_gla', spy)
     mixer = vig.BiGLA(heads=2, dtype=jnp.bfloat16)
     jax.eval_shape(mixer.init, jax.random.key(0), jnp.ones((1, 2, 2, 8)))
-    assert seen == {'q': jnp.bfloat16, 'k': jnp.bfloat16, 'v': jnp.bfloat16,
-                    'g_forward': jnp.float32, 'g_backward': jnp.float32}
+    assert seen == {
+        'q': jnp.bfloat16,
+        'k': jnp.bfloat16,
+        'v': jnp.bfloat16,
+        'g_forward': jnp.float32,
+        'g_backward': jnp.float32,
+    }
 
 
 def test_a_token_sees_both_ends_of_the_image():

@@ -28,14 +28,15 @@ def test_files_hold_every_type(tmp_path):
 
 
 def test_files_are_laid_out_as_published(tmp_path):
-    header = json.dumps({'__metadata__': {'format': 'pt'},
-                         'w': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}).encode()
+    header = json.dumps(
+        {'__metadata__': {'format': 'pt'}, 'w': {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}}
+    ).encode()
     data = np.array([1.5, -2], '<f4').tobytes()
     (tmp_path / 'a').write_bytes(len(header).to_bytes(8, 'little') + header + data)
     np.testing.assert_array_equal(weight_files.read(tmp_path / 'a')['w'], [1.5, -2])
     weight_files.write(tmp_path / 'b', {'w': np.array([1.5, -2], np.float32)})
     written = (tmp_path / 'b').read_bytes()
-    assert json.loads(written[8:8 + int.from_bytes(written[:8], 'little')]) == json.loads(header)
+    assert json.loads(written[8 : 8 + int.from_bytes(written[:8], 'little')]) == json.loads(header)
 
 
 @pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'PK\x03\x04' * 100])
@@ -80,6 +81,7 @@ class Tensor:
 
 def torch_that_loads(saved):
     """Returns a stand-in for torch whose files hold `saved`."""
+
     def load(path, *, map_location, weights_only):
         assert map_location == 'cpu' and weights_only
         if isinstance(saved, Exception):
@@ -95,8 +97,9 @@ def pth(tmp_path):
     return tmp_path / 'a.pth'
 
 
-@pytest.mark.parametrize('wrap', [lambda saved: saved, lambda saved: {'model': saved, 'epoch': 3},
-                                  lambda saved: {'state_dict': saved}])
+@pytest.mark.parametrize(
+    'wrap', [lambda saved: saved, lambda saved: {'model': saved, 'epoch': 3}, lambda saved: {'state_dict': saved}]
+)
 def test_torch_files_are_read_whatever_the_state_dict_stands_in(pth, monkeypatch, wrap):
     arrays = {'module.w': np.arange(6.0).reshape(2, 3), 'b': np.array([1.5, -2]).astype(ml_dtypes.bfloat16)}
     saved = wrap({name: Tensor(array) for name, array in arrays.items()})
@@ -107,13 +110,16 @@ def test_torch_files_are_read_whatever_the_state_dict_stands_in(pth, monkeypatch
     np.testing.assert_array_equal(read['b'], arrays['b'])
 
 
-@pytest.mark.parametrize('torch, error, message', [
-    (None, ImportError, 'a.pth is one of torch\'s files, and reading it needs torch: install torch, or convert'),
-    (torch_that_loads(pickle.UnpicklingError('x')), ValueError, 'a.pth is damaged, or holds more than tensors'),
-    (torch_that_loads(RuntimeError('failed finding central directory')), ValueError, 'a.pth is damaged, or holds'),
-    (torch_that_loads({'optimizer': {}, 'epoch': 3}), ValueError, 'no state dict; it holds optimizer, epoch: save'),
-    (torch_that_loads([1]), ValueError, 'no state dict; it holds list: save'),
-])
+@pytest.mark.parametrize(
+    'torch, error, message',
+    [
+        (None, ImportError, "a.pth is one of torch's files, and reading it needs torch: install torch, or convert"),
+        (torch_that_loads(pickle.UnpicklingError('x')), ValueError, 'a.pth is damaged, or holds more than tensors'),
+        (torch_that_loads(RuntimeError('failed finding central directory')), ValueError, 'a.pth is damaged, or holds'),
+        (torch_that_loads({'optimizer': {}, 'epoch': 3}), ValueError, 'no state dict; it holds optimizer, epoch: save'),
+        (torch_that_loads([1]), ValueError, 'no state dict; it holds list: save'),
+    ],
+)
 def test_torch_files_that_cannot_be_read_say_why(pth, monkeypatch, torch, error, message):
     monkeypatch.setitem(sys.modules, 'torch', torch)
     with pytest.raises(error, match=message):
@@ -141,9 +147,14 @@ def hub_that(answer):
     return types.SimpleNamespace(hf_hub_download=answer)
 
 
-@pytest.mark.parametrize('weights, revision', [
-    ('timm/vit_tiny.augreg', None), ('hf-hub:timm/vit_tiny.augreg', None),
-    ('timm/vit_tiny.augreg@refs/pr/1', 'refs/pr/1')])
+@pytest.mark.parametrize(
+    'weights, revision',
+    [
+        ('timm/vit_tiny.augreg', None),
+        ('hf-hub:timm/vit_tiny.augreg', None),
+        ('timm/vit_tiny.augreg@refs/pr/1', 'refs/pr/1'),
+    ],
+)
 def test_a_hub_id_is_downloaded(monkeypatch, tmp_path, weights, revision):
     asked = []
 

@@ -67,8 +67,9 @@ def test_layouts_are_torch_s():
 
 def test_half_precision_weights_become_the_parameters_type():
     names = [('w', 'kernel')]
-    loaded = weights.load_published(names, {'kernel': jax.ShapeDtypeStruct((2, 3), jnp.float32)},
-                                    {'w': np.ones((3, 2), np.float16)})
+    loaded = weights.load_published(
+        names, {'kernel': jax.ShapeDtypeStruct((2, 3), jnp.float32)}, {'w': np.ones((3, 2), np.float16)}
+    )
     assert loaded['kernel'].dtype == np.float32 and loaded['kernel'].shape == (2, 3)
 
 
@@ -79,8 +80,11 @@ def test_what_does_not_fit_is_listed():
     with pytest.raises(ValueError, match=r'1 missing: norm\.weight\. Check the variant and num_classes'):
         weights.load_published(names, wanted, missing)
     with pytest.raises(ValueError, match=r'2 extra: blocks\.7\.mlp_norm\.weight, fc\.weight'):
-        weights.load_published(names, wanted, published | {
-            'blocks.7.mlp_norm.weight': published['norm.weight'], 'fc.weight': published['norm.weight']})
+        weights.load_published(
+            names,
+            wanted,
+            published | {'blocks.7.mlp_norm.weight': published['norm.weight'], 'fc.weight': published['norm.weight']},
+        )
     with pytest.raises(ValueError, match=r'1 misshapen: head\.bias \(\(9,\), not \(1000,\)\)'):
         weights.load_published(names, wanted, published | {'head.bias': np.zeros(9, np.float32)})
     with pytest.raises(ValueError, match='1 extra: backbone/adapter/kernel'):
@@ -91,16 +95,34 @@ def test_what_networks_compute_anew_is_passed_over():
     model, variables = variables_of('swinv2_test')
     published = weights.to_published(names_of('swinv2_test'), variables['params'])
     block, index = 'layers.0.blocks.1.attn.', np.zeros((9, 9), np.int64)
-    buffers = {f'{block}relative_position_index': index, f'{block}relative_coords_table': index,
-               'layers.0.blocks.1.attn_mask': index}
+    buffers = {
+        f'{block}relative_position_index': index,
+        f'{block}relative_coords_table': index,
+        'layers.0.blocks.1.attn_mask': index,
+    }
     same_bits(weights.load(model, variables, published | buffers), variables)
     assert weights._is_computed(names_of('resnet18'), 'bn1.num_batches_tracked')
 
 
-@pytest.mark.parametrize('golden, names', [
-    *((name, None) for name in ('convit_tiny', 'cvt_13', 'inceptionnext_atto', 'res2net50_26w_4s', 'resnet18',
-                                'swinv2_tiny_window8_256', 'unireplknet_a')),
-    ('hyena_operator', hyena.NAMES), ('sgconv_layer', sgconv.MIXER_NAMES)])
+@pytest.mark.parametrize(
+    'golden, names',
+    [
+        *(
+            (name, None)
+            for name in (
+                'convit_tiny',
+                'cvt_13',
+                'inceptionnext_atto',
+                'res2net50_26w_4s',
+                'resnet18',
+                'swinv2_tiny_window8_256',
+                'unireplknet_a',
+            )
+        ),
+        ('hyena_operator', hyena.NAMES),
+        ('sgconv_layer', sgconv.MIXER_NAMES),
+    ],
+)
 def test_what_torch_stores_is_ours_or_computed_anew(golden, names):
     golden = goldens.read(goldens.FOLDER / f'{golden}.json.gz')
     names = names or names_of(golden['name'])
@@ -110,9 +132,17 @@ def test_what_torch_stores_is_ours_or_computed_anew(golden, names):
     assert all(name.endswith('.k_bias') for name in left), left  # zeros that torch does not store
 
 
-@pytest.mark.parametrize('name, published', [
-    ('swinv2_test', 'attn_mask'), ('swinv2_test', 'layers.0.blocks.1.mlp.attn_mask'), ('swinv2_test', 'bn.t'),
-    ('vit_test', 'blocks.0.attn.rel_indices'), ('vit_test', 'norm.num_batches_tracked'), ('vit_test', 'deltas')])
+@pytest.mark.parametrize(
+    'name, published',
+    [
+        ('swinv2_test', 'attn_mask'),
+        ('swinv2_test', 'layers.0.blocks.1.mlp.attn_mask'),
+        ('swinv2_test', 'bn.t'),
+        ('vit_test', 'blocks.0.attn.rel_indices'),
+        ('vit_test', 'norm.num_batches_tracked'),
+        ('vit_test', 'deltas'),
+    ],
+)
 def test_an_unknown_name_is_refused_whatever_it_ends_in(name, published):
     model, variables = variables_of(name)
     known = weights.to_published(names_of(name), weights.merge(variables))

@@ -48,5 +48,4 @@ def shapes(name: str) -> tuple[dict, dict]:
 
 def images(pattern: str = '*') -> list[str]:
     """Returns the names of the networks that read images and nothing else."""
-    return [name for name in modelzoo.list_models(pattern)
-            if not isinstance(modelzoo.find(name)[1], SequenceBackbone)]
+    return [name for name in modelzoo.list_models(pattern) if not isinstance(modelzoo.find(name)[1], SequenceBackbone)]

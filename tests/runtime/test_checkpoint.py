@@ -37,5 +37,5 @@ def test_of_several_processes_no_two_saves_are_under_way_at_once(processes, tmp_
         patch.setattr(jax, 'process_count', lambda: processes)
         checkpoints.save(1, {})
         checkpoints.save_best(1, {})
-    between = calls[calls.index('save last') + 1:calls.index('save best')]
+    between = calls[calls.index('save last') + 1 : calls.index('save best')]
     assert between == (['wait last', 'wait best'] if processes > 1 else [])

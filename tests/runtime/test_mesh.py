@@ -5,14 +5,20 @@ from jax.sharding import PartitionSpec as P
 
 from longview.runtime.mesh import MeshConfig, make_mesh, tree_shardings
 
-TREE = {'params': {'block00': {'qkv_proj': {'kernel': jnp.zeros((128, 384))}, 'norm': {'scale': jnp.zeros((128,))}},
-                   'odd': {'kernel': jnp.zeros((129, 384))}}}
+TREE = {
+    'params': {
+        'block00': {'qkv_proj': {'kernel': jnp.zeros((128, 384))}, 'norm': {'scale': jnp.zeros((128,))}},
+        'odd': {'kernel': jnp.zeros((129, 384))},
+    }
+}
 
 
 def specs(config: MeshConfig) -> dict:
     shardings = tree_shardings(TREE, make_mesh(config), config)
-    return {jax.tree_util.keystr(k, simple=True, separator='/'): s.spec
-            for k, s in jax.tree_util.tree_leaves_with_path(shardings)}
+    return {
+        jax.tree_util.keystr(k, simple=True, separator='/'): s.spec
+        for k, s in jax.tree_util.tree_leaves_with_path(shardings)
+    }
 
 
 @pytest.mark.parametrize('sizes', [(8, 1, 1), (-1, 1, 1), (2, -1, 1), (2, 2, -1), (-1, 8, 1)])
@@ -39,12 +45,15 @@ def test_rules_come_first() -> None:
     assert found['params/odd/kernel'] == P(None, 'fsdp')
 
 
-@pytest.mark.parametrize('rule, words', [
-    (('no_such', ('tensor',)), 'matches no array'),
-    (('odd/kernel', ('tensor',)), 'of size 129, into 2 parts'),
-    (('scale', ('tensor', None)), 'gives 2 axes'),
-    (('scale', ('tnesor',)), "names the axis 'tnesor'"),
-])
+@pytest.mark.parametrize(
+    'rule, words',
+    [
+        (('no_such', ('tensor',)), 'matches no array'),
+        (('odd/kernel', ('tensor',)), 'of size 129, into 2 parts'),
+        (('scale', ('tensor', None)), 'gives 2 axes'),
+        (('scale', ('tnesor',)), "names the axis 'tnesor'"),
+    ],
+)
 def test_rules_that_cannot_hold_are_refused(rule: tuple, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         specs(MeshConfig(2, 2, 2, rules=(rule,)))

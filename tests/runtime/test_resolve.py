@@ -24,7 +24,8 @@ WHOLE = f'{__name__}:Whole'
 
 def test_calls_depth_first_and_makes_tuples() -> None:
     config = ml_collections.ConfigDict(
-        {'fn': WHOLE, 'part': {'fn': PART, 'width': 3}, 'extra': [1, {'fn': PART, 'width': 1}]})
+        {'fn': WHOLE, 'part': {'fn': PART, 'width': 3}, 'extra': [1, {'fn': PART, 'width': 1}]}
+    )
     assert resolve(config) == Whole(Part(3), (1, Part(1)))
 
 
@@ -43,17 +44,20 @@ def test_an_override_reaches_the_object() -> None:
     assert resolve(config)['part'].width == 4
 
 
-@pytest.mark.parametrize('config, words', [
-    ({'fn': PART, 'widht': 3}, ["config: ", "takes no 'widht'", "did you mean 'width'"]),
-    ({'fn': WHOLE, 'part': {'fn': PART, 'width': 1, 'dept': 3}}, ['config.part.dept', "did you mean 'depth'"]),
-    ({'partial': PART, 'dept': 3}, ["did you mean 'depth'"]),
-    ({'fn': PART}, ["also needs 'width'"]),
-    ({'fn': 'runtime.resolv:resolve'}, ["no module 'longview.runtime.resolv'", "did you mean 'resolve'"]),
-    ({'fn': 'runtime.resolve:resolv'}, ["has no 'resolv'", "did you mean 'resolve'"]),
-    ({'fn': 'no_such_package_at_all.x:y'}, ["no module 'no_such_package_at_all'"]),
-    ({'fn': 'runtime.resolve'}, ["not of the form 'package.module:name'"]),
-    ({'fn': PART, 'partial': PART}, ['both']),
-])
+@pytest.mark.parametrize(
+    'config, words',
+    [
+        ({'fn': PART, 'widht': 3}, ['config: ', "takes no 'widht'", "did you mean 'width'"]),
+        ({'fn': WHOLE, 'part': {'fn': PART, 'width': 1, 'dept': 3}}, ['config.part.dept', "did you mean 'depth'"]),
+        ({'partial': PART, 'dept': 3}, ["did you mean 'depth'"]),
+        ({'fn': PART}, ["also needs 'width'"]),
+        ({'fn': 'runtime.resolv:resolve'}, ["no module 'longview.runtime.resolv'", "did you mean 'resolve'"]),
+        ({'fn': 'runtime.resolve:resolv'}, ["has no 'resolv'", "did you mean 'resolve'"]),
+        ({'fn': 'no_such_package_at_all.x:y'}, ["no module 'no_such_package_at_all'"]),
+        ({'fn': 'runtime.resolve'}, ["not of the form 'package.module:name'"]),
+        ({'fn': PART, 'partial': PART}, ['both']),
+    ],
+)
 def test_mistakes_are_named_with_the_nearest(config: dict, words: list[str]) -> None:
     with pytest.raises(ConfigError) as error:
         resolve(config)

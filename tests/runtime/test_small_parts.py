@@ -6,18 +6,21 @@ from longview.runtime import distributed, profile
 from longview.runtime.plan import Plan, Run
 
 
-@pytest.mark.parametrize('env, tpu_vm, cluster', [
-    ({}, False, None),
-    ({}, True, 'Cloud TPU'),
-    ({'COLAB_RELEASE_TAG': 'x'}, True, None),
-    ({'TPU_WORKER_HOSTNAMES': 'localhost'}, True, None),
-    ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True, 'TPU pod'),
-    ({'MEGASCALE_COORDINATOR_ADDRESS': 'a'}, True, 'TPU pod'),
-    ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '1'}, False, None),
-    ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '4'}, False, 'Slurm'),
-    ({'KUBERNETES_SERVICE_HOST': 'x'}, False, None),
-    ({'KUBERNETES_SERVICE_HOST': 'x', 'JOB_COMPLETION_INDEX': '0'}, False, 'Kubernetes'),
-])
+@pytest.mark.parametrize(
+    'env, tpu_vm, cluster',
+    [
+        ({}, False, None),
+        ({}, True, 'Cloud TPU'),
+        ({'COLAB_RELEASE_TAG': 'x'}, True, None),
+        ({'TPU_WORKER_HOSTNAMES': 'localhost'}, True, None),
+        ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True, 'TPU pod'),
+        ({'MEGASCALE_COORDINATOR_ADDRESS': 'a'}, True, 'TPU pod'),
+        ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '1'}, False, None),
+        ({'SLURM_JOB_ID': '1', 'SLURM_NTASKS': '4'}, False, 'Slurm'),
+        ({'KUBERNETES_SERVICE_HOST': 'x'}, False, None),
+        ({'KUBERNETES_SERVICE_HOST': 'x', 'JOB_COMPLETION_INDEX': '0'}, False, 'Kubernetes'),
+    ],
+)
 def test_clusters_are_recognised(env: dict[str, str], tpu_vm: bool, cluster: str | None) -> None:
     assert distributed.cluster(env, tpu_vm) == cluster
 
@@ -50,11 +53,14 @@ def test_plan_counts_steps() -> None:
     assert [s for s in range(1, 113) if plan.evaluates(s)] == [100, 112]
 
 
-@pytest.mark.parametrize('change, words', [
-    ({'epochs': None}, 'give one of them'),
-    ({'accumulate': 0}, 'config.accumulate is 0'),
-    ({'best_mode': 'most'}, "must be 'max' or 'min'"),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        ({'epochs': None}, 'give one of them'),
+        ({'accumulate': 0}, 'config.accumulate is 0'),
+        ({'best_mode': 'most'}, "must be 'max' or 'min'"),
+    ],
+)
 def test_plans_that_are_refused(change: dict, words: str) -> None:
     arguments = {'task': None, 'data': None, 'optimizer': None, 'batch_size': 8, 'epochs': 1} | change
     with pytest.raises(ValueError, match=words):

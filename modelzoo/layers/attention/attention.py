@@ -39,8 +39,9 @@ class Attention(nn.Module):
         return self.with_values(x, None)[0]
 
     @nn.compact
-    def with_values(self, x: Float[Array, 'b n d'], told: Told | None
-                    ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n d']]:
+    def with_values(
+        self, x: Float[Array, 'b n d'], told: Told | None
+    ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n d']]:
         """Mixes the tokens by values that another block has a say in; see value_residual.py.
 
         Returns:
@@ -55,16 +56,27 @@ class Attention(nn.Module):
         return Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')(y), None, v
 
 
-def attend(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], v: Float[Array, 'b h m v'], *,
-           scale: float | None = None, bias: Float[Array, '1 h n m'] | None = None) -> Float[Array, 'b h n v']:
+def attend(
+    q: Float[Array, 'b h n k'],
+    k: Float[Array, 'b h m k'],
+    v: Float[Array, 'b h m v'],
+    *,
+    scale: float | None = None,
+    bias: Float[Array, '1 h n m'] | None = None,
+) -> Float[Array, 'b h n v']:
     """Returns ``softmax(scale * q k^T + bias) v``; the scale is 1 / sqrt(K) by default."""
     return weights(q, k, scale=scale, bias=bias).astype(v.dtype) @ v
 
 
-def weights(q: Float[Array, 'b h n k'], k: Float[Array, 'b h m k'], *, scale: float | None = None,
-            bias: Float[Array, '1 h n m'] | None = None) -> Float[Array, 'b h n m']:
+def weights(
+    q: Float[Array, 'b h n k'],
+    k: Float[Array, 'b h m k'],
+    *,
+    scale: float | None = None,
+    bias: Float[Array, '1 h n m'] | None = None,
+) -> Float[Array, 'b h n m']:
     """Returns ``softmax(scale * q k^T + bias)`` in float32."""
-    scale = q.shape[-1]**-0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     logits = ((q * scale) @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
     return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
 

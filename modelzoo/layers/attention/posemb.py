@@ -36,8 +36,13 @@ def smooth_cubic_matrix(source: int, target: int) -> Float[np.ndarray, 't s']:
     return weights / weights.sum(1, keepdims=True)
 
 
-def resize(table: Float[Array, '1 n d'], source: tuple[int, int], target: tuple[int, int], *,
-           matrix: Callable[[int, int], np.ndarray] = cubic_matrix) -> Float[Array, '1 m d']:
+def resize(
+    table: Float[Array, '1 n d'],
+    source: tuple[int, int],
+    target: tuple[int, int],
+    *,
+    matrix: Callable[[int, int], np.ndarray] = cubic_matrix,
+) -> Float[Array, '1 m d']:
     """Resizes a row-major table of positions; returns it as it is where the grids are the same.
 
     Args:
@@ -50,8 +55,10 @@ def resize(table: Float[Array, '1 n d'], source: tuple[int, int], target: tuple[
         ValueError: the table does not have source[0] * source[1] positions.
     """
     if table.shape[1] != source[0] * source[1]:
-        raise ValueError(f'a table of {table.shape[1]} positions is not a grid of {source[0]}x{source[1]}: '
-                         'give the image_size it was made for.')
+        raise ValueError(
+            f'a table of {table.shape[1]} positions is not a grid of {source[0]}x{source[1]}: '
+            'give the image_size it was made for.'
+        )
     if source == target:
         return table
     grid = table.reshape(*source, table.shape[-1])
@@ -60,8 +67,13 @@ def resize(table: Float[Array, '1 n d'], source: tuple[int, int], target: tuple[
     return grid.reshape(1, target[0] * target[1], -1)
 
 
-def refit(table: Float[np.ndarray, '1 n d'], grid: tuple[int, int], *, before: int = 0,
-          matrix: Callable[[int, int], np.ndarray] = cubic_matrix) -> Float[np.ndarray, '1 m d']:
+def refit(
+    table: Float[np.ndarray, '1 n d'],
+    grid: tuple[int, int],
+    *,
+    before: int = 0,
+    matrix: Callable[[int, int], np.ndarray] = cubic_matrix,
+) -> Float[np.ndarray, '1 m d']:
     """Resizes a published table, whose grid is a square, for another grid: once, where `resize` does it in the network.
 
     Args:
@@ -75,8 +87,10 @@ def refit(table: Float[np.ndarray, '1 n d'], grid: tuple[int, int], *, before: i
     """
     side = math.isqrt(table.shape[1] - before)
     if side * side != table.shape[1] - before:
-        raise ValueError(f'a table of {table.shape[1]} positions, {before} of them for learned tokens, is not that of '
-                         'a square image: resize it first.')
+        raise ValueError(
+            f'a table of {table.shape[1]} positions, {before} of them for learned tokens, is not that of '
+            'a square image: resize it first.'
+        )
     rows, columns = (matrix(side, target) for target in grid)
     places = table[0, before:].astype(np.float64).reshape(side, side, -1)
     places = np.einsum('ph,hwd,qw->pqd', rows, places, columns, optimize=True).reshape(1, -1, table.shape[2])
@@ -94,13 +108,12 @@ def sincos2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -
     """
     if width % 4 or width == 4:
         raise ValueError(f'sines of two axes need a width that is a multiple of 4 above 4, not {width}: change width.')
-    frequencies = temperature**-np.linspace(0, 1, width // 4)
+    frequencies = temperature ** -np.linspace(0, 1, width // 4)
     y, x = (axis.ravel()[:, None] * frequencies[None] for axis in np.indices(grid))
     return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1, dtype=np.float32)[None]
 
 
-def _clamped(source: int, target: int, taps: tuple[int, ...], kernel: Callable[[np.ndarray], np.ndarray]
-             ) -> np.ndarray:
+def _clamped(source: int, target: int, taps: tuple[int, ...], kernel: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     position = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.floor(position).astype(int)
     weights = np.zeros((target, source))

@@ -50,8 +50,13 @@ def apart(size: Pair, window: Pair, shift: Pair) -> Bool[np.ndarray, 'v n n']:
 def relative_index(window: Pair) -> Int[np.ndarray, 'n n']:
     """Returns for each pair of a window's pixels the row of a table of (2 h - 1) (2 w - 1) offsets."""
     rows, columns = np.indices(window).reshape(2, -1)
-    return ((rows[:, None] - rows[None] + window[0] - 1) * (2 * window[1] - 1)
-            + columns[:, None] - columns[None] + window[1] - 1)
+    return (
+        (rows[:, None] - rows[None] + window[0] - 1) * (2 * window[1] - 1)
+        + columns[:, None]
+        - columns[None]
+        + window[1]
+        - 1
+    )
 
 
 def _regions(length: int, side: int, shift: int) -> np.ndarray:

@@ -66,13 +66,16 @@ def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) ->
         ValueError: the groups do not divide both.
     """
     if channels % groups or features % groups:
-        raise ValueError(f'{channels} input and {features} output channels do not divide into {groups} groups: '
-                         'change the width or the groups.')
+        raise ValueError(
+            f'{channels} input and {features} output channels do not divide into {groups} groups: '
+            'change the width or the groups.'
+        )
     return kernel_size, kernel_size, channels // groups, features
 
 
-def convolve(x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
-             ) -> Float[Array, 'b h2 w2 d']:
+def convolve(
+    x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
+) -> Float[Array, 'b h2 w2 d']:
     """Returns a correlation; the groups are the channels over those that the kernel has."""
     return conv2d(x, kernel, stride=stride, padding=padding)
 

@@ -18,7 +18,8 @@ from longview.modelzoo.layers.frame.pool import max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 PlainConv = functools.partial(
-    Conv, use_bias=False, kernel_init=jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'))
+    Conv, use_bias=False, kernel_init=jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+)
 
 
 class ConvNorm(nn.Module):
@@ -43,8 +44,15 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
         """Returns h / stride rows, rounded up."""
-        conv = PlainConv(self.features, self.kernel_size, self.stride, self.kernel_size // 2, self.dtype,
-                         groups=self.groups, name='conv')
+        conv = PlainConv(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.kernel_size // 2,
+            self.dtype,
+            groups=self.groups,
+            name='conv',
+        )
         return self.norm(dtype=self.dtype, name='norm')(conv(x), train=train)
 
 

@@ -61,8 +61,9 @@ class PostNorm(nn.Module):
         return mlp_join.write(s, drop_path(y, mlp_mask))
 
 
-def in_turn(blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l *r b'] | None, *, train: bool, remat: bool
-            ) -> Stream:
+def in_turn(
+    blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l *r b'] | None, *, train: bool, remat: bool
+) -> Stream:
     """Passes the stream through blocks that may differ from each other and hold batch statistics.
 
     Args:

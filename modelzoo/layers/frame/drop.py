@@ -13,8 +13,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 
-def path_masks(module: nn.Module, rate: float, depth: int, batch: int, *, branches: int = 2, train: bool
-               ) -> Float[Array, 'l r b'] | None:
+def path_masks(
+    module: nn.Module, rate: float, depth: int, batch: int, *, branches: int = 2, train: bool
+) -> Float[Array, 'l r b'] | None:
     """Draws what each residual branch of each block is multiplied with, from the rng ``drop_path``.
 
     Args:

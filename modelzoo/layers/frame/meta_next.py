@@ -97,8 +97,9 @@ class Stage(nn.Module):
     remat: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h w d']:
+    def __call__(
+        self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h w d']:
         """Keeps the shape; `masks` are this stage's rows."""
         join = self.residual(name='residual')
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
@@ -108,12 +109,12 @@ class Stage(nn.Module):
 def rows(masks: Float[Array, 'l r b'] | None, depths: Sequence[int]) -> list[Float[Array, 'm r b'] | None]:
     """Returns each stage's part of the masks of all blocks."""
     ends = np.cumsum(depths)
-    return [None if masks is None else masks[end - depth:end] for end, depth in zip(ends, depths)]
+    return [None if masks is None else masks[end - depth : end] for end, depth in zip(ends, depths)]
 
 
 def layers(depths: Sequence[int], last: Sequence[str] = ('norm',)) -> tuple[tuple[str, ...], ...]:
     """Returns the parameter paths by depth: ``stem``, each block, the `last`; ``down0``.. go with the block before."""
     blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(depths) for name in trunk.names(depth)]
     for index in range(len(depths) - 1):
-        blocks[sum(depths[:index + 1]) - 1].append(f'down{index}')
+        blocks[sum(depths[: index + 1]) - 1].append(f'down{index}')
     return (('stem',), *map(tuple, blocks), tuple(last))

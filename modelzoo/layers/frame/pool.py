@@ -61,8 +61,11 @@ def _by_phases(window: _Window, x: Array, y: Array, dy: Array) -> Array:
     counts = [-(-side // stride) for side in (height, width)]
 
     def pixels(row: int, column: int) -> Array:
-        parts = [_moved(jnp.where(first == i * window.size + j, dy, 0), (down, right), counts)
-                 for i, down in window.taps(row) for j, right in window.taps(column)]
+        parts = [
+            _moved(jnp.where(first == i * window.size + j, dy, 0), (down, right), counts)
+            for i, down in window.taps(row)
+            for j, right in window.taps(column)
+        ]
         return sum(parts[1:], parts[0])
 
     rows = [jnp.stack([pixels(i, j) for j in range(stride)], axis=3) for i in range(stride)]

@@ -42,9 +42,17 @@ class Stage(nn.Module):
         return trunk.run(self, blocks[alone:], s, rest, train=train, remat=self.remat, scan=True)
 
 
-def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence[Callable[..., nn.Module]]], *,
-        drop_path: float, remat: bool, train: bool, residual: Callable[..., nn.Module] = Add, scan: bool = False
-        ) -> list[Float[Array, 'b h2 w2 d']]:
+def run(
+    module: nn.Module,
+    x: Float[Array, 'b h w c'],
+    stages: Sequence[Sequence[Callable[..., nn.Module]]],
+    *,
+    drop_path: float,
+    remat: bool,
+    train: bool,
+    residual: Callable[..., nn.Module] = Add,
+    scan: bool = False,
+) -> list[Float[Array, 'b h2 w2 d']]:
     """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
 
     Args:
@@ -64,7 +72,7 @@ def run(module: nn.Module, x: Float[Array, 'b h w c'], stages: Sequence[Sequence
     join = residual(name='residual')
     s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):
-        rows = None if masks is None else masks[first:first + len(blocks), 0]
+        rows = None if masks is None else masks[first : first + len(blocks), 0]
         s = Stage(blocks, remat, scan, name=f'stage{index}')(s, rows, train=train)
         maps.append(join.close(s))
         first += len(blocks)
@@ -77,8 +85,9 @@ def layers(depths: Sequence[int], last: Sequence[str] = ()) -> tuple[tuple[str, 
     return (('stem',), *blocks, tuple(last))
 
 
-def with_stride(block: Callable[..., nn.Module], features: int, depth: int, stride: int
-                ) -> list[Callable[..., nn.Module]]:
+def with_stride(
+    block: Callable[..., nn.Module], features: int, depth: int, stride: int
+) -> list[Callable[..., nn.Module]]:
     """Returns the factories of a stage whose first block has the stride.
 
     Args:
@@ -90,15 +99,19 @@ def with_stride(block: Callable[..., nn.Module], features: int, depth: int, stri
     return [functools.partial(block, features=features, stride=1 if index else stride) for index in range(depth)]
 
 
-def halving(block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int]
-            ) -> list[list[Callable[..., nn.Module]]]:
+def halving(
+    block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int]
+) -> list[list[Callable[..., nn.Module]]]:
     """Returns the factories of stages of which each but the first halves the sides; see `with_stride`."""
-    return [with_stride(block, width, depth, 2 if index else 1)
-            for index, (width, depth) in enumerate(zip(widths, depths, strict=True))]
+    return [
+        with_stride(block, width, depth, 2 if index else 1)
+        for index, (width, depth) in enumerate(zip(widths, depths, strict=True))
+    ]
 
 
-def connected(stages: Sequence[Sequence[Callable[..., nn.Module]]], residual: Callable[..., nn.Module]
-              ) -> list[list[Callable[..., nn.Module]]]:
+def connected(
+    stages: Sequence[Sequence[Callable[..., nn.Module]]], residual: Callable[..., nn.Module]
+) -> list[list[Callable[..., nn.Module]]]:
     """Returns the factories of the stages with each block's own connection as its `residual`."""
     each = iter(along(residual, sum(map(len, stages))))
     return [[functools.partial(block, residual=next(each)) for block in blocks] for blocks in stages]

@@ -23,8 +23,16 @@ def names(depth: int) -> list[str]:
     return [f'block{index:02d}' for index in range(depth)]
 
 
-def run(trunk: nn.Module, blocks: Sequence[nn.Module], s: Stream, masks: Float[Array, 'l *r b'] | None, *,
-        train: bool, remat: bool, scan: bool) -> Stream:
+def run(
+    trunk: nn.Module,
+    blocks: Sequence[nn.Module],
+    s: Stream,
+    masks: Float[Array, 'l *r b'] | None,
+    *,
+    train: bool,
+    remat: bool,
+    scan: bool,
+) -> Stream:
     """Passes the stream `s` through the blocks.
 
     Args:
@@ -88,8 +96,9 @@ class Stage(nn.Module):
     scan: bool
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
-                 ) -> Float[Array, 'b h w d']:
+    def __call__(
+        self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h w d']:
         """Keeps the shape; `masks` are this stage's rows."""
         blocks = [self.block(name=name) for name in names(self.depth)]
         join = self.residual(name='residual')

@@ -28,7 +28,7 @@ def changed(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
     Args:
         module: such as a network of a family's ``VARIANTS``.
         fields: what to change. A type may be its name (``dtype='bfloat16'``) and a tuple a list. In place of a factory
-            (``mixer``, ``norm``, ``block``, ...) stands another one, or a mapping: arguments that its own is to be given.
+            (``mixer``, ``norm``, ``block``, ...) stands another one, or a mapping: arguments for the one that is there.
 
     Raises:
         ValueError: there is no such field, the nearest one is named; or a mapping stands where there is no factory.
@@ -44,8 +44,10 @@ def _value(module: nn.Module, name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         factory = getattr(module, name)
         if not callable(factory):
-            raise ValueError(f'{type(module).__name__}.{name} is {factory!r}, which takes no arguments, and {dict(value)} '
-                             'are given: give a factory instead.')
+            raise ValueError(
+                f'{type(module).__name__}.{name} is {factory!r}, which takes no arguments, and {dict(value)} '
+                'are given: give a factory instead.'
+            )
         return functools.partial(factory, **value)
     if name == 'dtype':
         return jnp.dtype(value)

@@ -54,15 +54,17 @@ class Remembering(Mixer):
         return State(empty, empty, jnp.zeros((), jnp.int32))
 
     @abc.abstractmethod
-    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
-                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+    def with_values(
+        self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
         """Mixes by values that another block has a say in; returns the state and the values too."""
 
     def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
         return self.with_values(x, None, state)[:2]
 
-    def _attend(self, q: Float[Array, 'b h t k'], k: Float[Array, 'b h t k'], v: Float[Array, 'b h t k'],
-                state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
+    def _attend(
+        self, q: Float[Array, 'b h t k'], k: Float[Array, 'b h t k'], v: Float[Array, 'b h t k'], state: State | None
+    ) -> tuple[Float[Array, 'b t d'], State | None]:
         """Returns what the elements take of those before them, heads side by side, and the state."""
         first, length = 0, q.shape[2]
         if state is not None:
@@ -90,8 +92,9 @@ class CausalAttention(Remembering):
     out_init: init.Initializer = init.trunc_normal(0.02)
 
     @nn.compact
-    def with_values(self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
-                    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+    def with_values(
+        self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
         """Mixes by values that another block has a say in; returns the state and the values too."""
         width = x.shape[-1]
         own = told is None or told.own
@@ -104,6 +107,8 @@ class CausalAttention(Remembering):
 
 # The published names of zoology's attention and ours; see weights.py.
 NAMES = (
-    ('Wqkv.weight', 'qkv/kernel'), ('Wqkv.bias', 'qkv/bias'), ('out_proj.weight', 'out/kernel'),
+    ('Wqkv.weight', 'qkv/kernel'),
+    ('Wqkv.bias', 'qkv/bias'),
+    ('out_proj.weight', 'out/kernel'),
     ('out_proj.bias', 'out/bias'),
 )

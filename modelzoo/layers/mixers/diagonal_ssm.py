@@ -23,8 +23,9 @@ Space = Complex[Array, 'd n']
 State = Complex[Array, 'b e n']
 
 
-def read(u: Float[Array, 'b t e'], exponent: Space, C: Space, state: State | None
-         ) -> tuple[Float[Array, 'b t e'], State | None]:
+def read(
+    u: Float[Array, 'b t e'], exponent: Space, C: Space, state: State | None
+) -> tuple[Float[Array, 'b t e'], State | None]:
     """Returns the outputs and, where there was a state, the one after the last element.
 
     Args:

@@ -78,8 +78,10 @@ class Hyena(Mixer):
 
     def _start(self, x: Float[Array, 'b t d']) -> State:
         if x.shape[1] > self.places:
-            raise ValueError(f'a sequence of {x.shape[1]} is longer than the {self.places} places that Hyena has '
-                             'positions for: set places.')
+            raise ValueError(
+                f'a sequence of {x.shape[1]} is longer than the {self.places} places that Hyena has '
+                'positions for: set places.'
+            )
         short = jnp.zeros((len(x), self.taps - 1, (self.order + 1) * x.shape[-1]), self.dtype)
         return State(short, (None,) * (self.order - 1))
 
@@ -91,8 +93,17 @@ class Hyena(Mixer):
         u, short = CausalConv(self.taps, self.dtype, name='conv')(u, state.short)
         *gates, v = jnp.split(u.astype(jnp.float32), self.order + 1, axis=-1)
         *before, last = gates if self.first_gate_first else gates[::-1]
-        kernel = ImplicitKernel(width * (self.order - 1), self.places, self.hidden, self.features, self.inner,
-                                self.frequency, self.window, self.filter_init, name='filter')()
+        kernel = ImplicitKernel(
+            width * (self.order - 1),
+            self.places,
+            self.hidden,
+            self.features,
+            self.inner,
+            self.frequency,
+            self.window,
+            self.filter_init,
+            name='filter',
+        )()
         kernel = kernel.reshape(self.places, width, self.order - 1)
         skip = self.param('bias', jax.nn.initializers.normal(1.0), (width * (self.order - 1),))
         skip = skip.reshape(width, self.order - 1)
@@ -158,11 +169,21 @@ def waves(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> A
 
 # The published names of the operator's parameters and ours; see weights.py.
 NAMES = (
-    *((f'{name}_proj.{a}', f'{name}/{b}')
-      for name in ('in', 'out') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-    ('short_filter.weight', 'conv/kernel'), ('short_filter.bias', 'conv/bias'), ('filter_fn.bias', 'bias'),
-    ('filter_fn.pos_emb.z', 'filter/positions'), ('filter_fn.pos_emb.t', ''), ('filter_fn.modulation.deltas', ''),
+    *(
+        (f'{name}_proj.{a}', f'{name}/{b}')
+        for name in ('in', 'out')
+        for a, b in (('weight', 'kernel'), ('bias', 'bias'))
+    ),
+    ('short_filter.weight', 'conv/kernel'),
+    ('short_filter.bias', 'conv/bias'),
+    ('filter_fn.bias', 'bias'),
+    ('filter_fn.pos_emb.z', 'filter/positions'),
+    ('filter_fn.pos_emb.t', ''),
+    ('filter_fn.modulation.deltas', ''),
     ('filter_fn.implicit_filter.1.freq', 'filter/frequencies'),
-    *((f'filter_fn.implicit_filter.{2 * index}.{a}', f'filter/linear{index}/{b}')
-      for index in range(8) for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+    *(
+        (f'filter_fn.implicit_filter.{2 * index}.{a}', f'filter/linear{index}/{b}')
+        for index in range(8)
+        for a, b in (('weight', 'kernel'), ('bias', 'bias'))
+    ),
 )

@@ -44,8 +44,10 @@ class LongFilter(Mixer):
             NotImplementedError: it looks ahead.
         """
         if self.bidirectional:
-            raise NotImplementedError(f'{type(self).__name__} with bidirectional=True sees what comes after, so it '
-                                      'cannot read element by element: set bidirectional to False.')
+            raise NotImplementedError(
+                f'{type(self).__name__} with bidirectional=True sees what comes after, so it '
+                'cannot read element by element: set bidirectional to False.'
+            )
         return no_past(batch, self._span, width)
 
     @nn.compact
@@ -68,8 +70,9 @@ class LongFilter(Mixer):
         """Returns what is made of the convolution."""
 
 
-def convolve(x: Float[Array, 'b t d'], kernel: Float[Array, 'k d'], past: Float[Array, 'b n d'] | None
-             ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b n d'] | None]:
+def convolve(
+    x: Float[Array, 'b t d'], kernel: Float[Array, 'k d'], past: Float[Array, 'b n d'] | None
+) -> tuple[Float[Array, 'b t d'], Float[Array, 'b n d'] | None]:
     """Returns the sequence convolved, in float32, and the last inputs.
 
     Args:

@@ -68,12 +68,14 @@ class Mamba(nn.Module):
         u, z = jnp.split(_linear(width, 2 * inner, self.dtype, 'in')(x), 2, axis=-1)
         u, inputs = CausalConv(self.taps, self.dtype, name='conv')(u, state.inputs)
         u = nn.silu(u)
-        low, B, C = jnp.split(_linear(inner, rank + 2 * self.states, self.dtype, 'select')(u),
-                              (rank, rank + self.states), axis=-1)
+        low, B, C = jnp.split(
+            _linear(inner, rank + 2 * self.states, self.dtype, 'select')(u), (rank, rank + self.states), axis=-1
+        )
         delta, bias = StepSizes(inner, name='step')(low)
         A, D = rates(self, inner, self.states)
-        y, states = selective_scan(u, delta, A, B, C, D, z=z, delta_bias=bias, softplus=True,
-                                   initial_state=state.states)
+        y, states = selective_scan(
+            u, delta, A, B, C, D, z=z, delta_bias=bias, softplus=True, initial_state=state.states
+        )
         return _linear(inner, width, self.dtype, 'out')(y), State(inputs, states)
 
 
@@ -95,8 +97,9 @@ class CausalConv(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, 'b t d'], before: Float[Array, 'b k d']
-                 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b k d']]:
+    def __call__(
+        self, x: Float[Array, 'b t d'], before: Float[Array, 'b k d']
+    ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b k d']]:
         """Returns the sequence convolved, and its last inputs; `before` are those of the tokens read before."""
         initial = init.uniform_fan_in(self.taps)
         kernel = self.param('kernel', initial, (self.taps, 1, x.shape[-1])).astype(self.dtype)
@@ -145,7 +148,13 @@ def rates(module: nn.Module, channels: int, states: int) -> tuple[Float[Array, '
 
 # The published names of a mixer's parameters and ours; see weights.py.
 NAMES = (
-    ('A_log', 'A_log'), ('D', 'D'), ('in_proj.weight', 'in/kernel'), ('conv1d.weight', 'conv/kernel'),
-    ('conv1d.bias', 'conv/bias'), ('x_proj.weight', 'select/kernel'), ('dt_proj.weight', 'step/kernel'),
-    ('dt_proj.bias', 'step/bias'), ('out_proj.weight', 'out/kernel'),
+    ('A_log', 'A_log'),
+    ('D', 'D'),
+    ('in_proj.weight', 'in/kernel'),
+    ('conv1d.weight', 'conv/kernel'),
+    ('conv1d.bias', 'conv/bias'),
+    ('x_proj.weight', 'select/kernel'),
+    ('dt_proj.weight', 'step/kernel'),
+    ('dt_proj.bias', 'step/bias'),
+    ('out_proj.weight', 'out/kernel'),
 )

@@ -87,8 +87,10 @@ class Block(nn.Module):
     def setup(self) -> None:
         """Makes the branches."""
         made = {'mixer': self.mixer} | ({} if self.mlp is None else {'mlp': self.mlp})
-        self.branches = [(join, self.norm(name=f'{name}_norm'), started(join, part)(name=name))
-                         for join, (name, part) in zip(connect(self.residual, list(made)), made.items())]
+        self.branches = [
+            (join, self.norm(name=f'{name}_norm'), started(join, part)(name=name))
+            for join, (name, part) in zip(connect(self.residual, list(made)), made.items())
+        ]
 
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
         """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""

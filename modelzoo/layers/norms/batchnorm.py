@@ -68,8 +68,10 @@ class BatchNorm(nn.Module):
 
 def _statistics(x: Float[Array, 'b h w c']) -> tuple[Float[Array, ' c'], Float[Array, ' c']]:
     if x.shape[0] * x.shape[1] * x.shape[2] < 2:
-        raise ValueError(f'batch normalization got {x.shape[0]} image of {x.shape[1]}x{x.shape[2]} pixel to train on: '
-                         'use a larger batch or image.')
+        raise ValueError(
+            f'batch normalization got {x.shape[0]} image of {x.shape[1]}x{x.shape[2]} pixel to train on: '
+            'use a larger batch or image.'
+        )
     mean = jnp.mean(x, axis=(0, 1, 2))
     centred = x - _channels(mean)
     return mean, jnp.mean(centred * centred, axis=(0, 1, 2))

@@ -96,8 +96,9 @@ class EvoNormS0(nn.Module):
         del train
         channels = x.shape[-1]
         if channels % self.groups:
-            raise ValueError(f'{channels} channels do not divide into {self.groups} groups: change the width or '
-                             'the groups.')
+            raise ValueError(
+                f'{channels} channels do not divide into {self.groups} groups: change the width or the groups.'
+            )
         v = self.param('v', jax.nn.initializers.ones, (channels,))
         x = x.astype(jnp.float32)
         variance = _variance(x.reshape(*x.shape[:3], self.groups, -1), (1, 2, 4))
@@ -139,8 +140,9 @@ def _unbiased(x: Float[Array, 'b h w c']) -> float:
     """Returns what makes the biased variance of a channel unbiased."""
     batch, height, width, _ = x.shape
     if batch * height * width < 2:
-        raise ValueError(f'EvoNorm-B0 got {batch} image of {height}x{width} pixel to train on: use a larger batch or '
-                         'image.')
+        raise ValueError(
+            f'EvoNorm-B0 got {batch} image of {height}x{width} pixel to train on: use a larger batch or image.'
+        )
     return batch * height * width / (batch * height * width - 1)
 
 

@@ -84,8 +84,9 @@ class GroupNorm(nn.Module):
         del train
         channels = x.shape[-1]
         if channels % self.groups:
-            raise ValueError(f'{channels} channels do not divide into {self.groups} groups: change the width or '
-                             'the groups.')
+            raise ValueError(
+                f'{channels} channels do not divide into {self.groups} groups: change the width or the groups.'
+            )
         scale = self.param('scale', self.scale_init, (channels,))
         bias = self.param('bias', jax.nn.initializers.zeros, (channels,))
         grouped = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)

@@ -63,9 +63,11 @@ class Fixup(Residual, Starting):
         if not {'kernel_init', 'out_init'} <= fields:
             raise NotImplementedError(
                 f'Fixup sets how a branch starts, and {_class(part).__name__} has no kernel_init and out_init to set: '
-                'choose another mixer, feed-forward layer or residual.')
-        return functools.partial(part, kernel_init=kernel_init(self.blocks * self.branches),
-                                 out_init=jax.nn.initializers.zeros)
+                'choose another mixer, feed-forward layer or residual.'
+            )
+        return functools.partial(
+            part, kernel_init=kernel_init(self.blocks * self.branches), out_init=jax.nn.initializers.zeros
+        )
 
     @nn.compact
     def _numbers(self) -> tuple[Array, Array, Array]:
@@ -82,7 +84,7 @@ def kernel_init(branches: int, matrices: int = 2, mode: str = 'fan_in') -> init.
         matrices: of a branch.
         mode: 'fan_in', or 'fan_out' as in ResNets.
     """
-    return jax.nn.initializers.variance_scaling(2.0 * branches**(-1 / (matrices - 1)), mode, 'normal')
+    return jax.nn.initializers.variance_scaling(2.0 * branches ** (-1 / (matrices - 1)), mode, 'normal')
 
 
 def _class(part: Callable[..., nn.Module]) -> type[nn.Module]:

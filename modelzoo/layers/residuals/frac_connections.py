@@ -38,8 +38,9 @@ class FracConnections(Residual):
             ValueError: the width does not divide.
         """
         if x.shape[-1] % self.fractions:
-            raise ValueError(f'width {x.shape[-1]} does not divide into {self.fractions} fractions: change width or '
-                             'fractions.')
+            raise ValueError(
+                f'width {x.shape[-1]} does not divide into {self.fractions} fractions: change width or fractions.'
+            )
         return x
 
     def read(self, s: Float[Array, 'b *n']) -> Float[Array, 'b *n']:

@@ -81,7 +81,7 @@ def unit_norm(module: nn.Module, x: Float[Array, '*n d']) -> Float[Array, '*n d'
     scale = module.param('norm_scale', jax.nn.initializers.zeros, (x.shape[-1],))
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-24)
-    return x * (x.shape[-1]**0.5 * (1 + scale)).reshape((1,) * (x.ndim - 1) + (-1,))
+    return x * (x.shape[-1] ** 0.5 * (1 + scale)).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _mixed(alpha: Float[Array, 'b2 s m t'], s: Float[Array, 'b s *n']) -> Float[Array, 'b t *n']:

@@ -64,5 +64,8 @@ class Laurel(Single):
 
 
 # The published names of the block's parameters and ours; see weights.py.
-NAMES = (('linear_left.weight', 'left/kernel'), ('linear_right.weight', 'right/kernel'),
-         ('post_laurel_norm.weight', 'norm/scale'))
+NAMES = (
+    ('linear_left.weight', 'left/kernel'),
+    ('linear_right.weight', 'right/kernel'),
+    ('post_laurel_norm.weight', 'norm/scale'),
+)

@@ -120,8 +120,10 @@ def connect(residual: Callable[..., Residual], branches: Sequence[str]) -> list[
     """
     if residual(parent=None).whole_block:
         return [residual(branches=len(branches), name='residual')] * len(branches)
-    return [residual(branch=index, branches=len(branches), name=f'{branch}_residual')
-            for index, branch in enumerate(branches)]
+    return [
+        residual(branch=index, branches=len(branches), name=f'{branch}_residual')
+        for index, branch in enumerate(branches)
+    ]
 
 
 def started(join: Residual, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -156,5 +158,7 @@ def extended(join: Residual, mixer: nn.Module, s: Stream, x: Array, state: Any) 
 def _sharing(join: Residual, mixer: nn.Module) -> nn.Module:
     if callable(getattr(mixer, 'with_values', None)):
         return mixer
-    raise NotImplementedError(f'{type(join).__name__} shares the values of attention, and {type(mixer).__name__} has '
-                              'none to share: choose a mixer of attention or another residual.')
+    raise NotImplementedError(
+        f'{type(join).__name__} shares the values of attention, and {type(mixer).__name__} has '
+        'none to share: choose a mixer of attention or another residual.'
+    )

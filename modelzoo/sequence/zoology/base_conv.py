@@ -55,8 +55,10 @@ class BaseConv(Mixer):
         if self.taps is not None:
             return self.init_state(*x.shape[::2])
         if x.shape[1] > self.places:
-            raise ValueError(f'a sequence of {x.shape[1]} is longer than the {self.places} places that BaseConv has '
-                             'a kernel for: set places.')
+            raise ValueError(
+                f'a sequence of {x.shape[1]} is longer than the {self.places} places that BaseConv has '
+                'a kernel for: set places.'
+            )
         return None
 
     @nn.compact
@@ -93,9 +95,15 @@ class Filter(nn.Module):
 
 # The published names of the mixer's parameters and ours; see weights.py.
 NAMES = (
-    *((f'{there}.{a}', f'{here}/{b}') for there, here in (
-        ('projection', 'gate'), ('conv.conv', 'conv'), ('conv.mlp.0', 'filter/linear0'),
-        ('conv.mlp.2', 'filter/linear1'))
-      for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for there, here in (
+            ('projection', 'gate'),
+            ('conv.conv', 'conv'),
+            ('conv.mlp.0', 'filter/linear0'),
+            ('conv.mlp.2', 'filter/linear1'),
+        )
+        for a, b in (('weight', 'kernel'), ('bias', 'bias'))
+    ),
     ('conv.pos_emb.z', 'filter/positions'),
 )

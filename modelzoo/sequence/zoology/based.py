@@ -54,8 +54,10 @@ class Based(Mixer):
     @nn.compact
     def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
         width, sizes = x.shape[-1], {'q': self.heads * self.features, 'k': self.heads * self.features}
-        q, k, v = (Dense(size, False, self.kernel_init, self.dtype, name=name)(x).astype(jnp.float32)
-                   for name, size in (sizes | {'v': width}).items())
+        q, k, v = (
+            Dense(size, False, self.kernel_init, self.dtype, name=name)(x).astype(jnp.float32)
+            for name, size in (sizes | {'v': width}).items()
+        )
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         if state is None:
             found = _attend(q, k, v)
@@ -65,15 +67,17 @@ class Based(Mixer):
         return Dense(width, False, self.out_init, self.dtype, name='out')(merge_heads(found)), state
 
 
-def _attend(q: Float[Array, 'b h t f'], k: Float[Array, 'b h t f'], v: Float[Array, 'b h t v']
-            ) -> Float[Array, 'b h t v']:
-    s = q @ jnp.swapaxes(k, -1, -2) * q.shape[-1]**-0.5
+def _attend(
+    q: Float[Array, 'b h t f'], k: Float[Array, 'b h t f'], v: Float[Array, 'b h t v']
+) -> Float[Array, 'b h t v']:
+    s = q @ jnp.swapaxes(k, -1, -2) * q.shape[-1] ** -0.5
     weights = jnp.tril(1 + s + s * s / 2)
     return weights @ v / (jnp.sum(weights, axis=-1, keepdims=True) + _LEAST)
 
 
-def _go_on(q: Float[Array, 'b h t f'], k: Float[Array, 'b h t f'], v: Float[Array, 'b h t v'],
-           memory: Float[Array, 'b h m w']) -> tuple[Float[Array, 'b h t v'], Float[Array, 'b h m w']]:
+def _go_on(
+    q: Float[Array, 'b h t f'], k: Float[Array, 'b h t f'], v: Float[Array, 'b h t v'], memory: Float[Array, 'b h m w']
+) -> tuple[Float[Array, 'b h t v'], Float[Array, 'b h m w']]:
     v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], axis=-1)
     q, k, v = (jnp.swapaxes(part, 1, 2) for part in (taylor(q), taylor(k), v))
     found, memory = gla(q, k, v, jnp.zeros(q.shape[:-1]), scale=1.0, initial_state=memory)

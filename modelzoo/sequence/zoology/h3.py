@@ -74,7 +74,7 @@ class H3(Mixer):
         B = self.param('shift_B', first, (width, self.states))
         C = self.param('shift_C', init.uniform_fan_in(self.states), (1, width, self.states))[0]
         padded = jnp.pad(C, ((0, 0), (0, self.states)))
-        later = jnp.stack([padded[:, lag:lag + self.states] for lag in range(self.states)])
+        later = jnp.stack([padded[:, lag : lag + self.states] for lag in range(self.states)])
         return jnp.einsum('dn,kdn->kd', B, later)
 
     def _diagonal(self, heads: int) -> tuple[Complex[Array, 'h m'], Complex[Array, 'h m']]:
@@ -94,10 +94,23 @@ class H3(Mixer):
 
 # The published names of the mixer's parameters and ours; see weights.py.
 NAMES = (
-    *((f'{there}.{a}', f'{here}/{b}') for there, here in (
-        ('q_proj', 'q'), ('k_proj', 'k'), ('v_proj', 'v'), ('output_linear', 'out'))
-      for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
-    ('ssm_k_kernel.kernel.B', 'shift_B'), ('ssm_k_kernel.kernel.C', 'shift_C'), ('ssm_k_D', 'shift_D'), ('D', 'D'),
-    *((f'kernel.kernel.{there}', here) for there, here in (
-        ('C', 'C'), ('B', 'B'), ('log_dt', 'log_dt'), ('inv_A_real', 'log_A_real'), ('A_imag', 'A_imag'))),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for there, here in (('q_proj', 'q'), ('k_proj', 'k'), ('v_proj', 'v'), ('output_linear', 'out'))
+        for a, b in (('weight', 'kernel'), ('bias', 'bias'))
+    ),
+    ('ssm_k_kernel.kernel.B', 'shift_B'),
+    ('ssm_k_kernel.kernel.C', 'shift_C'),
+    ('ssm_k_D', 'shift_D'),
+    ('D', 'D'),
+    *(
+        (f'kernel.kernel.{there}', here)
+        for there, here in (
+            ('C', 'C'),
+            ('B', 'B'),
+            ('log_dt', 'log_dt'),
+            ('inv_A_real', 'log_A_real'),
+            ('A_imag', 'A_imag'),
+        )
+    ),
 )

@@ -2,12 +2,13 @@
 
 Arora et al., 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models",
 https://arxiv.org/abs/2312.04927. Reference: https://github.com/HazyResearch/zoology (Apache-2.0), commit d88d6f5,
-zoology/model.py and zoology/mixers; read for facts, no code was taken. Mixers of other papers are beside this file and in layers/mixers.
+zoology/model.py and zoology/mixers; read for facts, no code was taken. Mixers of other papers are beside this file and
+in layers/mixers.
 
 In the runs of the paper there is no feed-forward layer, but its norm stays: a block's second branch is a norm alone
 (`mlp=False`). Attention alone has positions; in the reference's later runs it takes turns with short convolutions
-instead (`attention_conv`), as Based's always does there. Where we differ: there is no dropout (0.1 on embeddings and attention's
-weights in the reference).
+instead (`attention_conv`), as Based's always does there. Where we differ: there is no dropout (0.1 on embeddings and
+attention's weights in the reference).
 """
 
 import functools
@@ -67,13 +68,33 @@ class RWKV4(Trunk):
     """`Trunk` with RWKV-4's mixers."""
 
 
-KINDS = {'attention': Attention, 'attention_conv': AttentionConv, 'based': Based, 'based_conv': BasedConv,
-         'baseconv': BaseConv, 'hyena': Hyena, 'h3': H3, 'mamba': Mamba, 'rwkv4': RWKV4}
+KINDS = {
+    'attention': Attention,
+    'attention_conv': AttentionConv,
+    'based': Based,
+    'based_conv': BasedConv,
+    'baseconv': BaseConv,
+    'hyena': Hyena,
+    'h3': H3,
+    'mamba': Mamba,
+    'rwkv4': RWKV4,
+}
 
 
-def zoology(mixer: str = 'attention', *, width: int = 128, depth: int = 2, vocabulary: int = 8192, places: int = 64,
-            mlp: bool = False, options: Mapping[str, Any] | None = None, drop_path: float = 0.0,
-            dtype: DTypeLike = 'float32', remat: bool = False, scan: bool = False) -> Trunk:
+def zoology(
+    mixer: str = 'attention',
+    *,
+    width: int = 128,
+    depth: int = 2,
+    vocabulary: int = 8192,
+    places: int = 64,
+    mlp: bool = False,
+    options: Mapping[str, Any] | None = None,
+    drop_path: float = 0.0,
+    dtype: DTypeLike = 'float32',
+    remat: bool = False,
+    scan: bool = False,
+) -> Trunk:
     """Returns the network of a mixer.
 
     Args:
@@ -92,10 +113,20 @@ def zoology(mixer: str = 'attention', *, width: int = 128, depth: int = 2, vocab
     norm = functools.partial(LayerNorm, epsilon=1e-5)
     second = second if mlp else Identity
     return KINDS[mixer](
-        width, depth, mixers, None if mixer == 'mamba' else second,
-        functools.partial(RMSNorm, epsilon=1e-5) if mixer == 'mamba' else norm, norm, vocabulary=vocabulary,
-        places=places if mixer == 'attention' else 0, tied=True, drop_path=drop_path, dtype=jnp.dtype(dtype),
-        remat=remat, scan=scan)
+        width,
+        depth,
+        mixers,
+        None if mixer == 'mamba' else second,
+        functools.partial(RMSNorm, epsilon=1e-5) if mixer == 'mamba' else norm,
+        norm,
+        vocabulary=vocabulary,
+        places=places if mixer == 'attention' else 0,
+        tied=True,
+        drop_path=drop_path,
+        dtype=jnp.dtype(dtype),
+        remat=remat,
+        scan=scan,
+    )
 
 
 def _parts(name: str, depth: int, places: int, options: dict[str, Any]) -> tuple[Parts, Parts]:
@@ -114,22 +145,33 @@ def _parts(name: str, depth: int, places: int, options: dict[str, Any]) -> tuple
         'hyena': functools.partial(hyena.Hyena, places=places, first_gate_first=True, filter_init=_NORMAL, **both),
         'h3': functools.partial(h3.H3, states=places),
         'mamba': mamba.Mamba,
-        'rwkv4': tuple(functools.partial(rwkv4.TimeMix, block / max(depth - 1, 1), 1 - block / depth)
-                       for block in range(depth)),
+        'rwkv4': tuple(
+            functools.partial(rwkv4.TimeMix, block / max(depth - 1, 1), 1 - block / depth) for block in range(depth)
+        ),
     }[name]
     if name == 'rwkv4':
         mlp = tuple(functools.partial(rwkv4.ChannelMix, 1 - block / depth) for block in range(depth))
     if options:
-        mixers = tuple(functools.partial(part, **options) for part in mixers) if isinstance(mixers, tuple) else (
-            functools.partial(mixers, **options))
+        mixers = (
+            tuple(functools.partial(part, **options) for part in mixers)
+            if isinstance(mixers, tuple)
+            else (functools.partial(mixers, **options))
+        )
     return mixers, mlp
 
 
 VARIANTS = {
     **{f'zoology_{name}': zoology(name) for name in KINDS},
-    **{f'zoology_{name}_test': zoology(name, width=8, depth=depth, vocabulary=32, mlp=True, options=options)
-       for name, depth, options in (('attention', 1, {'heads': 2}), ('based', 1, {'features': 2, 'heads': 2}),
-                                    ('baseconv', 2, {}), ('h3', 1, {'states': 4}), ('rwkv4', 1, {}))},
+    **{
+        f'zoology_{name}_test': zoology(name, width=8, depth=depth, vocabulary=32, mlp=True, options=options)
+        for name, depth, options in (
+            ('attention', 1, {'heads': 2}),
+            ('based', 1, {'features': 2, 'heads': 2}),
+            ('baseconv', 2, {}),
+            ('h3', 1, {'states': 4}),
+            ('rwkv4', 1, {}),
+        )
+    },
 }
 PUBLISHED: dict[str, ft.Published] = {}
 
@@ -145,8 +187,9 @@ def _names(mixer: weights.Names, second: weights.Names, place: str = 'sequence_m
         ('backbone.embeddings.position_embeddings.weight', 'backbone/stem/pos_embed'),
         *((f'{layer}.{place}.{there}', f'{block}/mixer/{here}') for there, here in mixer),
         *((f'{layer}.state_mixer.{there}', f'{block}/mlp/{here}') for there, here in second),
-        (f'{layer}.norm.weight', f'{block}/mixer_norm/scale') if place == 'mixer' else
-        (f'{layer}.norm1.weight', f'{block}/mixer_norm/scale'),
+        (f'{layer}.norm.weight', f'{block}/mixer_norm/scale')
+        if place == 'mixer'
+        else (f'{layer}.norm1.weight', f'{block}/mixer_norm/scale'),
         (f'{layer}.norm1.bias', f'{block}/mixer_norm/bias'),
         *((f'{layer}.norm2.{a}', f'{block}/mlp_norm/{b}') for a, b in _NORM),
         *((f'backbone.ln_f.{a}', f'backbone/norm/{b}') for a, b in _NORM),

@@ -106,8 +106,9 @@ class ChannelMix(Mixer):
         return self.init_state(*x.shape[::2])
 
     @nn.compact
-    def _mix(self, x: Float[Array, 'b t d'], state: Float[Array, 'b 1 d']
-             ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
+    def _mix(
+        self, x: Float[Array, 'b t d'], state: Float[Array, 'b 1 d']
+    ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
         width = x.shape[-1]
         linear = lambda size, name: Dense(size, False, self.kernel_init, self.dtype, name=name)
         k, last = mix_back(self.param('mix_k', rising(self.fade), (1, 1, width)), x, state)
@@ -116,16 +117,22 @@ class ChannelMix(Mixer):
         return jax.nn.sigmoid(linear(width, 'r')(r)) * linear(width, 'down')(hidden), last
 
 
-def mix_back(share: Float[Array, '1 1 d'], x: Float[Array, 'b t d'], before: Float[Array, 'b 1 d']
-             ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
+def mix_back(
+    share: Float[Array, '1 1 d'], x: Float[Array, 'b t d'], before: Float[Array, 'b 1 d']
+) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
     """Returns each element's share of itself and the rest of the one before it; and the last element."""
     seen = jnp.concatenate([before.astype(x.dtype), x], axis=1)
     share = share.astype(x.dtype)
     return x * share + seen[:, :-1] * (1 - share), seen[:, -1:]
 
 
-def weighted_mean(k: Float[Array, 'b t d'], v: Float[Array, 'b t d'], decay: Float[Array, ' d'],
-                  bonus: Float[Array, ' d'], start: Sums) -> tuple[Float[Array, 'b t d'], Sums]:
+def weighted_mean(
+    k: Float[Array, 'b t d'],
+    v: Float[Array, 'b t d'],
+    decay: Float[Array, ' d'],
+    bonus: Float[Array, ' d'],
+    start: Sums,
+) -> tuple[Float[Array, 'b t d'], Sums]:
     """Returns ``wkv``, and the sums after the last element; `start` has those before the first one, `decay` is w."""
     decay = decay[None, None]
     places = 1 + jnp.arange(k.shape[1], dtype=jnp.float32)[None, :, None]
@@ -170,11 +177,17 @@ def _bonus(key: Array, shape: Sequence[int]) -> Array:
 
 # The published names of the two mixers' parameters and ours; see weights.py.
 NAMES = (
-    ('time_decay', 'decay'), ('time_first', 'bonus'), *((f'time_mix_{name}', f'mix_{name}') for name in 'kvr'),
-    ('key.weight', 'k/kernel'), ('value.weight', 'v/kernel'), ('receptance.weight', 'r/kernel'),
+    ('time_decay', 'decay'),
+    ('time_first', 'bonus'),
+    *((f'time_mix_{name}', f'mix_{name}') for name in 'kvr'),
+    ('key.weight', 'k/kernel'),
+    ('value.weight', 'v/kernel'),
+    ('receptance.weight', 'r/kernel'),
     ('output.weight', 'out/kernel'),
 )
 CHANNEL_NAMES = (
-    *((f'time_mix_{name}', f'mix_{name}') for name in 'kr'), ('key.weight', 'up/kernel'),
-    ('receptance.weight', 'r/kernel'), ('value.weight', 'down/kernel'),
+    *((f'time_mix_{name}', f'mix_{name}') for name in 'kr'),
+    ('key.weight', 'up/kernel'),
+    ('receptance.weight', 'r/kernel'),
+    ('value.weight', 'down/kernel'),
 )

@@ -31,8 +31,10 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
     sizes = {'x': tokens, 'kernel': (shape.taps, shape.channels), 'dy': tokens, 'dlast': last}
     sizes |= {'bias': (shape.channels,)} if case.bias else {}
     sizes |= {'state': last} if case.state else {}
-    return {name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
-            for name, size in sizes.items()}
+    return {
+        name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
+        for name, size in sizes.items()
+    }
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -61,13 +63,13 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     seen = np.concatenate([before, x], axis=1)
     y, dkernel, dseen = np.zeros_like(x), np.zeros_like(kernel), np.zeros_like(seen)
     for j, tap in enumerate(kernel):
-        y += seen[:, j:j + tokens] * tap
-        dkernel[j] = (seen[:, j:j + tokens] * dy).sum((0, 1))
-        dseen[:, j:j + tokens] += dy * tap
+        y += seen[:, j : j + tokens] * tap
+        dkernel[j] = (seen[:, j : j + tokens] * dy).sum((0, 1))
+        dseen[:, j : j + tokens] += dy * tap
     dseen[:, tokens:] += arrays['dlast']
-    found = {'y': y + arrays.get('bias', 0), 'last': seen[:, tokens:], 'dkernel': dkernel, 'dx': dseen[:, taps - 1:]}
+    found = {'y': y + arrays.get('bias', 0), 'last': seen[:, tokens:], 'dkernel': dkernel, 'dx': dseen[:, taps - 1 :]}
     found |= {'dbias': dy.sum((0, 1))} if case.bias else {}
-    return found | ({'dstate': dseen[:, :taps - 1]} if case.state else {})
+    return found | ({'dstate': dseen[:, : taps - 1]} if case.state else {})
 
 
 def check(case: Case, implementation: str | None = 'xla') -> None:

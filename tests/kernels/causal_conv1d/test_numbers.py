@@ -10,10 +10,18 @@ from tests.kernels.causal_conv1d import cases
 from tests.kernels.causal_conv1d.cases import Case
 
 CASES = [
-    Case('one_token'), Case('one_token', state=True, bias=True), Case('two_tokens', state=True),
-    Case('odd', bias=True, state=True), Case('prime', bias=True), Case('prime', dtype='bfloat16', state=True),
-    Case('one_tap', bias=True), Case('long', bias=True, dtype='bfloat16'), Case('power'),
-    Case('behind_power', state=True), Case('path_x'), Case('longest', bias=True),
+    Case('one_token'),
+    Case('one_token', state=True, bias=True),
+    Case('two_tokens', state=True),
+    Case('odd', bias=True, state=True),
+    Case('prime', bias=True),
+    Case('prime', dtype='bfloat16', state=True),
+    Case('one_tap', bias=True),
+    Case('long', bias=True, dtype='bfloat16'),
+    Case('power'),
+    Case('behind_power', state=True),
+    Case('path_x'),
+    Case('longest', bias=True),
     Case('longest', bias=True, dtype='bfloat16'),
 ]
 
@@ -54,5 +62,8 @@ def test_steps_and_parts_are_the_sequence(dtype):
         outputs.append(y)
     assert whole.dtype == last.dtype == between.dtype == dtype
     np.testing.assert_array_equal(between, last)
-    np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (jnp.stack(outputs, 1), whole)),
-                               rtol=1e-5 if dtype == 'float32' else 8e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        *(np.asarray(x, np.float32) for x in (jnp.stack(outputs, 1), whole)),
+        rtol=1e-5 if dtype == 'float32' else 8e-3,
+        atol=1e-6,
+    )

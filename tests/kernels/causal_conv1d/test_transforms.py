@@ -61,7 +61,8 @@ def test_inside_of_shard_map():
     op = lambda x, kernel: causal_conv1d(x, kernel)[0]
     split = jax.shard_map(op, mesh=mesh, in_specs=spec, out_specs=spec[0])
     pull = lambda op: jax.jit(lambda x, kernel, dy: jax.vjp(op, x, kernel)[1](dy))(
-        arrays['x'], arrays['kernel'], arrays['dy'])
+        arrays['x'], arrays['kernel'], arrays['dy']
+    )
     name = lambda grads: dict(zip(('dx', 'dkernel'), grads))
     _same(name(pull(split)), name(pull(op)))
 
@@ -102,15 +103,18 @@ def test_second_derivatives_are_refused_in_words():
     assert np.isfinite(jax.grad(lambda x: jnp.sum(slope(x, 'reference') ** 2))(x)).all()
 
 
-@pytest.mark.parametrize('function, shapes, options, message', [
-    (causal_conv1d, {'x': (8, 3)}, {}, r'x has shape \(8, 3\); wanted \(batch, tokens, channels\)'),
-    (causal_conv1d, {'x': (2, 0, 3)}, {}, r'x has shape \(2, 0, 3\); .* none 0'),
-    (causal_conv1d, {'kernel': (4, 1, 3)}, {}, r'kernel has shape \(4, 1, 3\); wanted \(taps, 3\)'),
-    (causal_conv1d, {'bias': (4,)}, {}, r'bias has shape \(4,\); wanted \(3,\)'),
-    (causal_conv1d, {'initial_state': (2, 4, 3)}, {}, r'\(2, 4, 3\); wanted .* here \(2, 3, 3\)'),
-    (causal_conv1d, {}, {'implementation': 'pallas_tpu'}, "no implementation 'pallas_tpu'"),
-    (causal_conv1d_step, {'state': (2, 3, 3)}, {}, r'x has shape \(2, 8, 3\); wanted \(batch, channels\)'),
-])
+@pytest.mark.parametrize(
+    'function, shapes, options, message',
+    [
+        (causal_conv1d, {'x': (8, 3)}, {}, r'x has shape \(8, 3\); wanted \(batch, tokens, channels\)'),
+        (causal_conv1d, {'x': (2, 0, 3)}, {}, r'x has shape \(2, 0, 3\); .* none 0'),
+        (causal_conv1d, {'kernel': (4, 1, 3)}, {}, r'kernel has shape \(4, 1, 3\); wanted \(taps, 3\)'),
+        (causal_conv1d, {'bias': (4,)}, {}, r'bias has shape \(4,\); wanted \(3,\)'),
+        (causal_conv1d, {'initial_state': (2, 4, 3)}, {}, r'\(2, 4, 3\); wanted .* here \(2, 3, 3\)'),
+        (causal_conv1d, {}, {'implementation': 'pallas_tpu'}, "no implementation 'pallas_tpu'"),
+        (causal_conv1d_step, {'state': (2, 3, 3)}, {}, r'x has shape \(2, 8, 3\); wanted \(batch, channels\)'),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(function, shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'x': (2, 8, 3), 'kernel': (4, 3)} | shapes).items()}
     call = partial(inspect.unwrap(function), **options)  # without the tests' own check of shapes

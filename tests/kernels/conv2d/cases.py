@@ -38,8 +38,10 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
     sizes = {'x': shape[:4], 'kernel': (*shape[5:7], shape.channels // case.groups, shape.outputs)}
     op = lambda x, kernel: conv2d(x, kernel, **case.how)
     sizes['dy'] = jax.eval_shape(op, *(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes.values())).shape
-    return {name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
-            for name, size in sizes.items()}
+    return {
+        name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
+        for name, size in sizes.items()
+    }
 
 
 def outputs(function, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -75,7 +77,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         y[out] += padded[place] @ weights
         dkernel[i, j][out] = np.tensordot(padded[place], dy[out], ((0, 1, 2),) * 2)
         dpadded[place] += dy[out] @ weights.T
-    return {'y': y, 'dx': dpadded[:, top:top + x.shape[1], left:left + x.shape[2]], 'dkernel': dkernel}
+    return {'y': y, 'dx': dpadded[:, top : top + x.shape[1], left : left + x.shape[2]], 'dkernel': dkernel}
 
 
 def check(case: Case, implementation: str | None) -> None:

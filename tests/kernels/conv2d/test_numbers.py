@@ -7,18 +7,37 @@ from tests.kernels.conv2d import cases
 from tests.kernels.conv2d.cases import Case
 
 
-@pytest.mark.parametrize('case', [
-    Case('pixel'), Case('odd'), Case('odd_strided', padding=1), Case('matrix'), Case('matrix_strided', padding=0),
-    Case('matrix_thinned', padding=0), Case('matrix', padding=2), Case('band', padding=((0, 2), (3, 1))),
-    Case('even', padding='VALID'), Case('odd', dtype='bfloat16'), Case('matrix_strided', dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('pixel'),
+        Case('odd'),
+        Case('odd_strided', padding=1),
+        Case('matrix'),
+        Case('matrix_strided', padding=0),
+        Case('matrix_thinned', padding=0),
+        Case('matrix', padding=2),
+        Case('band', padding=((0, 2), (3, 1))),
+        Case('even', padding='VALID'),
+        Case('odd', dtype='bfloat16'),
+        Case('matrix_strided', dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_products(case):
     cases.check(case, 'products')
 
 
-@pytest.mark.parametrize('case', [
-    Case('matrix_strided', padding=0), Case('large'), Case('large_strided', padding=1), Case('below'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('matrix_strided', padding=0),
+        Case('large'),
+        Case('large_strided', padding=1),
+        Case('below'),
+    ],
+    ids=str,
+)
 def test_what_a_cpu_takes_by_itself(case):
     cases.check(case, None)
 

@@ -73,9 +73,16 @@ def test_off_cpus_everything_is_xla_s_convolution(platform):
         assert program(shape, None) == (products if platform == 'cpu' else program(shape, 'conv'))
 
 
-@pytest.mark.parametrize('shape, products', [
-    ('large', True), ('large_strided', True), ('below', False), ('narrow', False), ('many_taps', False),
-])
+@pytest.mark.parametrize(
+    'shape, products',
+    [
+        ('large', True),
+        ('large_strided', True),
+        ('below', False),
+        ('narrow', False),
+        ('many_taps', False),
+    ],
+)
 def test_products_are_taken_for_large_images_and_small_kernels(shape, products):
     shape = SHAPES[shape]
     image, kernel = jnp.zeros(shape[:4]), jnp.zeros((*shape[5:7], shape.channels, shape.outputs))
@@ -90,7 +97,7 @@ def test_second_derivatives(shape):
 
     def slope(implementation):
         op = partial(conv2d, **case.how, implementation=implementation)
-        loss = lambda x, kernel: jnp.sum(op(x, kernel)**3)
+        loss = lambda x, kernel: jnp.sum(op(x, kernel) ** 3)
         size = lambda *at: sum(jnp.sum(part**2) for part in jax.grad(loss, argnums=(0, 1))(*at))
         return dict(zip(('x', 'kernel'), cases.jit(jax.grad(size, argnums=(0, 1)))(arrays['x'], arrays['kernel'])))
 
@@ -99,17 +106,20 @@ def test_second_derivatives(shape):
     _same(slope(None), wanted)
 
 
-@pytest.mark.parametrize('shapes, options, message', [
-    ({'x': (8, 8, 4)}, {}, r'x has shape \(8, 8, 4\); wanted \(batch, height, width, channels\)'),
-    ({'kernel': (3, 3, 4)}, {}, r'kernel has shape \(3, 3, 4\); wanted \(height, width, inputs, outputs\)'),
-    ({'kernel': (3, 3, 3, 6)}, {}, r'kernel has shape \(3, 3, 3, 6\).* divide the 4 channels'),
-    ({'kernel': (3, 3, 2, 5)}, {}, 'kernel has 5 outputs for 2 groups; wanted a multiple'),
-    ({'kernel': (9, 3, 4, 4)}, {}, 'kernel is 9 x 3 pixels.*only 8 x 8: pad more'),
-    ({}, {'padding': 'FULL'}, "padding is 'FULL'; wanted 'SAME', 'VALID'"),
-    ({}, {'padding': -1}, 'padding is .* wanted no number below 0'),
-    ({}, {'stride': 0}, 'stride is 0; wanted 1 or more'),
-    ({}, {'implementation': 'product'}, "no implementation 'product'.*the nearest is 'products'"),
-])
+@pytest.mark.parametrize(
+    'shapes, options, message',
+    [
+        ({'x': (8, 8, 4)}, {}, r'x has shape \(8, 8, 4\); wanted \(batch, height, width, channels\)'),
+        ({'kernel': (3, 3, 4)}, {}, r'kernel has shape \(3, 3, 4\); wanted \(height, width, inputs, outputs\)'),
+        ({'kernel': (3, 3, 3, 6)}, {}, r'kernel has shape \(3, 3, 3, 6\).* divide the 4 channels'),
+        ({'kernel': (3, 3, 2, 5)}, {}, 'kernel has 5 outputs for 2 groups; wanted a multiple'),
+        ({'kernel': (9, 3, 4, 4)}, {}, 'kernel is 9 x 3 pixels.*only 8 x 8: pad more'),
+        ({}, {'padding': 'FULL'}, "padding is 'FULL'; wanted 'SAME', 'VALID'"),
+        ({}, {'padding': -1}, 'padding is .* wanted no number below 0'),
+        ({}, {'stride': 0}, 'stride is 0; wanted 1 or more'),
+        ({}, {'implementation': 'product'}, "no implementation 'product'.*the nearest is 'products'"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'x': (2, 8, 8, 4), 'kernel': (3, 3, 4, 4)} | shapes).items()}
     call = partial(inspect.unwrap(conv2d), **options)  # without the tests' own check of shapes

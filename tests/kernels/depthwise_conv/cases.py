@@ -40,8 +40,10 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
     sizes = {'x': shape[:4], 'kernel': (*shape[4:6], 1, case.multiplier * shape.channels)}
     op = lambda x, kernel: depthwise_conv(x, kernel, **case.how, implementation='conv')
     sizes['dy'] = jax.eval_shape(op, *(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes.values())).shape
-    return {name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
-            for name, size in sizes.items()}
+    return {
+        name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
+        for name, size in sizes.items()
+    }
 
 
 def outputs(function, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -73,14 +75,16 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     padded = np.pad(x, ((0, 0), *pads, (0, 0)))
     y, dpadded, dkernel = np.zeros_like(dy), np.zeros_like(padded), np.zeros_like(kernel)
     for i, j in np.ndindex(*kernel.shape[:2]):
-        place = tuple(slice(tap * far, tap * far + (n - 1) * step + 1, step)
-                      for tap, far, n, step in zip((i, j), dilation, dy.shape[1:3], stride))
+        place = tuple(
+            slice(tap * far, tap * far + (n - 1) * step + 1, step)
+            for tap, far, n, step in zip((i, j), dilation, dy.shape[1:3], stride)
+        )
         place = (slice(None), *place)
         y += padded[place] * kernel[i, j]
         dkernel[i, j] = (padded[place] * dy).sum((0, 1, 2))
         dpadded[place] += dy * kernel[i, j]
     (top, _), (left, _) = pads
-    dx = dpadded[:, top:top + x.shape[1], left:left + x.shape[2]]
+    dx = dpadded[:, top : top + x.shape[1], left : left + x.shape[2]]
     dx = dx.reshape(*arrays['x'].shape, case.multiplier).sum(-1)
     return {'y': y, 'dx': dx, 'dkernel': dkernel}
 

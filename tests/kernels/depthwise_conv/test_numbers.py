@@ -12,9 +12,14 @@ from tests.kernels.depthwise_conv.cases import Case
 
 PLAIN = [Case('pixel'), Case('seven'), Case('row'), Case('column')]
 ODD = [
-    Case('small', stride=2), Case('small', padding='VALID', dilation=(2, 1)), Case('even', stride=(2, 1)),
-    Case('even', padding=3, stride=3), Case('small', padding=((0, 4), (5, 1)), stride=(2, 3), dilation=(2, 1)),
-    Case('row', dilation=2), Case('column', stride=2, padding=((5, 4), (0, 0))), Case('small', multiplier=3),
+    Case('small', stride=2),
+    Case('small', padding='VALID', dilation=(2, 1)),
+    Case('even', stride=(2, 1)),
+    Case('even', padding=3, stride=3),
+    Case('small', padding=((0, 4), (5, 1)), stride=(2, 3), dilation=(2, 1)),
+    Case('row', dilation=2),
+    Case('column', stride=2, padding=((5, 4), (0, 0))),
+    Case('small', multiplier=3),
 ]
 HALF = [Case('seven', dtype='bfloat16'), Case('small', dtype='bfloat16', stride=2, multiplier=2)]
 
@@ -25,13 +30,23 @@ def test_forms_of_a_cpu(case, form):
     cases.check(case, form)
 
 
-@pytest.mark.parametrize('case, form', [
-    (Case('wide', dilation=2), 'shift'), (Case('wide_row'), 'shift'), (Case('wide_column', dilation=2), 'shift'),
-    (Case('wide_column', padding=((3, 9), (0, 0)), dtype='bfloat16'), 'shift'),
-    (Case('fourteen'), 'spectral'), (Case('thirty_one'), 'shift'), (Case('fifty_six'), 'shift'),
-    (Case('fifty_six'), 'spectral'), (Case('larger'), 'spectral'), (Case('large'), 'spectral'),
-    (Case('large', stride=2, dtype='bfloat16'), 'spectral'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case, form',
+    [
+        (Case('wide', dilation=2), 'shift'),
+        (Case('wide_row'), 'shift'),
+        (Case('wide_column', dilation=2), 'shift'),
+        (Case('wide_column', padding=((3, 9), (0, 0)), dtype='bfloat16'), 'shift'),
+        (Case('fourteen'), 'spectral'),
+        (Case('thirty_one'), 'shift'),
+        (Case('fifty_six'), 'shift'),
+        (Case('fifty_six'), 'spectral'),
+        (Case('larger'), 'spectral'),
+        (Case('large'), 'spectral'),
+        (Case('large', stride=2, dtype='bfloat16'), 'spectral'),
+    ],
+    ids=str,
+)
 def test_sizes_of_networks(case, form):
     cases.check(case, form)
 
@@ -58,8 +73,10 @@ def test_inception_is_its_parts(dtype):
     def parts(x, square, row, column, bias):
         wide = [a.astype(jnp.float32) for a in (x, square, row, column)]
         bias = bias.astype(jnp.float32)[:, None, None, None]
-        convolved = [depthwise_conv(wide[0][..., 5 + 2 * n:7 + 2 * n], kernel, implementation='reference') + bias[n]
-                     for n, kernel in enumerate(wide[1:])]
+        convolved = [
+            depthwise_conv(wide[0][..., 5 + 2 * n : 7 + 2 * n], kernel, implementation='reference') + bias[n]
+            for n, kernel in enumerate(wide[1:])
+        ]
         return jnp.concatenate([wide[0][..., :5], *convolved], axis=-1)
 
     def run(op):

@@ -26,18 +26,32 @@ def _check(case):
     close.assert_close(found, target, dict.fromkeys(target, cases.BARS[case.dtype]))
 
 
-@pytest.mark.parametrize('case', [
-    Case('small'), Case('even', dilation=(2, 1), padding=((1, 3), (0, 2)), dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('small'),
+        Case('even', dilation=(2, 1), padding=((1, 3), (0, 2)), dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_output_and_gradients(case):
     _check(case)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case', [
-    Case('pixel'), Case('seven'), Case('row'), Case('column', dilation=2), Case('small', padding='VALID'),
-    Case('larger'), Case('fourteen', dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('pixel'),
+        Case('seven'),
+        Case('row'),
+        Case('column', dilation=2),
+        Case('small', padding='VALID'),
+        Case('larger'),
+        Case('fourteen', dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_more_outputs_and_gradients(case):
     _check(case)
 
@@ -76,18 +90,23 @@ def test_compiles_for_every_chip(chip):
     assert 'tpu_custom_call' in tpu.compile_for(partial(_both, depthwise_conv), *arrays, chip=chip).program.as_text()
 
 
-@pytest.mark.parametrize('x, sides, dtype', [
-    ((2, 7, 7, 768), (31, 31), jnp.float32), ((1, 56, 56, 40), (1, 11), jnp.bfloat16),
-    ((1, 9, 13, 8), (51, 3), jnp.float32),
-], ids=str)
+@pytest.mark.parametrize(
+    'x, sides, dtype',
+    [
+        ((2, 7, 7, 768), (31, 31), jnp.float32),
+        ((1, 56, 56, 40), (1, 11), jnp.bfloat16),
+        ((1, 9, 13, 8), (51, 3), jnp.float32),
+    ],
+    ids=str,
+)
 def test_compiles_for_every_size(x, sides, dtype):
     arrays = _structures(x, (*sides, 1, x[3]), dtype=dtype)
     op = partial(depthwise_conv, implementation='pallas_tpu')
     assert 'tpu_custom_call' in tpu.compile_for(partial(_both, op), *arrays, chip='v4').program.as_text()
 
 
-# What the compiler says of XLA's own convolution on a v5e, jax 0.10.2, libtpu 0.0.51, in bytes; it compiles for long, so
-# it is a figure here: `python -m benchmarks.kernels tpu --ops=depthwise`.
+# What the compiler says of XLA's own convolution on a v5e, jax 0.10.2, libtpu 0.0.51, in bytes; it compiles for long,
+# so it is a figure here: `python -m benchmarks.kernels tpu --ops=depthwise`.
 XLA_FORWARD = 205.6e6
 
 
@@ -109,11 +128,14 @@ def test_an_inception_is_one_kernel_that_moves_each_array_once():
     assert found.bytes <= 2.1 * 2 * x.size
 
 
-@pytest.mark.parametrize('shape, options, message', [
-    ((1, 8, 8, 4), {'stride': 2}, r'the stride is \(2, 2\); wanted 1'),
-    ((1, 400, 400, 4), {}, '400 x 400 with 4 channels does not fit the vector memory'),
-    ((1, 8, 8, 4), {'padding': 3}, 'wider than the kernel'),
-])
+@pytest.mark.parametrize(
+    'shape, options, message',
+    [
+        ((1, 8, 8, 4), {'stride': 2}, r'the stride is \(2, 2\); wanted 1'),
+        ((1, 400, 400, 4), {}, '400 x 400 with 4 channels does not fit the vector memory'),
+        ((1, 8, 8, 4), {'padding': 3}, 'wider than the kernel'),
+    ],
+)
 def test_what_a_kernel_cannot_serve_is_refused_by_name_and_served_without(shape, options, message):
     x, kernel = jnp.zeros(shape), jnp.zeros((3, 3, 1, 4))
     with pytest.raises(NotImplementedError, match=f"'pallas_tpu' cannot serve this call: .*{message}"):

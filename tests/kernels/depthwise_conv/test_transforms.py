@@ -91,7 +91,8 @@ def test_memory_on_a_cpu_is_that_of_some_copies_of_the_images(form, images):
 def test_each_platform_gets_its_form(platform):
     """Shifts, or spectra for a large kernel, on CPUs; a Pallas kernel, or XLA's convolution for those, on TPUs."""
     export = lambda side: jax.export.export(jax.jit(depthwise_conv), platforms=[platform])(
-        *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 16, 16, 4), (side, side, 1, 4)))).mlir_module()
+        *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 16, 16, 4), (side, side, 1, 4)))
+    ).mlir_module()
     small, large = export(3), export(13)
     assert ('stablehlo.fft' in large) == (platform == 'cpu') and 'stablehlo.fft' not in small
     assert ('stablehlo.convolution' in large) == (platform != 'cpu')
@@ -109,16 +110,19 @@ def test_second_derivatives_are_refused_in_words(form):
     assert np.isfinite(jax.grad(lambda x: jnp.sum(slope(x, 'reference') ** 2))(x)).all()
 
 
-@pytest.mark.parametrize('shapes, options, message', [
-    ({'x': (8, 8, 4)}, {}, r'x has shape \(8, 8, 4\); wanted \(batch, height, width, channels\)'),
-    ({'kernel': (3, 3, 4)}, {}, r'kernel has shape \(3, 3, 4\); wanted \(height, width, 1, channels\)'),
-    ({'kernel': (3, 3, 1, 6)}, {}, r'kernel has shape \(3, 3, 1, 6\).* with 4 channels or a multiple'),
-    ({'kernel': (9, 3, 1, 4)}, {'padding': 'VALID'}, 'kernel spans 9 x 3 pixels.*only 8 x 8: pad more'),
-    ({}, {'padding': 'FULL'}, "padding is 'FULL'; wanted 'SAME', 'VALID'"),
-    ({}, {'padding': -1}, 'padding is .* wanted no number below 0'),
-    ({}, {'stride': 0}, 'stride is 0; wanted 1 or more'),
-    ({}, {'implementation': 'shfit'}, "no implementation 'shfit'.*the nearest is 'shift'"),
-])
+@pytest.mark.parametrize(
+    'shapes, options, message',
+    [
+        ({'x': (8, 8, 4)}, {}, r'x has shape \(8, 8, 4\); wanted \(batch, height, width, channels\)'),
+        ({'kernel': (3, 3, 4)}, {}, r'kernel has shape \(3, 3, 4\); wanted \(height, width, 1, channels\)'),
+        ({'kernel': (3, 3, 1, 6)}, {}, r'kernel has shape \(3, 3, 1, 6\).* with 4 channels or a multiple'),
+        ({'kernel': (9, 3, 1, 4)}, {'padding': 'VALID'}, 'kernel spans 9 x 3 pixels.*only 8 x 8: pad more'),
+        ({}, {'padding': 'FULL'}, "padding is 'FULL'; wanted 'SAME', 'VALID'"),
+        ({}, {'padding': -1}, 'padding is .* wanted no number below 0'),
+        ({}, {'stride': 0}, 'stride is 0; wanted 1 or more'),
+        ({}, {'implementation': 'shfit'}, "no implementation 'shfit'.*the nearest is 'shift'"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'x': (2, 8, 8, 4), 'kernel': (3, 3, 1, 4)} | shapes).items()}
     call = partial(inspect.unwrap(depthwise_conv), **options)  # without the tests' own check of shapes
@@ -126,9 +130,13 @@ def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
         call(arrays['x'], arrays['kernel'])
 
 
-@pytest.mark.parametrize('channels, row, message', [
-    (5, 3, 'x has 5 channels; wanted at least 6'), (6, 4, 'row is 1 x 4; wanted odd sides'),
-])
+@pytest.mark.parametrize(
+    'channels, row, message',
+    [
+        (5, 3, 'x has 5 channels; wanted at least 6'),
+        (6, 4, 'row is 1 x 4; wanted odd sides'),
+    ],
+)
 def test_an_inception_that_does_not_fit_is_refused_in_words(channels, row, message):
     kernels = (jnp.ones((*sides, 1, 2)) for sides in ((3, 3), (1, row), (5, 1)))
     with pytest.raises(ValueError, match=message):

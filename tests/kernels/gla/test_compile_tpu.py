@@ -20,13 +20,17 @@ TWO_WAY = Program(bidirectional_gla, (1, 197, 3, 64, 64), jnp.float32, 2, True)
 BLOCKS = Program(bidirectional_gla, (1, 4096, 4, 64, 128), jnp.bfloat16, 2, True)
 
 
-@pytest.mark.parametrize('program, chip', [
-    *((ONE_WAY, chip) for chip in tpu.CHIPS),
-    (TWO_WAY, 'v5e'),
-    (BLOCKS, 'v4'),
-    *(pytest.param(TWO_WAY, chip, marks=pytest.mark.heavy) for chip in ('v4', 'v5p', 'v6e')),
-    *(pytest.param(BLOCKS, chip, marks=pytest.mark.heavy) for chip in ('v5e', 'v5p', 'v6e')),
-], ids=lambda x: x if isinstance(x, str) else f'{x.op.__name__}-{x.shape}')
+@pytest.mark.parametrize(
+    'program, chip',
+    [
+        *((ONE_WAY, chip) for chip in tpu.CHIPS),
+        (TWO_WAY, 'v5e'),
+        (BLOCKS, 'v4'),
+        *(pytest.param(TWO_WAY, chip, marks=pytest.mark.heavy) for chip in ('v4', 'v5p', 'v6e')),
+        *(pytest.param(BLOCKS, chip, marks=pytest.mark.heavy) for chip in ('v5e', 'v5p', 'v6e')),
+    ],
+    ids=lambda x: x if isinstance(x, str) else f'{x.op.__name__}-{x.shape}',
+)
 def test_compiles_for_every_chip(program, chip):
     assert 'tpu_custom_call' in program.compile(chip).program.as_text()
 
@@ -46,12 +50,15 @@ def test_bytes_are_those_of_inputs_and_outputs():
     assert both.compile().bytes <= 1.06 * (rows(forward) + o + edges + rows(both) + rows(forward))
 
 
-@pytest.mark.parametrize('tokens, gradients, bar', [
-    (1024, False, 0.5),
-    (512, True, 0.65),
-    pytest.param(4096, False, 0.65, marks=pytest.mark.heavy),
-    pytest.param(4096, True, 0.65, marks=pytest.mark.heavy),
-])
+@pytest.mark.parametrize(
+    'tokens, gradients, bar',
+    [
+        (1024, False, 0.5),
+        (512, True, 0.65),
+        pytest.param(4096, False, 0.65, marks=pytest.mark.heavy),
+        pytest.param(4096, True, 0.65, marks=pytest.mark.heavy),
+    ],
+)
 def test_both_directions_move_less_than_two_passes(tokens, gradients, bar):
     """A sequence that fits into the vector memory: both loops over it there. A longer one: still less than two."""
     shape = (8, tokens, 4, 64, 128)
@@ -72,7 +79,7 @@ def test_a_million_tokens_fit_a_chip(op):
 
 @pytest.mark.parametrize('kind', ['tokens', 'batch'])
 def test_kernels_over_four_chips(kind):
-    """A sequence split in `shard_map`, and a batch on a mesh with explicit axes: each chip runs the kernel on its part."""
+    """A sequence split in `shard_map`, a batch on a mesh with explicit axes: each chip runs the kernel on its part."""
     explicit = kind == 'batch'
     types = (AxisType.Explicit if explicit else AxisType.Auto,)
     mesh = Mesh(np.array(tpu.topology('v5e').devices), (kind,), axis_types=types)

@@ -19,8 +19,9 @@ def op(x):
 
 def test_output_and_gradient():
     golden = goldens.read(goldens.FOLDER / 'gla_op.json.gz')
-    x, cotangent = (goldens.fill(*what) for what in (
-        ('input', golden['input_shape']), ('cotangent', golden['output']['shape'])))
+    x, cotangent = (
+        goldens.fill(*what) for what in (('input', golden['input_shape']), ('cotangent', golden['output']['shape']))
+    )
 
     @cases.jit
     def run(x):

@@ -12,6 +12,8 @@ def test_outputs_and_gradients():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case', [Case('very_long', gates='kk'), Case('very_long', reverse=True, dtype='bfloat16')], ids=str)
+@pytest.mark.parametrize(
+    'case', [Case('very_long', gates='kk'), Case('very_long', reverse=True, dtype='bfloat16')], ids=str
+)
 def test_outputs_and_gradients_of_more(case):
     cases.check(case, cases.inputs(case))

@@ -83,11 +83,15 @@ DECAYS = {
 
 
 @pytest.mark.parametrize('decay', DECAYS)
-@pytest.mark.parametrize('case', [
-    pytest.param(Case('prime', state=True, dtype='bfloat16'), marks=pytest.mark.heavy),
-    Case('odd', reverse=True, state=True),
-    Case('odd', gates='kk'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(Case('prime', state=True, dtype='bfloat16'), marks=pytest.mark.heavy),
+        Case('odd', reverse=True, state=True),
+        Case('odd', gates='kk'),
+    ],
+    ids=str,
+)
 def test_strong_decay(case, decay):
     cases.check(case, cases.inputs(case, DECAYS[decay]))
 

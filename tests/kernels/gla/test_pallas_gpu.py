@@ -36,14 +36,18 @@ def _check(case, decay=cases.mild):
     close.assert_close(found, target, dict.fromkeys(target, close.BARS[case.dtype]))
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', state=True, reverse=True),
-    Case('odd', gates='kh'),
-    Case('prime', state=True, dtype='bfloat16'),
-    pytest.param(Case('one_token', state=True), marks=pytest.mark.heavy),
-    pytest.param(Case('wide', gates='kk'), marks=pytest.mark.heavy),
-    pytest.param(Case('class_token', gates='kk', shared=True, dtype='bfloat16'), marks=pytest.mark.heavy),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', state=True, reverse=True),
+        Case('odd', gates='kh'),
+        Case('prime', state=True, dtype='bfloat16'),
+        pytest.param(Case('one_token', state=True), marks=pytest.mark.heavy),
+        pytest.param(Case('wide', gates='kk'), marks=pytest.mark.heavy),
+        pytest.param(Case('class_token', gates='kk', shared=True, dtype='bfloat16'), marks=pytest.mark.heavy),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     _check(case)
 
@@ -69,8 +73,12 @@ def test_lowers_for_cuda_with_gradients(shape, dtype):
 @pytest.mark.usefixtures('absent_gpu')
 def test_never_chosen_unless_named():
     x = jnp.ones((1, 3, 1, 4))
-    text = lambda **how: jax.jit(lambda x: (gla(x, x, x, -x, **how), bidirectional_gla(x, x, x, -x, -x, **how))).trace(
-        x).lower(lowering_platforms=('cuda',)).as_text()
+    text = lambda **how: (
+        jax.jit(lambda x: (gla(x, x, x, -x, **how), bidirectional_gla(x, x, x, -x, -x, **how)))
+        .trace(x)
+        .lower(lowering_platforms=('cuda',))
+        .as_text()
+    )
     assert 'triton' not in text() and 'triton' in text(implementation='pallas_gpu')
     with pytest.raises(NotImplementedError, match="gla: implementation 'pallas_gpu' runs on cuda only, not on cpu"):
         jax.jit(lambda x: gla(x, x, x, -x, implementation='pallas_gpu'))(x)

@@ -1,4 +1,4 @@
-"""The TPU kernels of gated linear attention, interpreted: memory not written is NaN, races and reads out of bounds fail."""
+"""The TPU kernels of gated linear attention, interpreted: unwritten memory is NaN, races and wild reads fail."""
 
 from functools import partial
 
@@ -42,25 +42,33 @@ def _check(case, sizes=None, decay=cases.mild):
     close.assert_close(found, target, dict.fromkeys(target, close.BARS[case.dtype]))
 
 
-@pytest.mark.parametrize('case, sizes', [
-    (Case('odd', state=True, reverse=True), SMALL),
-    (Case('odd', gates='kh'), None),
-    (Case('even', gates='h', dtype='bfloat16'), (16, 64)),
-    (Case('prime', state=True, dtype='bfloat16'), None),
-    (Case('padded', gates='kk'), (16, 16)),
-], ids=str)
+@pytest.mark.parametrize(
+    'case, sizes',
+    [
+        (Case('odd', state=True, reverse=True), SMALL),
+        (Case('odd', gates='kh'), None),
+        (Case('even', gates='h', dtype='bfloat16'), (16, 64)),
+        (Case('prime', state=True, dtype='bfloat16'), None),
+        (Case('padded', gates='kk'), (16, 16)),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case, sizes):
     _check(case, sizes)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case, sizes', [
-    (Case('one_token', state=True), None),
-    (Case('class_token', gates='kk', shared=True), None),
-    (Case('class_token', gates='kk', dtype='bfloat16'), (32, 64)),
-    (Case('wide', gates='kk'), None),
-    (Case('long_prime', state=True), None),
-], ids=str)
+@pytest.mark.parametrize(
+    'case, sizes',
+    [
+        (Case('one_token', state=True), None),
+        (Case('class_token', gates='kk', shared=True), None),
+        (Case('class_token', gates='kk', dtype='bfloat16'), (32, 64)),
+        (Case('wide', gates='kk'), None),
+        (Case('long_prime', state=True), None),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients_of_more(case, sizes):
     _check(case, sizes)
 
@@ -102,7 +110,9 @@ def test_inside_of_shard_map():
     mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
     x, g = jnp.ones((4, 3, 1, 4)), jnp.ones((1, 3, 1, 4))
     batch, whole = jax.sharding.PartitionSpec('data'), jax.sharding.PartitionSpec()
-    loss = lambda x, g: jax.lax.psum(jnp.sum(gla(x, x, x, -jnp.broadcast_to(g, x.shape), implementation='pallas_tpu')[0]), 'data')
+    loss = lambda x, g: jax.lax.psum(
+        jnp.sum(gla(x, x, x, -jnp.broadcast_to(g, x.shape), implementation='pallas_tpu')[0]), 'data'
+    )
     run = jax.jit(jax.grad(jax.shard_map(loss, mesh=mesh, in_specs=(batch, whole), out_specs=whole), (0, 1)))
     text = run.trace(x, g).lower(lowering_platforms=('tpu',)).as_text()
     assert text.count('@tpu_custom_call(') == 1
@@ -118,14 +128,17 @@ def test_what_cannot_be_served_is_said():
     assert 'heads of 4096 x 4096 channels do not fit' in pallas_tpu.missing(2, huge, huge, huge, huge, huge)
 
 
-@pytest.mark.parametrize('heads, keys, values, wanted', [
-    (4, 64, 128, (4, 2, 64, 128)),  # pairs of heads fill the lanes
-    (2, 16, 32, (2, 2, 16, 32)),  # all heads, less than the lanes
-    (6, 32, 64, (6, 6, 32, 64)),  # all heads: no group of them is dense
-    (9, 60, 60, (10, 2, 64, 64)),  # padded, heads too
-    (1, 128, 60, (1, 1, 128, 60)),
-    (16, 16, 16, (16, 8, 16, 16)),
-])
+@pytest.mark.parametrize(
+    'heads, keys, values, wanted',
+    [
+        (4, 64, 128, (4, 2, 64, 128)),  # pairs of heads fill the lanes
+        (2, 16, 32, (2, 2, 16, 32)),  # all heads, less than the lanes
+        (6, 32, 64, (6, 6, 32, 64)),  # all heads: no group of them is dense
+        (9, 60, 60, (10, 2, 64, 64)),  # padded, heads too
+        (1, 128, 60, (1, 1, 128, 60)),
+        (16, 16, 16, (16, 8, 16, 16)),
+    ],
+)
 def test_layout(heads, keys, values, wanted):
     q, v = jnp.ones((2, 5, heads, keys)), jnp.ones((2, 5, heads, values))
     plan = pallas_tpu_layout.plan_for(q, v, (q,), 1.0)

@@ -27,7 +27,9 @@ def _mesh(devices=8):
 def _over_devices(case, arrays, mesh):
     names = [name for name in arrays if name not in ('do', 'dlast')]
     specs = tuple(WHOLE if name == 'state' else TOKENS for name in names)
-    return names, partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=TOKENS if case.bidirectional else (TOKENS, WHOLE))
+    return names, partial(
+        jax.shard_map, mesh=mesh, in_specs=specs, out_specs=TOKENS if case.bidirectional else (TOKENS, WHOLE)
+    )
 
 
 def _ops(case, arrays, mesh):
@@ -42,7 +44,9 @@ def _ops(case, arrays, mesh):
             more |= {'initial_state': found.get('state'), 'reverse': case.reverse}
         return op(*(found[name] for name in 'qkv'), *gates, **how, **more)
 
-    one, many = (bidirectional_gla, sequence_parallel_bidirectional_gla) if case.bidirectional else (gla, sequence_parallel_gla)
+    one, many = (
+        (bidirectional_gla, sequence_parallel_bidirectional_gla) if case.bidirectional else (gla, sequence_parallel_gla)
+    )
     return names, partial(call, one), split(partial(call, many, axis_name='tokens'))
 
 
@@ -53,11 +57,15 @@ def _run(case, arrays, names, op):
     return outs | {f'd{name}': x for name, x in zip(names, pull(cotangents))}
 
 
-@pytest.mark.parametrize('case, decay', [
-    *((case, 'mild') for case in CASES),
-    (CASES[0], 'some -inf'),
-    *(pytest.param(case, 'some -inf', marks=pytest.mark.heavy) for case in CASES[1:]),
-], ids=str)
+@pytest.mark.parametrize(
+    'case, decay',
+    [
+        *((case, 'mild') for case in CASES),
+        (CASES[0], 'some -inf'),
+        *(pytest.param(case, 'some -inf', marks=pytest.mark.heavy) for case in CASES[1:]),
+    ],
+    ids=str,
+)
 def test_the_same_numbers_as_one_device(case, decay):
     arrays = cases.device(case, cases.inputs(case, cases.mild if decay == 'mild' else test_numbers.DECAYS[decay]))
     names, one, many = _ops(case, arrays, _mesh())

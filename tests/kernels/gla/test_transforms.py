@@ -53,13 +53,15 @@ def test_remat_and_scan():
     _same(name(found), name(wanted))
 
 
-@pytest.mark.parametrize('case', [
-    pytest.param(Case('mesh', gates='kk'), marks=pytest.mark.heavy), Case('mesh', state=True)
-], ids=str)
+@pytest.mark.parametrize(
+    'case', [pytest.param(Case('mesh', gates='kk'), marks=pytest.mark.heavy), Case('mesh', state=True)], ids=str
+)
 def test_batch_and_heads_over_a_mesh_need_no_communication(case):
     arrays = cases.device(case, cases.inputs(case))
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    spec = lambda name: PartitionSpec(*(('data', 'tensor') if 'state' in name or name == 'dlast' else ('data', None, 'tensor')))
+    spec = lambda name: PartitionSpec(
+        *(('data', 'tensor') if 'state' in name or name == 'dlast' else ('data', None, 'tensor'))
+    )
     split = {name: jax.device_put(x, NamedSharding(mesh, spec(name))) for name, x in arrays.items()}
     compiled = cases.run.lower(case, 'xla', split, CHUNK).compile()
     text = compiled.as_text()
@@ -84,15 +86,17 @@ def test_inside_of_shard_map(implementation):
         return jnp.sum(do * gla(q, k, v, g, initial_state=state, implementation=implementation, chunk=CHUNK)[0])
 
     split = jax.shard_map(
-        lambda *x: jax.lax.psum(loss(*x), 'data'), mesh=mesh,
-        in_specs=(PartitionSpec('data'), PartitionSpec()), out_specs=PartitionSpec(),
+        lambda *x: jax.lax.psum(loss(*x), 'data'),
+        mesh=mesh,
+        in_specs=(PartitionSpec('data'), PartitionSpec()),
+        out_specs=PartitionSpec(),
     )
     found, wanted = (cases.jit(jax.grad(f, (0, 1)))(arrays, gate) for f in (split, loss))
     _same({'dgate': found[1]} | found[0], {'dgate': wanted[1]} | wanted[0])
 
 
 def test_over_explicit_axes():
-    """Each device works on its batch and heads: no communication, and the layout is kept; tokens are not to be split."""
+    """Each device works on its batch and heads: no communication, the layout is kept; tokens are not to be split."""
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     case = Case('batch', gates='h', state=True)
     arrays = cases.device(case, cases.inputs(case, batch=4))

@@ -36,17 +36,26 @@ class Program(NamedTuple):
 
 
 @pytest.mark.parametrize('chip', tpu.CHIPS)
-@pytest.mark.parametrize('program', [
-    Program((1, 1000, 768), jnp.bfloat16, gradients=True),
-    Program((2, 197, 384), jnp.complex64, constant=True, gradients=True),
-], ids=lambda program: str(program.shape))
+@pytest.mark.parametrize(
+    'program',
+    [
+        Program((1, 1000, 768), jnp.bfloat16, gradients=True),
+        Program((2, 197, 384), jnp.complex64, constant=True, gradients=True),
+    ],
+    ids=lambda program: str(program.shape),
+)
 def test_compiles_for_every_chip(program, chip):
     assert 'tpu_custom_call' in program.compile(chip).program.as_text()
 
 
-@pytest.mark.parametrize('program', [
-    Program((1, 2, 20), gradients=True), Program((2, 300, 512), jnp.complex64, gradients=True),
-], ids=lambda program: str(program.shape))
+@pytest.mark.parametrize(
+    'program',
+    [
+        Program((1, 2, 20), gradients=True),
+        Program((2, 300, 512), jnp.complex64, gradients=True),
+    ],
+    ids=lambda program: str(program.shape),
+)
 def test_compiles_for_every_width(program):
     assert 'tpu_custom_call' in program.compile('v4').program.as_text()
 
@@ -63,11 +72,15 @@ def test_a_million_tokens_fit_into_one_chip():
     assert Program((1, 2**20, 512), jnp.bfloat16, gradients=True).compile().peak <= 15.75 * 2**30
 
 
-@pytest.mark.parametrize('program, text', [
-    (Program((1, 8, 64), jnp.float16), 'an input is float16; wanted float32, bfloat16 or complex64'),
-    (Program((1, 8, 520)), '520 channels; wanted a multiple of 128, or at most 512'),
-    (Program((2, 1, 128)), 'it is for sequences, and this one has 1 token'),
-], ids=lambda x: str(x)[:20])
+@pytest.mark.parametrize(
+    'program, text',
+    [
+        (Program((1, 8, 64), jnp.float16), 'an input is float16; wanted float32, bfloat16 or complex64'),
+        (Program((1, 8, 520)), '520 channels; wanted a multiple of 128, or at most 512'),
+        (Program((2, 1, 128)), 'it is for sequences, and this one has 1 token'),
+    ],
+    ids=lambda x: str(x)[:20],
+)
 def test_what_cannot_be_served_is_said(program, text):
     with pytest.raises(NotImplementedError, match=text):
         jax.eval_shape(partial(linear_scan, implementation='pallas_tpu'), *program.inputs())

@@ -31,17 +31,27 @@ def test_outputs_and_gradients(case):
     cases.check(case)
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', state=True, reverse=True), Case('odd', constant=True, complex=('a',)),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', state=True, reverse=True),
+        Case('odd', constant=True, complex=('a',)),
+    ],
+    ids=str,
+)
 def test_reference_outputs_and_gradients(case):
     cases.check(case, 'reference')
 
 
-@pytest.mark.parametrize('case', [
-    Case('class_token', state=True, reverse=True), Case('class_token', constant=True, complex=BOTH),
-    Case('prime', dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('class_token', state=True, reverse=True),
+        Case('class_token', constant=True, complex=BOTH),
+        Case('prime', dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_what_runs_where_it_is_not_a_cpu(case, monkeypatch):
     """An associative scan, and reads in bfloat16; a batch that no other test has, for the traces to be its own."""
     monkeypatch.setattr(xla, '_sequential', None)
@@ -65,9 +75,14 @@ def test_decays_of_zero_and_one():
     cases.close.assert_close(found, target, cases.bars(case, target))
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', state=True), Case('odd', state=True, constant=True, complex=BOTH),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', state=True),
+        Case('odd', state=True, constant=True, complex=BOTH),
+    ],
+    ids=str,
+)
 def test_steps_are_the_sequence(case):
     arrays = cases.device(case, cases.inputs(case))
     state, a = arrays['state'], arrays['a']
@@ -96,12 +111,15 @@ def test_parts_joined_by_the_state_are_the_whole(reverse):
     np.testing.assert_allclose(state, last, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('a, x, h, last', [
-    ('bfloat16', 'bfloat16', 'bfloat16', 'float32'),
-    ('float32', 'bfloat16', 'bfloat16', 'float32'),
-    ('complex64', 'bfloat16', 'complex64', 'complex64'),
-    ('float32', 'complex64', 'complex64', 'complex64'),
-])
+@pytest.mark.parametrize(
+    'a, x, h, last',
+    [
+        ('bfloat16', 'bfloat16', 'bfloat16', 'float32'),
+        ('float32', 'bfloat16', 'bfloat16', 'float32'),
+        ('complex64', 'bfloat16', 'complex64', 'complex64'),
+        ('float32', 'complex64', 'complex64', 'complex64'),
+    ],
+)
 @pytest.mark.parametrize('implementation', ['xla', 'reference'])
 def test_dtypes(implementation, a, x, h, last):
     found = linear_scan(jnp.ones(4, a), jnp.ones((1, 3, 4), x), implementation=implementation)

@@ -24,12 +24,16 @@ def _run(case, arrays):
     return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
 
 
-@pytest.mark.parametrize('case', [
-    Case('one_token', state=True),
-    Case('odd', state=True, reverse=True),
-    Case('prime', constant=True, dtype='bfloat16'),
-    Case('tile', state=True),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('one_token', state=True),
+        Case('odd', state=True, reverse=True),
+        Case('prime', constant=True, dtype='bfloat16'),
+        Case('tile', state=True),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     arrays = cases.inputs(case)
     target = cases.wanted(case, arrays)

@@ -32,19 +32,29 @@ def _check(case):
     close.assert_close(cases.parts(found), cases.parts(target), cases.bars(case, target))
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', state=True, constant=True, complex=BOTH),
-    Case('tile', state=True, reverse=True),
-    Case('tile', constant=True, dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', state=True, constant=True, complex=BOTH),
+        Case('tile', state=True, reverse=True),
+        Case('tile', constant=True, dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     _check(case)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case', [
-    Case('tile', reverse=True, complex=('a',)), Case('long', state=True, complex=BOTH), Case('long_prime'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('tile', reverse=True, complex=('a',)),
+        Case('long', state=True, complex=BOTH),
+        Case('long_prime'),
+    ],
+    ids=str,
+)
 def test_more_outputs_and_gradients(case):
     _check(case)
 

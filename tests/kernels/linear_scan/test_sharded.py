@@ -40,9 +40,14 @@ def _run(case, arrays):
     return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
 
 
-@pytest.mark.parametrize('case', [
-    Case('split', state=True, reverse=True), Case('split', constant=True, complex=BOTH),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('split', state=True, reverse=True),
+        Case('split', constant=True, complex=BOTH),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     """Also where nothing, or everything, is left of what a device hands on."""
     arrays = cases.inputs(case)
@@ -63,6 +68,7 @@ def exchanged(text: str) -> int:
 
 def test_what_is_exchanged_does_not_grow_with_the_length():
     """States: three rounds of two, one at the end, the last state; twice that again for gradients."""
+
     def lowered(tokens):
         token, state = (jax.ShapeDtypeStruct(size, jnp.float32) for size in ((2, tokens, 12), (2, 12)))
         arrays = {'a': token, 'x': token, 'dh': token, 'state': state, 'dlast': state}

@@ -93,9 +93,14 @@ def test_program_does_not_grow_with_the_length():
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
-@pytest.mark.parametrize('case', [
-    Case('class_token', dtype='bfloat16'), Case('odd', constant=True, complex=BOTH),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('class_token', dtype='bfloat16'),
+        Case('odd', constant=True, complex=BOTH),
+    ],
+    ids=str,
+)
 def test_export(platform, case):
     arrays = cases.device(case, cases.inputs(case))
     exported = jax.export.export(jax.jit(partial(cases.run, case, None)), platforms=[platform])(arrays)

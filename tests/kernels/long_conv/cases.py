@@ -81,7 +81,8 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     found = {'dkernel': dkernel}
     if case.backward:
         more, dmore, found['dbackward_kernel'] = _both(
-            x, dc, arrays['backward_kernel'], lambda j: -1 - j, case.circular)
+            x, dc, arrays['backward_kernel'], lambda j: -1 - j, case.circular
+        )
         c, dx = c + more, dx + dmore
     dx += skip * dc
     found |= {'y': post * (c + skip * x), 'du': pre * dx}
@@ -120,7 +121,7 @@ def _shift(x: np.ndarray, lag: int, circular: bool) -> np.ndarray:
         return np.roll(x, lag, axis=1)
     out = np.zeros_like(x)
     if lag >= 0:
-        out[:, lag:] = x[:, :x.shape[1] - lag] if lag < x.shape[1] else 0
+        out[:, lag:] = x[:, : x.shape[1] - lag] if lag < x.shape[1] else 0
     else:
         out[:, :lag] = x[:, -lag:]
     return out

@@ -79,9 +79,13 @@ def test_bytes_are_a_fraction_of_those_of_ffts():
     assert program.bytes <= 0.15 * FFT_BYTES and program.temp <= 16 * 2**20
 
 
-@pytest.mark.parametrize('program, text', [
-    (Program((1, 8, 64), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
-], ids=lambda x: str(x)[:20])
+@pytest.mark.parametrize(
+    'program, text',
+    [
+        (Program((1, 8, 64), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
+    ],
+    ids=lambda x: str(x)[:20],
+)
 def test_what_cannot_be_served_is_said(program, text):
     with pytest.raises(NotImplementedError, match=text):
         jax.eval_shape(partial(long_conv, implementation='pallas_tpu'), *program.inputs()[1:])

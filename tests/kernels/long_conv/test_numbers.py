@@ -40,9 +40,15 @@ def test_outputs_and_gradients(case, implementation):
     cases.check(case, implementation)
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', gates=True, skip=True, backward=True), Case('odd', circular=True), Case('odd', frequencies=0.25),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', gates=True, skip=True, backward=True),
+        Case('odd', circular=True),
+        Case('odd', frequencies=0.25),
+    ],
+    ids=str,
+)
 def test_reference_outputs_and_gradients(case):
     cases.check(case, 'reference')
 
@@ -88,8 +94,17 @@ def test_sizes():
 
 
 GOLDENS = (
-    'fftconv_causal_256', 'fftconv_causal_1024', 'fftconv_causal_4096', 'fftconv_circular_256', 'fftconv_gated_256',
-    'fftconv_gated_1024', 'fftconv_gated_4096', 'fftconv_partial_256', 'fftconv_partial_1024', 'fftconv_partial_4096')
+    'fftconv_causal_256',
+    'fftconv_causal_1024',
+    'fftconv_causal_4096',
+    'fftconv_circular_256',
+    'fftconv_gated_256',
+    'fftconv_gated_1024',
+    'fftconv_gated_4096',
+    'fftconv_partial_256',
+    'fftconv_partial_1024',
+    'fftconv_partial_4096',
+)
 
 
 @pytest.mark.parametrize('name', GOLDENS)
@@ -108,6 +123,10 @@ def test_published_code(name, implementation):
 
     y, pull = jax.vjp(jax.jit(op), x)
     report = goldens.Report(
-        name, kernel.size, golden['parameters'], goldens._output_error(golden['output'], y.transpose(0, 2, 1)),
-        goldens._gradient_error(golden['input_gradient'], np.asarray(pull(cotangent)[0]).transpose(0, 2, 1)))
+        name,
+        kernel.size,
+        golden['parameters'],
+        goldens._output_error(golden['output'], y.transpose(0, 2, 1)),
+        goldens._gradient_error(golden['input_gradient'], np.asarray(pull(cotangent)[0]).transpose(0, 2, 1)),
+    )
     assert report.passed and report.output < 1e-5 and report.gradient < 1e-5, str(report)

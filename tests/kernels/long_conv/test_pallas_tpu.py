@@ -18,20 +18,28 @@ def _check(case, name='kernels'):
     close.assert_close(found, target, dict.fromkeys(target, cases.BARS[case.dtype]))
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', gates=True, skip=True, backward=True),
-    Case('odd', frequencies=0.25),
-    Case('prime', gates=True, skip=True, dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', gates=True, skip=True, backward=True),
+        Case('odd', frequencies=0.25),
+        Case('prime', gates=True, skip=True, dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     _check(case)
 
 
-@pytest.mark.parametrize('case', [
-    Case('long'),
-    pytest.param(Case('long', gates=True, skip=True), marks=pytest.mark.heavy),
-    pytest.param(Case('long', apart=True, backward=True), marks=pytest.mark.heavy),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('long'),
+        pytest.param(Case('long', gates=True, skip=True), marks=pytest.mark.heavy),
+        pytest.param(Case('long', apart=True, backward=True), marks=pytest.mark.heavy),
+    ],
+    ids=str,
+)
 def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
     """As those of a sequence that the vector memory does not hold."""
     monkeypatch.setattr(pallas_tpu, '_LARGEST', 256)
@@ -39,11 +47,21 @@ def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case', [
-    Case('one_token', backward=True), Case('two_tokens', apart=True, circular=True), Case('long', frequencies=0.125),
-    Case('partial', circular=True, skip=True), Case('longer', backward=True),
-    Case('prime', apart=True, backward=True), Case('long', dtype='bfloat16'), Case('behind_power'), Case('path_x'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('one_token', backward=True),
+        Case('two_tokens', apart=True, circular=True),
+        Case('long', frequencies=0.125),
+        Case('partial', circular=True, skip=True),
+        Case('longer', backward=True),
+        Case('prime', apart=True, backward=True),
+        Case('long', dtype='bfloat16'),
+        Case('behind_power'),
+        Case('path_x'),
+    ],
+    ids=str,
+)
 def test_more_outputs_and_gradients(case):
     _check(case)
 

@@ -82,10 +82,13 @@ def test_sides_of_a_piece():
     assert np.prod(exact_sides(120 * 121)) == 120 * 121
 
 
-@pytest.mark.parametrize('tokens, taps, message', [
-    (24, 20, r'kernel has shape \(5, 3\); wanted a tap for each token, \(6, 3\)'),
-    (24, 24, "A piece has 6 tokens; wanted a multiple of the 4 devices along 'tokens'"),
-])
+@pytest.mark.parametrize(
+    'tokens, taps, message',
+    [
+        (24, 20, r'kernel has shape \(5, 3\); wanted a tap for each token, \(6, 3\)'),
+        (24, 24, "A piece has 6 tokens; wanted a multiple of the 4 devices along 'tokens'"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(tokens, taps, message):
     arrays = _arrays(tokens)
     arrays['kernel'] = arrays['kernel'][:taps]

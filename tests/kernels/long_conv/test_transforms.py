@@ -76,17 +76,20 @@ def test_a_gradient_of_the_gradient_is_refused():
         jax.grad(loss)(u)
 
 
-@pytest.mark.parametrize('shapes, options, message', [
-    ({'u': (2, 8)}, {}, r'u has shape \(2, 8\); wanted \(batch, tokens, channels\)'),
-    ({'kernel': (8, 4)}, {}, r'kernel has shape \(8, 4\); wanted \(taps, 3\), or \(2, taps, 3\)'),
-    ({'kernel': (3, 8, 3)}, {}, r'kernel has shape \(3, 8, 3\)'),
-    ({'backward_kernel': (2, 4, 3)}, {}, 'both kernels of one kind'),
-    ({'kernel': (9, 3)}, {'circular': True}, 'kernel has 9 taps; a circular convolution of 8 tokens wants no more'),
-    ({'pre_gate': (2, 8, 1)}, {}, r'pre_gate has shape \(2, 8, 1\); wanted that of u'),
-    ({}, {'frequencies': 0.3}, r'frequencies is 0.3; wanted one of \(1.0, 0.5, 0.25, 0.125\)'),
-    ({'skip': (2,)}, {}, r'skip has shape \(2,\); wanted \(3,\)'),
-    ({}, {'implementation': 'ftt'}, "no implementation 'ftt'.*the nearest is 'fft'"),
-])
+@pytest.mark.parametrize(
+    'shapes, options, message',
+    [
+        ({'u': (2, 8)}, {}, r'u has shape \(2, 8\); wanted \(batch, tokens, channels\)'),
+        ({'kernel': (8, 4)}, {}, r'kernel has shape \(8, 4\); wanted \(taps, 3\), or \(2, taps, 3\)'),
+        ({'kernel': (3, 8, 3)}, {}, r'kernel has shape \(3, 8, 3\)'),
+        ({'backward_kernel': (2, 4, 3)}, {}, 'both kernels of one kind'),
+        ({'kernel': (9, 3)}, {'circular': True}, 'kernel has 9 taps; a circular convolution of 8 tokens wants no more'),
+        ({'pre_gate': (2, 8, 1)}, {}, r'pre_gate has shape \(2, 8, 1\); wanted that of u'),
+        ({}, {'frequencies': 0.3}, r'frequencies is 0.3; wanted one of \(1.0, 0.5, 0.25, 0.125\)'),
+        ({'skip': (2,)}, {}, r'skip has shape \(2,\); wanted \(3,\)'),
+        ({}, {'implementation': 'ftt'}, "no implementation 'ftt'.*the nearest is 'fft'"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'u': (2, 8, 3), 'kernel': (8, 3)} | shapes).items()}
     call = partial(inspect.unwrap(long_conv), **options)  # without the tests' own check of shapes

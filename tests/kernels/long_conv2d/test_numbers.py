@@ -38,10 +38,15 @@ def test_float64(implementation):
         cases.check(Case('seven', origin=(1, 4), dtype='float64'), implementation)
 
 
-@pytest.mark.parametrize('case', [
-    Case('odd', spectral=True), Case('seven', origin=(3, 3), apart=True),
-    Case('seven', spectral=True, dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', spectral=True),
+        Case('seven', origin=(3, 3), apart=True),
+        Case('seven', spectral=True, dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_tpu_kernels(case):
     """Interpreted: unwritten memory is NaN, races and reads out of bounds fail."""
     with tpu.interpreted():
@@ -49,9 +54,16 @@ def test_tpu_kernels(case):
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case', [
-    Case('one', spectral=True), Case('narrow', origin=(2, 0)), Case('fourteen', circular=True), Case('thirty_one'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('one', spectral=True),
+        Case('narrow', origin=(2, 0)),
+        Case('fourteen', circular=True),
+        Case('thirty_one'),
+    ],
+    ids=str,
+)
 def test_tpu_kernels_of_more_shapes(case):
     with tpu.interpreted():
         cases.check(case, 'kernels')

@@ -67,9 +67,13 @@ def test_temporaries_are_a_few_images():
     assert memory.temp_size_in_bytes <= 8 * 4 * 8 * 28 * 28 * 32
 
 
-@pytest.mark.parametrize('side, dtype, chip', [
-    (14, jnp.float32, 'v4'), *((56, jnp.bfloat16, chip) for chip in tpu.CHIPS),
-])
+@pytest.mark.parametrize(
+    'side, dtype, chip',
+    [
+        (14, jnp.float32, 'v4'),
+        *((56, jnp.bfloat16, chip) for chip in tpu.CHIPS),
+    ],
+)
 def test_compiles_for_every_chip(side, dtype, chip):
     spectrum = jax.ShapeDtypeStruct((side // 2 + 1, 2, side, 192), dtype)
     image = jax.ShapeDtypeStruct((2, side, side, 192), dtype)
@@ -81,20 +85,24 @@ def test_compiles_for_every_chip(side, dtype, chip):
 def test_tpu_kernels_move_less_than_matrices():
     image, spectrum = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 14, 14, 256), (8, 2, 14, 256)))
     kernels, matrices = (
-        tpu.compile_for(partial(global_filter, implementation=name), image, spectrum) for name in ('pallas_tpu', 'xla'))
+        tpu.compile_for(partial(global_filter, implementation=name), image, spectrum) for name in ('pallas_tpu', 'xla')
+    )
     assert kernels.bytes <= 0.6 * matrices.bytes, (kernels.bytes, matrices.bytes)
 
 
-@pytest.mark.parametrize('shapes, options, message', [
-    ({'u': (2, 8, 3)}, {}, r'u has shape \(2, 8, 3\); wanted \(batch, rows, columns, channels\)'),
-    ({'kernel': (8, 8, 4)}, {}, r'kernel has shape \(8, 8, 4\); wanted \(rows, columns, 3\), or \(2, rows'),
-    ({'kernel': (3, 8, 8, 3)}, {}, r'kernel has shape \(3, 8, 8, 3\)'),
-    ({'kernel': (9, 8, 3)}, {'circular': True}, r'kernel is \(9, 8\); a circular convolution of \(8, 8\) pixels'),
-    ({}, {'origin': (8, 0)}, r'origin is \(8, 0\); wanted a tap of the kernel, which is \(8, 8\)'),
-    ({'pre_gate': (2, 8, 8, 1)}, {}, r'pre_gate has shape \(2, 8, 8, 1\); wanted that of u'),
-    ({'skip': (2,)}, {}, r'skip has shape \(2,\); wanted \(3,\)'),
-    ({}, {'implementation': 'xxla'}, "no implementation 'xxla'.*the nearest is 'xla'"),
-])
+@pytest.mark.parametrize(
+    'shapes, options, message',
+    [
+        ({'u': (2, 8, 3)}, {}, r'u has shape \(2, 8, 3\); wanted \(batch, rows, columns, channels\)'),
+        ({'kernel': (8, 8, 4)}, {}, r'kernel has shape \(8, 8, 4\); wanted \(rows, columns, 3\), or \(2, rows'),
+        ({'kernel': (3, 8, 8, 3)}, {}, r'kernel has shape \(3, 8, 8, 3\)'),
+        ({'kernel': (9, 8, 3)}, {'circular': True}, r'kernel is \(9, 8\); a circular convolution of \(8, 8\) pixels'),
+        ({}, {'origin': (8, 0)}, r'origin is \(8, 0\); wanted a tap of the kernel, which is \(8, 8\)'),
+        ({'pre_gate': (2, 8, 8, 1)}, {}, r'pre_gate has shape \(2, 8, 8, 1\); wanted that of u'),
+        ({'skip': (2,)}, {}, r'skip has shape \(2,\); wanted \(3,\)'),
+        ({}, {'implementation': 'xxla'}, "no implementation 'xxla'.*the nearest is 'xla'"),
+    ],
+)
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'u': (2, 8, 8, 3), 'kernel': (8, 8, 3)} | shapes).items()}
     call = partial(inspect.unwrap(long_conv2d), **options)  # without the tests' own check of shapes

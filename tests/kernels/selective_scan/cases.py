@@ -54,8 +54,13 @@ def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> 
     """The outputs by name."""
     positional = [arrays.get(name) for name in ('u', 'delta', 'A', 'B', 'C', 'D')]
     y, last = selective_scan(
-        *positional, z=arrays.get('z'), delta_bias=arrays.get('delta_bias'), softplus=case.full,
-        initial_state=arrays.get('state'), reverse=case.reverse, implementation=implementation,
+        *positional,
+        z=arrays.get('z'),
+        delta_bias=arrays.get('delta_bias'),
+        softplus=case.full,
+        initial_state=arrays.get('state'),
+        reverse=case.reverse,
+        implementation=implementation,
     )
     return {'y': y, 'last': last}
 

@@ -56,18 +56,26 @@ def associative(u, delta, A, B, C):
 
 
 @pytest.mark.parametrize('chip', tpu.CHIPS)
-@pytest.mark.parametrize('program', [
-    Program((2, 197, 384, 16), jnp.bfloat16, full=True, gradients=True),
-], ids=lambda program: str(program.shape))
+@pytest.mark.parametrize(
+    'program',
+    [
+        Program((2, 197, 384, 16), jnp.bfloat16, full=True, gradients=True),
+    ],
+    ids=lambda program: str(program.shape),
+)
 def test_compiles_for_every_chip(program, chip):
     assert 'tpu_custom_call' in program.compile(chip).program.as_text()
 
 
-@pytest.mark.parametrize('program', [
-    Program((1, 1, 20, 4), gradients=True),
-    Program((2, 63, 128, 64), gradients=True),
-    Program((2, 130, 512, 5), jnp.bfloat16, gradients=True, groups=2),
-], ids=lambda program: str(program.shape))
+@pytest.mark.parametrize(
+    'program',
+    [
+        Program((1, 1, 20, 4), gradients=True),
+        Program((2, 63, 128, 64), gradients=True),
+        Program((2, 130, 512, 5), jnp.bfloat16, gradients=True, groups=2),
+    ],
+    ids=lambda program: str(program.shape),
+)
 def test_compiles_for_every_width(program):
     assert 'tpu_custom_call' in program.compile('v4').program.as_text()
 
@@ -94,11 +102,15 @@ def test_a_million_tokens_fit_into_one_chip():
     assert program.compile().peak <= 15.75 * 2**30
 
 
-@pytest.mark.parametrize('program, text', [
-    (Program((1, 8, 64, 4), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
-    (Program((1, 8, 64, 4), groups=2), '2 groups of 32 channels of 4 states; wanted groups of a multiple of 128'),
-    (Program((1, 8, 128, 65)), '1 groups of 128 channels of 65 states; wanted .* and at most 64 states'),
-], ids=lambda x: str(x)[:20])
+@pytest.mark.parametrize(
+    'program, text',
+    [
+        (Program((1, 8, 64, 4), jnp.float16), 'an input is float16; wanted float32 or bfloat16'),
+        (Program((1, 8, 64, 4), groups=2), '2 groups of 32 channels of 4 states; wanted groups of a multiple of 128'),
+        (Program((1, 8, 128, 65)), '1 groups of 128 channels of 65 states; wanted .* and at most 64 states'),
+    ],
+    ids=lambda x: str(x)[:20],
+)
 def test_what_cannot_be_served_is_said(program, text):
     with pytest.raises(NotImplementedError, match=text):
         jax.eval_shape(partial(program, run=partial(selective_scan, implementation='pallas_tpu')), program.inputs())

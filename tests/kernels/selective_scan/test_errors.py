@@ -42,8 +42,13 @@ print(json.dumps(answers))
 def test_each_mistake_gets_its_sentence():
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
     ran = subprocess.run(
-        [sys.executable, '-c', PROGRAM], input=json.dumps(list(MISTAKES)), env=env, text=True,
-        capture_output=True, cwd=pathlib.Path(__file__).parents[3], check=True,
+        [sys.executable, '-c', PROGRAM],
+        input=json.dumps(list(MISTAKES)),
+        env=env,
+        text=True,
+        capture_output=True,
+        cwd=pathlib.Path(__file__).parents[3],
+        check=True,
     )
     answers = json.loads(ran.stdout)
     assert {call: answers.get(call, 'nothing')[: len(text)] for call, text in MISTAKES.items()} == MISTAKES

@@ -38,9 +38,14 @@ def test_longest():
     cases.check(Case('longest', state=True))
 
 
-@pytest.mark.parametrize('case', [
-    Case('grouped', state=True, reverse=True), Case('prime', dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('grouped', state=True, reverse=True),
+        Case('prime', dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_what_runs_where_it_is_not_a_cpu(case, monkeypatch):
     """The recurrence by an associative scan, channels last, and reads in bfloat16; a batch that no other test has,
     for the traces to be its own."""

@@ -26,11 +26,15 @@ def _run(case, arrays):
     return outputs | {f'd{name}': x for name, x in pull({'y': arrays['dy'], 'last': arrays['dlast']})[0].items()}
 
 
-@pytest.mark.parametrize('case', [
-    Case('grouped', state=True, reverse=True),
-    pytest.param(Case('prime', full=False, dtype='bfloat16'), marks=pytest.mark.heavy),
-    pytest.param(Case('class_token', state=True), marks=pytest.mark.heavy),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('grouped', state=True, reverse=True),
+        pytest.param(Case('prime', full=False, dtype='bfloat16'), marks=pytest.mark.heavy),
+        pytest.param(Case('class_token', state=True), marks=pytest.mark.heavy),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     """Also five states, which are filled up to eight, and 63 tokens, to 64."""
     arrays = cases.inputs(case)

@@ -35,23 +35,31 @@ def _check(case):
     close.assert_close(found, target, cases.bars(case, target))
 
 
-@pytest.mark.parametrize('case', [
-    Case('class_token', state=True, reverse=True, dtype='bfloat16'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('class_token', state=True, reverse=True, dtype='bfloat16'),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients(case):
     _check(case)
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize('case', [
-    Case('one_token', state=True),
-    Case('odd', state=True, reverse=True, full=False),
-    Case('class_token', state=True),
-    Case('tile', state=True, reverse=True),
-    Case('tile', full=False, dtype='bfloat16'),
-    Case('long', state=True),
-    Case('long_prime'),
-], ids=str)
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('one_token', state=True),
+        Case('odd', state=True, reverse=True, full=False),
+        Case('class_token', state=True),
+        Case('tile', state=True, reverse=True),
+        Case('tile', full=False, dtype='bfloat16'),
+        Case('long', state=True),
+        Case('long_prime'),
+    ],
+    ids=str,
+)
 def test_more_outputs_and_gradients(case):
     _check(case)
 

@@ -58,6 +58,7 @@ def exchanged(text: str) -> int:
 
 def test_what_is_exchanged_does_not_grow_with_the_length():
     """States: three rounds of two, one at the end, the last state; twice that again for gradients, and the weights'."""
+
     def lowered(tokens):
         shape = lambda *size: jax.ShapeDtypeStruct(size, jnp.float32)
         token, weight, state, channel = shape(2, tokens, 12), shape(2, tokens, 4), shape(2, 12, 4), shape(12)

@@ -13,11 +13,14 @@ def wave(*shape: int, frequency: float) -> np.ndarray:
     return np.sin(np.arange(math.prod(shape), dtype=np.float32) * np.float32(frequency)).reshape(shape)
 
 
-@pytest.mark.parametrize('kernel_size, stride, size, shape, first, squares', [
-    (2, 1, (4, 5), (5, 6), [-0.38377, -0.10935, 0.53494, 1.12036, 1.56768, 0.94886], 250.078),
-    (3, 2, (5, 6), (3, 3), [-1.08109, 2.83669, 5.42296, -3.16935, -7.57398, -5.84026], 502.6243),
-    (9, 8, (16, 16), (2, 2), [-4.6428, 3.15155, 2.44465, -1.42294, -4.27811, 5.47778], 458.4828),
-])
+@pytest.mark.parametrize(
+    'kernel_size, stride, size, shape, first, squares',
+    [
+        (2, 1, (4, 5), (5, 6), [-0.38377, -0.10935, 0.53494, 1.12036, 1.56768, 0.94886], 250.078),
+        (3, 2, (5, 6), (3, 3), [-1.08109, 2.83669, 5.42296, -3.16935, -7.57398, -5.84026], 502.6243),
+        (9, 8, (16, 16), (2, 2), [-4.6428, 3.15155, 2.44465, -1.42294, -4.27811, 5.47778], 458.4828),
+    ],
+)
 def test_conv_pads_as_torch(kernel_size, stride, size, shape, first, squares):
     x = jnp.moveaxis(jnp.asarray(wave(1, 2, *size, frequency=0.37)), 1, -1)
     kernel = np.transpose(wave(3, 2, kernel_size, kernel_size, frequency=0.53), (2, 3, 1, 0))

@@ -26,8 +26,10 @@ def test_groups_do_not_see_each_other():
     x = jnp.asarray(noise(1, 5, 5, 4))
     params = layer.init(jax.random.key(0), x)['params']
     assert list(params) == ['kernel'] and params['kernel'].shape == (3, 3, 2, 6)
-    halves = [conv.convolve(x[..., part], params['kernel'][..., out], 1, 1)
-              for part, out in ((slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6)))]
+    halves = [
+        conv.convolve(x[..., part], params['kernel'][..., out], 1, 1)
+        for part, out in ((slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6)))
+    ]
     np.testing.assert_allclose(layer.apply({'params': params}, x), jnp.concatenate(halves, -1), atol=1e-5)
     with pytest.raises(ValueError, match='4 input and 6 output channels do not divide into 4 groups'):
         layer.clone(groups=4).init(jax.random.key(0), x)
@@ -57,16 +59,18 @@ def test_standardized_kernels_have_no_mean_and_unit_variance():
     np.testing.assert_allclose(kernel.std((0, 1, 2)), 1, rtol=1e-4)
 
 
-@pytest.mark.parametrize('layer', [
-    StandardizedConv(5, 3), ScaledConv(5, 3), ScaledConv(5, 3, padding='SAME', groups=2)])
+@pytest.mark.parametrize(
+    'layer', [StandardizedConv(5, 3), ScaledConv(5, 3), ScaledConv(5, 3, padding='SAME', groups=2)]
+)
 def test_standardized_convolutions_forget_the_scale_of_their_kernel(layer):
     x = jnp.asarray(noise(1, 4, 4, 2))
     layer = layer.clone(features=6)
     params = layer.init(jax.random.key(0), x)['params']
     y = layer.apply({'params': params}, x)
     assert y.shape == (1, 4, 4, 6)
-    np.testing.assert_allclose(layer.apply({'params': params | {'kernel': 7 * params['kernel'] + 1}}, x), y, rtol=1e-2,
-                               atol=2e-3)
+    np.testing.assert_allclose(
+        layer.apply({'params': params | {'kernel': 7 * params['kernel'] + 1}}, x), y, rtol=1e-2, atol=2e-3
+    )
 
 
 def test_scaled_convolutions_keep_the_variance():
@@ -78,7 +82,7 @@ def test_scaled_convolutions_keep_the_variance():
 
 
 def test_padding_never_wins_a_maximum_but_counts_in_a_mean():
-    x = jnp.asarray(-1 - noise(1, 4, 5, 2)**2)
+    x = jnp.asarray(-1 - noise(1, 4, 5, 2) ** 2)
     assert float(pool.max_pool(x, 3, 2, 1).max()) < 0
     np.testing.assert_allclose(pool.max_pool(x, 3, 2, 1)[0, 1, 1], x[0, 1:4, 1:4].max((0, 1)))
     np.testing.assert_allclose(pool.avg_pool(x, 3, 2, 1)[0, 0, 0], x[0, :2, :2].sum((0, 1)) / 9, rtol=1e-5)
@@ -152,7 +156,12 @@ def test_remat_keeps_statistics_gradients_and_names():
     text = str(jax.make_jaxpr(functools.partial(answer, model=Mixed(True)))(params, stats))
     assert text.count('remat2') + text.count('checkpoint') >= 3
     assert pyramid.layers((2, 1), ['norm']) == (
-        ('stem',), ('stage0/block00',), ('stage0/block01',), ('stage1/block00',), ('norm',))
+        ('stem',),
+        ('stage0/block00',),
+        ('stage0/block01',),
+        ('stage1/block00',),
+        ('norm',),
+    )
 
 
 def test_a_family_changes_one_of_its_own_variants_and_names_the_nearest():

@@ -14,9 +14,18 @@ def test_the_layer_is_a_convolution_with_its_bias():
     x = jax.random.normal(jax.random.key(0), (2, 9, 6, 4))
     variables = layer.init(jax.random.key(1), x)
     kernel, bias = variables['params']['kernel'], variables['params']['bias']
-    wanted = lax.conv_general_dilated(
-        x, kernel, (1, 1), [(2, 2), (4, 4)], rhs_dilation=(2, 2), dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=4) + bias[None, None, None]
+    wanted = (
+        lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            [(2, 2), (4, 4)],
+            rhs_dilation=(2, 2),
+            dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+            feature_group_count=4,
+        )
+        + bias[None, None, None]
+    )
     np.testing.assert_allclose(jit(layer.apply)(variables, x), wanted, atol=1e-5)
 
 

@@ -18,10 +18,15 @@ from tests.modelzoo.tiny import jit
 
 LAYERS = 'modelzoo.layers.norms.evonorm'
 # Golden: what ours is; timm's epsilon in B0 is not the authors'.
-CASES = {'evonorm_b0': {'fn': f'{LAYERS}:EvoNormB0', 'epsilon': 1e-3},
-         'evonorm_s0': {'fn': f'{LAYERS}:EvoNormS0', 'groups': 8}}
-PARAMS = {'scale': np.array([1, 2, -0.5, 0.1], np.float32), 'bias': np.array([0, 1, 2, 3], np.float32),
-          'v': np.array([1, -1, 0.5, 2], np.float32)}
+CASES = {
+    'evonorm_b0': {'fn': f'{LAYERS}:EvoNormB0', 'epsilon': 1e-3},
+    'evonorm_s0': {'fn': f'{LAYERS}:EvoNormS0', 'groups': 8},
+}
+PARAMS = {
+    'scale': np.array([1, 2, -0.5, 0.1], np.float32),
+    'bias': np.array([0, 1, 2, 3], np.float32),
+    'v': np.array([1, -1, 0.5, 2], np.float32),
+}
 RUNNING = np.array([1, 0.5, 2, 0.1], np.float32)
 VARIABLES = jax.tree.map(jnp.asarray, {'params': PARAMS, 'batch_stats': {'var': RUNNING}})
 
@@ -68,7 +73,7 @@ def test_s0_is_a_gated_image_over_its_groups_deviation():
     x, groups = images(), 2
     wanted = np.empty_like(x, np.float64)
     for image, group in np.ndindex(len(x), groups):
-        part = np.s_[image, :, :, 2 * group:2 * group + 2]
+        part = np.s_[image, :, :, 2 * group : 2 * group + 2]
         gate = 1 / (1 + np.exp(-PARAMS['v'][part[-1]] * x[part].astype(np.float64)))
         wanted[part] = x[part] * gate / np.sqrt(x[part].astype(np.float64).var() + 1e-5)
     wanted = wanted * PARAMS['scale'] + PARAMS['bias']

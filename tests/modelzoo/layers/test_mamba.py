@@ -56,7 +56,8 @@ def test_a_language_model_of_it_agrees_with_the_golden():
         ('backbone.embeddings.word_embeddings.weight', 'embed/embedding'),
         ('backbone.layers.{i}.norm.weight', 'norm{i}/scale'),
         *((f'backbone.layers.{{i}}.mixer.{there}', f'mixer{{i}}/{here}') for there, here in mamba.NAMES),
-        ('backbone.ln_f.weight', 'norm/scale'), ('backbone.ln_f.bias', 'norm/bias'),
+        ('backbone.ln_f.weight', 'norm/scale'),
+        ('backbone.ln_f.bias', 'norm/bias'),
     )
     tokens = jnp.asarray(tokens, jnp.int32)
     variables = _parameters(golden, Language(), names, tokens)

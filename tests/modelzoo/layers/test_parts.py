@@ -17,9 +17,23 @@ from longview.modelzoo.layers.residuals.residual import Add
 
 def test_layer_norm_has_torch_s_epsilon():
     x = np.sin(np.arange(12, dtype=np.float32) * np.float32(0.37)).reshape(2, 6) * 0.01
-    recorded = [-1.34991, -0.59674, 0.05449, 0.51564, 0.7243, 0.65222, 1.23867, 0.81636, 0.28414, -0.28595, -0.81677,
-                -1.23645]
-    np.testing.assert_allclose(LayerNorm().init_with_output(jax.random.key(0), jnp.asarray(x))[0].ravel(), recorded, atol=2e-5)
+    recorded = [
+        -1.34991,
+        -0.59674,
+        0.05449,
+        0.51564,
+        0.7243,
+        0.65222,
+        1.23867,
+        0.81636,
+        0.28414,
+        -0.28595,
+        -0.81677,
+        -1.23645,
+    ]
+    np.testing.assert_allclose(
+        LayerNorm().init_with_output(jax.random.key(0), jnp.asarray(x))[0].ravel(), recorded, atol=2e-5
+    )
 
 
 def test_layer_norm_does_not_cancel_far_from_zero():
@@ -48,8 +62,10 @@ def test_dense_is_a_matrix_on_the_last_axis():
     assert list(Dense(6, use_bias=False).init(jax.random.key(0), x)['params']) == ['kernel']
 
 
-@pytest.mark.parametrize('width, multiple_of, hidden', [
-    (192, 256, 512), (384, 256, 1024), (768, 256, 2048), (96, 32, 256), (768, 32, 2048), (128, 32, 352)])
+@pytest.mark.parametrize(
+    'width, multiple_of, hidden',
+    [(192, 256, 512), (384, 256, 1024), (768, 256, 2048), (96, 32, 256), (768, 32, 2048), (128, 32, 352)],
+)
 def test_swiglu_has_the_published_hidden_widths(width, multiple_of, hidden):
     assert SwiGLU(multiple_of=multiple_of).hidden(width) == hidden
 
@@ -64,13 +80,16 @@ def test_swiglu_puts_the_gate_first():
     np.testing.assert_allclose(y, 3 / (1 + np.exp(-3)) * 6, rtol=1e-6)
 
 
-@pytest.mark.parametrize('initializer, shape, std, bound', [
-    (init.xavier_uniform(2**-2.5), (192, 384), None, 2**-2.5 * (6 / 576)**0.5),
-    (init.xavier_uniform(2**-2.5), (3, 3, 1, 3000), None, 2**-2.5 * (6 / (9 + 27000))**0.5),
-    (init.uniform_fan_in(3 * 81), (9, 9, 3, 200), None, 243**-0.5),
-    (init.trunc_normal(0.02), (300, 300), 0.02, 0.12),
-    (init.trunc_normal(1.0, -1, 1), (300, 300), 0.5396, 1.0),
-])
+@pytest.mark.parametrize(
+    'initializer, shape, std, bound',
+    [
+        (init.xavier_uniform(2**-2.5), (192, 384), None, 2**-2.5 * (6 / 576) ** 0.5),
+        (init.xavier_uniform(2**-2.5), (3, 3, 1, 3000), None, 2**-2.5 * (6 / (9 + 27000)) ** 0.5),
+        (init.uniform_fan_in(3 * 81), (9, 9, 3, 200), None, 243**-0.5),
+        (init.trunc_normal(0.02), (300, 300), 0.02, 0.12),
+        (init.trunc_normal(1.0, -1, 1), (300, 300), 0.5396, 1.0),
+    ],
+)
 def test_initial_values_have_torch_s_moments_and_bounds(initializer, shape, std, bound):
     values = np.asarray(initializer(jax.random.key(0), shape), np.float64)
     std = bound / 3**0.5 if std is None else std
@@ -79,20 +98,32 @@ def test_initial_values_have_torch_s_moments_and_bounds(initializer, shape, std,
     assert abs(values.std() / std - 1) < 0.02
 
 
-@pytest.mark.parametrize('size, patch, grid', [
-    ((224, 224), 16, (14, 14)), ((256, 192), 16, (16, 12)), ((32, 32), 4, (8, 8)), ((28, 28), 4, (7, 7)),
-    ((28, 28), 2, (15, 15)), ((8, 8), 2, (5, 5)), ((8, 8), 4, (2, 2))])
+@pytest.mark.parametrize(
+    'size, patch, grid',
+    [
+        ((224, 224), 16, (14, 14)),
+        ((256, 192), 16, (16, 12)),
+        ((32, 32), 4, (8, 8)),
+        ((28, 28), 4, (7, 7)),
+        ((28, 28), 2, (15, 15)),
+        ((8, 8), 2, (5, 5)),
+        ((8, 8), 4, (2, 2)),
+    ],
+)
 def test_stem_grid_is_what_the_stem_makes(size, patch, grid):
     stem = ConvStem(8, patch, nn.silu)
     shape = jax.eval_shape(stem.init_with_output, jax.random.key(0), jnp.zeros((1, *size, 1)))[0].shape
     assert stem_grid(*size, patch) == grid == shape[1:3]
 
 
-@pytest.mark.parametrize('size, patch, message', [
-    ((100, 90), 16, r'^image 100x90 does not divide by patch 16: use e\.g\. 96x80\.$'),
-    ((8, 32), 16, r'use e\.g\. 16x32'),
-    ((9, 9), 3, 'patch 3 is not even'),
-])
+@pytest.mark.parametrize(
+    'size, patch, message',
+    [
+        ((100, 90), 16, r'^image 100x90 does not divide by patch 16: use e\.g\. 96x80\.$'),
+        ((8, 32), 16, r'use e\.g\. 16x32'),
+        ((9, 9), 3, 'patch 3 is not even'),
+    ],
+)
 def test_stem_grid_refuses_in_words(size, patch, message):
     with pytest.raises(ValueError, match=message):
         stem_grid(*size, patch)

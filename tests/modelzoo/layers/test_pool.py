@@ -12,7 +12,7 @@ from longview.modelzoo.layers.frame import pool
 def test_the_gradient_goes_to_the_first_of_the_largest(monkeypatch, size, stride, padding, side):
     random = np.random.default_rng(side)
     x = jnp.asarray(random.integers(-2, 3, (2, side, side + 1, 3)), jnp.float32)  # equal ones in most windows
-    loss = lambda x, weights: jnp.sum(weights * pool.max_pool(x, size, stride, padding)**2)
+    loss = lambda x, weights: jnp.sum(weights * pool.max_pool(x, size, stride, padding) ** 2)
     weights = jnp.asarray(random.normal(size=pool.max_pool(x, size, stride, padding).shape), jnp.float32)
     slope = lambda: np.asarray(jax.jit(jax.vmap(jax.grad(loss)))(x[:, None], weights[:, None]))
     lowered = lambda: jax.jit(jax.grad(loss)).lower(x, weights).as_text()

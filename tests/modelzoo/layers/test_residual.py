@@ -59,16 +59,31 @@ def image(size: int = 8, batch: int = 4) -> jax.Array:
 
 
 def vit(kind: str, **options) -> ViT:
-    return ViT(**{'width': 16, 'depth': 3, 'heads': 2, 'patch': 4, 'image_size': 8, 'drop_path': 0.2,
-                  'residual': KINDS[kind], **options})
+    return ViT(
+        **{
+            'width': 16,
+            'depth': 3,
+            'heads': 2,
+            'patch': 4,
+            'image_size': 8,
+            'drop_path': 0.2,
+            'residual': KINDS[kind],
+            **options,
+        }
+    )
 
 
 def answer(model, variables, x):
     """Returns what a network answers in training with some branches left out, and the gradients of a sum of it."""
 
     def loss(params, x):
-        features, _ = model.apply({**variables, 'params': params}, x, train=True, mutable=['batch_stats'],
-                                  rngs={'drop_path': jax.random.key(4)})
+        features, _ = model.apply(
+            {**variables, 'params': params},
+            x,
+            train=True,
+            mutable=['batch_stats'],
+            rngs={'drop_path': jax.random.key(4)},
+        )
         pooled = features['pooled']
         return jnp.sum(pooled * jnp.cos(jnp.arange(pooled.size)).reshape(pooled.shape)), pooled
 
@@ -81,8 +96,9 @@ def assert_alive(gradients, taken_away: tuple[str, ...] = ()) -> None:
         assert abs(gradient).max() < 1e-4 if path in taken_away else abs(gradient).max() > 0, path
 
 
-@pytest.mark.parametrize('kind', [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.heavy)
-                                  for kind in KINDS])
+@pytest.mark.parametrize(
+    'kind', [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.heavy) for kind in KINDS]
+)
 def test_on_a_vit_every_parameter_learns_and_running_otherwise_changes_no_number(kind):
     model, x = vit(kind), image()
     variables = filled(model, x)
@@ -93,10 +109,22 @@ def test_on_a_vit_every_parameter_learns_and_running_otherwise_changes_no_number
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(1, abs(b).max())), ours, wanted)
 
 
-@pytest.mark.parametrize('block, kind', [
-    (Basic, 'hyper'), (Bottleneck, 'rezero'),
-    *(pytest.param(block, kind, marks=pytest.mark.heavy) for block, kind in (
-        (Bottleneck, 'hyper'), (Basic, 'frac'), (Basic, 'laurel_weighted'), (Basic, 'orthogonal')))])
+@pytest.mark.parametrize(
+    'block, kind',
+    [
+        (Basic, 'hyper'),
+        (Bottleneck, 'rezero'),
+        *(
+            pytest.param(block, kind, marks=pytest.mark.heavy)
+            for block, kind in (
+                (Bottleneck, 'hyper'),
+                (Basic, 'frac'),
+                (Basic, 'laurel_weighted'),
+                (Basic, 'orthogonal'),
+            )
+        ),
+    ],
+)
 def test_on_a_resnet_every_parameter_learns(block, kind):
     model = ResNet((2, 2), (16, 32), block, stem_width=8, stem_stride=1, drop_path=0.1, residual=KINDS[kind])
     x = image(6, 3)
@@ -104,9 +132,20 @@ def test_on_a_resnet_every_parameter_learns(block, kind):
     assert_alive(gradients)
 
 
-@pytest.mark.parametrize('kind, pre_norm', [
-    ('hyper', True), ('hyper', False), ('frac', True), ('rezero', False), ('fixup', True), ('value_residual', True),
-    ('shared_value', False), ('laurel', True), ('orthogonal', False)])
+@pytest.mark.parametrize(
+    'kind, pre_norm',
+    [
+        ('hyper', True),
+        ('hyper', False),
+        ('frac', True),
+        ('rezero', False),
+        ('fixup', True),
+        ('value_residual', True),
+        ('shared_value', False),
+        ('laurel', True),
+        ('orthogonal', False),
+    ],
+)
 def test_a_sequence_read_in_two_parts_gives_what_the_whole_gives(kind, pre_norm):
     model = Trunk(16, 2, functools.partial(CausalAttention, 2, 8), Mlp, residual=KINDS[kind], pre_norm=pre_norm)
     x = jax.random.normal(jax.random.key(1), (2, 6, 3))
@@ -115,8 +154,9 @@ def test_a_sequence_read_in_two_parts_gives_what_the_whole_gives(kind, pre_norm)
     def in_parts(variables, x):
         state = model.apply(variables, len(x), method='init_state')
         state, first = model.apply(variables, state, x[:, :4], method='extend')
-        return jnp.concatenate([first['tokens'], model.apply(variables, state, x[:, 4:], method='extend')[1]['tokens']],
-                               axis=1)
+        return jnp.concatenate(
+            [first['tokens'], model.apply(variables, state, x[:, 4:], method='extend')[1]['tokens']], axis=1
+        )
 
     whole, parts = jit(lambda v, x: (model.apply(v, x)['tokens'], in_parts(v, x)))(variables, x)
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
@@ -139,7 +179,8 @@ def test_some_start_as_the_plain_network(kind, bar):
     flat = traverse_util.flatten_dict(variables['params'], sep='/')
     without = traverse_util.unflatten_dict({p: v for p, v in flat.items() if 'residual/' not in p}, sep='/')
     ours, wanted = jit(lambda a, b, x: (model.apply(a, x)['tokens'], plain.apply(b, x)['tokens']))(
-        variables, {'params': without}, x)
+        variables, {'params': without}, x
+    )
     np.testing.assert_allclose(ours, wanted, atol=bar)
 
 
@@ -207,8 +248,12 @@ def test_orthogonal_updates_are_and_keep_the_stream_from_exploding():
     update = Orthogonal().apply({}, s, y, method='write') - s
     np.testing.assert_allclose(jnp.sum(update * s, axis=-1), 0, atol=1e-4)
     rest = y - update
-    np.testing.assert_allclose(rest * jnp.linalg.norm(s, axis=-1, keepdims=True)**2,
-                               s * jnp.sum(s * y, axis=-1, keepdims=True), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        rest * jnp.linalg.norm(s, axis=-1, keepdims=True) ** 2,
+        s * jnp.sum(s * y, axis=-1, keepdims=True),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_hyper_connections_start_by_reading_the_copies_in_turn():
@@ -227,23 +272,33 @@ def test_hyper_connections_start_by_reading_the_copies_in_turn():
 
 def test_fixup_s_initial_values_know_the_number_of_branches():
     spread = lambda branches, matrices: fixup.kernel_init(branches, matrices)(jax.random.key(0), (400, 300)).std()
-    np.testing.assert_allclose(spread(64, 2), (2 / 400)**0.5 / 8, rtol=0.02)
-    np.testing.assert_allclose(spread(64, 3), (2 / 400)**0.5 / 64**0.25, rtol=0.02)
+    np.testing.assert_allclose(spread(64, 2), (2 / 400) ** 0.5 / 8, rtol=0.02)
+    np.testing.assert_allclose(spread(64, 3), (2 / 400) ** 0.5 / 64**0.25, rtol=0.02)
     params = jit(vit('fixup').init)(jax.random.key(0), image())['params']
     last = [params['block01']['mlp']['down'], params['block01']['mixer']['out']]
     assert not any(matrix['kernel'].any() for matrix in last)
 
 
 def test_a_block_shares_rezero_s_number_unless_it_is_told_not_to():
-    count = lambda residual: len([path for path in traverse_util.flatten_dict(
-        jax.eval_shape(vit('add', residual=residual).init, jax.random.key(0), image())['params'], sep='/')
-                                  if path.endswith('residual/scale')])
+    count = lambda residual: len(
+        [
+            path
+            for path in traverse_util.flatten_dict(
+                jax.eval_shape(vit('add', residual=residual).init, jax.random.key(0), image())['params'], sep='/'
+            )
+            if path.endswith('residual/scale')
+        ]
+    )
     assert count(ReZero) == 3 and count(functools.partial(ReZero, whole_block=False)) == 6
 
 
 def test_the_default_adds_no_parameter_and_configs_choose_another():
-    paths = lambda name, **options: set(traverse_util.flatten_dict(jax.eval_shape(
-        modelzoo.create_model(name, 3, **options).init, jax.random.key(0), image(16))['params'], sep='/'))
+    paths = lambda name, **options: set(
+        traverse_util.flatten_dict(
+            jax.eval_shape(modelzoo.create_model(name, 3, **options).init, jax.random.key(0), image(16))['params'],
+            sep='/',
+        )
+    )
     for name in ('vit_test', 'resnet_cifar_test'):
         plain, other = paths(name), paths(name, residual=ReZero)
         assert not [path for path in plain if 'residual' in path] and plain < other
@@ -260,9 +315,13 @@ def test_a_resnet_refuses_what_reaches_into_its_branches(kind):
         start(ResNet((1,), (8,), Basic, residual=KINDS[kind]), image())
 
 
-@pytest.mark.parametrize('kind, message', [
-    ('value_residual', 'ValueResidual shares the values of attention, and Mamba has none'),
-    ('fixup', 'Fixup sets how a branch starts, and Mamba has no kernel_init and out_init')])
+@pytest.mark.parametrize(
+    'kind, message',
+    [
+        ('value_residual', 'ValueResidual shares the values of attention, and Mamba has none'),
+        ('fixup', 'Fixup sets how a branch starts, and Mamba has no kernel_init and out_init'),
+    ],
+)
 def test_a_mixer_that_cannot_be_told_is_refused(kind, message):
     with pytest.raises(NotImplementedError, match=message):
         start(Trunk(16, 1, Mamba, residual=KINDS[kind]), jnp.zeros((1, 4, 3)))
@@ -279,5 +338,6 @@ def test_other_mistakes_are_said_in_words():
 def test_laurel_s_low_rank_part_is_the_paper_s():
     part, x = laurel.LowRank(3), jax.random.normal(jax.random.key(0), (2, 5, 8))
     params = filled(part, x)['params']
-    np.testing.assert_allclose(part.apply({'params': params}, x),
-                               x + x @ params['left']['kernel'] @ params['right']['kernel'], atol=1e-5)
+    np.testing.assert_allclose(
+        part.apply({'params': params}, x), x + x @ params['left']['kernel'] @ params['right']['kernel'], atol=1e-5
+    )

@@ -9,8 +9,10 @@ from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepth
 from tests.modelzoo.tiny import jit
 
 
-@pytest.mark.parametrize('size, side, stride, padding', [
-    ((6, 8), 3, 2, 1), ((7, 5), 3, 2, 'SAME'), ((9, 8), 5, 3, 0), ((6, 5), 3, 1, 'SAME')])
+@pytest.mark.parametrize(
+    'size, side, stride, padding',
+    [((6, 8), 3, 2, 1), ((7, 5), 3, 2, 'SAME'), ((9, 8), 5, 3, 0), ((6, 5), 3, 1, 'SAME')],
+)
 def test_it_is_a_convolution(size, side, stride, padding):
     layer, x = StridedDepthwise(side, stride, padding), jax.random.normal(jax.random.key(0), (2, *size, 3))
     variables = layer.init(jax.random.key(1), x)

@@ -7,9 +7,15 @@ import pytest
 from longview.modelzoo.layers.attention import window
 
 
-@pytest.mark.parametrize('size, side, cut, shift', [
-    ((56, 56), 7, (7, 7), (3, 3)), ((8, 8), 8, (8, 8), (0, 0)), ((4, 12), 8, (4, 8), (0, 4)),
-    ((9, 9), 8, (8, 8), (4, 4))])
+@pytest.mark.parametrize(
+    'size, side, cut, shift',
+    [
+        ((56, 56), 7, (7, 7), (3, 3)),
+        ((8, 8), 8, (8, 8), (0, 0)),
+        ((4, 12), 8, (4, 8), (0, 4)),
+        ((9, 9), 8, (8, 8), (4, 4)),
+    ],
+)
 def test_a_window_ends_with_the_map_and_stays_where_it_spans_it(size, side, cut, shift):
     assert window.fit(size, side) == (cut, shift)
 

@@ -42,8 +42,9 @@ def train_answer(model: Classifier, variables: dict, x: jax.Array) -> tuple:
     """Returns the logits, and the gradients of a weighted sum of them, in training."""
 
     def loss(params):
-        logits = model.apply({**variables, 'params': params}, x, train=True,
-                             rngs={'drop_path': jax.random.key(2)})['logits']
+        logits = model.apply({**variables, 'params': params}, x, train=True, rngs={'drop_path': jax.random.key(2)})[
+            'logits'
+        ]
         return jnp.sum(logits * jnp.cos(jnp.arange(logits.size)).reshape(logits.shape)), logits
 
     gradients, logits = jax.grad(loss, has_aux=True)(variables['params'])
@@ -143,8 +144,11 @@ def test_bfloat16_is_close_to_float32(name):
 @pytest.mark.parametrize('name', ['gla_test'])
 def test_training_drops_by_row_however_the_batch_is_split(name):
     model, variables, x = start(name)
-    half = jit(lambda rows, x: model.apply(
-        {**variables, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)})['logits'])
+    half = jit(
+        lambda rows, x: model.apply(
+            {**variables, 'example': {'row': rows}}, x, train=True, rngs={'drop_path': jax.random.key(2)}
+        )['logits']
+    )
     logits = jnp.concatenate([half(jnp.arange(4)[part], x[part]) for part in (slice(0, 2), slice(2, 4))])
     assert error(logits, plain_answer(name)[0]) <= 1e-6
     assert error(logits, features_of(name)['logits']) > 1e-3
@@ -160,8 +164,10 @@ def test_a_network_that_reads_words_is_a_classifier_with_a_number():
 
 def test_mistakes_are_said_in_words():
     words = jnp.zeros((1, 9), jnp.int32)
-    for changes, message in (({'pool': 'first'}, "pool is 'first': use one of mean, last"),
-                             ({'places': 8}, '9 words are more than the 8 places that have a position')):
+    for changes, message in (
+        ({'pool': 'first'}, "pool is 'first': use one of mean, last"),
+        ({'places': 8}, '9 words are more than the 8 places that have a position'),
+    ):
         backbone = modelzoo.find('gla_test')[1].clone(**changes)
         with pytest.raises(ValueError, match=message):
             jax.eval_shape(backbone.init, jax.random.key(0), words)

@@ -35,16 +35,25 @@ def test_sgconv_is_divided_by_the_length_it_had_at_the_start_and_has_no_gradient
     variables = dict(jit(mixer.init)(jax.random.key(1), x))
     bands = variables['params']
     assert sorted(bands) == ['D', 'band0', 'band1', 'band2', 'out']
-    kernel = np.concatenate([sgconv.stretched(bands[f'band{i}']['kernel'], n) * 2.0 ** (2 - i)
-                             for i, n in enumerate((1, 1, 2))])
+    kernel = np.concatenate(
+        [sgconv.stretched(bands[f'band{i}']['kernel'], n) * 2.0 ** (2 - i) for i, n in enumerate((1, 1, 2))]
+    )
     length = variables['constants']['length']
     np.testing.assert_allclose(length[0], np.linalg.norm(kernel[..., 0], axis=0), rtol=1e-5)
-    weights.load_published(sgconv.MIXER_NAMES, weights.merge(variables), {
-        **weights.to_published(sgconv.MIXER_NAMES, weights.merge(variables)),
-        'multiplier': np.ones((1, 3, 1)), 'kernel_norm_initialized': np.ones(())})
+    weights.load_published(
+        sgconv.MIXER_NAMES,
+        weights.merge(variables),
+        {
+            **weights.to_published(sgconv.MIXER_NAMES, weights.merge(variables)),
+            'multiplier': np.ones((1, 3, 1)),
+            'kernel_norm_initialized': np.ones(()),
+        },
+    )
     doubled = jax.tree.map(lambda leaf: 2 * leaf, {name: bands[name] for name in ('band0', 'band1', 'band2')})
-    with_D = {**variables, 'params': {**bands, 'D': jnp.zeros((1, 3)), 'out': {
-        'kernel': jnp.eye(3), 'bias': jnp.zeros(3)}}}
+    with_D = {
+        **variables,
+        'params': {**bands, 'D': jnp.zeros((1, 3)), 'out': {'kernel': jnp.eye(3), 'bias': jnp.zeros(3)}},
+    }
     run = jit(lambda change: mixer.apply({**with_D, 'params': with_D['params'] | change}, 1e-3 * x))
     once, twice = run({name: bands[name] for name in doubled}), run(doubled)
     np.testing.assert_allclose(twice, 2 * once, rtol=0.02, atol=1e-6)

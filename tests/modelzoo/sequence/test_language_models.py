@@ -23,9 +23,18 @@ def start(name: str, words: jax.Array, **options) -> dict:
     return jit(modelzoo.create_model(name, **options).init)(jax.random.key(0), words)
 
 
-@pytest.mark.parametrize('name, millions', [
-    ('mamba_130m', 129.135), ('mamba_370m', 371.516), ('mamba_790m', 793.204), ('mamba_1_4b', 1372.178),
-    ('mamba_2_8b', 2768.346), ('gla_340m', 374.476), ('gla_1_3b', 1365.514)])
+@pytest.mark.parametrize(
+    'name, millions',
+    [
+        ('mamba_130m', 129.135),
+        ('mamba_370m', 371.516),
+        ('mamba_790m', 793.204),
+        ('mamba_1_4b', 1372.178),
+        ('mamba_2_8b', 2768.346),
+        ('gla_340m', 374.476),
+        ('gla_1_3b', 1365.514),
+    ],
+)
 def test_sizes_of_the_published_networks(name, millions):
     one, two = parameters(name, 1), parameters(name, 2)
     blocks = modelzoo.find(name)[1].depth
