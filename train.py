@@ -33,14 +33,6 @@ from longview.runtime.resolve import call, resolve
 
 names.check(__name__)
 
-_CONFIG = config_flags.DEFINE_config_file('config', None, 'Config, FILE or FILE:PRESET.', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run: made if missing, else resumed.')
-_PROFILE = flags.DEFINE_string('profile', None, 'Trace the steps FIRST:LAST into WORKDIR/profile.')
-_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0, for several processes.')
-_PROCESSES = flags.DEFINE_integer('num_processes', None, 'How many processes, with --coordinator.')
-_PROCESS = flags.DEFINE_integer('process_id', None, 'Which of them this is, with --coordinator.')
-_TRACEBACK = flags.DEFINE_bool('traceback', False, 'Show where an error came from, not only what it is.')
-
 # Steps handed to the devices ahead of the one being waited for: enough to keep them busy, few enough
 # that the batches in flight fit.
 _IN_FLIGHT = 2
@@ -270,6 +262,16 @@ def _without_fixed(state: TrainState) -> TrainState:
     return state._replace(variables=state.variables._replace(fixed=None))
 
 
+def _define_flags() -> None:
+    config_flags.DEFINE_config_file('config', None, 'Config, FILE or FILE:PRESET.', lock_config=True)
+    flags.DEFINE_string('workdir', None, 'Folder of the run: made if missing, else resumed.')
+    flags.DEFINE_string('profile', None, 'Trace the steps FIRST:LAST into WORKDIR/profile.')
+    flags.DEFINE_string('coordinator', None, 'host:port of process 0, for several processes.')
+    flags.DEFINE_integer('num_processes', None, 'How many processes, with --coordinator.')
+    flags.DEFINE_integer('process_id', None, 'Which of them this is, with --coordinator.')
+    flags.DEFINE_bool('traceback', False, 'Show where an error came from, not only what it is.')
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         return commandline.parse(argv)
@@ -278,20 +280,21 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(argv: list[str]) -> None:
+    said = flags.FLAGS
     try:
         if len(argv) > 1:
             raise ValueError(f'{argv[1]!r} is not a flag; options are written --name=value.')
-        if _CONFIG.value is None:
+        if said.config is None:
             raise ValueError('no --config was given: name one, as in --config configs/vig_s.py:digits.')
-        if _WORKDIR.value is None:
+        if said.workdir is None:
             raise ValueError('no --workdir was given: name the folder of the run, as in --workdir runs/vig_digits.')
-        span = profile.parse(_PROFILE.value)
-        distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        train(_CONFIG.value, _WORKDIR.value, span)
+        span = profile.parse(said.profile)
+        distributed.initialize(said.coordinator, said.num_processes, said.process_id)
+        train(said.config, said.workdir, span)
     except Preempted as stop:
         print(stop, flush=True)
     except (RunError, ValueError, TypeError, OSError, NotImplementedError) as error:
-        if _TRACEBACK.value:
+        if said.traceback:
             raise
         sys.exit(f'error: {commandline.sentence(error)} (--traceback shows where.)')
 
@@ -307,4 +310,5 @@ if __name__ == '__main__':
     logging.set_verbosity(logging.WARNING)
     quiet_failed_writes()
     _cache_compilations()
+    _define_flags()
     app.run(_main, flags_parser=_parse)
