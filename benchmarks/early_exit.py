@@ -24,9 +24,10 @@ from longview.methods.exits.confidence import operations
 from longview.methods.exits.staged import staged
 from longview.methods.task import Variables, chain
 from longview.runtime.checkpoint import Best
-from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, path_of
+from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh
 from longview.runtime.plan import Run
 from longview.runtime.resolve import call, resolve
+from longview.trees import path_of
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run of configs/early_exit.py.', required=True)
 _THRESHOLDS = flags.DEFINE_list('thresholds', ['0.5', '0.8', '0.9', '0.95', '0.99'], 'When an exit is sure.')

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 
-from longview.methods.reparam import by_path, select
+from longview.methods.reparam import select
+from longview.trees import by_path
 
 
 def uniform_soup(weights: Sequence[Any]) -> Any:

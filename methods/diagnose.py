@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from longview.methods.task import Batch, Task, TrainState, Transform
+from longview.trees import path_of
 
 
 def first_bad(task: Task, state: TrainState, batch: Batch, rng: Key[Array, ''], transform: Transform) -> str:
@@ -66,7 +67,7 @@ def _bad_leaf(tree: Any) -> str | None:
     flags = jax.jit(lambda t: jax.tree.map(_finite, t))(tree)
     for path, ok in jax.tree_util.tree_leaves_with_path(jax.device_get(flags)):
         if not ok:
-            return jax.tree_util.keystr(path, simple=True, separator='/')
+            return path_of(path)
     return None
 
 

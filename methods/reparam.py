@@ -15,6 +15,7 @@ import jax
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.trees import by_path, path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,16 +90,6 @@ class Reparam(Wrapper):
                 'this weight out of the pattern.'
             )
         return jax.tree_util.tree_map_with_path(lambda path, leaf: changed.get(path_of(path), leaf), params)
-
-
-def path_of(key_path: Any) -> str:
-    """Writes a jax key path as ``a/b/c``."""
-    return jax.tree_util.keystr(key_path, simple=True, separator='/')
-
-
-def by_path(tree: Any) -> dict[str, Any]:
-    """Returns the leaves by their paths."""
-    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def select(params: Any, pattern: str, who: str) -> tuple[str, ...]:

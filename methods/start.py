@@ -17,9 +17,9 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from longview.methods.reparam import path_of
 from longview.methods.task import Batch, Variables, Wrapper
 from longview.modelzoo.heads import Classifier
+from longview.trees import path_of
 
 # Returns a run's arrays by their paths, such as ``variables/params/head/kernel``; its text says which run that is.
 Read = Callable[[], dict[str, np.ndarray]]

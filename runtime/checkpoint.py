@@ -20,8 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from longview.runtime.errors import RunError
-from longview.runtime.mesh import path_of
 from longview.runtime.renames import renamed
+from longview.trees import path_of
 
 
 class Checkpoints:

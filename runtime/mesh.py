@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from longview.trees import path_of
+
 AXES = ('data', 'fsdp', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))
 
@@ -105,11 +107,6 @@ def tree_shardings(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
             f'like {path_of(jax.tree_util.tree_leaves_with_path(tree)[0][0])!r}.'
         )
     return shardings
-
-
-def path_of(key_path: Any) -> str:
-    """Writes a jax key path as ``a/b/c``."""
-    return jax.tree_util.keystr(key_path, simple=True, separator='/')
 
 
 def _automatic(shape: Sequence[int], fsdp: int, min_size: int) -> PartitionSpec:

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS = {'longview', 'benchmarks', 'tests'}
-EVERYBODY = {'names', 'words'}
+EVERYBODY = {'names', 'trees', 'words'}
 
 # Folder or file -> prefixes of our own modules it may import, without `longview.`; the longest entry that fits a file
 # counts. All may import what is in longview/ itself.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from longview.methods.evaluate.bank import Banked
+from longview.modelzoo.layers.norms.norm import l2_normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +38,8 @@ class NearestNeighbours(Banked):
     ) -> dict[str, Float[Array, 'b k']]:
         return {
             'knn': vote(
-                _unit(query),
-                _unit(bank),
+                l2_normalize(query, axis=1),
+                l2_normalize(bank, axis=1),
                 label,
                 neighbours=self.neighbours,
                 temperature=self.temperature,
@@ -70,7 +71,3 @@ def vote(
     # A cosine is at most 1: less one, nothing overflows at small temperatures.
     weight = jnp.where(jnp.isfinite(nearest), jnp.exp((nearest - 1) / temperature), 0.0)
     return jnp.einsum('bn,bnk->bk', weight, jax.nn.one_hot(label[index], num_classes))
-
-
-def _unit(x: Float[Array, 'b d']) -> Float[Array, 'b d']:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=1, keepdims=True), 1e-12)

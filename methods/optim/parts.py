@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from longview.trees import path_of
+
 Rules = Sequence[tuple[str, float]]
 
 
@@ -26,7 +28,7 @@ def add_decay(weight_decay: float, rules: Rules) -> optax.GradientTransformation
     factor = _ByRule(rules, lambda path, p: float(p.ndim > 1), 'decay_rules')
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        decay = lambda path, u, p: u + weight_decay * factor(_path(path), p) * p
+        decay = lambda path, u, p: u + weight_decay * factor(path_of(path), p) * p
         return jax.tree_util.tree_map_with_path(decay, updates, params), state
 
     return optax.GradientTransformation(factor.checking_init, update)
@@ -71,7 +73,7 @@ def clip_adaptively(bound: float, spare: str) -> optax.GradientTransformation:
     skip = _ByRule([(spare, 0.0)], lambda path, p: 1.0, 'adaptive_clip_spare')
 
     def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda path, p: skip(_path(path), p) > 0, params)
+        return jax.tree_util.tree_map_with_path(lambda path, p: skip(path_of(path), p) > 0, params)
 
     clip = optax.masked(optax.adaptive_grad_clip(bound), mask)
 
@@ -93,7 +95,7 @@ class _ByRule:
         return next(matches, self.otherwise(path, parameter))
 
     def checking_init(self, params: Any) -> optax.EmptyState:
-        paths = [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
         for pattern, _ in self.rules:
             if not any(re.search(pattern, path) for path in paths):
                 raise ValueError(f'{self.name}: {pattern!r} matches no parameter; the first is {paths[0]!r}.')
@@ -103,11 +105,7 @@ class _ByRule:
 def _scaling(factor: Callable[[str, Any], float]) -> Callable[..., tuple[Any, Any]]:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        scale = lambda path, u: u * factor(_path(path), u)
+        scale = lambda path, u: u * factor(path_of(path), u)
         return jax.tree_util.tree_map_with_path(scale, updates), state
 
     return update
-
-
-def _path(key_path: Any) -> str:
-    return jax.tree_util.keystr(key_path, simple=True, separator='/')

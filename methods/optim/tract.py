@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from longview.methods.reparam import by_path, on_selected, select
+from longview.methods.reparam import on_selected, select
 from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.trees import by_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from longview.methods.reparam import Reparam, path_of, select
+from longview.methods.reparam import Reparam, select
 from longview.methods.task import Batch, Variables
+from longview.trees import path_of
 
 Matrix = Float[Array, 'i o']
 # (weight, rank, scale, key) -> down, up, base, with base + scale * down @ up equal to the weight.

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from longview.methods.reparam import Reparam, by_path, on_selected, select
+from longview.methods.reparam import Reparam, on_selected, select
 from longview.methods.task import Batch, Metrics, Variables
+from longview.trees import by_path
 
 SCOPES = ('layer', 'global')
 

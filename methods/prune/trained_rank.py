@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.prune.decompose import SCHEMES, Factors, factors_of, kernel_of, matrix_of
-from longview.methods.reparam import Reparam, by_path, on_selected, select
+from longview.methods.reparam import Reparam, on_selected, select
 from longview.methods.task import Batch, Metrics, Variables
+from longview.trees import by_path
 
 
 @dataclasses.dataclass(frozen=True)

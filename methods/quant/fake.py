@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8, Key
 
-from longview.methods.reparam import Reparam, by_path, on_selected, select
+from longview.methods.reparam import Reparam, on_selected, select
 from longview.methods.task import Batch, Variables
+from longview.trees import by_path
 
 Quantized = tuple[Int8[Array, '...'], Float[Array, '...']]
 

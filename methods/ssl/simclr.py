@@ -18,6 +18,7 @@ from longview.methods import forward
 from longview.methods.ssl.parts import PROJECTED, Projected
 from longview.methods.ssl.views import views_of
 from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo.layers.norms.norm import l2_normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,7 @@ def nt_xent(
     Returns:
         The losses; and whether the partner of `first` is the nearest of all.
     """
-    z = jnp.concatenate([first, second]).astype(jnp.float32)
-    z = z / jnp.maximum(jnp.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    z = l2_normalize(jnp.concatenate([first, second]).astype(jnp.float32), axis=1)
     count = len(first)
     logits = jnp.where(jnp.eye(2 * count, dtype=bool), -jnp.inf, z @ z.T / temperature)
     partner = (jnp.arange(2 * count) + count) % (2 * count)

@@ -22,6 +22,7 @@ from longview.methods import forward
 from longview.methods.ssl.parts import PROJECTED, Projected
 from longview.methods.ssl.views import views_of
 from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.modelzoo.layers.norms.norm import l2_normalize
 
 ASSIGNING = 2
 
@@ -68,7 +69,7 @@ class SwAV(Task):
         view = views_of(batch, self.views, 'SwAV')[0]
         model, state = forward.start(self._model, model_rng, view)
         width = forward.answer(self._model, model, state, view)[PROJECTED].shape[-1]
-        kernel = _unit(jax.random.normal(rng, (width, self.prototypes)), axis=0)
+        kernel = l2_normalize(jax.random.normal(rng, (width, self.prototypes)), axis=0)
         params = {**model, 'prototypes': {'kernel': kernel}}
         queue = jnp.zeros((ASSIGNING, self.queue, width))
         return Variables(params, {'model': state, 'queue': queue, 'queued': jnp.zeros((), jnp.int32)}, {})
@@ -82,7 +83,7 @@ class SwAV(Task):
         for index, view in enumerate(views_of(batch, self.views, 'SwAV')):
             row = self.views * batch['row'] + index
             features, state = forward.learn(self._model, model, state, view, rng=rng, row=row)
-            projected.append(_unit(features[PROJECTED].astype(jnp.float32), axis=1))
+            projected.append(l2_normalize(features[PROJECTED].astype(jnp.float32), axis=1))
         full = (v.state['queued'] >= self.queue) & (step >= self.queue_from)
         codes = [self._codes(projected[i], kernel, v.state['queue'][i], full) for i in range(ASSIGNING)]
         losses = swapped([z @ kernel for z in projected], codes, self.temperature)
@@ -94,7 +95,7 @@ class SwAV(Task):
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
         """Sets the prototypes back to length 1."""
         del grads, step
-        kernel = _unit(v.params['prototypes']['kernel'], axis=0)
+        kernel = l2_normalize(v.params['prototypes']['kernel'], axis=0)
         return v._replace(params={**v.params, 'prototypes': {'kernel': kernel}})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
@@ -105,7 +106,7 @@ class SwAV(Task):
         model, kernel = _parted(v.params)
         views = views_of(batch, self.views, 'SwAV')
         projected = [forward.answer(self._model, model, v.state['model'], view)[PROJECTED] for view in views]
-        projected = [_unit(z.astype(jnp.float32), axis=1) for z in projected]
+        projected = [l2_normalize(z.astype(jnp.float32), axis=1) for z in projected]
         codes = [sinkhorn(z @ kernel, self.epsilon, self.iterations) for z in projected[:ASSIGNING]]
         return {'loss': swapped([z @ kernel for z in projected], codes, self.temperature)}
 
@@ -162,7 +163,3 @@ def swapped(
 
 def _parted(params: Any) -> tuple[Any, Float[Array, 'd k']]:
     return {name: tree for name, tree in params.items() if name != 'prototypes'}, params['prototypes']['kernel']
-
-
-def _unit(x: Array, axis: int) -> Array:
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)

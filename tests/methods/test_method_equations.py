@@ -23,7 +23,6 @@ from longview.methods.optim.tract import TrAct
 from longview.methods.peft.low_rank import LowRank, lora, pissa
 from longview.methods.prune.magnitude import Prune, smaller
 from longview.methods.quant.fake import FakeQuant, quantize
-from longview.methods.reparam import by_path
 from longview.methods.ssl.masked import Autoencoder, normalized, patches_of
 from longview.methods.ssl.parts import Projector
 from longview.methods.ssl.rotation import RotNet, rotations
@@ -37,6 +36,7 @@ from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.residuals.residual import Add, Single
 from longview.modelzoo.vision.vit import ViT
 from longview.runtime.checkpoint import Best, Checkpoints
+from longview.trees import by_path
 from tests import goldens
 from tests.methods.small import METHODS, NET, RNG, SEEN, batch_of, begun, supervised, trained
 from tests.modelzoo import tiny

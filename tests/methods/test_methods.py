@@ -24,13 +24,13 @@ from longview.methods.peft.low_rank import LowRank
 from longview.methods.prune.magnitude import Prune
 from longview.methods.prune.trained_rank import TrainedRank
 from longview.methods.quant.fake import FakeQuant
-from longview.methods.reparam import by_path
 from longview.methods.ssl.parts import Projector
 from longview.methods.ssl.rotation import RotNet
 from longview.methods.ssl.simclr import SimClr
 from longview.methods.ssl.swav import SwAV
 from longview.methods.task import init_state, make_step
 from longview.modelzoo.heads import Classifier, Linear
+from longview.trees import by_path
 from tests.methods.small import (
     BACKBONES,
     METHODS,

@@ -9,10 +9,10 @@ from flax import linen as nn
 
 from longview.methods.prune import decompose
 from longview.methods.prune.trained_rank import TrainedRank, rank_for
-from longview.methods.reparam import by_path
 from longview.modelzoo.__main__ import multiply_adds
 from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv
 from longview.modelzoo.layers.frame.dense import Dense
+from longview.trees import by_path
 from tests.methods.small import NET, RNG, SEEN, supervised, trained
 from tests.modelzoo import tiny
 

@@ -143,5 +143,10 @@ class NoNorm(nn.Module):
         return x.astype(self.dtype)
 
 
+def l2_normalize(x: Float[Array, '*n'], axis: int) -> Float[Array, '*n']:
+    """Returns ``x / max(|x|, 1e-12)``, with Euclidean lengths along `axis`."""
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)
+
+
 def _last_axis(vector: Array, like: Array) -> Array:
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
