@@ -1,7 +1,8 @@
 """What configs share: the presets of data and recipe that a network is put into.
 
-Every config file has ``get_config(preset)``. Networks have the paper's own recipe, ``imagenet`` or ``cifar10``, and
-the same architecture on small real data; methods have small data only, under a network of ours:
+A config file shows a paper's recipe and the sizes of its small networks; `presets` makes its ``get_config(preset)``.
+Networks have the paper's own recipe, ``imagenet`` or ``cifar10``, and the same architecture, narrower and shallower, on
+small real data; methods have small data only, under a network of ours:
 
 - ``imagenet``: the published recipe on ImageNet-1k, which the user has prepared with TFDS.
 - ``digits``: 1,797 images of 8 x 8, embedded in scikit-learn; minutes on two CPU cores.
@@ -10,6 +11,7 @@ the same architecture on small real data; methods have small data only, under a 
   proves that a config runs, nothing else.
 """
 
+import copy
 import difflib
 from collections.abc import Callable
 from typing import Any
@@ -23,25 +25,60 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGENET_SIZE = 1_281_167
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
+HALF = (0.5, 0.5, 0.5)  # as mean and deviation: pixels from -1 to 1
+
+# The networks that methods are put on; `patch` and `depth` of the ViT depend on the data.
+RESNET = {
+    'fn': 'modelzoo:backbone',
+    'variant': 'resnet50',
+    'drop_path': 0.0,
+    'stem_stride': 1,
+    'stem_width': 16,
+    'depths': (1, 1, 1),
+    'widths': (32, 64, 128),
+}
+VIT = {
+    'fn': 'modelzoo.vision.vit:vit',
+    'variant': 'vit_small_patch16_224',
+    'plain': True,
+    'drop_path': 0.0,
+    'width': 64,
+    'heads': 2,
+}
 
 
-def select(preset: str | None, presets: dict[str, Callable[[], Node]]) -> ConfigDict:
-    """Returns the config of `preset` (by default the first one).
+def presets(**configs: Node) -> Callable[..., ConfigDict]:
+    """Makes the ``get_config(preset=None)`` of a config file.
 
-    Raises:
-        ValueError: there is no such preset; the nearest one is named.
+    Args:
+        **configs: what `run` returns, by the preset's name; the first one is the default.
     """
-    name = preset or next(iter(presets))
-    if name not in presets:
-        close = difflib.get_close_matches(name, presets, n=1)
-        hint = f'did you mean {close[0]!r}? ' if close else ''
-        raise ValueError(f'there is no preset {name!r}; {hint}The presets are {", ".join(presets)}.')
-    return ConfigDict(presets[name](), convert_dict=True)
+
+    def get_config(preset: str | None = None) -> ConfigDict:
+        """Returns a config of its own for each call.
+
+        Raises:
+            ValueError: there is no such preset; the nearest one is named.
+        """
+        name = preset or next(iter(configs))
+        if name not in configs:
+            close = difflib.get_close_matches(name, configs, n=1)
+            hint = f'did you mean {close[0]!r}? ' if close else ''
+            raise ValueError(f'there is no preset {name!r}; {hint}The presets are {", ".join(configs)}.')
+        # ConfigDict copies neither lists nor placeholders: an override of one config would reach the next.
+        return ConfigDict(copy.deepcopy(configs[name]), convert_dict=True)
+
+    return get_config
 
 
 def unset(kind: type) -> Any:
     """None that an override may replace by a value of this type."""
     return config_dict.placeholder(kind)
+
+
+def backbone(variant: str, *, fn: str = 'modelzoo:backbone', **fields: Any) -> Node:
+    """A published backbone with other `fields`; drop path, dtype and remat are named for the command line to set."""
+    return {'fn': fn, 'variant': variant, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False} | fields
 
 
 def supervised(
@@ -70,6 +107,8 @@ def adamw(
     clip_norm: float | None = None,
     b2: float = 0.999,
     layer_decay: float = 1.0,
+    decay_rules: tuple = (),
+    rate_rules: tuple = (),
 ) -> Node:
     """AdamW under a warm-up and a cosine."""
     schedule = {
@@ -83,8 +122,8 @@ def adamw(
         'partial': 'methods.optim.adamw:adamw',
         'schedule': schedule,
         'weight_decay': weight_decay,
-        'decay_rules': (),
-        'rate_rules': (),
+        'decay_rules': decay_rules,
+        'rate_rules': rate_rules,
         'clip_norm': unset(float) if clip_norm is None else clip_norm,
         'layer_decay': layer_decay,
         'b1': 0.9,
@@ -99,6 +138,7 @@ def sgd(
     nesterov: bool = True,
     weight_decay: float = 1e-4,
     decay_rules: tuple = (),
+    rate_rules: tuple = (),
     adaptive_clip: float | None = None,
 ) -> Node:
     """SGD with a momentum of 0.9."""
@@ -109,7 +149,7 @@ def sgd(
         'nesterov': nesterov,
         'weight_decay': weight_decay,
         'decay_rules': decay_rules,
-        'rate_rules': (),
+        'rate_rules': rate_rules,
         'clip_norm': unset(float),
         'adaptive_clip': unset(float) if adaptive_clip is None else adaptive_clip,
         'layer_decay': 1.0,
@@ -190,7 +230,17 @@ def normalize(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = 
     return {'fn': 'methods.augment:Normalize', 'mean': mean, 'std': std}
 
 
-def timm_transforms(num_classes: int) -> list[Node]:
+def mixup(num_classes: int, *, alpha: float) -> Node:
+    return {
+        'fn': 'methods.augment:Mix',
+        'num_classes': num_classes,
+        'mixup_alpha': alpha,
+        'cutmix_alpha': 0.0,
+        'label_smoothing': 0.0,
+    }
+
+
+def timm_transforms(num_classes: int, *, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0) -> list[Node]:
     """The recipe of DeiT and Swin, which timm made common: RandAugment m9 n2, mixup or cutmix, random erasing."""
     return [
         {
@@ -206,16 +256,32 @@ def timm_transforms(num_classes: int) -> list[Node]:
         {
             'fn': 'methods.augment:Mix',
             'num_classes': num_classes,
-            'mixup_alpha': 0.8,
-            'cutmix_alpha': 1.0,
+            'mixup_alpha': mixup_alpha,
+            'cutmix_alpha': cutmix_alpha,
             'switch_probability': 0.5,
             'label_smoothing': 0.1,
         },
     ]
 
 
-def imagenet_data(image_size: int = 224) -> Node:
-    """ImageNet-1k: random resized crops and flips to train, the central 87.5 % of the short side to evaluate."""
+def big_vision_augmentation(*others: Node) -> Node:
+    """The transforms, to train and to evaluate, that big_vision has for a plain ViT; `others` follow in training."""
+    randaugment = {
+        'fn': 'methods.randaugment:RandAugment',
+        'magnitude': 10.0,
+        'magnitude_std': 0.0,
+        'layers': 2,
+        'probability': 1.0,
+        'fill': (128, 128, 128),
+        'interpolation': 'bilinear',
+        'contrast': 'published',
+    }
+    scale = normalize(HALF, HALF)
+    return {'train_transforms': [randaugment, scale, *others], 'eval_transforms': [scale]}
+
+
+def imagenet_data(image_size: int = 224, eval_fraction: float = 0.875) -> Node:
+    """ImageNet-1k: random resized crops and flips to train, the central part of the short side to evaluate."""
     return {
         'fn': 'input_pipeline:Images',
         'dataset': 'imagenet2012',
@@ -224,7 +290,7 @@ def imagenet_data(image_size: int = 224) -> Node:
         'eval_split': 'validation',
         'image_size': image_size,
         'train_crop': {'fn': 'data.images:RandomResizedCrop', 'flip': True, 'interpolation': 'bicubic'},
-        'eval_crop': {'fn': 'data.images:CenterCrop', 'fraction': 0.875, 'interpolation': 'bicubic'},
+        'eval_crop': {'fn': 'data.images:CenterCrop', 'fraction': eval_fraction, 'interpolation': 'bicubic'},
     }
 
 
@@ -235,12 +301,13 @@ def imagenet(
     epochs: float = 300.0,
     batch_size: int = 1024,
     image_size: int = 224,
+    eval_fraction: float = 0.875,
     ema: float | None = 0.9999,
 ) -> Node:
     """The recipe most backbones since DeiT are published with."""
     return run(
         supervised(backbone, 1000, ema=ema),
-        imagenet_data(image_size),
+        imagenet_data(image_size, eval_fraction),
         optimizer,
         epochs=epochs,
         batch_size=batch_size,
@@ -249,8 +316,12 @@ def imagenet(
     )
 
 
-def cifar10_data(train_crop: Node | None = None) -> Node:
-    """CIFAR-10 of TFDS: images as they are unless `train_crop` says more."""
+def cifar10(backbone: Node, optimizer: Node, *, epochs: float, batch_size: int, padding: int | None = None) -> Node:
+    """CIFAR-10 of TFDS, evaluated by the weights themselves.
+
+    Args:
+        padding: images are padded by so many pixels, cropped and flipped; None leaves them as they are.
+    """
     data = {
         'fn': 'input_pipeline:Images',
         'dataset': 'cifar10',
@@ -259,14 +330,11 @@ def cifar10_data(train_crop: Node | None = None) -> Node:
         'eval_split': 'test',
         'image_size': unset(int),
     }
-    return data | ({} if train_crop is None else {'train_crop': train_crop})
-
-
-def cifar10(task: Node, data: Node, optimizer: Node, *, epochs: float, batch_size: int) -> Node:
-    """A run on images with CIFAR-10's mean and deviation, evaluated by the weights themselves."""
+    if padding is not None:
+        data['train_crop'] = {'fn': 'data.images:PadCrop', 'padding': padding, 'flip': True}
     transforms = [normalize(CIFAR_MEAN, CIFAR_STD)]
     return run(
-        task,
+        supervised(backbone, 10, ema=None),
         data,
         optimizer,
         epochs=epochs,
@@ -276,19 +344,18 @@ def cifar10(task: Node, data: Node, optimizer: Node, *, epochs: float, batch_siz
     )
 
 
-def smoke(imagenet_config: Node, image_size: int, steps: int = 12, batch_size: int = 8) -> Node:
-    """`imagenet_config` on a few JPEGs made on the spot."""
-    data = imagenet_data(image_size) | {'dataset': 'fake_imagenet'}
+def smoke(config: Node) -> Node:
+    """`config` for 12 steps on a few JPEGs made on the spot, of 32 x 32."""
     shrunk = {
-        'data': data,
+        'data': imagenet_data(32) | {'dataset': 'fake_imagenet'},
         'epochs': unset(float),
-        'steps': steps,
-        'batch_size': batch_size,
+        'steps': 12,
+        'batch_size': 8,
         'log_every': 4,
         'eval_every': 6,
         'save_every': 4,
     }
-    return imagenet_config | shrunk
+    return config | shrunk
 
 
 def small(

@@ -15,41 +15,24 @@ yet. bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for 
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.resnetv2:resnetv2',
-    'variant': 'resnetv2_50x1_bit',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256), 'groups': 8}
-HALF = (0.5, 0.5, 0.5)
+BACKBONE = base.backbone('resnetv2_50x1_bit', fn='modelzoo.vision.resnetv2:resnetv2')
+SMALL = BACKBONE | {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256), 'groups': 8}
+TINY = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64), 'groups': 4}
 
 
 def recipe(backbone, warmup_epochs):
     """The published run of a network."""
     schedule = base.staircase(0.03 * 4096 / 256, (30.0, 60.0, 80.0), warmup_epochs=warmup_epochs)
-    normalize = base.normalize(HALF, HALF)
+    normalize = base.normalize(base.HALF, base.HALF)
     return base.imagenet(backbone, base.sgd(schedule, nesterov=False), epochs=90.0, batch_size=4096, ema=None) | {
         'train_transforms': [normalize],
         'eval_transforms': [normalize],
     }
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width, depth and stem."""
-
-    def imagenet():
-        return recipe(BACKBONE | {'dtype': 'bfloat16'}, 5000 * 4096 / base.IMAGENET_SIZE)
-
-    def digits():
-        return base.digits(BACKBONE | SMALL)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 4})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64), 'groups': 4}
-        return base.smoke(recipe(shrunk, 0.1), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=5000 * 4096 / base.IMAGENET_SIZE),
+    digits=base.digits(SMALL),
+    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

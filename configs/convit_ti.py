@@ -14,45 +14,21 @@ here in bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 f
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'convit_tiny',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-NO_DECAY = {'decay_rules': (('pos_embed|cls_token', 0.0),)}
+BACKBONE = base.backbone('convit_tiny', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 4, 'local': 3, 'heads': 4}
+TINY = BACKBONE | {'patch': 8, 'image_size': 32, 'width': 32, 'depth': 2, 'local': 1, 'heads': 4, 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    optimizer = base.adamw(weight_decay=0.05, decay_rules=(('pos_embed|cls_token', 0.0),), **schedule)
+    return base.imagenet(backbone, optimizer, ema=None)
 
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, start=1e-6, end=1e-5, warmup_epochs=5.0, weight_decay=0.05) | NO_DECAY
-        return base.imagenet(BACKBONE | RECIPE, optimizer, ema=None)
 
-    def digits():
-        small = {'patch': 2, 'image_size': 8, 'width': 64, 'depth': 4, 'local': 3, 'heads': 4}
-        return base.digits(BACKBONE | small, epochs=100.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(
-            BACKBONE | {'patch': 4, 'image_size': 28, 'width': 64, 'depth': 3, 'local': 2, 'heads': 4}
-        )
-
-    def smoke():
-        shrunk = BACKBONE | {
-            'drop_path': 0.1,
-            'image_size': 32,
-            'patch': 8,
-            'width': 32,
-            'depth': 2,
-            'local': 1,
-            'heads': 4,
-        }
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
-        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, peak=1e-3, start=1e-6, end=1e-5, warmup_epochs=5.0),
+    digits=base.digits(SMALL, epochs=100.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4, 'image_size': 28, 'depth': 3, 'local': 2}),
+    smoke=base.smoke(recipe(TINY, peak=1e-3, warmup_epochs=0.1)),
+)

@@ -15,34 +15,20 @@ them warm-up to a rate of 4e-3, a cosine to 1e-6, averaged weights. bfloat16 wit
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'convnext_tiny',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-SMALL = {'widths': (32, 64), 'depths': (2, 2), 'kernel_size': 5}
+BACKBONE = base.backbone('convnext_tiny', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'widths': (32, 64), 'depths': (2, 2), 'kernel_size': 5}
+TINY = SMALL | {'widths': (16, 32), 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width, depth and kernels."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    return base.imagenet(backbone, base.adamw(peak=4e-3, weight_decay=0.05, **schedule), batch_size=4096)
 
-    def imagenet():
-        optimizer = base.adamw(peak=4e-3, end=1e-6, warmup_epochs=20.0, weight_decay=0.05)
-        return base.imagenet(BACKBONE | RECIPE, optimizer, batch_size=4096)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 2}, epochs=60.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 4})
-
-    def smoke():
-        shrunk = BACKBONE | SMALL | {'drop_path': 0.1, 'widths': (16, 32)}
-        optimizer = base.adamw(peak=4e-3, warmup_epochs=0.1, weight_decay=0.05)
-        return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, end=1e-6, warmup_epochs=20.0),
+    digits=base.digits(SMALL | {'patch': 2}, epochs=60.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

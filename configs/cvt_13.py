@@ -15,28 +15,21 @@ the last rate. Trained in float16, and here in bfloat16 with float32 parameters
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'cvt_13', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-SMALL = {'widths': (32, 64), 'depths': (1, 2), 'heads': (1, 2)}
-NO_DECAY = {'decay_rules': (('cls_token', 0.0),)}
+BACKBONE = base.backbone('cvt_13')
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'widths': (32, 64), 'depths': (1, 2), 'heads': (1, 2)}
+TINY = SMALL | {'patch': 4, 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    optimizer = base.adamw(weight_decay=0.05, decay_rules=(('cls_token', 0.0),), **schedule)
+    return base.imagenet(backbone, optimizer, batch_size=2048, ema=None)
 
-    def imagenet():
-        optimizer = base.adamw(peak=2e-3, start=1e-6, end=1e-5, warmup_epochs=5.0, weight_decay=0.05) | NO_DECAY
-        return base.imagenet(BACKBONE | RECIPE, optimizer, batch_size=2048, ema=None)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 1}, epochs=60.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 2})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1} | SMALL | {'patch': 4}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
-        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, peak=2e-3, start=1e-6, end=1e-5, warmup_epochs=5.0),
+    digits=base.digits(SMALL | {'patch': 1}, epochs=60.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 2}),
+    smoke=base.smoke(recipe(TINY, peak=1e-3, warmup_epochs=0.1)),
+)

@@ -15,14 +15,6 @@ import math
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.vit:vit',
-    'variant': 'vit_small_patch16_224',
-    'plain': True,
-    'drop_path': 0.0,
-    'width': 64,
-    'heads': 2,
-}
 BLOCKS, BASE = 8, 2
 
 
@@ -33,13 +25,7 @@ def deepened(config):
     return config | {'task': task, 'optimizer': optimizer}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return deepened(base.digits(BACKBONE | {'patch': 2, 'depth': BLOCKS}, epochs=20.0, ema=None))
-
-    def fashion_mnist():
-        return deepened(base.fashion_mnist(BACKBONE | {'patch': 4, 'depth': BLOCKS}, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=deepened(base.digits(base.VIT | {'patch': 2, 'depth': BLOCKS}, epochs=20.0, ema=None)),
+    fashion_mnist=deepened(base.fashion_mnist(base.VIT | {'patch': 4, 'depth': BLOCKS}, ema=None)),
+)

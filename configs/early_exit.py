@@ -16,15 +16,7 @@ statistics are theirs, not those of averaged weights.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet110_cifar',
-    'depths': (3, 3, 3),
-    'widths': (16, 32, 64),
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
+BACKBONE = base.backbone('resnet110_cifar', depths=(3, 3, 3), widths=(16, 32, 64))
 
 
 def branched(config):
@@ -40,13 +32,7 @@ def branched(config):
     return config | {'task': task | {key: config['task'][key] for key in ('backbone', 'head')}}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return branched(base.digits(BACKBONE, ema=None))
-
-    def fashion_mnist():
-        return branched(base.fashion_mnist(BACKBONE, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=branched(base.digits(BACKBONE, ema=None)),
+    fashion_mnist=branched(base.fashion_mnist(BACKBONE, ema=None)),
+)

@@ -18,26 +18,16 @@ Like all small presets of networks with batch statistics, those of B0 evaluate t
 from longview.configs import base
 
 UNCHANGED = {'partial': 'modelzoo.layers.norms.evonorm:unchanged'}
-B0 = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormB0'},
-    'act': UNCHANGED,
-    'end_norm': {'partial': 'modelzoo.layers.norms.evonorm:Affine'},
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-S0 = {
-    'fn': 'modelzoo.vision.resnetv2:resnetv2',
-    'variant': 'resnetv2_50',
-    'norm': {'partial': 'modelzoo.layers.norms.evonorm:EvoNormS0', 'groups': 32},
-    'act': UNCHANGED,
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
+B0 = base.backbone(
+    'resnet50',
+    norm={'partial': 'modelzoo.layers.norms.evonorm:EvoNormB0'},
+    act=UNCHANGED,
+    end_norm={'partial': 'modelzoo.layers.norms.evonorm:Affine'},
+)
+NORM_S0 = {'partial': 'modelzoo.layers.norms.evonorm:EvoNormS0', 'groups': 32}
+S0 = base.backbone('resnetv2_50', fn='modelzoo.vision.resnetv2:resnetv2', norm=NORM_S0, act=UNCHANGED)
 SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
+TINY = B0 | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64)}
 
 
 def recipe(backbone, warmup_epochs=5.0):
@@ -48,41 +38,11 @@ def recipe(backbone, warmup_epochs=5.0):
     }
 
 
-def small_s0():
-    """S0 in groups of 4 channels and more."""
-    return S0 | SMALL | {'norm': S0['norm'] | {'groups': 4}}
-
-
-def get_config(preset=None):
-    """The presets are those of configs/base.py, with `s0` and `s0_digits`."""
-
-    def imagenet():
-        return recipe(B0 | {'dtype': 'bfloat16'})
-
-    def s0():
-        return recipe(S0 | {'dtype': 'bfloat16'})
-
-    def digits():
-        return base.digits(B0 | SMALL, ema=None)
-
-    def s0_digits():
-        return base.digits(small_s0())
-
-    def fashion_mnist():
-        return base.fashion_mnist(B0 | SMALL | {'stem_stride': 4}, ema=None)
-
-    def smoke():
-        shrunk = B0 | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64)}
-        return base.smoke(recipe(shrunk, 0.1), image_size=32)
-
-    return base.select(
-        preset,
-        {
-            'imagenet': imagenet,
-            's0': s0,
-            'digits': digits,
-            's0_digits': s0_digits,
-            'fashion_mnist': fashion_mnist,
-            'smoke': smoke,
-        },
-    )
+get_config = base.presets(
+    imagenet=recipe(B0 | {'dtype': 'bfloat16'}),
+    s0=recipe(S0 | {'dtype': 'bfloat16'}),
+    digits=base.digits(B0 | SMALL, ema=None),
+    s0_digits=base.digits(S0 | SMALL | {'norm': NORM_S0 | {'groups': 4}}),
+    fashion_mnist=base.fashion_mnist(B0 | SMALL | {'stem_stride': 4}, ema=None),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

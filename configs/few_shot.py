@@ -13,16 +13,6 @@ images of training; eval/accuracy is that of rotations.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def judged(config):
     """`config` with rotations in place of the labels, and the regression on top."""
@@ -42,13 +32,7 @@ def judged(config):
     return config | {'task': task, 'best': 'eval/shot5_accuracy'}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return judged(base.digits(BACKBONE, ema=None))
-
-    def fashion_mnist():
-        return judged(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=judged(base.digits(base.RESNET, ema=None)),
+    fashion_mnist=judged(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None)),
+)

@@ -17,23 +17,10 @@ paper, of the same size, without its norms. What they reach: docs/results.md.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'fixup_resnet110',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-PLAIN = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet110_cifar',
-    'drop_path': 0.0,
-    'norm': {'partial': 'modelzoo.layers.norms.norm:NoNorm'},
-    'dtype': 'float32',
-    'remat': False,
-}
+BACKBONE = base.backbone('fixup_resnet110', scan=False)
+PLAIN = base.backbone('resnet110_cifar', norm={'partial': 'modelzoo.layers.norms.norm:NoNorm'})
 NARROW = {'widths': (4, 8, 16), 'stem_width': 4}
+TINY = BACKBONE | {'depths': (2, 1), 'widths': (16, 32), 'drop_path': 0.1}
 NUMBERS = '(before|scale|after|after1/bias|before2/bias|after_stem/bias|pool/bias)$'
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
@@ -44,58 +31,21 @@ def from_zero(config):
     return config
 
 
-def recipe(backbone, data):
+def recipe(backbone):
     """The published run of a network."""
-    optimizer = base.sgd(
-        base.staircase(0.1, (100.0, 150.0)), nesterov=False, weight_decay=1e-4, decay_rules=(('.*', 1.0),)
-    ) | {'rate_rules': ((NUMBERS, 0.1),)}
+    rules = {'decay_rules': (('.*', 1.0),), 'rate_rules': ((NUMBERS, 0.1),)}
+    optimizer = base.sgd(base.staircase(0.1, (100.0, 150.0)), nesterov=False, weight_decay=1e-4, **rules)
     normalize = base.normalize(MEAN, STD)
-    mixup = {
-        'fn': 'methods.augment:Mix',
-        'num_classes': 10,
-        'mixup_alpha': 1.0,
-        'cutmix_alpha': 0.0,
-        'label_smoothing': 0.0,
+    return from_zero(base.cifar10(backbone, optimizer, epochs=200.0, batch_size=128, padding=4)) | {
+        'train_transforms': [normalize, base.mixup(10, alpha=1.0)],
+        'eval_transforms': [normalize],
     }
-    return from_zero(
-        base.run(
-            base.supervised(backbone, 10, ema=None),
-            data,
-            optimizer,
-            epochs=200.0,
-            batch_size=128,
-            train_transforms=[normalize, mixup],
-            eval_transforms=[normalize],
-        )
-    )
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet, and `plain_digits`."""
-
-    def cifar10():
-        return recipe(BACKBONE, base.cifar10_data({'fn': 'data.images:PadCrop', 'padding': 4, 'flip': True}))
-
-    def digits():
-        return from_zero(base.digits(BACKBONE | NARROW | {'scan': True}, epochs=60.0, ema=None))
-
-    def plain_digits():
-        return base.digits(PLAIN | NARROW, epochs=60.0, ema=None)
-
-    def fashion_mnist():
-        return from_zero(base.fashion_mnist(BACKBONE | {'depths': (3, 3, 3)}, ema=None))
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'depths': (2, 1), 'widths': (16, 32)}
-        return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
-
-    return base.select(
-        preset,
-        {
-            'cifar10': cifar10,
-            'digits': digits,
-            'plain_digits': plain_digits,
-            'fashion_mnist': fashion_mnist,
-            'smoke': smoke,
-        },
-    )
+get_config = base.presets(
+    cifar10=recipe(BACKBONE),
+    digits=from_zero(base.digits(BACKBONE | NARROW | {'scan': True}, epochs=60.0, ema=None)),
+    plain_digits=base.digits(PLAIN | NARROW, epochs=60.0, ema=None),
+    fashion_mnist=from_zero(base.fashion_mnist(BACKBONE | {'depths': (3, 3, 3)}, ema=None)),
+    smoke=base.smoke(recipe(TINY)),
+)

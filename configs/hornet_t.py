@@ -17,34 +17,21 @@ their last stage.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'hornet_tiny_7x7',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
-SMALL = {'width': 32, 'depths': (2, 2), 'orders': (2, 3), 'global_from': 1}
+BACKBONE = base.backbone('hornet_tiny_7x7', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.2, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'width': 32, 'depths': (2, 2), 'orders': (2, 3), 'global_from': 1}
+TINY = SMALL | {'image_size': 32, 'width': 16, 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    optimizer = base.adamw(peak=4e-3, weight_decay=0.05, clip_norm=100.0, **schedule)
+    return base.imagenet(backbone, optimizer, batch_size=4096)
 
-    def imagenet():
-        optimizer = base.adamw(peak=4e-3, end=1e-6, warmup_epochs=20.0, weight_decay=0.05, clip_norm=100.0)
-        return base.imagenet(BACKBONE | RECIPE, optimizer, batch_size=4096)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 2, 'image_size': 8}, epochs=60.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 4, 'image_size': 28})
-
-    def smoke():
-        shrunk = BACKBONE | SMALL | {'drop_path': 0.1, 'width': 16, 'image_size': 32}
-        optimizer = base.adamw(peak=4e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=100.0)
-        return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, end=1e-6, warmup_epochs=20.0),
+    digits=base.digits(SMALL | {'patch': 2, 'image_size': 8}, epochs=60.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4, 'image_size': 28}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

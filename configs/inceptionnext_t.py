@@ -14,33 +14,20 @@ The small presets evaluate the weights themselves: the batch statistics are thei
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'inceptionnext_tiny',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-SMALL = {'variant': 'inceptionnext_atto', 'widths': (32, 64), 'depths': (2, 2), 'ratios': (4, 3)}
+BACKBONE = base.backbone('inceptionnext_tiny')
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = base.backbone('inceptionnext_atto', widths=(32, 64), depths=(2, 2), ratios=(4, 3))
+TINY = SMALL | {'widths': (16, 32), 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep atto's blocks and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    return base.imagenet(backbone, base.adamw(peak=4e-3, weight_decay=0.05, **schedule), batch_size=4096, ema=None)
 
-    def imagenet():
-        optimizer = base.adamw(peak=4e-3, warmup_epochs=20.0, weight_decay=0.05)
-        return base.imagenet(BACKBONE | RECIPE, optimizer, batch_size=4096, ema=None)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 2}, epochs=60.0, ema=None)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 4}, ema=None)
-
-    def smoke():
-        shrunk = BACKBONE | SMALL | {'drop_path': 0.1, 'widths': (16, 32)}
-        optimizer = base.adamw(peak=4e-3, warmup_epochs=0.1, weight_decay=0.05)
-        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, warmup_epochs=20.0),
+    digits=base.digits(SMALL | {'patch': 2}, epochs=60.0, ema=None),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4}, ema=None),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -23,28 +23,19 @@ BACKBONE = {
     'drop_path': 0.0,
     'dtype': 'float32',
 }
+SMALL = BACKBONE | {'width': 64, 'depth': 2}
+TINY = BACKBONE | {'width': 8, 'depth': 2, 'drop_path': 0.1}
 
 
-def recipe(backbone, data):
-    """The published run of a network."""
+def recipe(backbone):
+    """The published run of a network, which reads pixels in rows."""
     optimizer = base.apart(base.adamw(peak=0.01, warmup_epochs=1.0, weight_decay=0.05), 'mixer/kernel$', rate=0.1)
-    return base.cifar10(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=50)
+    return base.cifar10(backbone, optimizer, epochs=200.0, batch_size=50)
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet; pixels are read in rows."""
-
-    def cifar10():
-        return recipe(BACKBONE, base.cifar10_data())
-
-    def digits():
-        return base.digits(BACKBONE | {'width': 64, 'depth': 2, 'mixer': {'places': 64, 'bidirectional': True}})
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'width': 64, 'depth': 2, 'mixer': {'places': 784, 'bidirectional': True}})
-
-    def smoke():
-        shrunk = BACKBONE | {'width': 8, 'depth': 2, 'drop_path': 0.1}
-        return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
-
-    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    cifar10=recipe(BACKBONE),
+    digits=base.digits(SMALL | {'mixer': {'places': 64, 'bidirectional': True}}),
+    fashion_mnist=base.fashion_mnist(SMALL | {'mixer': {'places': 784, 'bidirectional': True}}),
+    smoke=base.smoke(recipe(TINY)),
+)

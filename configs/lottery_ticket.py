@@ -16,15 +16,6 @@ last. As the paper does for deeper networks, the smallest of all layers together
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
 ROUNDS = 4
 
 
@@ -47,13 +38,7 @@ def ticket(config, every, warmup_epochs):
     return config | {'task': task, 'optimizer': optimizer, 'epochs': base.unset(float), 'steps': (ROUNDS + 1) * every}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return ticket(base.digits(BACKBONE, peak=0.012, ema=None), 337, 3.0)
-
-    def fashion_mnist():
-        return ticket(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 1000, 1.0)
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=ticket(base.digits(base.RESNET, peak=0.012, ema=None), every=337, warmup_epochs=3.0),
+    fashion_mnist=ticket(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None), every=1000, warmup_epochs=1.0),
+)

@@ -12,15 +12,6 @@ normalized loses what there is to see: pixels are painted as they are.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.vit:vit',
-    'variant': 'vit_small_patch16_224',
-    'plain': True,
-    'drop_path': 0.0,
-    'width': 64,
-    'heads': 2,
-}
-
 
 def painted(config):
     """The objective in place of the labels, and the probe on top."""
@@ -41,13 +32,7 @@ def painted(config):
     return config | {'task': task, 'best': 'eval/probe_accuracy'}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return painted(base.digits(BACKBONE | {'patch': 2, 'depth': 2}, epochs=200.0, ema=None))
-
-    def fashion_mnist():
-        return painted(base.fashion_mnist(BACKBONE | {'patch': 4, 'depth': 3}, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=painted(base.digits(base.VIT | {'patch': 2, 'depth': 2}, epochs=200.0, ema=None)),
+    fashion_mnist=painted(base.fashion_mnist(base.VIT | {'patch': 4, 'depth': 3}, ema=None)),
+)

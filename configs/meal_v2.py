@@ -14,31 +14,28 @@ start; no weight decay, no label smoothing.
 
 from longview.configs import base
 
-VIT = {
-    'fn': 'modelzoo.vision.vit:vit',
-    'variant': 'vit_small_patch16_224',
-    'plain': True,
-    'drop_path': 0.0,
-    'width': 64,
-    'heads': 2,
-}
 DEIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'deit_small_patch16_224', 'drop_path': 0.0, 'width': 64, 'heads': 2}
 HEAD = {'fn': 'modelzoo.heads:Linear', 'num_classes': 10}
 
 
-def taught(config, student, teachers):
-    """`config` with the teachers' answers in place of the labels; networks are (backbone, run)."""
-    trained = lambda backbone, run: {
+def trained(backbone, workdir):
+    """A classifier with the best weights of another run."""
+    return {
         'fn': 'methods.start:Trained',
         'backbone': backbone,
         'head': HEAD,
-        'read': {'fn': 'runtime.checkpoint:Best', 'workdir': run},
+        'read': {'fn': 'runtime.checkpoint:Best', 'workdir': workdir},
         'averaged': True,
     }
+
+
+def taught(small, vit, deit):
+    """A ViT goes on from its own run and learns the answers of that run and of DeiT's: (backbone, workdir) each."""
+    config = small(vit[0], peak=1e-3, ema=None)
     task = {
         'fn': 'methods.distill.logits:Distill',
-        'student': trained(*student),
-        'teachers': [trained(*teacher) for teacher in teachers],
+        'student': trained(*vit),
+        'teachers': [trained(*vit), trained(*deit)],
         'temperature': 1.0,
         'label_weight': 0.0,
         'discriminator_weight': 1.0,
@@ -46,17 +43,15 @@ def taught(config, student, teachers):
     return config | {'task': task, 'optimizer': config['optimizer'] | {'weight_decay': 0.0}}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        vit, deit = VIT | {'patch': 2, 'depth': 4}, DEIT | {'patch': 2, 'image_size': 8, 'depth': 4}
-        runs = [(vit, 'runs/vit_s16_digits'), (deit, 'runs/deit_s_digits')]
-        return taught(base.digits(vit, peak=1e-3, ema=None), runs[0], runs)
-
-    def fashion_mnist():
-        vit, deit = VIT | {'patch': 4, 'depth': 3}, DEIT | {'patch': 4, 'image_size': 28, 'depth': 3}
-        runs = [(vit, 'runs/vit_s16_fashion'), (deit, 'runs/deit_s_fashion')]
-        return taught(base.fashion_mnist(vit, peak=1e-3, ema=None), runs[0], runs)
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=taught(
+        base.digits,
+        vit=(base.VIT | {'patch': 2, 'depth': 4}, 'runs/vit_s16_digits'),
+        deit=(DEIT | {'patch': 2, 'image_size': 8, 'depth': 4}, 'runs/deit_s_digits'),
+    ),
+    fashion_mnist=taught(
+        base.fashion_mnist,
+        vit=(base.VIT | {'patch': 4, 'depth': 3}, 'runs/vit_s16_fashion'),
+        deit=(DEIT | {'patch': 4, 'image_size': 28, 'depth': 3}, 'runs/deit_s_fashion'),
+    ),
+)

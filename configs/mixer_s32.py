@@ -17,63 +17,22 @@ differs: RandAugment's magnitude ends at 10 here. bfloat16 with float32 paramete
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'mixer_s32_224',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-HALF = (0.5, 0.5, 0.5)
+BACKBONE = base.backbone('mixer_s32_224', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'width': 64, 'depth': 4}
+TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'drop_path': 0.1}
 
 
-def recipe(backbone, optimizer):
+def recipe(backbone, **schedule):
     """The published run of a network."""
-    normalize = base.normalize(HALF, HALF)
-    transforms = [
-        {
-            'fn': 'methods.randaugment:RandAugment',
-            'magnitude': 10.0,
-            'magnitude_std': 0.0,
-            'layers': 2,
-            'probability': 1.0,
-            'fill': (128, 128, 128),
-            'interpolation': 'bilinear',
-            'contrast': 'published',
-        },
-        normalize,
-        {
-            'fn': 'methods.augment:Mix',
-            'num_classes': 1000,
-            'mixup_alpha': 0.5,
-            'cutmix_alpha': 0.0,
-            'label_smoothing': 0.0,
-        },
-    ]
-    return base.imagenet(backbone, optimizer, batch_size=4096, ema=None) | {
-        'train_transforms': transforms,
-        'eval_transforms': [normalize],
-    }
+    optimizer = base.adamw(peak=1e-3, weight_decay=0.1, clip_norm=1.0, **schedule)
+    transforms = base.big_vision_augmentation(base.mixup(1000, alpha=0.5))
+    return base.imagenet(backbone, optimizer, batch_size=4096, ema=None) | transforms
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
-
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, end=1e-5, warmup_epochs=32.0, weight_decay=0.1, clip_norm=1.0)
-        return recipe(BACKBONE | RECIPE, optimizer)
-
-    def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4})
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 4})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'patch': 8, 'width': 32, 'depth': 2}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=1.0)
-        return base.smoke(recipe(shrunk, optimizer), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, end=1e-5, warmup_epochs=32.0),
+    digits=base.digits(SMALL | {'patch': 2}),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -15,27 +15,20 @@ of the recipe the 300 epochs are the paper's, the rest is DeiT's. bfloat16 with 
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'moat_0', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
-RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
-SMALL = {'stem_width': 32, 'widths': (32, 64), 'depths': (1, 2), 'attends': (False, True)}
+BACKBONE = base.backbone('moat_0')
+PAPER = BACKBONE | {'drop_path': 0.2, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'stem_width': 32, 'widths': (32, 64), 'depths': (1, 2), 'attends': (False, True)}
+TINY = SMALL | {'stem_stride': 2, 'image_size': 32, 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    return base.imagenet(backbone, base.adamw(peak=1e-3, weight_decay=0.05, **schedule))
 
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, start=1e-6, end=1e-5, warmup_epochs=5.0, weight_decay=0.05)
-        return base.imagenet(BACKBONE | RECIPE, optimizer)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'stem_stride': 1, 'image_size': 8}, epochs=60.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 2, 'image_size': 28})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1} | SMALL | {'stem_stride': 2, 'image_size': 32}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05)
-        return base.smoke(base.imagenet(shrunk, optimizer), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, start=1e-6, end=1e-5, warmup_epochs=5.0),
+    digits=base.digits(SMALL | {'stem_stride': 1, 'image_size': 8}, epochs=60.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 2, 'image_size': 28}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -109,12 +109,6 @@ def smoke(mixer):
     )
 
 
-def get_config(preset=None):
-    """The presets are pairs of a size (paper, small, smoke) and a mixer, such as small_hyena."""
-
-    def put(size, mixer):
-        return lambda: size(mixer)
-
-    return base.select(
-        preset, {f'{size.__name__}_{mixer}': put(size, mixer) for size in (paper, small, smoke) for mixer in MIXERS}
-    )
+get_config = base.presets(
+    **{f'{size.__name__}_{mixer}': size(mixer) for size in (paper, small, smoke) for mixer in MIXERS}
+)

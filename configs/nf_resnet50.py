@@ -15,14 +15,9 @@ momentum of 0.9, a decay of 1e-4 on kernels, labels smoothed by 0.1. bfloat16 wi
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.nfnet:nfnet',
-    'variant': 'nf_resnet50',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
+BACKBONE = base.backbone('nf_resnet50', fn='modelzoo.vision.nfnet:nfnet')
+SMALL = BACKBONE | {'stem_stride': 1, 'stem_width': 32, 'depths': (1, 1, 1), 'widths': (64, 128, 256)}
+TINY = BACKBONE | {'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64), 'drop_path': 0.1}
 
 
 def recipe(backbone, warmup_epochs):
@@ -32,20 +27,9 @@ def recipe(backbone, warmup_epochs):
     return config | {'task': config['task'] | {'label_smoothing': 0.1}, 'train_transforms': [base.normalize()]}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width, depth and stem."""
-
-    def imagenet():
-        return recipe(BACKBONE | {'dtype': 'bfloat16'}, 5.0)
-
-    def digits():
-        return base.digits(BACKBONE | SMALL)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 4})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 1), 'widths': (32, 64)}
-        return base.smoke(recipe(shrunk, 0.1), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=5.0),
+    digits=base.digits(SMALL),
+    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -19,20 +19,23 @@ bfloat16 with float32 parameters, as published.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.nfnet:nfnet',
-    'variant': 'dm_nfnet_f0',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-SMALL = {
+BACKBONE = base.backbone('dm_nfnet_f0', fn='modelzoo.vision.nfnet:nfnet')
+PAPER = BACKBONE | {'drop_path': 0.25, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {
     'stem_stride': 1,
     'stem_width': 32,
     'depths': (1, 1, 1),
     'widths': (64, 128, 256),
     'final_width': 256,
     'group_size': 32,
+}
+TINY = BACKBONE | {
+    'stem_width': 16,
+    'depths': (1, 1),
+    'widths': (32, 64),
+    'final_width': 64,
+    'group_size': 16,
+    'drop_path': 0.1,
 }
 
 
@@ -63,27 +66,9 @@ def recipe(backbone, warmup_epochs, ema):
     }
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width, depth and stem."""
-
-    def imagenet():
-        return recipe(BACKBONE | {'drop_path': 0.25, 'dtype': 'bfloat16'}, 5.0, 0.99999)
-
-    def digits():
-        return base.digits(BACKBONE | SMALL)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 4})
-
-    def smoke():
-        shrunk = BACKBONE | {
-            'drop_path': 0.1,
-            'stem_width': 16,
-            'depths': (1, 1),
-            'widths': (32, 64),
-            'final_width': 64,
-            'group_size': 16,
-        }
-        return base.smoke(recipe(shrunk, 0.1, 0.9), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, warmup_epochs=5.0, ema=0.99999),
+    digits=base.digits(SMALL),
+    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1, ema=0.9)),
+)

@@ -14,15 +14,6 @@ images; `fashion_mnist` does the same from a run of configs/vit_s16.py:fashion_m
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.vit:vit',
-    'variant': 'vit_small_patch16_224',
-    'plain': True,
-    'drop_path': 0.0,
-    'width': 64,
-    'heads': 2,
-}
-
 
 def adapted(config, run):
     """`config` for negatives, from another run's weights, its matrices moved within a low rank."""
@@ -47,13 +38,7 @@ def adapted(config, run):
     return config | {'task': task, 'train_transforms': negative, 'eval_transforms': negative}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return adapted(base.digits(BACKBONE | {'patch': 2, 'depth': 4}, ema=None), 'runs/vit_s16_digits')
-
-    def fashion_mnist():
-        return adapted(base.fashion_mnist(BACKBONE | {'patch': 4, 'depth': 3}, ema=None), 'runs/vit_s16_fashion')
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=adapted(base.digits(base.VIT | {'patch': 2, 'depth': 4}, ema=None), 'runs/vit_s16_digits'),
+    fashion_mnist=adapted(base.fashion_mnist(base.VIT | {'patch': 4, 'depth': 3}, ema=None), 'runs/vit_s16_fashion'),
+)

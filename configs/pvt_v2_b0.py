@@ -15,34 +15,20 @@ epoch of a third as many). Trained in float16, and here in bfloat16 with float32
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'pvt_v2_b0',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-SMALL = {'widths': (32, 64), 'depths': (2, 2), 'heads': (1, 2), 'ratios': (4, 4), 'reductions': (2, 1)}
+BACKBONE = base.backbone('pvt_v2_b0', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'widths': (32, 64), 'depths': (2, 2), 'heads': (1, 2), 'ratios': (4, 4), 'reductions': (2, 1)}
+TINY = SMALL | {'patch': 4, 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    return base.imagenet(backbone, base.adamw(peak=1e-3, weight_decay=0.05, **schedule), ema=None)
 
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, start=1e-6, end=1e-5, warmup_epochs=5.0, weight_decay=0.05)
-        return base.imagenet(BACKBONE | RECIPE, optimizer, ema=None)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 2})
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 4})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1} | SMALL | {'patch': 4}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05)
-        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, start=1e-6, end=1e-5, warmup_epochs=5.0),
+    digits=base.digits(SMALL | {'patch': 2}),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

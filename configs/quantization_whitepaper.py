@@ -12,16 +12,6 @@ bits. Not run here; activations are not quantised, see methods/quant/fake.py.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def quantized(config):
     """`config` with rounded weights."""
@@ -30,13 +20,7 @@ def quantized(config):
     }
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return quantized(base.digits(BACKBONE, ema=None))
-
-    def fashion_mnist():
-        return quantized(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=quantized(base.digits(base.RESNET, ema=None)),
+    fashion_mnist=quantized(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None)),
+)

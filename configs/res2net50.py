@@ -15,14 +15,9 @@ weights.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'res2net50_26w_4s',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-SMALL = {'stem_stride': 1, 'stem_width': 32, 'depths': (2, 2, 2), 'widths': (64, 128, 256)}
+BACKBONE = base.backbone('res2net50_26w_4s')
+SMALL = BACKBONE | {'stem_stride': 1, 'stem_width': 32, 'depths': (2, 2, 2), 'widths': (64, 128, 256)}
+TINY = BACKBONE | {'stem_width': 16, 'depths': (1, 2), 'widths': (64, 128), 'drop_path': 0.1}
 
 
 def recipe(backbone):
@@ -34,20 +29,9 @@ def recipe(backbone):
     }
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width, depth and stem."""
-
-    def imagenet():
-        return recipe(BACKBONE | {'dtype': 'bfloat16'})
-
-    def digits():
-        return base.digits(BACKBONE | SMALL, ema=None)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'stem_stride': 4}, ema=None)
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'stem_width': 16, 'depths': (1, 2), 'widths': (64, 128)}
-        return base.smoke(recipe(shrunk), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}),
+    digits=base.digits(SMALL, ema=None),
+    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 4}, ema=None),
+    smoke=base.smoke(recipe(TINY)),
+)

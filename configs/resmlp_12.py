@@ -15,36 +15,21 @@ float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dt
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resmlp_12_224',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.1, 'dtype': 'bfloat16'}
-NO_DECAY = {'decay_rules': (('alpha|beta', 0.0),)}
+BACKBONE = base.backbone('resmlp_12_224', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.1, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'width': 64, 'depth': 4}
+TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'drop_path': 0.1}
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    optimizer = base.adamw(peak=1e-3, weight_decay=0.05, decay_rules=(('alpha|beta', 0.0),), **schedule)
+    return base.imagenet(backbone, optimizer, epochs=400.0, eval_fraction=0.9, ema=None)
 
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, start=1e-6, end=1e-5, warmup_epochs=5.0, weight_decay=0.05) | NO_DECAY
-        config = base.imagenet(BACKBONE | RECIPE, optimizer, epochs=400.0, ema=None)
-        config['data']['eval_crop']['fraction'] = 0.9
-        return config
 
-    def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4}, epochs=100.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 4})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'patch': 8, 'width': 32, 'depth': 2}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05) | NO_DECAY
-        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, start=1e-6, end=1e-5, warmup_epochs=5.0),
+    digits=base.digits(SMALL | {'patch': 2}, epochs=100.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -36,67 +36,23 @@ BACKBONE = {
     'scan': False,
 }
 DEEP = BACKBONE | {'width': 32, 'depth': 28, 'heads': 2, 'patch': 4, 'scan': True}
+SMALL = BACKBONE | {'patch': 4, 'width': 64, 'depth': 3, 'heads': 2}
+TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'heads': 2, 'drop_path': 0.1}
 ADD = {'partial': 'modelzoo.layers.residuals.residual:Add'}
 NORM = {'partial': 'modelzoo.layers.norms.norm:LayerNorm', 'epsilon': 1e-6}
-HALF = (0.5, 0.5, 0.5)
 
 
-def recipe(backbone, optimizer):
+def recipe(backbone, warmup_epochs):
     """The run on ImageNet."""
-    normalize = base.normalize(HALF, HALF)
-    transforms = [
-        {
-            'fn': 'methods.randaugment:RandAugment',
-            'magnitude': 10.0,
-            'magnitude_std': 0.0,
-            'layers': 2,
-            'probability': 1.0,
-            'fill': (128, 128, 128),
-            'interpolation': 'bilinear',
-            'contrast': 'published',
-        },
-        normalize,
-    ]
-    return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | {
-        'train_transforms': transforms,
-        'eval_transforms': [normalize],
-    }
+    optimizer = base.adamw(peak=1e-3, warmup_epochs=warmup_epochs, weight_decay=0.1, clip_norm=1.0)
+    return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | base.big_vision_augmentation()
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py, `plain_digits` and `norm_digits`."""
-
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=8.0, weight_decay=0.1, clip_norm=1.0)
-        return recipe(BACKBONE | {'dtype': 'bfloat16'}, optimizer)
-
-    def digits():
-        return base.digits(DEEP, epochs=30.0, peak=1e-3, ema=None)
-
-    def plain_digits():
-        return base.digits(DEEP | {'residual': ADD}, epochs=30.0, peak=1e-3, ema=None)
-
-    def norm_digits():
-        return base.digits(DEEP | {'residual': ADD, 'norm': NORM}, epochs=30.0, peak=1e-3, ema=None)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 3, 'heads': 2})
-
-    def smoke():
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=1.0)
-        return base.smoke(
-            recipe(BACKBONE | {'drop_path': 0.1, 'patch': 8, 'width': 32, 'depth': 2, 'heads': 2}, optimizer),
-            image_size=32,
-        )
-
-    return base.select(
-        preset,
-        {
-            'imagenet': imagenet,
-            'digits': digits,
-            'plain_digits': plain_digits,
-            'norm_digits': norm_digits,
-            'fashion_mnist': fashion_mnist,
-            'smoke': smoke,
-        },
-    )
+get_config = base.presets(
+    imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=8.0),
+    digits=base.digits(DEEP, peak=1e-3, ema=None),
+    plain_digits=base.digits(DEEP | {'residual': ADD}, peak=1e-3, ema=None),
+    norm_digits=base.digits(DEEP | {'residual': ADD, 'norm': NORM}, peak=1e-3, ema=None),
+    fashion_mnist=base.fashion_mnist(SMALL),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

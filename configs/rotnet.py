@@ -12,16 +12,6 @@ eval/accuracy is that of rotations, eval/probe_accuracy that of digits.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def rotated(config):
     """The objective in place of the labels, and the probe on top."""
@@ -31,13 +21,7 @@ def rotated(config):
     return config | {'task': task, 'best': 'eval/probe_accuracy'}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return rotated(base.digits(BACKBONE, ema=None))
-
-    def fashion_mnist():
-        return rotated(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=rotated(base.digits(base.RESNET, ema=None)),
+    fashion_mnist=rotated(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None)),
+)

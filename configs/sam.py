@@ -11,29 +11,13 @@ Published: top-1 error of ResNet-50 on ImageNet-1k after 100 epochs from 22.9 to
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def sharp(config):
     """`config` with two gradients a step."""
     return config | {'task': {'fn': 'methods.optim.sam:Sam', 'inner': config['task'], 'rho': 0.05}}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return sharp(base.digits(BACKBONE, ema=None))
-
-    def fashion_mnist():
-        return sharp(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None))
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=sharp(base.digits(base.RESNET, ema=None)),
+    fashion_mnist=sharp(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None)),
+)

@@ -12,16 +12,6 @@ small presets have batches of 256 without flips of digits, and crops of 40 % of 
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def contrasted(config, size, bank):
     """Two views in place of the labels, and the neighbours' vote on top."""
@@ -47,13 +37,7 @@ def contrasted(config, size, bank):
     }
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return contrasted(base.digits(BACKBONE, epochs=40.0, ema=None), 8, 1438)
-
-    def fashion_mnist():
-        return contrasted(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 28, 8192)
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=contrasted(base.digits(base.RESNET, epochs=40.0, ema=None), size=8, bank=1438),
+    fashion_mnist=contrasted(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None), size=28, bank=8192),
+)

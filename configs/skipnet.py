@@ -20,17 +20,11 @@ presets evaluate the weights themselves: the batch statistics are theirs, not th
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'skipnet_ffgate1_38',
-    'decide': {'partial': 'modelzoo.vision.skipnet:hard'},
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-SMALL = {'depths': (3, 3, 3), 'widths': (8, 16, 32), 'stem_width': 8}
+BACKBONE = base.backbone('skipnet_ffgate1_38', decide={'partial': 'modelzoo.vision.skipnet:hard'})
+SMALL = BACKBONE | {'depths': (3, 3, 3), 'widths': (8, 16, 32), 'stem_width': 8}
+TINY = BACKBONE | {'depths': (2, 1), 'widths': (8, 16), 'stem_width': 8, 'drop_path': 0.1}
 SAMPLED = {'decide': {'partial': 'modelzoo.vision.skipnet:sampled'}}
-EPOCH = 50_000 / 128
+EPOCH = 50_000 / 128  # steps
 
 
 def skipping(config, alpha, reinforce=0.0):
@@ -47,42 +41,18 @@ def continued(config):
     return config | {'task': {'fn': 'methods.start:Start', 'inner': config['task'], 'read': read}}
 
 
-def recipe(backbone, data):
+def recipe(backbone):
     """The published supervised stage."""
     schedule = base.staircase(0.1, (32_000 / EPOCH, 48_000 / EPOCH))
     optimizer = base.sgd(schedule, nesterov=False, weight_decay=1e-4, decay_rules=(('.*', 1.0),))
-    return skipping(
-        base.cifar10(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=64_000 / EPOCH, batch_size=128),
-        0.0,
-    )
+    config = base.cifar10(backbone, optimizer, epochs=64_000 / EPOCH, batch_size=128, padding=4)
+    return skipping(config, alpha=0.0)
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet, and `hybrid_digits`."""
-
-    def cifar10():
-        return recipe(BACKBONE, base.cifar10_data({'fn': 'data.images:PadCrop', 'padding': 4, 'flip': True}))
-
-    def digits():
-        return skipping(base.digits(BACKBONE | SMALL, ema=None), 0.1)
-
-    def hybrid_digits():
-        return continued(skipping(base.digits(BACKBONE | SMALL | SAMPLED, peak=3e-4, ema=None), 0.1, 0.1))
-
-    def fashion_mnist():
-        return skipping(base.fashion_mnist(BACKBONE | SMALL, ema=None), 0.1)
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'depths': (2, 1), 'widths': (8, 16), 'stem_width': 8}
-        return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
-
-    return base.select(
-        preset,
-        {
-            'cifar10': cifar10,
-            'digits': digits,
-            'hybrid_digits': hybrid_digits,
-            'fashion_mnist': fashion_mnist,
-            'smoke': smoke,
-        },
-    )
+get_config = base.presets(
+    cifar10=recipe(BACKBONE),
+    digits=skipping(base.digits(SMALL, ema=None), alpha=0.1),
+    hybrid_digits=continued(skipping(base.digits(SMALL | SAMPLED, peak=3e-4, ema=None), alpha=0.1, reinforce=0.1)),
+    fashion_mnist=skipping(base.fashion_mnist(SMALL, ema=None), alpha=0.1),
+    smoke=base.smoke(recipe(TINY)),
+)

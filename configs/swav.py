@@ -13,16 +13,6 @@ the published epsilon of 0.05 all projections of digits fall together, and the l
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def clustered(config, large, small, bank):
     """Views in place of the labels, and the neighbours' vote on top."""
@@ -58,13 +48,9 @@ def clustered(config, large, small, bank):
     }
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return clustered(base.digits(BACKBONE, epochs=80.0, ema=None), 8, 6, 1438)
-
-    def fashion_mnist():
-        return clustered(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 28, 16, 8192)
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=clustered(base.digits(base.RESNET, epochs=80.0, ema=None), large=8, small=6, bank=1438),
+    fashion_mnist=clustered(
+        base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None), large=28, small=16, bank=8192
+    ),
+)

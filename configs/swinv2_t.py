@@ -13,37 +13,23 @@ float16, and here in bfloat16 with float32 parameters (--config.task.backbone.dt
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'swinv2_tiny_window8_256',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-RECIPE = {'drop_path': 0.2, 'dtype': 'bfloat16'}
-SMALL = {'width': 32, 'depths': (2, 2), 'heads': (2, 4)}
-NO_DECAY = {'decay_rules': (('mixer/bias_|logit_scale', 0.0),)}
+BACKBONE = base.backbone('swinv2_tiny_window8_256', scan=False)
+PAPER = BACKBONE | {'drop_path': 0.2, 'dtype': 'bfloat16'}
+SMALL = BACKBONE | {'width': 32, 'depths': (2, 2), 'heads': (2, 4)}
+TINY = SMALL | {'patch': 4, 'window': 4, 'drop_path': 0.1}
+UNDECAYED = 'mixer/bias_|logit_scale'
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
+def recipe(backbone, **schedule):
+    """The published run of a network."""
+    rules = ((UNDECAYED, 0.0),)
+    optimizer = base.adamw(peak=1e-3, weight_decay=0.05, clip_norm=5.0, decay_rules=rules, **schedule)
+    return base.imagenet(backbone, optimizer, image_size=256, ema=None)
 
-    def imagenet():
-        optimizer = (
-            base.adamw(peak=1e-3, start=5e-7, end=5e-6, warmup_epochs=20.0, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
-        )
-        return base.imagenet(BACKBONE | RECIPE, optimizer, image_size=256, ema=None)
 
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 1, 'window': 4}, epochs=100.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 2, 'window': 7})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1} | SMALL | {'patch': 4, 'window': 4}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.05, clip_norm=5.0) | NO_DECAY
-        return base.smoke(base.imagenet(shrunk, optimizer, ema=None), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(PAPER, start=5e-7, end=5e-6, warmup_epochs=20.0),
+    digits=base.digits(SMALL | {'patch': 1, 'window': 4}, epochs=100.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 2, 'window': 7}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -11,16 +11,6 @@ the published default.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def corrected(config, stride, padding):
     """`config` with the first layer's closed form."""
@@ -35,13 +25,7 @@ def corrected(config, stride, padding):
     return config | {'task': task}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return corrected(base.digits(BACKBONE, ema=None), 1, 1)
-
-    def fashion_mnist():
-        return corrected(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 2, 3)
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=corrected(base.digits(base.RESNET, ema=None), stride=1, padding=1),
+    fashion_mnist=corrected(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None), stride=2, padding=3),
+)

@@ -14,16 +14,6 @@ that it has.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'resnet50',
-    'drop_path': 0.0,
-    'stem_stride': 1,
-    'stem_width': 16,
-    'depths': (1, 1, 1),
-    'widths': (32, 64, 128),
-}
-
 
 def ranked(config, every):
     """`config` with the convolutions after the first one of low rank."""
@@ -39,13 +29,7 @@ def ranked(config, every):
     return config | {'task': task}
 
 
-def get_config(preset=None):
-    """One small network for each of the small data sets."""
-
-    def digits():
-        return ranked(base.digits(BACKBONE, ema=None), 20)
-
-    def fashion_mnist():
-        return ranked(base.fashion_mnist(BACKBONE | {'stem_stride': 4}, ema=None), 20)
-
-    return base.select(preset, {'digits': digits, 'fashion_mnist': fashion_mnist})
+get_config = base.presets(
+    digits=ranked(base.digits(base.RESNET, ema=None), every=20),
+    fashion_mnist=ranked(base.fashion_mnist(base.RESNET | {'stem_stride': 4}, ema=None), every=20),
+)

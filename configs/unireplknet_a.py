@@ -17,32 +17,23 @@ themselves: the batch statistics are theirs, not those of averaged weights.
 
 from longview.configs import base
 
-BACKBONE = {'fn': 'modelzoo:backbone', 'variant': 'unireplknet_a', 'drop_path': 0.0, 'dtype': 'float32', 'remat': False}
-SMALL = {'widths': (32, 64), 'depths': (2, 2), 'periods': (0, 1), 'kernel_size': 7}
+BACKBONE = base.backbone('unireplknet_a')
+SMALL = BACKBONE | {'widths': (32, 64), 'depths': (2, 2), 'periods': (0, 1), 'kernel_size': 7}
+TINY = SMALL | {'widths': (16, 32), 'drop_path': 0.1}
 
 
 def recipe(backbone, warmup_epochs):
     """The published run of a network."""
-    optimizer = base.adamw(peak=4e-3, end=1e-6, warmup_epochs=warmup_epochs, weight_decay=0.05)
-    config = base.imagenet(backbone, optimizer | {'decay_rules': (('/response/', 0.0),)}, batch_size=4096, ema=None)
-    *others, mix = config['train_transforms']
-    mix = mix | {'mixup_alpha': 0.3, 'cutmix_alpha': 0.3}
-    return config | {'train_transforms': [*others, mix]}
+    rules = (('/response/', 0.0),)
+    optimizer = base.adamw(peak=4e-3, end=1e-6, warmup_epochs=warmup_epochs, weight_decay=0.05, decay_rules=rules)
+    return base.imagenet(backbone, optimizer, batch_size=4096, ema=None) | {
+        'train_transforms': base.timm_transforms(1000, mixup_alpha=0.3, cutmix_alpha=0.3)
+    }
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the blocks and shrink width, depth and kernels."""
-
-    def imagenet():
-        return recipe(BACKBONE | {'dtype': 'bfloat16'}, 20.0)
-
-    def digits():
-        return base.digits(BACKBONE | SMALL | {'patch': 2}, epochs=60.0, ema=None)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'patch': 4}, ema=None)
-
-    def smoke():
-        return base.smoke(recipe(BACKBONE | SMALL | {'drop_path': 0.1, 'widths': (16, 32)}, 0.1), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=20.0),
+    digits=base.digits(SMALL | {'patch': 2}, epochs=60.0, ema=None),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4}, ema=None),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

@@ -18,63 +18,21 @@ bfloat16 with float32 parameters (--config.task.backbone.dtype=float32 for the p
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo.vision.vit:vit',
-    'variant': 'vit_small_patch16_224',
-    'plain': True,
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-    'scan': False,
-}
-HALF = (0.5, 0.5, 0.5)
+BACKBONE = base.backbone('vit_small_patch16_224', fn='modelzoo.vision.vit:vit', plain=True, scan=False)
+SMALL = BACKBONE | {'patch': 2, 'width': 64, 'depth': 4, 'heads': 2}
+TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'heads': 2, 'drop_path': 0.1}
 
 
-def recipe(backbone, optimizer):
+def recipe(backbone, warmup_epochs):
     """The published run of a network."""
-    normalize = base.normalize(HALF, HALF)
-    transforms = [
-        {
-            'fn': 'methods.randaugment:RandAugment',
-            'magnitude': 10.0,
-            'magnitude_std': 0.0,
-            'layers': 2,
-            'probability': 1.0,
-            'fill': (128, 128, 128),
-            'interpolation': 'bilinear',
-            'contrast': 'published',
-        },
-        normalize,
-        {
-            'fn': 'methods.augment:Mix',
-            'num_classes': 1000,
-            'mixup_alpha': 0.2,
-            'cutmix_alpha': 0.0,
-            'label_smoothing': 0.0,
-        },
-    ]
-    return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | {
-        'train_transforms': transforms,
-        'eval_transforms': [normalize],
-    }
+    optimizer = base.adamw(peak=1e-3, warmup_epochs=warmup_epochs, weight_decay=0.1, clip_norm=1.0)
+    transforms = base.big_vision_augmentation(base.mixup(1000, alpha=0.2))
+    return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | transforms
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py; the small ones keep the architecture and shrink width and depth."""
-
-    def imagenet():
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=8.0, weight_decay=0.1, clip_norm=1.0)
-        return recipe(BACKBONE | {'dtype': 'bfloat16'}, optimizer)
-
-    def digits():
-        return base.digits(BACKBONE | {'patch': 2, 'width': 64, 'depth': 4, 'heads': 2}, epochs=100.0)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | {'patch': 4, 'width': 64, 'depth': 3, 'heads': 2})
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'patch': 8, 'width': 32, 'depth': 2, 'heads': 2}
-        optimizer = base.adamw(peak=1e-3, warmup_epochs=0.1, weight_decay=0.1, clip_norm=1.0)
-        return base.smoke(recipe(shrunk, optimizer), image_size=32)
-
-    return base.select(preset, {'imagenet': imagenet, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=8.0),
+    digits=base.digits(SMALL, epochs=100.0),
+    fashion_mnist=base.fashion_mnist(SMALL | {'patch': 4, 'depth': 3}),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
+)

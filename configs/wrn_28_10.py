@@ -16,37 +16,21 @@ weights.
 
 from longview.configs import base
 
-BACKBONE = {
-    'fn': 'modelzoo:backbone',
-    'variant': 'wrn_28_10_cifar',
-    'drop_path': 0.0,
-    'dtype': 'float32',
-    'remat': False,
-}
-SMALL = {'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+BACKBONE = base.backbone('wrn_28_10_cifar')
+SMALL = BACKBONE | {'depths': (1, 1, 1), 'widths': (32, 64, 128)}
+TINY = BACKBONE | {'depths': (2, 1), 'widths': (16, 32), 'drop_path': 0.1}
 
 
-def recipe(backbone, data):
+def recipe(backbone):
     """The published run of a network."""
     schedule = base.staircase(0.1, (60.0, 120.0, 160.0), factor=0.2)
     optimizer = base.sgd(schedule, weight_decay=5e-4, decay_rules=(('.*', 1.0),))
-    return base.cifar10(base.supervised(backbone, 10, ema=None), data, optimizer, epochs=200.0, batch_size=128)
+    return base.cifar10(backbone, optimizer, epochs=200.0, batch_size=128, padding=4)
 
 
-def get_config(preset=None):
-    """The presets are those of configs/base.py, with CIFAR-10 in the place of ImageNet."""
-
-    def cifar10():
-        return recipe(BACKBONE, base.cifar10_data({'fn': 'data.images:PadCrop', 'padding': 4, 'flip': True}))
-
-    def digits():
-        return base.digits(BACKBONE | SMALL, ema=None)
-
-    def fashion_mnist():
-        return base.fashion_mnist(BACKBONE | SMALL | {'widths': (16, 32, 64)}, ema=None)
-
-    def smoke():
-        shrunk = BACKBONE | {'drop_path': 0.1, 'depths': (2, 1), 'widths': (16, 32)}
-        return base.smoke(recipe(shrunk, base.imagenet_data()), image_size=32)
-
-    return base.select(preset, {'cifar10': cifar10, 'digits': digits, 'fashion_mnist': fashion_mnist, 'smoke': smoke})
+get_config = base.presets(
+    cifar10=recipe(BACKBONE),
+    digits=base.digits(SMALL, ema=None),
+    fashion_mnist=base.fashion_mnist(SMALL | {'widths': (16, 32, 64)}, ema=None),
+    smoke=base.smoke(recipe(TINY)),
+)

@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from longview.runtime import renames
 from longview.runtime.resolve import ConfigError
 from longview.words import nearest
 
@@ -37,7 +38,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> list[s
 
 
 def _with_our_configs(argv: Sequence[str]) -> list[str]:
-    """Points ``--config configs/NAME.py`` at the config that we ship where the working folder has no such file."""
+    """Points each ``--config FILE:PRESET`` at the file that `_our_config` finds."""
     found = list(argv)
     for n, argument in enumerate(argv):
         flag = re.fullmatch(r'--?config(=.*)?', argument)
@@ -45,10 +46,21 @@ def _with_our_configs(argv: Sequence[str]) -> list[str]:
         if flag is None or value == len(argv):
             continue
         before, _, path = ('', '', argv[value]) if value > n else argument.partition('=')
-        file = path.partition(':')[0]
-        if file.startswith('configs/') and not pathlib.Path(file).exists() and (_ROOT / file).exists():
-            found[value] = f'{before}={_ROOT / path}' if before else str(_ROOT / path)
+        found[value] = f'{before}={_our_config(path)}' if before else _our_config(path)
     return found
+
+
+def _our_config(path: str) -> str:
+    """Returns `path`, FILE:PRESET; where there is no such file, what it is called now, of our own if nowhere else."""
+    if _there(path):
+        return path
+    path = renames.config_file(path)
+    shipped = path.startswith('configs/') and not _there(path) and _there(str(_ROOT / path))
+    return str(_ROOT / path) if shipped else path
+
+
+def _there(path: str) -> bool:
+    return pathlib.Path(path.partition(':')[0]).exists()
 
 
 def _touch_config(values: flags.FlagValues) -> None:

@@ -1,8 +1,9 @@
-"""Names that configs once used, and what they are called now: a config of an earlier version stays valid.
+"""Names of earlier versions, and what they are called now: configs and command lines of then stay valid.
 
 Import paths are in short form, as in configs, 'modelzoo.heads:Linear'.
 """
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,6 +89,30 @@ VARIANTS = {
     'modelzoo.sequence.long_conv:long_conv': 'long_conv_example',
     'modelzoo.sequence.gla:gla': 'gla_340m',
 }
+
+# A file of configs/ -> the file its presets are in now, and what their names begin with. The first preset of each was
+# `imagenet`.
+CONFIGS = {
+    'vig_t': ('vig_s', 't_'),
+    'vig_b': ('vig_s', 'b_'),
+    'vig_h_t': ('vig_s', 'h_t_'),
+    'vig_h_s': ('vig_s', 'h_s_'),
+    'vig_h_b': ('vig_s', 'h_b_'),
+}
+
+
+def config_file(path: str) -> str:
+    """Returns where the preset of a ``--config FILE:PRESET`` is now.
+
+    >>> config_file('configs/vig_h_t.py:digits'), config_file('configs/vig_h_t.py')
+    ('configs/vig_s.py:h_t_digits', 'configs/vig_s.py:h_t_imagenet')
+    """
+    name, _, preset = path.partition(':')
+    file = pathlib.Path(name)
+    if file.parent.name != 'configs' or file.suffix != '.py' or file.stem not in CONFIGS:
+        return path
+    now, begin = CONFIGS[file.stem]
+    return f'{file.with_name(now + ".py")}:{begin}{preset or "imagenet"}'
 
 
 def current(spec: str) -> tuple[str, dict[str, Any]]:

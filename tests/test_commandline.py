@@ -1,5 +1,6 @@
 """Mistakes on the command line: one sentence, status 1, nothing computed."""
 
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -9,11 +10,19 @@ from absl import flags
 from ml_collections import config_flags
 
 from longview.methods.peft.low_rank import lora
-from longview.runtime import commandline
+from longview.runtime import commandline, renames
 from longview.runtime.resolve import resolve
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOOD = '--config=configs/vig_s.py:smoke'
+
+
+def parsed(*arguments: str):
+    values = flags.FlagValues()
+    argv = ['train.py', *arguments]
+    config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values, sys_argv=argv)
+    commandline.parse(argv, values)
+    return values.config
 
 
 @pytest.mark.parametrize(
@@ -36,22 +45,36 @@ GOOD = '--config=configs/vig_s.py:smoke'
 )
 def test_flags_that_do_not_fit(arguments: tuple[str, ...], words: str, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    values = flags.FlagValues()
-    argv = ['train.py', *arguments]
-    config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values, sys_argv=argv)
     with pytest.raises(ValueError) as error:
-        commandline.parse(argv, values)
+        parsed(*arguments)
     assert words in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_a_function_that_is_not_called_yet_can_be_overridden(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
-    values = flags.FlagValues()
-    start = '--config.task.start.partial=methods.peft.low_rank:lora'
-    argv = ['train.py', '--config=configs/pissa.py:digits', start]
-    config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values, sys_argv=argv)
-    commandline.parse(argv, values)
-    assert resolve(values.config.task.start, 'start').func is lora
+    config = parsed('--config=configs/pissa.py:digits', '--config.task.start.partial=methods.peft.low_rank:lora')
+    assert resolve(config.task.start, 'start').func is lora
+
+
+@pytest.mark.parametrize('old', renames.CONFIGS)
+@pytest.mark.parametrize('folder', ['a checkout', 'elsewhere'])
+def test_a_config_that_moved_is_found_by_its_name_of_then(old: str, folder: str, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(ROOT if folder == 'a checkout' else tmp_path)
+    now, begin = renames.CONFIGS[old]
+    get_config = importlib.import_module(f'longview.configs.{now}').get_config
+    assert parsed(f'--config=configs/{old}.py').to_dict() == get_config(f'{begin}imagenet').to_dict()
+    small = get_config(f'{begin}digits')
+    small.seed = 3
+    assert parsed('--config', f'configs/{old}.py:digits', '--config.seed=3').to_dict() == small.to_dict()
+    assert parsed(f'--config={ROOT}/configs/{old}.py:digits', '--config.seed=3').to_dict() == small.to_dict()
+
+
+def test_a_config_of_ones_own_by_a_name_of_then_is_left_alone(monkeypatch, tmp_path) -> None:
+    (tmp_path / 'configs').mkdir()
+    text = 'from ml_collections import ConfigDict\nget_config = lambda preset: ConfigDict({"mine": preset})'
+    (tmp_path / 'configs' / 'vig_t.py').write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert parsed('--config=configs/vig_t.py:digits').mine == 'digits'
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 
 import jax
 import pytest
@@ -12,7 +13,6 @@ from longview.runtime.resolve import call, resolve
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
-PRESETS = ('imagenet', 'digits', 'fashion_mnist', 'smoke')
 # A paper whose own data set is not ImageNet.
 FIRST = {
     'wrn_28_10': 'cifar10',
@@ -23,7 +23,7 @@ FIRST = {
     'long_conv': 'cifar10',
     'mqar_zoology': 'paper_attention',
 }
-# Presets of what reads words; the first one is the paper's.
+# Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
 WORDS = {
     'mqar_zoology': (
         'paper_attention',
@@ -55,28 +55,38 @@ METHODS = (
     'trp',
 )
 # These go on from another run, which has to be there.
-AFTER_A_RUN = ('meal_v2', 'pissa')
+AFTER_A_RUN = (
+    'meal_v2:digits',
+    'meal_v2:fashion_mnist',
+    'pissa:digits',
+    'pissa:fashion_mnist',
+    'skipnet:hybrid_digits',
+)
 FIRST |= {name: 'digits' for name in METHODS}
+# The images of a preset, by how its name ends.
 SHAPES = {
     'cifar10': (32, 32, 3),
     'imagenet': (224, 224, 3),
+    's0': (224, 224, 3),
     'digits': (8, 8, 1),
     'fashion_mnist': (28, 28, 1),
     'smoke': (32, 32, 3),
 }
 
 
-def load(name: str, preset: str):
+def load(name: str, preset: str | None):
     return importlib.import_module(f'longview.configs.{name}').get_config(preset)
 
 
+def presets(name: str) -> list[str]:
+    """All presets of a config, as the sentence that refuses another one lists them."""
+    with pytest.raises(ValueError) as error:
+        load(name, 'none of them')
+    return re.search(r'The presets are (.*)\.$', str(error.value))[1].split(', ')
+
+
 @pytest.mark.parametrize(
-    'name, preset',
-    [
-        (name, FIRST.get(name, preset) if preset == 'imagenet' else preset)
-        for name in NAMES
-        for preset in (('digits', 'fashion_mnist') if name in METHODS else WORDS.get(name, PRESETS))
-    ],
+    'name, preset', [(name, preset) for name in NAMES for preset in WORDS.get(name) or presets(name)]
 )
 def test_config_builds_its_state(
     name: str, preset: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -87,9 +97,10 @@ def test_config_builds_its_state(
     if name in WORDS:
         batch = {k: spec('int32', 16) for k in ('words', 'label')} | {k: spec('int32') for k in ('epoch', 'index')}
     else:
-        batch = {'image': spec('uint8', *SHAPES[preset]), **{k: spec('int32') for k in ('label', 'epoch', 'index')}}
+        (shape,) = (shape for end, shape in SHAPES.items() if preset.endswith(end))
+        batch = {'image': spec('uint8', *shape), **{k: spec('int32') for k in ('label', 'epoch', 'index')}}
     init = lambda rng, batch: init_state(run.task, optimizer.transform, rng, batch, chain(run.train_transforms))
-    if name in AFTER_A_RUN:
+    if f'{name}:{preset}' in AFTER_A_RUN:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(FileNotFoundError, match='train that run first'):
             jax.eval_shape(init, jax.random.key(0), batch)
@@ -104,11 +115,33 @@ def test_docstring_says_paper_command_and_result(name: str) -> None:
     assert 'https://' in text and f'python train.py --config configs/{name}.py' in text and 'Published: ' in text
 
 
-def test_the_first_preset_is_the_papers() -> None:
-    for name in NAMES:
-        assert load(name, None).to_dict() == load(name, FIRST.get(name, 'imagenet')).to_dict()
+@pytest.mark.parametrize('name', NAMES)
+def test_the_first_preset_is_the_papers_and_the_small_ones_are_there(name: str) -> None:
+    first, small = FIRST.get(name, 'imagenet'), {'digits', 'fashion_mnist'}
+    assert presets(name)[0] == first and load(name, None).to_dict() == load(name, first).to_dict()
+    if name in METHODS:
+        assert set(presets(name)) == small
+    else:
+        assert set(presets(name)) >= set(WORDS.get(name, small | {'smoke'}))
 
 
-def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(ValueError, match="no preset 'digit'; did you mean 'digits'"):
-        load('vig_s', 'digit')
+def test_two_configs_share_nothing() -> None:
+    """Neither a list nor a placeholder, for an override would reach both."""
+    one, untouched = load('vig_s', 'smoke'), load('vig_s', 'smoke').to_dict()
+    one.epochs = 3.0
+    one.train_transforms[0]['magnitude'] = 1.0
+    one.train_transforms.pop()
+    assert load('vig_s', 'smoke').to_dict() == untouched != one.to_dict()
+
+
+@pytest.mark.parametrize(
+    'preset, words',
+    [
+        ('digit', "there is no preset 'digit'; did you mean 'digits'? The presets are digits, fashion_mnist."),
+        ('xyz', "there is no preset 'xyz'; The presets are digits, fashion_mnist."),
+    ],
+)
+def test_an_unknown_preset_is_refused(preset: str, words: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load('rotnet', preset)
+    assert str(error.value) == words
