@@ -27,6 +27,23 @@ jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(__file__).parent
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--compile',
+        choices=('quick', 'full'),
+        default='quick',
+        help='how hard XLA tries where tests compile: quick (the default) spares what costs time and changes no number '
+        'by more than rounding; XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 (AVX2, AVX512) stands for another processor',
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption('--compile') == 'full':
+        from tests.goldens.networks import QUICK
+
+        QUICK.clear()  # read wherever something is compiled
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests of a network run in one process, which keeps what they share: its shapes, its gradients."""

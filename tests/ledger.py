@@ -7,11 +7,10 @@ data reached. Everything else is computed from the code and the tests, and tests
 claims more. A paper may claim:
 
 - built: it is a network, and each of its variants has the number of parameters that its paper gives, or a reason
-  stands in `UNLIKE`. Multiply-adds are
-  counted by `pytest -m heavy tests/test_papers.py`: the paper's, or a reason stands in `REASONS`. Layers and kernels
-  have no such figures and do not claim it.
-- exact: the goldens named agree (the tests run them: output within 1e-4 of its standard deviation, input gradient
-  within 1e-3, parameters the same number).
+  stands in `UNLIKE`. Multiply-adds are counted by `pytest -m heavy tests/test_papers.py`: the paper's, or a reason
+  stands in `REASONS`. Layers and kernels have no such figures and do not claim it.
+- exact: the goldens named agree; tests/goldens/table.py, which the tests run, has a row and a bar for each (of a network:
+  output, input gradient, number of parameters; of a function: outputs and gradients).
 - weights: every parameter of every variant has one published name, with none left over on either side, and a tiny
   variant's file is written and read back bit for bit. The published files themselves were not at hand.
 - trains: a config of it was trained by train.py on real data. The percentage is accuracy on the test split; of features
@@ -24,17 +23,33 @@ import fnmatch
 import functools
 import importlib
 import pathlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
 import jax
 
 from longview import modelzoo
-from longview.modelzoo import __main__ as table
-from tests import goldens
+from longview.modelzoo import __main__ as listing
+from tests.goldens import table
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'papers.md'
+KINDS = {
+    'kernel': 'Kernels',
+    'backbone': 'Backbones',
+    'block': 'Blocks',
+    'dynamic': 'Dynamic inference',
+    'recipe': 'Recipes',
+    'ssl': 'Self-supervised learning',
+    'peft': 'Adaptation',
+    'compress': 'Compression',
+    'dense': 'Dense recognition and restoration',
+    'modality': 'Other modalities',
+    'generative': 'Generative models',
+    'theory': 'Theory',
+    'other': 'Other',
+}
 CLAIMS = ('built', 'exact', 'weights', 'trains', 'reproduced')
 REPRODUCED = ()
 
@@ -116,7 +131,7 @@ def parameters(name: str) -> int:
     published = modelzoo.find(name)[0].PUBLISHED.get(name)
     size = published.image_size if published else (224, 224)
     model = modelzoo.create_model(name, 10 if size == (32, 32) else None)  # CIFAR-10 has that size
-    x = table.example(model.backbone, size)
+    x = listing.example(model.backbone, size)
     params = jax.eval_shape(model.init, jax.random.key(0), x)['params']
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -125,8 +140,8 @@ def multiply_adds(name: str) -> int:
     """Returns the multiply-adds of a variant for one image of the paper's size."""
     size = modelzoo.find(name)[0].PUBLISHED[name].image_size
     model = modelzoo.create_model(name)
-    x = table.example(model.backbone, size)
-    return table.multiply_adds(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
+    x = listing.example(model.backbone, size)
+    return listing.multiply_adds(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
 
 
 def agrees(count: float, said: float, within: float) -> bool:
@@ -172,14 +187,8 @@ def _published_count(name: str) -> float | None:
 
 
 def tested(golden: str) -> bool:
-    """Whether the tests compare ours with this golden."""
-    there = (goldens.FOLDER / f'{golden}.json.gz').exists()
-    return there and any(f"'{end}" in _tests() for end in (f"{golden}'", f"{golden}.json.gz'"))
-
-
-@functools.cache
-def _tests() -> str:
-    return '\n'.join(path.read_text() for path in sorted((ROOT / 'tests').rglob('test_*.py')))
+    """Whether a row of the goldens' table, which the tests run, compares ours with this golden."""
+    return golden in {**table.NETWORKS, **table.FUNCTIONS, **table.DATA}
 
 
 def trained(paper: Paper) -> list[Run]:
@@ -204,29 +213,65 @@ def _counts(name: str) -> str:
 
 def page() -> str:
     """Returns docs/papers.md."""
-    rows = [(paper, claims(paper)) for paper in papers()]
-    counts = [f'{sum(claim in held for _, held in rows)} {claim}' for claim in CLAIMS]
-    about = __doc__.split('\n\n', 2)[2].partition('A paper may claim:')[2].strip()
-    lines = [
-        '# Papers',
-        '',
-        'Written by `python -m tests.ledger`; tests/test_papers.py holds it to the code. What a row may say:',
-        '',
-        about,
-        '',
-        f'{len(rows)} papers: {", ".join(counts)}.',
-        '',
-        '| id | paper | kind | status | config | file | evidence |',
-        '|---|---|---|---|---|---|---|',
+    ledger = [(paper, claims(paper)) for paper in papers()]
+    about = __doc__.partition('A paper may claim:')[2].strip()
+    kinds = [kind for kind in KINDS if any(paper.kind == kind for paper, _ in ledger)]
+    sections = [_section(kind, [(paper, held) for paper, held in ledger if paper.kind == kind]) for kind in kinds]
+    return '\n'.join(
+        [
+            '# Papers',
+            '',
+            'Written by `python -m tests.ledger`; tests/test_papers.py holds it to the code. What a paper may claim:',
+            '',
+            about,
+            '',
+            *_summary(ledger, kinds),
+            *(line for section in sections for line in section),
+            '',
+        ]
+    )
+
+
+Claims = Sequence[tuple[Paper, list[str]]]
+
+
+def _summary(ledger: Claims, kinds: Sequence[str]) -> list[str]:
+    """Returns the table of how many papers of each kind claim what."""
+
+    def line(name: str, part: Claims) -> str:
+        counts = [sum(claim in held for _, held in part) for claim in CLAIMS]
+        return f'| {name} | {len(part)} | ' + ' | '.join(str(count) for count in counts) + ' |'
+
+    link = lambda kind: f'[{KINDS[kind]}](#{KINDS[kind].lower().replace(" ", "-").replace(",", "")})'
+    return [
+        f'| | papers | {" | ".join(CLAIMS)} |',
+        '|---|' + '---|' * (1 + len(CLAIMS)),
+        *(line(link(kind), [row for row in ledger if row[0].kind == kind]) for kind in kinds),
+        line('all', ledger),
     ]
-    for paper, held in rows:
-        configs = ' '.join(f'`{config}`' for config in paper.configs)
-        file = f'`{paper.file}`' if paper.file else ''
-        lines.append(
-            f'| {paper.id} | {paper.title.replace("|", "/")} | {paper.kind} | '
-            f'{", ".join(held) or "not yet"} | {configs} | {file} | {evidence(paper)} |'
-        )
-    return '\n'.join(lines) + '\n'
+
+
+def _section(kind: str, part: Claims) -> list[str]:
+    """Returns what stands of one kind of papers: a table of what claims something, evidence and the rest folded."""
+    there = [(paper, held) for paper, held in part if held]
+    missing = [paper for paper, held in part if not held]
+    lines = ['', f'## {KINDS[kind]}', '']
+    if there:
+        lines += ['| id | paper | status | config | file |', '|---|---|---|---|---|']
+        lines += [_row(paper, held) for paper, held in there]
+        lines += _folded('Evidence', [f'- {paper.id}: {evidence(paper)}' for paper, _ in there])
+    if missing:
+        lines += _folded(f'{len(missing)} not built yet', [f'- {paper.id}: {paper.title}' for paper in missing])
+    return lines
+
+
+def _row(paper: Paper, held: Sequence[str]) -> str:
+    configs = ' '.join(f'`{config}`' for config in paper.configs)
+    return f'| {paper.id} | {paper.title.replace("|", "/")} | {", ".join(held)} | {configs} | `{paper.file}` |'
+
+
+def _folded(title: str, lines: Sequence[str]) -> list[str]:
+    return ['', f'<details><summary>{title}</summary>', '', *lines, '', '</details>']
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from longview.methods.optim.tract import TrAct
 from longview.methods.peft.low_rank import LowRank, lora, pissa
 from longview.methods.prune.magnitude import Prune, smaller
 from longview.methods.quant.fake import FakeQuant, quantize
-from longview.methods.ssl.masked import Autoencoder, normalized, patches_of
+from longview.methods.ssl.masked import normalized, patches_of
 from longview.methods.ssl.parts import Projector
 from longview.methods.ssl.rotation import RotNet, rotations
 from longview.methods.ssl.simclr import nt_xent
@@ -31,13 +31,11 @@ from longview.methods.ssl.swav import sinkhorn, swapped
 from longview.methods.ssl.views import Crop, Jitter, Views
 from longview.methods.start import Start, Trained
 from longview.methods.supervised import Supervised
-from longview.modelzoo import weights
 from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.residuals.residual import Add, Single
 from longview.modelzoo.vision.vit import ViT
 from longview.runtime.checkpoint import Best, Checkpoints
 from longview.trees import by_path
-from tests import goldens
 from tests.methods.small import METHODS, NET, RNG, SEEN, batch_of, begun, supervised, trained
 from tests.modelzoo import tiny
 
@@ -219,63 +217,6 @@ def test_patches_are_normalized_by_their_own_figures():
     np.testing.assert_array_equal(found[0, 4], image[0, 2:4, 2:4].reshape(-1))
     row = np.asarray(found[0, 4])
     np.testing.assert_allclose(normalized(found)[0, 4], (row - row.mean()) / np.sqrt(row.var(ddof=1) + 1e-6), rtol=1e-4)
-
-
-VIT_NAMES = {
-    'mixer_norm': 'norm1',
-    'mixer/qkv': 'attn.qkv',
-    'mixer/out': 'attn.proj',
-    'mlp_norm': 'norm2',
-    'mlp/up': 'mlp.fc1',
-    'mlp/down': 'mlp.fc2',
-}
-
-
-def names_of_mae():
-    names = [
-        ('cls_token', 'backbone/cls_token'),
-        ('pos_embed', 'backbone/pos_embed'),
-        ('mask_token', 'mask_token'),
-        ('decoder_pos_embed', 'pos_embed'),
-    ]
-    pairs = [
-        ('patch_embed.proj', 'backbone/stem'),
-        ('norm', 'backbone/norm'),
-        ('decoder_embed', 'embed'),
-        ('decoder_norm', 'norm'),
-        ('decoder_pred', 'paint'),
-    ]
-    pairs += [
-        (f'{theirs}.{{i}}.{part}', f'{ours}block{{i:02d}}/{name}')
-        for name, part in VIT_NAMES.items()
-        for theirs, ours in (('blocks', 'backbone/'), ('decoder_blocks', ''))
-    ]
-    for theirs, ours in pairs:
-        weight = 'scale' if 'norm' in ours.rsplit('/', 1)[-1] else 'kernel'
-        names += [(f'{theirs}.weight', f'{ours}/{weight}'), (f'{theirs}.bias', f'{ours}/bias')]
-    return names
-
-
-def test_the_autoencoder_agrees_with_the_golden():
-    golden = goldens.read(goldens.FOLDER / 'mae_d96_l3_img64_p8.json.gz')
-    network = Autoencoder(ViT(96, 3, 3, patch=8, image_size=64), 64, 2, 4, fixed_positions=None)
-    x = jnp.moveaxis(goldens.fill('input', golden['input_shape']), 1, -1)
-    noise = jnp.asarray(np.random.default_rng(0).random((2, 64), dtype=np.float32))
-    wanted = jax.eval_shape(network.init, RNG, x, noise)['params']
-    filled = {name: goldens.fill(name, shape) for name, shape, kind in golden['state']}
-    params = jax.tree.map(jnp.asarray, weights.load_published(names_of_mae(), wanted, filled))
-    assert sum(p.size for p in jax.tree.leaves(wanted)) == golden['parameters']
-    cotangent = jnp.asarray(goldens.fill('cotangent', golden['output']['shape']))
-
-    @tiny.jit
-    def answer(params, x):
-        painted, pull = jax.vjp(lambda x: network.apply({'params': params}, x, noise)[0], x)
-        return painted, pull(cotangent)[0]
-
-    painted, gradient = answer(params, x)
-    gradient = np.moveaxis(np.asarray(gradient), -1, 1)
-    assert goldens._output_error(golden['output'], np.asarray(painted)) < goldens.OUTPUT_BAR
-    assert goldens._gradient_error(golden['input_gradient'], gradient) < goldens.GRADIENT_BAR
 
 
 def test_sam_is_the_gradient_of_the_worst_place_nearby():

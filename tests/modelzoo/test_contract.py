@@ -30,6 +30,8 @@ UNREAD = {
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel',)
 CLASSES = 7
+# What two programs of the same sums may differ by: ten times what was measured under three instruction sets.
+ROUNDING = 2e-5
 
 
 def having(field: str) -> list[str]:
@@ -158,19 +160,19 @@ def test_execution_options_change_no_number(name, options):
     assert same(jax.eval_shape(other.init, jax.random.key(0), image())) == same(variables)
     answer = jit(functools.partial(train_answer, other))(variables, image())
     wanted = plain_answer(name)
-    assert error(ravel_pytree(answer)[0], ravel_pytree(wanted)[0]) <= 1e-6
+    assert error(ravel_pytree(answer)[0], ravel_pytree(wanted)[0]) <= ROUNDING
     # The gates' gradients are small differences of large sums, and those of biases that a norm takes away are nothing
     # but rounding, which is 1e-7 of the largest array.
     least = 1e-2 * max(np.linalg.norm(leaf) for leaf in jax.tree.leaves(wanted))
     for ours, theirs in zip(jax.tree.leaves(answer), jax.tree.leaves(wanted), strict=True):
-        assert np.linalg.norm(ours - theirs) <= 1e-5 * max(np.linalg.norm(theirs), least)
+        assert np.linalg.norm(ours - theirs) <= 1e-4 * max(np.linalg.norm(theirs), least)
 
 
 @pytest.mark.parametrize('name', TINY)
 def test_evaluation_treats_examples_apart_and_draws_nothing(name):
     model, variables = start(name)
     one = jit(model.apply)(variables, image()[2:3])
-    assert_close(one, jax.tree.map(lambda value: value[2:3], features_of(name)), 1e-6)
+    assert_close(one, jax.tree.map(lambda value: value[2:3], features_of(name)), ROUNDING)
 
 
 @pytest.mark.parametrize('name', TINY)
@@ -187,7 +189,7 @@ def test_training_drops_by_row_however_the_batch_is_split(name):
     )
     rows = jnp.arange(4)
     logits = jnp.concatenate([half(rows[part], image()[part]) for part in (slice(0, 2), slice(2, 4))])
-    assert_close(logits, plain_answer(name)[0][0], 1e-6)
+    assert_close(logits, plain_answer(name)[0][0], ROUNDING)
     assert abs(logits - features_of(name)['logits']).max() > 1e-4
 
 
@@ -235,4 +237,4 @@ def test_a_token_backbone_is_the_sum_of_its_parts_also_without_jit(name):
         return backbone.encode(backbone.embed(x) + backbone.positions(grid), grid)
 
     features = model.backbone.apply({'params': params['backbone']}, image(), method=in_parts)
-    assert_close(features, {key: features_of(name)[key] for key in features}, 1e-6)
+    assert_close(features, {key: features_of(name)[key] for key in features}, ROUNDING)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longview.kernels.long_conv import long_conv, pallas_tpu, transforms, xla
+from longview.kernels.long_conv import pallas_tpu, transforms, xla
 from longview.kernels.long_conv.transforms import fft_size, monarch_sides
 from tests import goldens
+from tests.goldens.table import NETWORKS
 from tests.kernels.long_conv import cases
 from tests.kernels.long_conv.cases import Case
 
@@ -93,40 +94,10 @@ def test_sizes():
     assert pallas_tpu._sides(256) == (16, 16) and pallas_tpu._sides(2**22) == (32, 16, 128, 64)
 
 
-GOLDENS = (
-    'fftconv_causal_256',
-    'fftconv_causal_1024',
-    'fftconv_causal_4096',
-    'fftconv_circular_256',
-    'fftconv_gated_256',
-    'fftconv_gated_1024',
-    'fftconv_gated_4096',
-    'fftconv_partial_256',
-    'fftconv_partial_1024',
-    'fftconv_partial_4096',
-)
-
-
-@pytest.mark.parametrize('name', GOLDENS)
-@pytest.mark.parametrize('implementation', ['fft', 'monarch'])
-def test_published_code(name, implementation):
-    """HazyResearch/flash-fft-conv's own reference; the input is (B, D, T), or gates behind it as channels."""
-    golden = goldens.read(goldens.FOLDER / f'{name}.json.gz')
-    x = jnp.asarray(goldens.fill('input', golden['input_shape']).transpose(0, 2, 1))
-    kernel = jnp.asarray(goldens.fill('k', golden['state'][0][1]).T)
-    cotangent = jnp.asarray(goldens.fill('cotangent', golden['output']['shape']).transpose(0, 2, 1))
-
-    def op(x):
-        u, *gates = jnp.split(x, x.shape[-1] // kernel.shape[-1], axis=-1)
-        how = dict(zip(('pre_gate', 'post_gate'), gates))
-        return long_conv(u, kernel, circular='circular' in name, implementation=implementation, **how)
-
-    y, pull = jax.vjp(jax.jit(op), x)
-    report = goldens.Report(
-        name,
-        kernel.size,
-        golden['parameters'],
-        goldens._output_error(golden['output'], y.transpose(0, 2, 1)),
-        goldens._gradient_error(golden['input_gradient'], np.asarray(pull(cotangent)[0]).transpose(0, 2, 1)),
-    )
-    assert report.passed and report.output < 1e-5 and report.gradient < 1e-5, str(report)
+@pytest.mark.parametrize('name', [name for name in NETWORKS if name.startswith('fftconv')])
+def test_published_code_by_matrix_products(name):
+    """HazyResearch/flash-fft-conv's own reference; tests/test_goldens.py has it by the Fourier transform."""
+    row = NETWORKS[name]
+    row = row._replace(build={**row.build, 'implementation': 'monarch'})
+    report = goldens.compare(goldens.read(goldens.FOLDER / f'{name}.json.gz'), row)
+    assert report.passed, str(report)

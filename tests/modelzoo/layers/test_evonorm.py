@@ -1,4 +1,4 @@
-"""EvoNorm against its equations, the published layers' answers, and inside residual networks."""
+"""EvoNorm against its equations, and inside residual networks."""
 
 import functools
 
@@ -13,15 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from longview.modelzoo.layers.norms.evonorm import Affine, EvoNormB0, EvoNormS0, unchanged
 from longview.modelzoo.vision.resnetv2 import resnetv2
 from longview.modelzoo.zoo import backbone
-from tests import goldens
 from tests.modelzoo.tiny import jit
 
-LAYERS = 'modelzoo.layers.norms.evonorm'
-# Golden: what ours is; timm's epsilon in B0 is not the authors'.
-CASES = {
-    'evonorm_b0': {'fn': f'{LAYERS}:EvoNormB0', 'epsilon': 1e-3},
-    'evonorm_s0': {'fn': f'{LAYERS}:EvoNormS0', 'groups': 8},
-}
 PARAMS = {
     'scale': np.array([1, 2, -0.5, 0.1], np.float32),
     'bias': np.array([0, 1, 2, 3], np.float32),
@@ -29,12 +22,6 @@ PARAMS = {
 }
 RUNNING = np.array([1, 0.5, 2, 0.1], np.float32)
 VARIABLES = jax.tree.map(jnp.asarray, {'params': PARAMS, 'batch_stats': {'var': RUNNING}})
-
-
-@pytest.mark.parametrize('name', CASES)
-def test_ours_agrees_with_the_golden(name):
-    report = goldens.compare(goldens.read(goldens.FOLDER / f'{name}.json.gz'), CASES[name])
-    assert report.passed and max(report.output, report.gradient) < 1e-5, str(report)
 
 
 def images(batch: int = 3) -> np.ndarray:

@@ -1,0 +1,295 @@
+"""What stands around our parts in goldens that are no network or layer of ours: small networks, single kernels."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from longview.kernels.gla import gla
+from longview.kernels.long_conv import long_conv
+from longview.methods.ssl import masked
+from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.frame import pyramid, trunk
+from longview.modelzoo.layers.frame.block import PreNorm
+from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.patch import Patches
+from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm
+from longview.modelzoo.layers.residuals.frac_connections import FracConnections
+from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
+from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
+from longview.modelzoo.layers.residuals.residual import Single, along
+from longview.modelzoo.layers.residuals.rezero import ReZero
+from longview.modelzoo.vision import moat
+from longview.modelzoo.vision.vit import ViT
+
+
+class Direction(nn.Module):
+    """A layer normalization without scale and bias."""
+
+    dtype: jnp.dtype = jnp.float32
+
+    def __call__(self, x):
+        x = x - x.mean(-1, keepdims=True)
+        return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+class Stack(nn.Module):
+    """Blocks on vectors, and a norm; `batch` is the axis of the examples."""
+
+    residual: Callable[..., nn.Module]
+    depth: int
+    heads: int
+    mlp: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module] = LayerNorm
+    last_norm: bool = True
+    batch: int = 0
+
+    @nn.compact
+    def __call__(self, x):
+        x, join = jnp.moveaxis(x, self.batch, 0), self.residual(name='join')
+        mixer, s = functools.partial(Attention, heads=self.heads), join.open(x)
+        for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth)):
+            s = PreNorm(self.norm, mixer, self.mlp, residual, name=name)(s, None)
+        x = jnp.moveaxis(join.close(s), 0, self.batch)
+        return self.norm(name='norm')(x) if self.last_norm else x
+
+
+class OrthoViT(nn.Module):
+    """Patches with positions behind a class token without; a norm and a matrix read it."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = Patches(96, 4, name='stem')(x).reshape(len(x), -1, 96)
+        x = x + self.param('pos_embed', nn.initializers.zeros, (1, 64, 96))
+        token = self.param('cls_token', nn.initializers.zeros, (1, 1, 96))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, 96)), x], axis=1)
+        mlp = functools.partial(Mlp, activation=nn.gelu)
+        x = Stack(Orthogonal, 3, 3, mlp, Direction, last_norm=False, name='blocks')(x)
+        return Dense(10, name='head')(LayerNorm(name='norm')(x[:, 0]))
+
+
+class PreActivation(nn.Module):
+    """Norm, rectifier and a convolution with bias, twice; a projection of the map itself where the shape changes."""
+
+    features: int
+    stride: int
+    residual: Callable[..., Single]
+
+    @nn.compact
+    def __call__(self, s, mask, *, train=False):
+        join = self.residual(name='residual')
+        y = nn.relu(BatchNorm(name='norm1')(join.read(s), train=train))
+        y = Conv(self.features, 3, self.stride, 1, name='conv1')(y)
+        y = Conv(self.features, 3, 1, 1, name='conv2')(nn.relu(BatchNorm(name='norm2')(y, train=train)))
+        if y.shape != s.shape:
+            s = join.carry(s, Conv(self.features, 1, self.stride, name='shortcut'))
+        return join.write(s, y)
+
+
+class OrthoResNet(nn.Module):
+    """Eighteen layers, nothing between the last block and the mean."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(BatchNorm(name='stem_norm')(Conv(64, 3, 1, 1, name='stem')(x)))
+        stages = pyramid.connected(pyramid.halving(PreActivation, (64, 128, 256, 512), (2,) * 4), Orthogonal)
+        maps = pyramid.run(self, x, stages, drop_path=0.0, remat=False, train=False, residual=Orthogonal)
+        return Dense(10, name='head')(global_mean(maps[-1]))
+
+
+def rezero() -> Stack:
+    mlp = functools.partial(Mlp, ratio=2, activation=nn.relu)
+    return Stack(ReZero, 3, 4, mlp, NoNorm, last_norm=False, batch=1)
+
+
+def hyper() -> Stack:
+    return Stack(HyperConnections, 2, 4, functools.partial(Mlp, ratio=2))
+
+
+def frac() -> Stack:
+    return Stack(functools.partial(FracConnections, across=True), 2, 4, functools.partial(Mlp, ratio=2))
+
+
+_AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_SCALED = (('weight', 'scale'), ('bias', 'bias'))
+_STATISTICS = (*_SCALED, ('running_mean', 'mean'), ('running_var', 'var'))
+
+
+def rezero_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'layers.{i}.', 'block{i:02d}/'
+    return (
+        (there + 'resweight', here + 'residual/scale'),
+        *((f'{there}self_attn.in_proj_{a}', f'{here}mixer/qkv/{b}') for a, b in _AFFINE),
+        *((f'{there}self_attn.out_proj.{a}', f'{here}mixer/out/{b}') for a, b in _AFFINE),
+        *(
+            (f'{there}linear{k}.{a}', f'{here}mlp/{name}/{b}')
+            for k, name in ((1, 'up'), (2, 'down'))
+            for a, b in _AFFINE
+        ),
+    )
+
+
+def hyper_names() -> tuple[tuple[str, str], ...]:
+    found = [(f'norm.{a}', f'norm/{b}') for a, b in _SCALED]
+    for layer in range(4):
+        branch, there, block = ('mixer', 'mlp')[layer % 2], f'layers.{layer}.', f'block{layer // 2:02d}/'
+        found += [
+            (f'{there}{kind}_{name}', f'{block}{branch}_residual/{kind}_{name.replace("fn", "kernel")}')
+            for kind, names in (
+                ('static', ('alpha', 'beta')),
+                ('dynamic', ('alpha_fn', 'alpha_scale', 'beta_fn', 'beta_scale')),
+            )
+            for name in names
+        ]
+        found += [(f'{there}norm.gamma', f'{block}{branch}_residual/norm_scale')]
+        found += [(f'{there}branch.norm.{a}', f'{block}{branch}_norm/{b}') for a, b in _SCALED]
+        parts = (
+            {'attn.in_proj_': 'mixer/qkv', 'attn.out_proj.': 'mixer/out'}
+            if layer % 2 == 0
+            else {'fc1.': 'mlp/up', 'fc2.': 'mlp/down'}
+        )
+        found += [(f'{there}branch.{a}{c}', f'{block}{b}/{d}') for a, b in parts.items() for c, d in _AFFINE]
+    return tuple(found)
+
+
+def ortho_vit_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'blocks.{i}.', 'blocks/block{i:02d}/'
+    parts = (('attn.qkv', 'mixer/qkv'), ('attn.proj', 'mixer/out'), ('mlp.fc1', 'mlp/up'), ('mlp.fc2', 'mlp/down'))
+    return (
+        ('cls_token', 'cls_token'),
+        ('pos_embed', 'pos_embed'),
+        *((f'patchify.{a}', f'stem/{b}') for a, b in _AFFINE),
+        *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
+        *((f'classifier.0.{a}', f'norm/{b}') for a, b in _SCALED),
+        *((f'classifier.1.{a}', f'head/{b}') for a, b in _AFFINE),
+    )
+
+
+def ortho_resnet_names() -> tuple[tuple[str, str], ...]:
+    found = [(f'pre.0.{a}', f'stem/{b}') for a, b in _AFFINE] + [
+        (f'pre.1.{a}', f'stem_norm/{b}') for a, b in _STATISTICS
+    ]
+    for stage in range(4):
+        there, here = f'stage{stage + 1}.{{i}}.', f'stage{stage}/block{{i:02d}}/'
+        found += [
+            (f'{there}residual.{k}.{a}', f'{here}{name}/{b}')
+            for k, name, names in (
+                (0, 'norm1', _STATISTICS),
+                (2, 'conv1', _AFFINE),
+                (3, 'norm2', _STATISTICS),
+                (5, 'conv2', _AFFINE),
+            )
+            for a, b in names
+        ]
+        found += [(f'{there}shortcut.{a}', f'{here}shortcut/{b}') for a, b in _AFFINE]
+    return (*found, *((f'linear.{a}', f'head/{b}') for a, b in _AFFINE))
+
+
+class LongConv(nn.Module):
+    """`kernels.long_conv` with its kernel as the parameter; gates stand behind the input as channels.
+
+    Attributes:
+        channels: of the input without its gates.
+        places: taps of the kernel.
+        circular, implementation: see `long_conv`.
+    """
+
+    channels: int
+    places: int
+    circular: bool = False
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param('kernel', nn.initializers.zeros, (self.places, self.channels))
+        u, *gates = jnp.split(x, x.shape[-1] // self.channels, axis=-1)
+        how = dict(zip(('pre_gate', 'post_gate'), gates))
+        return long_conv(u, kernel, circular=self.circular, implementation=self.implementation, **how)
+
+
+class GatedLinearAttention(nn.Module):
+    """`kernels.gla` of queries, keys, values (as wide as the output) and raw gates side by side; no parameters.
+
+    Attributes:
+        values: width of the values.
+        implementation: see `gla`.
+    """
+
+    values: int
+    implementation: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        keys = (x.shape[-1] - self.values) // 3
+        q, k, v, gate = jnp.split(x, (keys, 2 * keys, 2 * keys + self.values), axis=-1)
+        return gla(q, k, v, jax.nn.log_sigmoid(gate) / 16, implementation=self.implementation)[0]
+
+
+class MoatBlock(nn.Module):
+    """A block of MOAT with its table of offsets for a map of 6x6."""
+
+    @nn.compact
+    def __call__(self, x):
+        attention = functools.partial(moat.RelativeAttention, table=(6, 6))
+        return moat.Block(64, 2, 0, attention, name='block')(x, None)
+
+
+def moat_block_names() -> tuple[tuple, ...]:
+    there, here = 'block_{s:02d}_{i:02d}', 'backbone/stage{s}/block{i:02d}/'
+    return tuple(
+        (name.replace(there, 'blk'), f'block/{path.removeprefix(here)}', *axes)
+        for name, path, *axes in moat.NAMES['MOAT']
+        if path.startswith(here)
+    )
+
+
+class Autoencoder(nn.Module):
+    """MAE's network on patches of 8x8, of which those with the smallest noise are seen."""
+
+    @nn.compact
+    def __call__(self, x):
+        noise = jnp.asarray(np.random.default_rng(0).random((len(x), 64), dtype=np.float32))
+        backbone = ViT(96, 3, 3, patch=8, image_size=64, parent=None)
+        network = masked.Autoencoder(backbone, 64, 2, 4, fixed_positions=None, name='network')
+        return network(x, noise)[0]
+
+
+def autoencoder_names() -> tuple[tuple[str, str], ...]:
+    block = {
+        'norm1': 'mixer_norm',
+        'attn.qkv': 'mixer/qkv',
+        'attn.proj': 'mixer/out',
+        'norm2': 'mlp_norm',
+        'mlp.fc1': 'mlp/up',
+        'mlp.fc2': 'mlp/down',
+    }
+    pairs = {
+        'patch_embed.proj': 'backbone/stem',
+        'norm': 'backbone/norm',
+        'decoder_embed': 'embed',
+        'decoder_norm': 'norm',
+        'decoder_pred': 'paint',
+        **{f'blocks.{{i}}.{there}': f'backbone/block{{i:02d}}/{here}' for there, here in block.items()},
+        **{f'decoder_blocks.{{i}}.{there}': f'block{{i:02d}}/{here}' for there, here in block.items()},
+    }
+    alone = {
+        'cls_token': 'backbone/cls_token',
+        'pos_embed': 'backbone/pos_embed',
+        'mask_token': 'mask_token',
+        'decoder_pos_embed': 'pos_embed',
+    }
+    return (
+        *((there, f'network/{here}') for there, here in alone.items()),
+        *(
+            (f'{there}.{a}', f'network/{here}/{b}')
+            for there, here in pairs.items()
+            for a, b in (_SCALED if here.endswith('norm') else _AFFINE)
+        ),
+    )
