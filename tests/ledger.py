@@ -9,8 +9,8 @@ claims more. A paper may claim:
 - built: it is a network, and each of its variants has the number of parameters that its paper gives, or a reason
   stands in `UNLIKE`. Multiply-adds are counted by `pytest -m heavy tests/test_papers.py`: the paper's, or a reason
   stands in `REASONS`. Layers and kernels have no such figures and do not claim it.
-- exact: the goldens named agree; tests/goldens/table.py, which the tests run, has a row and a bar for each (of a network:
-  output, input gradient, number of parameters; of a function: outputs and gradients).
+- exact: the goldens named agree; tests/goldens/table.py, which the tests run, has a row for each, with bars (of a
+  network: output, input gradient, number of parameters; of a function: outputs and gradients).
 - weights: every parameter of every variant has one published name, with none left over on either side, and a tiny
   variant's file is written and read back bit for bit. The published files themselves were not at hand.
 - trains: a config of it was trained by train.py on real data. The percentage is accuracy on the test split; of features
