@@ -21,6 +21,7 @@ from longview.kernels.gla import gla as attend
 from longview.kernels.gla import gla_step
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import GatedMlp
 from longview.modelzoo.layers.mixers.mamba import CausalConv
 from longview.modelzoo.layers.mixers.mixer import Mixer
 from longview.modelzoo.layers.norms.norm import RMSNorm
@@ -77,7 +78,7 @@ class GatedLinearAttention(Mixer):
         inputs = (keys, keys // self.shared_by, values // self.shared_by)
         return State(memory, tuple(jnp.zeros((batch, self.taps - 1, c), self.dtype) for c in inputs))
 
-    def _start(self, x: Float[Array, 'b t d']) -> State:
+    def _sequence_state(self, x: Float[Array, 'b t d']) -> State:
         return self.init_state(*x.shape[::2])
 
     def _channels(self, width: int) -> tuple[int, int]:
@@ -130,35 +131,14 @@ def _read(q: Array, k: Array, v: Array, g: Array, memory: Array) -> tuple[Array,
     return o[:, None], memory
 
 
-class GatedMlp(nn.Module):
-    """``down(silu(gate(x)) * up(x))`` without biases; the hidden width is 8/3 of the width, rounded up to 256.
-
-    Attributes:
-        multiple_of: the hidden width is a multiple of this.
-        dtype: compute type.
-    """
-
-    multiple_of: int = 256
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
-        """Acts on the last axis."""
-        hidden = -(-int(x.shape[-1] * 8 / 3) // self.multiple_of) * self.multiple_of
-        gate, up, down = (
-            Dense(size, False, _NORMAL, self.dtype, name=name)
-            for name, size in (('gate', hidden), ('up', hidden), ('down', x.shape[-1]))
-        )
-        return down(nn.silu(gate(x)) * up(x))
-
-
 class GLA(Trunk):
     """`Trunk` with gated linear attention and published names."""
 
 
 _NORM = functools.partial(RMSNorm, epsilon=1e-6)
 _MIXER = functools.partial(GatedLinearAttention, epsilon=1e-6)
-_LM = functools.partial(GLA, mlp=GatedMlp, norm=_NORM, last_norm=_NORM)
+_MLP = functools.partial(GatedMlp, multiple_of=256)
+_LM = functools.partial(GLA, mlp=_MLP, norm=_NORM, last_norm=_NORM)
 # Section 5 of the paper; the 340 M model has 1,024 channels, the 1.3 B model 2,048, both 24 blocks of 4 heads.
 VARIANTS = {
     'gla_340m': _LM(1024, 24, _MIXER, vocabulary=32000),

@@ -17,16 +17,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.attention.attention import split_heads
 from longview.modelzoo.layers.frame import init, variants
 from longview.modelzoo.layers.frame.dense import Dense
+from longview.modelzoo.layers.frame.mlp import GatedMlp
 from longview.modelzoo.layers.mixers.causal_attention import Remembering, State
 from longview.modelzoo.layers.norms.norm import RMSNorm
-from longview.modelzoo.layers.residuals.value_residual import SharedValue, Told, ValueResidual
+from longview.modelzoo.layers.residuals.value_residual import SharedValue, ValueMix, ValueResidual
 from longview.modelzoo.sequence.trunk import Trunk
 
 _NORMAL = jax.nn.initializers.normal(0.02)
@@ -48,14 +48,14 @@ class RotaryAttention(Remembering):
 
     @nn.compact
     def with_values(
-        self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+        self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
     ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
-        """Mixes by values that another block has a say in; returns the state and the values too."""
-        dense = lambda name, start: Dense(x.shape[-1], False, start, self.dtype, name=name)
+        """Returns the outputs, the state after them and the values used; see `Remembering.with_values`."""
+        dense = lambda name, initial: Dense(x.shape[-1], False, initial, self.dtype, name=name)
         first = 0 if state is None else state.count
         q, k = (rotate(split_heads(dense(name, self.kernel_init)(x), self.heads), first, self.base) for name in 'qk')
-        own = [dense('v', self.kernel_init)(x)] if told is None or told.own else []
-        values = own[0] if told is None else told.values(*own)
+        own = [dense('v', self.kernel_init)(x)] if mix is None or mix.has_own else []
+        values = own[0] if mix is None else mix.values(*own)
         y, state = self._attend(q, k, split_heads(values, self.heads), state)
         return dense('out', self.out_init)(y), state, values
 
@@ -68,28 +68,6 @@ def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float
     cosine, sine = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
     a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     return jnp.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1).astype(x.dtype)
-
-
-class GatedMlp(nn.Module):
-    """``down(silu(gate(x)) * up(x))`` without biases.
-
-    Attributes:
-        ratio: hidden width over width.
-        kernel_init, out_init: of the first two matrices and of the last one.
-        dtype: compute type.
-    """
-
-    ratio: float = 8 / 3
-    kernel_init: init.Initializer = _NORMAL
-    out_init: init.Initializer = _NORMAL
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
-        """Acts on the last axis."""
-        hidden = int(x.shape[-1] * self.ratio)
-        gate, up = (Dense(hidden, False, self.kernel_init, self.dtype, name=name) for name in ('gate', 'up'))
-        return Dense(x.shape[-1], False, self.out_init, self.dtype, name='down')(nn.silu(gate(x)) * up(x))
 
 
 class ResFormer(Trunk):

@@ -53,8 +53,8 @@ class WordEmbedding(nn.Module):
         if self.places:
             self.pos_embed = self.param('pos_embed', normal, (self.places, self.width))
 
-    def __call__(self, words: Int[Array, 'b t'], start: Any = 0) -> Float[Array, 'b t d']:
-        """Returns the vectors of words at the places `start`, `start` + 1, ...
+    def __call__(self, words: Int[Array, 'b t'], first: Any = 0) -> Float[Array, 'b t d']:
+        """Returns the vectors of words at the places `first`, `first` + 1, ...
 
         Raises:
             ValueError: the sequence is longer than the table of positions.
@@ -68,8 +68,8 @@ class WordEmbedding(nn.Module):
                 f'{length} words are more than the {self.places} places that have a position: read a '
                 'shorter sequence, or set places.'
             )
-        rows = jax.lax.dynamic_slice_in_dim(self.pos_embed, start, length)
-        return x + rows.astype(self.dtype)[None]
+        positions = jax.lax.dynamic_slice_in_dim(self.pos_embed, first, length)
+        return x + positions.astype(self.dtype)[None]
 
 
 class Elements(nn.Module):

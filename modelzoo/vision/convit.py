@@ -90,8 +90,8 @@ def _neighbors(locality: float, key: Array, shape: Sequence[int], dtype: DTypeLi
     center = (side - 1) / 2 if side % 2 == 0 else side // 2
     x, y = np.indices((side, side)).reshape(2, -1) - center  # x is the slower, as published
     local = locality * np.stack([2 * x, 2 * y, -np.ones_like(x)])
-    start = init.trunc_normal(0.02)(key, shape, dtype) * locality
-    return start.at[:, : side * side].set(jnp.asarray(local, dtype))
+    initial = init.trunc_normal(0.02)(key, shape, dtype) * locality
+    return initial.at[:, : side * side].set(jnp.asarray(local, dtype))
 
 
 class ConViT(ft.TokenBackbone):

@@ -26,7 +26,7 @@ from longview.modelzoo import features as ft
 from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
 from longview.modelzoo.layers.frame import init, meta_next, trunk
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, path_masks
 from longview.modelzoo.layers.frame.mlp import Mlp, gelu
 from longview.modelzoo.layers.frame.patch import patch_grid
 from longview.modelzoo.layers.frame.pool import global_mean
@@ -107,7 +107,7 @@ class ConvNeXt(ft.PyramidBackbone):
         x = meta_next.PatchStem(self.widths[0], self.patch, self.norm, self.dtype, name='stem')(x)
         masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
         features = {ft.STEM: x}
-        for index, stage_masks in enumerate(meta_next.rows(masks, self.depths)):
+        for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             if index:
                 x = meta_next.PatchDown(self.widths[index], self.norm, self.dtype, name=f'down{index - 1}')(x)
             x = self._stage(index)(x, stage_masks, train=train)

@@ -139,7 +139,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b n d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b n d']:
-        """Keeps the shape; `masks` are this stage's rows."""
+        """Keeps the shape; `masks` are those of this stage's blocks."""
         join = self.residual(name='residual')
         blocks = [self.block(name=name) for name in trunk.names(self.depth)]
         return join.close(in_turn(blocks, join.open(x), masks, train=train, remat=self.remat))
@@ -182,9 +182,7 @@ class CvT(ft.PyramidBackbone):
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The first patches, each block, the last norm; what leads to a stage goes with the last block before it."""
-        blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
-        for index in range(1, len(self.depths)):
-            blocks[sum(self.depths[:index]) - 1].append(f'embed{index}')
+        blocks = trunk.stage_paths(self.depths, [f'embed{index}' for index in range(1, len(self.depths))])
         blocks[sum(self.depths[:-1]) - 1].append('cls_token')
         return (('embed0',), *map(tuple, blocks), ('norm',))
 

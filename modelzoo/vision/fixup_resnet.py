@@ -45,13 +45,13 @@ class Block(nn.Module):
     def __call__(
         self, s: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         del train
         join = self.residual(name='residual')
         conv = functools.partial(Conv, self.features, 3, padding=1, dtype=self.dtype, use_bias=False)
-        start = fixup.kernel_init(join.blocks, mode='fan_out')
+        initial = fixup.kernel_init(join.blocks, mode='fan_out')
         x = join.read(s)
-        y = conv(stride=self.stride, kernel_init=start, name='conv1')(x)
+        y = conv(stride=self.stride, kernel_init=initial, name='conv1')(x)
         y = fixup.Offset(name='before2')(nn.relu(fixup.Offset(name='after1')(y)))
         y = conv(kernel_init=jax.nn.initializers.zeros, name='conv2')(y)
         if self.stride != 1 or s.shape[-1] != self.features:

@@ -35,7 +35,7 @@ from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepth
 from longview.modelzoo.layers.frame import pyramid, trunk
 from longview.modelzoo.layers.frame.block import in_turn
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, drop_path, path_masks
 from longview.modelzoo.layers.frame.mlp import gelu
 from longview.modelzoo.layers.frame.patch import pair
 from longview.modelzoo.layers.frame.pool import global_mean, halve
@@ -126,7 +126,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], mask: Float[Array, 'r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         conv_mask, mixer_mask = (None, None) if mask is None else mask
         s = self._shortcut(x) + drop_path(self._convolve(x, train=train), conv_mask)
         if self.mixer is None:
@@ -213,7 +213,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Runs the blocks; `masks` are this stage's rows."""
+        """Runs the blocks; `masks` are those of this stage's blocks."""
         names = trunk.names(self.depth)
         blocks = [self.block(stride=1 if index else 2, name=name) for index, name in enumerate(names)]
         return in_turn(blocks, x, masks, train=train, remat=self.remat)
@@ -272,9 +272,8 @@ class MOAT(ft.PyramidBackbone):
         count = sum(self.depths)
         masks = path_masks(self, self.drop_path * (count - 1) / count, count, len(x), train=train)
         features = {ft.STEM: x}
-        for index, depth in enumerate(self.depths):
-            first = sum(self.depths[:index])
-            x = self._stage(index)(x, None if masks is None else masks[first : first + depth], train=train)
+        for index, stage_masks in enumerate(by_stage(masks, self.depths)):
+            x = self._stage(index)(x, stage_masks, train=train)
             features[ft.stage(index)] = x
         norm = LayerNorm(dtype=self.dtype, name='norm')
         pooled = norm(global_mean(x)).astype(jnp.float32)

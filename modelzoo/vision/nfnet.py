@@ -145,7 +145,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`.
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`.
 
         Raises:
             ValueError: the features are too few for one group.

@@ -32,7 +32,7 @@ from longview.modelzoo.layers.convolutions.conv import convolve
 from longview.modelzoo.layers.frame import init, trunk
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, path_masks
 from longview.modelzoo.layers.frame.mlp import Mlp, gelu
 from longview.modelzoo.layers.frame.patch import Patches, pair, patch_grid
 from longview.modelzoo.layers.norms.norm import LayerNorm
@@ -285,15 +285,11 @@ class _Pyramid(ft.PyramidBackbone):
     def _masks(self, batch: int, *, train: bool) -> list[Array | None]:
         """Returns each stage's masks of stochastic depth."""
         masks = path_masks(self, self.drop_path, sum(self.depths), batch, train=train)
-        ends = np.cumsum(self.depths)
-        return [None if masks is None else masks[end - depth : end] for end, depth in zip(ends, self.depths)]
+        return by_stage(masks, self.depths)
 
     def _blocks(self) -> list[list[str]]:
         """Returns the paths of each block, what leads to the next stage with the last one before it."""
-        paths = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
-        for index in range(1, len(self.depths)):
-            paths[sum(self.depths[:index]) - 1].append(f'embed{index}')
-        return paths
+        return trunk.stage_paths(self.depths, [f'embed{index}' for index in range(1, len(self.depths))])
 
 
 class PVT(_Pyramid):

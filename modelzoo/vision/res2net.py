@@ -58,7 +58,7 @@ class Bottle2neck(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         first = self.stride != 1 or x.shape[-1] != self.features
         width = self.features // 4 * self.base_width // 64 * self.groups
         conv = functools.partial(ConvNorm, dtype=self.dtype)

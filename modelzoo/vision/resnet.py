@@ -29,7 +29,7 @@ from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
-from longview.modelzoo.layers.residuals.residual import Add, Single, Starting, Stream, Telling
+from longview.modelzoo.layers.residuals.residual import Add, SetsInitialValues, SharesValues, Single, Stream
 
 
 class Subsample(nn.Module):
@@ -78,7 +78,7 @@ class Basic(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream of maps on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream of maps on; `mask` is this block's part of `drop.path_masks`."""
 
         def branch(x: Array) -> Array:
             conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream of maps on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream of maps on; `mask` is this block's part of `drop.path_masks`."""
 
         def branch(x: Array) -> Array:
             width = self.features // 4 * self.base_width // 64 * self.groups
@@ -134,7 +134,7 @@ def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array]
     A connection over several copies of the map cannot span a change of its shape: there it starts anew.
     """
     outer = block.residual(name='residual')
-    if isinstance(outer, (Starting, Telling)):
+    if isinstance(outer, (SetsInitialValues, SharesValues)):
         raise NotImplementedError(
             f'{type(outer).__name__} reaches into a branch, and convolutions with norms do not '
             'let it: use vision/fixup_resnet.py for Fixup, or choose another residual.'
@@ -172,7 +172,7 @@ class WideBasic(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, PlainConv))
         y = nn.relu(norm(name='norm1')(x, train=train))
         if self.stride != 1 or x.shape[-1] != self.features:

@@ -93,7 +93,7 @@ class Basic(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
         y = self.act(norm(name='norm1')(x, train=train))
         x = _shortcut(self, x, y)
@@ -121,7 +121,7 @@ class Bottleneck(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `mask` is this block's row of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
         width = self.features // 4
         y = self.act(norm(name='norm1')(x, train=train))

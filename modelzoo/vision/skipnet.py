@@ -34,7 +34,7 @@ from longview.modelzoo import features as ft
 from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, Stem, projection
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.drop import drop_path, example_keys, path_masks
 from longview.modelzoo.layers.frame.pool import global_mean, max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
@@ -122,7 +122,7 @@ class MeanGate(nn.Module):
 class Apart(nn.Module):
     """Each gate by itself: of its two logits, the one of being open less the other."""
 
-    def start(self, batch: int) -> tuple[()]:
+    def init_state(self, batch: int) -> tuple[()]:
         """Returns nothing."""
         del batch
         return ()
@@ -141,7 +141,7 @@ class Recurrent(nn.Module):
 
     size: int = 10
 
-    def start(self, batch: int) -> tuple[Array, Array]:
+    def init_state(self, batch: int) -> tuple[Array, Array]:
         """Returns zeros: output and cell."""
         return jnp.zeros((batch, self.size)), jnp.zeros((batch, self.size))
 
@@ -179,7 +179,7 @@ class Block(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `gate` is g, `mask` this block's row of `drop.path_masks`."""
+        """Returns the next map; `gate` is g, `mask` this block's part of `drop.path_masks`."""
         conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
         y = nn.relu(conv(stride=self.stride, name='conv1')(x, train=train))
         y = drop_path(conv(name='conv2')(y, train=train), mask)
@@ -247,7 +247,7 @@ class SkipNet(ft.PyramidBackbone):
         run = lambda block, x, gate, mask: block(x, gate, mask, train=train)
         run = nn.remat(run) if self.remat else run
         control = self.control(name='control')
-        state, g = control.start(len(x)), jnp.ones(len(x))
+        state, g = control.init_state(len(x)), jnp.ones(len(x))
         features, gates, logits = {ft.STEM: stem}, [], []
         for number, (stage, index, width, stride) in enumerate(blocks):
             block = Block(width, stride, self.dtype, name=f'{stage}_block{index:02d}')
@@ -269,11 +269,8 @@ class SkipNet(ft.PyramidBackbone):
         ]
 
     def _draw(self, batch: int) -> Float[Array, ' b']:
-        """Returns a number from 0 to 1 for each example, by its row; as `drop.path_masks` draws them."""
-        rows = self.scope.root.get_variable('example', 'row', None)
-        rows = jnp.arange(batch) if rows is None else rows
-        key = self.make_rng('drop_path')
-        return jax.vmap(lambda row: jax.random.uniform(jax.random.fold_in(key, row)))(rows)
+        """Returns a random number from 0 to 1 for each example."""
+        return jax.vmap(jax.random.uniform)(example_keys(self, batch))
 
 
 _SINGLE = functools.partial(ConvGate, pooled=False)

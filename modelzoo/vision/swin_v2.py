@@ -28,7 +28,7 @@ from longview.modelzoo.layers.attention import attention, window
 from longview.modelzoo.layers.frame import init, trunk
 from longview.modelzoo.layers.frame.block import PostNorm
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, path_masks
 from longview.modelzoo.layers.frame.mlp import Mlp
 from longview.modelzoo.layers.frame.patch import Patches, patch_grid
 from longview.modelzoo.layers.norms.norm import LayerNorm
@@ -189,13 +189,13 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Keeps the shape; `masks` are this stage's rows."""
+        """Keeps the shape; `masks` are those of this stage's blocks."""
         join = self.residual(name='residual')
         s = join.open(x)
         for index, name in enumerate(trunk.names(self.depth)):
-            rows = None if masks is None else masks[index : index + 1]
+            block_masks = None if masks is None else masks[index : index + 1]
             blocks = [self.block(shifted=index % 2 == 1)(name=name)]
-            s = trunk.run(self, blocks, s, rows, train=train, remat=self.remat, scan=self.scan)
+            s = trunk.run(self, blocks, s, block_masks, train=train, remat=self.remat, scan=self.scan)
         return join.close(s)
 
 
@@ -242,9 +242,7 @@ class SwinV2(ft.PyramidBackbone):
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The stem, each block, the last norm; what leads to a stage goes with the last block before it."""
-        blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
-        for index in range(1, len(self.depths)):
-            blocks[sum(self.depths[:index]) - 1].append(f'merge{index}')
+        blocks = trunk.stage_paths(self.depths, [f'merge{index}' for index in range(1, len(self.depths))])
         return (('stem',), *map(tuple, blocks), ('norm',))
 
     @nn.compact
@@ -258,10 +256,9 @@ class SwinV2(ft.PyramidBackbone):
         x = Stem(self.width, self.patch, self.dtype, name='stem')(x)
         masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
         features = {ft.STEM: x}
-        for index, depth in enumerate(self.depths):
+        for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             x = Merge(self.dtype, name=f'merge{index}')(x) if index else x
-            first = sum(self.depths[:index])
-            x = self._stage(index)(x, None if masks is None else masks[first : first + depth], train=train)
+            x = self._stage(index)(x, stage_masks, train=train)
             features[ft.stage(index)] = x
         x = LayerNorm(dtype=self.dtype, name='norm')(x)
         return {**features, ft.MAP: x, ft.POOLED: jnp.mean(x.astype(jnp.float32), axis=(1, 2))}

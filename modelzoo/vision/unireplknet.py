@@ -26,7 +26,7 @@ from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv, spre
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
 from longview.modelzoo.layers.frame import init, meta_next
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, drop_path, path_masks
 from longview.modelzoo.layers.frame.mlp import gelu
 from longview.modelzoo.layers.frame.patch import patch_grid
 from longview.modelzoo.layers.frame.pool import global_mean
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
-        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
         norm = functools.partial(BatchNorm, dtype=self.dtype)
         join = self.residual(name='residual')
         x = join.read(s)
@@ -100,7 +100,7 @@ class Deployed(nn.Module):
 
     @nn.compact
     def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
-        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
         del train
         join = self.residual(name='residual')
         x = join.read(s)
@@ -220,7 +220,7 @@ class UniRepLKNet(ft.PyramidBackbone):
         x = Stem(self.widths[0], self.patch, self.dtype, name='stem')(x)
         masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
         features = {ft.STEM: x}
-        for index, stage_masks in enumerate(meta_next.rows(masks, self.depths)):
+        for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             if index:
                 x = Down(self.widths[index], self.dtype, name=f'down{index - 1}')(x)
             stage = meta_next.Stage(self._blocks(index), Add, self.remat, name=ft.stage(index))

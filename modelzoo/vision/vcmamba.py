@@ -31,7 +31,7 @@ from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv
 from longview.modelzoo.layers.frame import init, trunk
 from longview.modelzoo.layers.frame.block import in_turn
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import drop_path, path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, drop_path, path_masks
 from longview.modelzoo.layers.frame.mlp import gelu
 from longview.modelzoo.layers.frame.patch import pair
 from longview.modelzoo.layers.frame.pool import global_mean
@@ -149,7 +149,7 @@ class ConvBlock(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Passes the map on; `mask` is this block's row of `drop.path_masks`, of which it needs the second part."""
+        """Passes the map on; `mask` is this block's part of `drop.path_masks`, of which it needs the second part."""
         y = drop_path(self.mlp(name='mlp')(x, train=train), None if mask is None else mask[1])
         return LayerScale(1e-5, name='residual').write(x, y)
 
@@ -169,7 +169,7 @@ class ScanBlock(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Passes the map on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the map on; `mask` is this block's part of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         y = self.mixer(name='mixer')(self.norm(name='mixer_norm')(x, train=train), train=train)
         x = x + drop_path(y, mixer_mask)
@@ -252,7 +252,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Runs the blocks; `masks` are this stage's rows."""
+        """Runs the blocks; `masks` are those of this stage's blocks."""
         if self.shrinks:
             x = Conv(self.features, 3, 2, 1, self.dtype, name='down')(x)
             x = self.norm(dtype=self.dtype, name='down_norm')(x, train=train)
@@ -321,11 +321,9 @@ class VCMamba(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
         masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
         x = Stem(self.widths[0], self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
-        features, first = {ft.STEM: x}, 0
-        for index, depth in enumerate(self.depths):
-            rows = None if masks is None else masks[first : first + depth]
-            x = features[ft.stage(index)] = self._stage(index)(x, rows, train=train)
-            first += depth
+        features = {ft.STEM: x}
+        for index, stage_masks in enumerate(by_stage(masks, self.depths)):
+            x = features[ft.stage(index)] = self._stage(index)(x, stage_masks, train=train)
         x = LayerNorm(dtype=self.dtype, name='norm')(x)
         return {**features, ft.MAP: x, ft.POOLED: global_mean(x)}
 

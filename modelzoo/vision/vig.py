@@ -36,12 +36,13 @@ from longview.kernels.gla import bidirectional_gla
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.attention import posemb
 from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
-from longview.modelzoo.layers.frame import init, trunk
+from longview.modelzoo.layers.frame import init, meta_next, trunk
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, path_masks
 from longview.modelzoo.layers.frame.mlp import SwiGLU
-from longview.modelzoo.layers.frame.patch import ConvStem, Downsample, stem_grid
+from longview.modelzoo.layers.frame.patch import ConvStem, Downsample, pair, stem_grid
+from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
 from longview.modelzoo.layers.residuals.residual import Add
 
@@ -198,10 +199,10 @@ class ViG(ft.TokenBackbone):
         s = self.join.open(tokens.reshape(len(tokens), *grid, self.width))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
-        return {ft.TOKENS: x.reshape(tokens.shape), ft.MAP: x, ft.POOLED: _mean(x)}
+        return {ft.TOKENS: x.reshape(tokens.shape), ft.MAP: x, ft.POOLED: global_mean(x)}
 
     def _table_grid(self) -> ft.Grid:
-        return self.grid(*_pair(self.image_size))
+        return self.grid(*pair(self.image_size))
 
 
 class HierViG(ft.PyramidBackbone):
@@ -241,10 +242,7 @@ class HierViG(ft.PyramidBackbone):
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The stem, each block, the last norm; a stage's downsampling goes with its last block."""
-        blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
-        for index in range(len(self.depths) - 1):
-            blocks[sum(self.depths[: index + 1]) - 1].append(f'down{index}')
-        return (('stem',), *map(tuple, blocks), ('norm',))
+        return meta_next.layers(self.depths)
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
@@ -258,31 +256,19 @@ class HierViG(ft.PyramidBackbone):
         x = ConvStem(self.channels[0], self.patch, gelu, self.dtype, name='stem')(x)
         masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
         features = {ft.STEM: x}
-        for index in range(len(self.depths)):
-            x = self._stage(index)(x, self._rows(masks, index), train=train)
+        for index, stage_masks in enumerate(by_stage(masks, self.depths)):
+            x = self._stage(index)(x, stage_masks, train=train)
             features[ft.stage(index)] = x
             if index + 1 < len(self.depths):
                 x = Downsample(self.channels[index + 1], self.dtype, name=f'down{index}')(x)
         x = self.norm(dtype=self.dtype, name='norm')(x)
-        return {**features, ft.MAP: x, ft.POOLED: _mean(x)}
+        return {**features, ft.MAP: x, ft.POOLED: global_mean(x)}
 
     def _stage(self, index: int) -> trunk.Stage:
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
         parts['mixer'] = functools.partial(parts['mixer'], heads=self.heads[index])
         block = functools.partial(PreNorm, **parts, residual=self.residual)
         return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
-
-    def _rows(self, masks: Array | None, index: int) -> Array | None:
-        first = sum(self.depths[:index])
-        return None if masks is None else masks[first : first + self.depths[index]]
-
-
-def _mean(x: Float[Array, 'b h w d']) -> Float[Array, 'b d']:
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 # Tables 1 and 3 of the paper name the sizes; widths, heads, activations and drop rates are those of the published
@@ -314,7 +300,7 @@ PUBLISHED = {
 
 
 def _refit(backbone: ViG, path: str, table: np.ndarray) -> np.ndarray:
-    return posemb.refit(table, backbone.grid(*_pair(backbone.image_size)))
+    return posemb.refit(table, backbone.grid(*pair(backbone.image_size)))
 
 
 RESIZE = {'ViG': _refit}

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.residuals.value_residual import Told
+from longview.modelzoo.layers.residuals.value_residual import ValueMix
 
 
 class Attention(nn.Module):
@@ -40,18 +40,22 @@ class Attention(nn.Module):
 
     @nn.compact
     def with_values(
-        self, x: Float[Array, 'b n d'], told: Told | None
+        self, x: Float[Array, 'b n d'], mix: ValueMix | None
     ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n d']]:
-        """Mixes the tokens by values that another block has a say in; see value_residual.py.
+        """Mixes the tokens with values that may come from the first block; see value_residual.py.
+
+        Args:
+            x: the tokens.
+            mix: how the first block's values and this block's own are combined; None for its own alone.
 
         Returns:
-            The tokens, no state, and the values.
+            The mixed tokens, None (`Attention` keeps no state), and the values it used.
         """
         width = x.shape[-1]
-        own = told is None or told.own
+        own = mix is None or mix.has_own
         qkv = Dense((3 if own else 2) * width, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
-        v = rest[0] if told is None else told.values(*rest)
+        v = rest[0] if mix is None else mix.values(*rest)
         y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v))))
         return Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')(y), None, v
 

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame.drop import drop_path
-from longview.modelzoo.layers.residuals.residual import Stream, connect, mixed, started
+from longview.modelzoo.layers.residuals.residual import Stream, connect, initialized, run_mixer
 
 
 class PreNorm(nn.Module):
@@ -27,14 +27,14 @@ class PreNorm(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         mixer_join, mlp_join = connect(self.residual, ('mixer', 'mlp'))
         y = self.norm(name='mixer_norm')(mixer_join.read(s))
-        s, y = mixed(mixer_join, started(mixer_join, self.mixer)(name='mixer'), s, y, train=train)
+        s, y = run_mixer(mixer_join, initialized(mixer_join, self.mixer)(name='mixer'), s, y, train=train)
         s = mixer_join.write(s, drop_path(y, mixer_mask))
         y = self.norm(name='mlp_norm')(mlp_join.read(s))
-        return mlp_join.write(s, drop_path(started(mlp_join, self.mlp)(name='mlp')(y), mlp_mask))
+        return mlp_join.write(s, drop_path(initialized(mlp_join, self.mlp)(name='mlp')(y), mlp_mask))
 
 
 class PostNorm(nn.Module):
@@ -51,13 +51,13 @@ class PostNorm(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         mixer_join, mlp_join = connect(self.residual, ('mixer', 'mlp'))
-        mixer = started(mixer_join, self.mixer)(name='mixer')
-        s, y = mixed(mixer_join, mixer, s, mixer_join.read(s), train=train)
+        mixer = initialized(mixer_join, self.mixer)(name='mixer')
+        s, y = run_mixer(mixer_join, mixer, s, mixer_join.read(s), train=train)
         s = mixer_join.write(s, drop_path(self.norm(name='mixer_norm')(y), mixer_mask))
-        y = self.norm(name='mlp_norm')(started(mlp_join, self.mlp)(name='mlp')(mlp_join.read(s)))
+        y = self.norm(name='mlp_norm')(initialized(mlp_join, self.mlp)(name='mlp')(mlp_join.read(s)))
         return mlp_join.write(s, drop_path(y, mlp_mask))
 
 

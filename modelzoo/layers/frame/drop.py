@@ -6,11 +6,13 @@ place in memory: splitting the batch over devices or microbatches draws the same
 read-only collection ``example`` as ``{'example': {'row': int32 (B,)}}``; without it they are 0, 1, ....
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 
 def path_masks(
@@ -36,12 +38,23 @@ def path_masks(
         raise ValueError(f'drop_path is {rate}: it must be at least 0 and below 1.')
     if not train or rate == 0:
         return None
-    rows = module.scope.root.get_variable('example', 'row', None)
-    rows = jnp.arange(batch) if rows is None else rows
-    key = module.make_rng('drop_path')
-    draw = lambda row: jax.random.uniform(jax.random.fold_in(key, row), (depth, branches))
+    draw = lambda key: jax.random.uniform(key, (depth, branches))
     keep = 1 - np.linspace(0, rate, depth, dtype=np.float32)[:, None, None]
-    return (jax.vmap(draw, out_axes=-1)(rows) < keep) / keep
+    return (jax.vmap(draw, out_axes=-1)(example_keys(module, batch)) < keep) / keep
+
+
+def example_keys(module: nn.Module, batch: int) -> Key[Array, ' b']:
+    """Returns a key for each example, from the rng ``drop_path`` and the example's row in the global batch."""
+    examples = module.scope.root.get_variable('example', 'row', None)
+    examples = jnp.arange(batch) if examples is None else examples
+    key = module.make_rng('drop_path')
+    return jax.vmap(lambda example: jax.random.fold_in(key, example))(examples)
+
+
+def by_stage(masks: Float[Array, 'l r b'] | None, depths: Sequence[int]) -> list[Float[Array, 'm r b'] | None]:
+    """Returns the masks of each stage's blocks; `depths` has each stage's number of blocks."""
+    ends = np.cumsum(depths)
+    return [None if masks is None else masks[end - depth : end] for end, depth in zip(ends, depths)]
 
 
 def drop_path(y: Float[Array, 'b *n'], mask: Float[Array, ' b'] | None) -> Float[Array, 'b *n']:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -33,7 +32,7 @@ class MetaNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
-        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
+        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
         join = self.residual(name='residual')
         y = self.mixer(name='mixer')(join.read(s))
         y = self.mlp(name='mlp')(self.norm(name='norm')(y, train=train))
@@ -100,21 +99,13 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Keeps the shape; `masks` are this stage's rows."""
+        """Keeps the shape; `masks` are those of this stage's blocks."""
         join = self.residual(name='residual')
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
         return join.close(in_turn(blocks, join.open(x), masks, train=train, remat=self.remat))
 
 
-def rows(masks: Float[Array, 'l r b'] | None, depths: Sequence[int]) -> list[Float[Array, 'm r b'] | None]:
-    """Returns each stage's part of the masks of all blocks."""
-    ends = np.cumsum(depths)
-    return [None if masks is None else masks[end - depth : end] for end, depth in zip(ends, depths)]
-
-
 def layers(depths: Sequence[int], last: Sequence[str] = ('norm',)) -> tuple[tuple[str, ...], ...]:
     """Returns the parameter paths by depth: ``stem``, each block, the `last`; ``down0``.. go with the block before."""
-    blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(depths) for name in trunk.names(depth)]
-    for index in range(len(depths) - 1):
-        blocks[sum(depths[: index + 1]) - 1].append(f'down{index}')
+    blocks = trunk.stage_paths(depths, [f'down{index}' for index in range(len(depths) - 1)])
     return (('stem',), *map(tuple, blocks), tuple(last))

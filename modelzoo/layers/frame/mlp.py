@@ -84,3 +84,27 @@ class SwiGLU(nn.Module):
         down = Dense(width, False, self.kernel_init, self.dtype, name='down')
         gate, value = jnp.split(up(x), 2, axis=-1)
         return down(nn.silu(gate) * value)
+
+
+class GatedMlp(nn.Module):
+    """``down(silu(gate(x)) * up(x))`` without biases; `SwiGLU` is the same with gate and up in one matrix.
+
+    Attributes:
+        ratio: hidden width over width.
+        multiple_of: the hidden width is rounded up to a multiple of this.
+        kernel_init, out_init: of the first two matrices and of the last one.
+        dtype: compute type.
+    """
+
+    ratio: float = 8 / 3
+    multiple_of: int = 1
+    kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
+    out_init: init.Initializer = jax.nn.initializers.normal(0.02)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
+        """Acts on the last axis."""
+        hidden = -(-int(x.shape[-1] * self.ratio) // self.multiple_of) * self.multiple_of
+        gate, up = (Dense(hidden, False, self.kernel_init, self.dtype, name=name) for name in ('gate', 'up'))
+        return Dense(x.shape[-1], False, self.out_init, self.dtype, name='down')(nn.silu(gate(x)) * up(x))

@@ -32,7 +32,7 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, masks: Float[Array, 'l b'] | None, *, train: bool = False) -> Stream:
-        """Runs the blocks; `masks` has a row for each."""
+        """Runs the blocks; `masks` has an entry for each."""
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
         alone = 1 if self.scan else len(blocks)
         s = in_turn(blocks[:alone], s, masks, train=train, remat=self.remat)
@@ -72,8 +72,8 @@ def run(
     join = residual(name='residual')
     s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):
-        rows = None if masks is None else masks[first : first + len(blocks), 0]
-        s = Stage(blocks, remat, scan, name=f'stage{index}')(s, rows, train=train)
+        stage_masks = None if masks is None else masks[first : first + len(blocks), 0]
+        s = Stage(blocks, remat, scan, name=f'stage{index}')(s, stage_masks, train=train)
         maps.append(join.close(s))
         first += len(blocks)
     return maps
@@ -81,8 +81,7 @@ def run(
 
 def layers(depths: Sequence[int], last: Sequence[str] = ()) -> tuple[tuple[str, ...], ...]:
     """Returns the parameter paths of a pyramid by depth: the stem, each block, and what comes `last`."""
-    blocks = [(f'stage{index}/{name}',) for index, depth in enumerate(depths) for name in trunk.names(depth)]
-    return (('stem',), *blocks, tuple(last))
+    return (('stem',), *map(tuple, trunk.stage_paths(depths)), tuple(last))
 
 
 def with_stride(

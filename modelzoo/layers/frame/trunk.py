@@ -23,6 +23,19 @@ def names(depth: int) -> list[str]:
     return [f'block{index:02d}' for index in range(depth)]
 
 
+def stage_paths(depths: Sequence[int], between: Sequence[str] = ()) -> list[list[str]]:
+    """Returns the parameter paths of each block of a pyramid, from the first to the last.
+
+    Args:
+        depths: blocks of each stage.
+        between: names of what leads from each stage to the next, which count as parts of the last block before them.
+    """
+    paths = [[f'stage{stage}/{name}'] for stage, depth in enumerate(depths) for name in names(depth)]
+    for stage, name in enumerate(between):
+        paths[sum(depths[: stage + 1]) - 1].append(name)
+    return paths
+
+
 def run(
     trunk: nn.Module,
     blocks: Sequence[nn.Module],
@@ -48,14 +61,14 @@ def run(
         NotImplementedError: `remat` or `scan` with blocks that hold more than parameters, or `scan` with blocks that
             hold different ones.
     """
-    rows = [None] * len(blocks) if masks is None else list(masks)
+    block_masks = [None] * len(blocks) if masks is None else list(masks)
     if trunk.is_initializing() or not (remat or scan):
-        for block, mask in zip(blocks, rows):
+        for block, mask in zip(blocks, block_masks):
             s = block(s, mask, train=train)
         return s
     params = _params(trunk, blocks)
     if not scan:
-        for block, inputs in zip(blocks, zip(params, rows)):
+        for block, inputs in zip(blocks, zip(params, block_masks)):
             s = jax.checkpoint(_pure(block, train))(s, inputs)
         return s
     if any(jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, params[0]) for tree in params):
@@ -99,7 +112,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Keeps the shape; `masks` are this stage's rows."""
+        """Keeps the shape; `masks` are those of this stage's blocks."""
         blocks = [self.block(name=name) for name in names(self.depth)]
         join = self.residual(name='residual')
         s = run(self, blocks, join.open(x), masks, train=train, remat=self.remat, scan=self.scan)

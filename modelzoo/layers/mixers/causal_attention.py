@@ -17,7 +17,7 @@ from longview.modelzoo.layers.attention.attention import attend, merge_heads, sp
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.mixers.mixer import Mixer
-from longview.modelzoo.layers.residuals.value_residual import Told
+from longview.modelzoo.layers.residuals.value_residual import ValueMix
 
 
 class State(NamedTuple):
@@ -55,9 +55,15 @@ class Remembering(Mixer):
 
     @abc.abstractmethod
     def with_values(
-        self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+        self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
     ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
-        """Mixes by values that another block has a say in; returns the state and the values too."""
+        """Returns the outputs, the state after them and the values used.
+
+        Args:
+            x: the elements.
+            mix: how the first block's values and this block's own are combined; None for its own alone.
+            state: of the elements read before; None for a whole sequence.
+        """
 
     def _mix(self, x: Float[Array, 'b t d'], state: State | None) -> tuple[Float[Array, 'b t d'], State | None]:
         return self.with_values(x, None, state)[:2]
@@ -93,14 +99,20 @@ class CausalAttention(Remembering):
 
     @nn.compact
     def with_values(
-        self, x: Float[Array, 'b t d'], told: Told | None, state: State | None = None
+        self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
     ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
-        """Mixes by values that another block has a say in; returns the state and the values too."""
+        """Returns the outputs, the state after them and the values used.
+
+        Args:
+            x: the elements.
+            mix: how the first block's values and this block's own are combined; None for its own alone.
+            state: of the elements read before; None for a whole sequence.
+        """
         width = x.shape[-1]
-        own = told is None or told.own
+        own = mix is None or mix.has_own
         qkv = Dense((3 if own else 2) * width, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
-        values = rest[0] if told is None else told.values(*rest)
+        values = rest[0] if mix is None else mix.values(*rest)
         y, state = self._attend(*(split_heads(part, self.heads) for part in (q, k, values)), state)
         return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(y), state, values
 

@@ -76,7 +76,7 @@ class Hyena(Mixer):
         short = jnp.zeros((batch, self.taps - 1, (self.order + 1) * width), self.dtype)
         return State(short, (no_past(batch, self.places, width),) * (self.order - 1))
 
-    def _start(self, x: Float[Array, 'b t d']) -> State:
+    def _sequence_state(self, x: Float[Array, 'b t d']) -> State:
         if x.shape[1] > self.places:
             raise ValueError(
                 f'a sequence of {x.shape[1]} is longer than the {self.places} places that Hyena has '

@@ -141,8 +141,8 @@ def rates(module: nn.Module, channels: int, states: int) -> tuple[Float[Array, '
 
     The rates of each channel start at -1, -2, ..., -states (S4D-Real, https://arxiv.org/abs/2206.11893).
     """
-    start = lambda key, shape: jnp.broadcast_to(jnp.log(jnp.arange(1.0, states + 1))[None], shape)
-    A_log = module.param('A_log', start, (channels, states))
+    initial = lambda key, shape: jnp.broadcast_to(jnp.log(jnp.arange(1.0, states + 1))[None], shape)
+    A_log = module.param('A_log', initial, (channels, states))
     return -jnp.exp(A_log), module.param('D', jax.nn.initializers.ones, (channels,))
 
 

@@ -15,13 +15,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame.drop import drop_path
-from longview.modelzoo.layers.residuals.residual import Stream, connect, extended, mixed, started
+from longview.modelzoo.layers.residuals.residual import Stream, connect, extend_mixer, initialized, run_mixer
 
 
 class Mixer(nn.Module, abc.ABC):
     """A causal mixer: an element sees itself and those before it. mamba.Mamba has these methods too.
 
-    A final class has `init_state` and `_mix`, and says by `_start` what a whole sequence is read from.
+    A final class has `init_state` and `_mix`; and `_sequence_state`, if a whole sequence needs a state to be read from.
     """
 
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
@@ -31,7 +31,7 @@ class Mixer(nn.Module, abc.ABC):
             ValueError: it is longer than a mixer of a fixed number of places allows.
         """
         del train
-        return self._mix(x, self._start(x))[0]
+        return self._mix(x, self._sequence_state(x))[0]
 
     @property
     def longest(self) -> int | None:
@@ -46,8 +46,8 @@ class Mixer(nn.Module, abc.ABC):
         """Returns the outputs of the next elements, one or many, and the state after them."""
         return self._mix(x, state)
 
-    def _start(self, x: Float[Array, 'b t d']) -> Any:
-        """Returns the state to read a whole sequence from: None, and then `_mix` need not answer with one."""
+    def _sequence_state(self, x: Float[Array, 'b t d']) -> Any:
+        """Returns the state from which a whole sequence is read; with None `_mix` may return None as the next one."""
         del x
 
     @abc.abstractmethod
@@ -88,17 +88,17 @@ class Block(nn.Module):
         """Makes the branches."""
         made = {'mixer': self.mixer} | ({} if self.mlp is None else {'mlp': self.mlp})
         self.branches = [
-            (join, self.norm(name=f'{name}_norm'), started(join, part)(name=name))
+            (join, self.norm(name=f'{name}_norm'), initialized(join, part)(name=name))
             for join, (name, part) in zip(connect(self.residual, list(made)), made.items())
         ]
 
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream on; `mask` is this block's row of `drop.path_masks`."""
-        rows = [None] * len(self.branches) if mask is None else mask
-        for (join, norm, part), row in zip(self.branches, rows):
+        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        branch_masks = [None] * len(self.branches) if mask is None else mask
+        for (join, norm, part), branch_mask in zip(self.branches, branch_masks):
             x = self._before(s, join, norm)
-            s, y = mixed(join, part, s, x, train=train) if _keeps_state(part) else (s, part(x))
-            s = self._after(s, drop_path(y, row), join, norm)
+            s, y = run_mixer(join, part, s, x, train=train) if _keeps_state(part) else (s, part(x))
+            s = self._after(s, drop_path(y, branch_mask), join, norm)
         return s
 
     def init_state(self, batch: int, width: int) -> list[Any]:
@@ -110,7 +110,7 @@ class Block(nn.Module):
         after = []
         for (join, norm, part), state in zip(self.branches, states):
             x = self._before(s, join, norm)
-            s, y, state = extended(join, part, s, x, state) if _keeps_state(part) else (s, part(x), state)
+            s, y, state = extend_mixer(join, part, s, x, state) if _keeps_state(part) else (s, part(x), state)
             s = self._after(s, y, join, norm)
             after.append(state)
         return s, after

@@ -57,10 +57,10 @@ class BatchNorm(nn.Module):
             batch_mean, batch_var = mean.value, var.value
         gain = jax.lax.rsqrt(batch_var + self.epsilon)
         if not self.affine:
-            return ((x - _channels(batch_mean)) * _channels(gain)).astype(self.dtype)
+            return ((x - per_channel(batch_mean)) * per_channel(gain)).astype(self.dtype)
         gain = gain * self.param('scale', self.scale_init, (channels,))
         bias = self.param('bias', jax.nn.initializers.zeros, (channels,))
-        return ((x - _channels(batch_mean)) * _channels(gain) + _channels(bias)).astype(self.dtype)
+        return ((x - per_channel(batch_mean)) * per_channel(gain) + per_channel(bias)).astype(self.dtype)
 
     def _average(self, old: Float[Array, ' c'], new: Float[Array, ' c']) -> Float[Array, ' c']:
         return self.momentum * old + (1 - self.momentum) * new
@@ -73,9 +73,10 @@ def _statistics(x: Float[Array, 'b h w c']) -> tuple[Float[Array, ' c'], Float[A
             'use a larger batch or image.'
         )
     mean = jnp.mean(x, axis=(0, 1, 2))
-    centred = x - _channels(mean)
+    centred = x - per_channel(mean)
     return mean, jnp.mean(centred * centred, axis=(0, 1, 2))
 
 
-def _channels(vector: Float[Array, ' c']) -> Float[Array, '1 1 1 c']:
+def per_channel(vector: Float[Array, ' c']) -> Float[Array, '1 1 1 c']:
+    """Returns one number a channel in a shape that meets a map's."""
     return vector[None, None, None]

@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame import init
+from longview.modelzoo.layers.norms.batchnorm import per_channel
 
 
 def unchanged(x: Array) -> Array:
@@ -67,7 +68,7 @@ class EvoNormB0(nn.Module):
             running.value = self.momentum * running.value + (1 - self.momentum) * variance * _unbiased(x)
         batch = jnp.sqrt(variance + self.epsilon)
         instance = jnp.sqrt(_variance(x, (1, 2)) + self.epsilon)
-        y = x / jnp.maximum(_channels(batch), _channels(v) * x + instance)
+        y = x / jnp.maximum(per_channel(batch), per_channel(v) * x + instance)
         return _affine(self, y)
 
 
@@ -103,7 +104,7 @@ class EvoNormS0(nn.Module):
         x = x.astype(jnp.float32)
         variance = _variance(x.reshape(*x.shape[:3], self.groups, -1), (1, 2, 4))
         inverse = jnp.repeat(jax.lax.rsqrt(variance + self.epsilon), channels // self.groups, axis=-1)
-        return _affine(self, x * jax.nn.sigmoid(_channels(v) * x) * inverse.reshape(len(x), 1, 1, channels))
+        return _affine(self, x * jax.nn.sigmoid(per_channel(v) * x) * inverse.reshape(len(x), 1, 1, channels))
 
 
 class Affine(nn.Module):
@@ -127,7 +128,7 @@ class Affine(nn.Module):
 def _affine(module: EvoNormB0 | EvoNormS0 | Affine, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     scale = module.param('scale', module.scale_init, (x.shape[-1],))
     bias = module.param('bias', jax.nn.initializers.zeros, (x.shape[-1],))
-    return (x * _channels(scale) + _channels(bias)).astype(module.dtype)
+    return (x * per_channel(scale) + per_channel(bias)).astype(module.dtype)
 
 
 def _variance(x: Float[Array, 'b h w *c'], axes: tuple[int, ...]) -> Float[Array, '...']:
@@ -144,10 +145,6 @@ def _unbiased(x: Float[Array, 'b h w c']) -> float:
             f'EvoNorm-B0 got {batch} image of {height}x{width} pixel to train on: use a larger batch or image.'
         )
     return batch * height * width / (batch * height * width - 1)
-
-
-def _channels(vector: Float[Array, ' c']) -> Float[Array, '1 1 1 c']:
-    return vector[None, None, None]
 
 
 # The published names of a layer's parameters and statistics and ours; see weights.py.

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame import init
-from longview.modelzoo.layers.residuals.residual import Residual, Starting
+from longview.modelzoo.layers.residuals.residual import Residual, SetsInitialValues
 
 
 class Offset(nn.Module):
@@ -29,7 +29,7 @@ class Offset(nn.Module):
         return x + self.param('bias', jax.nn.initializers.zeros, (1,))[0].astype(x.dtype)
 
 
-class Fixup(Residual, Starting):
+class Fixup(Residual, SetsInitialValues):
     """``s + scale * branch(s + before) + after`` with three numbers, 1, 0 and 0 at the start."""
 
     def open(self, x: Float[Array, 'b *n']) -> Array:
@@ -53,7 +53,7 @@ class Fixup(Residual, Starting):
         """Returns `s`."""
         return s
 
-    def started(self, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def initialized(self, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """Returns the factory of a branch of two matrices with Fixup's initial values.
 
         Raises:
@@ -73,7 +73,7 @@ class Fixup(Residual, Starting):
     def _numbers(self) -> tuple[Array, Array, Array]:
         zeros, ones = jax.nn.initializers.zeros, jax.nn.initializers.ones
         named = (('before', zeros), ('scale', ones), ('after', zeros))
-        return tuple(self.param(name, start, (1,))[0] for name, start in named)
+        return tuple(self.param(name, initial, (1,))[0] for name, initial in named)
 
 
 def kernel_init(branches: int, matrices: int = 2, mode: str = 'fan_in') -> init.Initializer:

@@ -64,8 +64,8 @@ class FracConnections(Residual):
     def _weights(self, s: Float[Array, 'b *n']) -> list[Float[Array, '*m f g']]:
         """Returns what the branch reads, what stays and what is written: weights from part f to part g."""
         parts, zeros = self.fractions, jax.nn.initializers.zeros
-        start = lambda key, shape: jnp.repeat(jnp.eye(parts), 2, axis=1)  # read and kept, part by part
-        alpha = self.param('static_alpha', start, (parts, 2 * parts))
+        initial = lambda key, shape: jnp.repeat(jnp.eye(parts), 2, axis=1)  # read and kept, part by part
+        alpha = self.param('static_alpha', initial, (parts, 2 * parts))
         beta = self.param('static_beta', jax.nn.initializers.ones, (parts,))
         beta = jnp.broadcast_to(beta[None], (parts, parts))
         if self.dynamic:

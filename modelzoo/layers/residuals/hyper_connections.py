@@ -58,7 +58,7 @@ class HyperConnections(Residual):
     @nn.compact
     def _weights(self, s: Float[Array, 'b s *n']) -> tuple[Float[Array, 'b2 s m t'], Float[Array, 'b2 s m']]:
         """Returns alpha, the branch's column first, and beta, for every place; b2 and m are 1 where they are static."""
-        alpha = self.param('static_alpha', self._start, (self.streams, 1 + self.streams))[None, :, None]
+        alpha = self.param('static_alpha', self._initial_alpha, (self.streams, 1 + self.streams))[None, :, None]
         beta = self.param('static_beta', jax.nn.initializers.ones, (self.streams,))[None, :, None]
         if not self.dynamic:
             return alpha, beta
@@ -69,7 +69,7 @@ class HyperConnections(Residual):
         kernel = self.param('dynamic_beta_kernel', zeros, (s.shape[-1],))
         return alpha, beta + jnp.tanh(x @ kernel) * self.param('dynamic_beta_scale', small, ())
 
-    def _start(self, key: Array, shape: tuple[int, int]) -> Array:
+    def _initial_alpha(self, key: Array, shape: tuple[int, int]) -> Array:
         """Returns one copy for the branch to read, and each copy as it was."""
         del key
         place = (self.block * self.branches + self.branch) % self.streams

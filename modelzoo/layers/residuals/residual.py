@@ -84,28 +84,31 @@ class Add(Single):
         return s + y
 
 
-class Starting(abc.ABC):
-    """A connection that also says how the matrices of its branch start."""
+class SetsInitialValues(abc.ABC):
+    """A connection that also sets the initial values of its branch's matrices."""
 
     @abc.abstractmethod
-    def started(self, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def initialized(self, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """Returns the factory of a branch with its initial values changed.
 
         Raises:
-            NotImplementedError: what it makes cannot be told how to start.
+            NotImplementedError: the branch has no fields for its initial values.
         """
 
 
-class Telling(abc.ABC):
-    """A connection that hands the mixers more than their input."""
+class SharesValues(abc.ABC):
+    """A connection that carries values of attention from block to block, beside the features.
+
+    The mixer has the method ``y, state, values = with_values(x, mix, state)`` for it.
+    """
 
     @abc.abstractmethod
-    def told(self, s: Stream) -> Any:
-        """Returns what a mixer takes besides its input: ``y, state, values = with_values(x, told, state)``."""
+    def value_mix(self, s: Stream) -> Any:
+        """Returns how this block's attention makes its values: a `value_residual.ValueMix`."""
 
     @abc.abstractmethod
-    def keep(self, s: Stream, values: Array) -> Stream:
-        """Returns the stream with the values that a mixer answered."""
+    def store(self, s: Stream, values: Array) -> Stream:
+        """Returns the stream for the next block, given the values that this block's attention used."""
 
 
 def along(residual: Callable[..., Residual], depth: int) -> list[Callable[..., Residual]]:
@@ -126,36 +129,36 @@ def connect(residual: Callable[..., Residual], branches: Sequence[str]) -> list[
     ]
 
 
-def started(join: Residual, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Returns a branch's factory, with the initial values that its connection wants."""
-    return join.started(part) if isinstance(join, Starting) else part
+def initialized(join: Residual, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Returns a branch's factory, with the initial values that its connection sets, if it sets any."""
+    return join.initialized(part) if isinstance(join, SetsInitialValues) else part
 
 
-def mixed(join: Residual, mixer: nn.Module, s: Stream, x: Array, *, train: bool) -> tuple[Stream, Array]:
-    """Returns the stream and the mixer's output, after what the two tell each other.
+def run_mixer(join: Residual, mixer: nn.Module, s: Stream, x: Array, *, train: bool) -> tuple[Stream, Array]:
+    """Returns the stream, with the values it carries from now on, and the mixer's output for `x`.
 
     Raises:
-        NotImplementedError: the mixer has no values to share.
+        NotImplementedError: the connection shares values and the mixer has none.
     """
-    if not isinstance(join, Telling):
+    if not isinstance(join, SharesValues):
         return s, mixer(x, train=train)
-    y, _, values = _sharing(join, mixer).with_values(x, join.told(s))
-    return join.keep(s, values), y
+    y, _, values = _attention(join, mixer).with_values(x, join.value_mix(s))
+    return join.store(s, values), y
 
 
-def extended(join: Residual, mixer: nn.Module, s: Stream, x: Array, state: Any) -> tuple[Stream, Array, Any]:
-    """Returns the stream, the mixer's output for the next elements of a sequence and its state after them.
+def extend_mixer(join: Residual, mixer: nn.Module, s: Stream, x: Array, state: Any) -> tuple[Stream, Array, Any]:
+    """Returns what `run_mixer` does, for the next elements of a sequence, and the mixer's state after them.
 
     Raises:
-        NotImplementedError: the mixer has no values to share.
+        NotImplementedError: the connection shares values and the mixer has none.
     """
-    if not isinstance(join, Telling):
+    if not isinstance(join, SharesValues):
         return s, *mixer.extend(x, state)
-    y, state, values = _sharing(join, mixer).with_values(x, join.told(s), state)
-    return join.keep(s, values), y, state
+    y, state, values = _attention(join, mixer).with_values(x, join.value_mix(s), state)
+    return join.store(s, values), y, state
 
 
-def _sharing(join: Residual, mixer: nn.Module) -> nn.Module:
+def _attention(join: Residual, mixer: nn.Module) -> nn.Module:
     if callable(getattr(mixer, 'with_values', None)):
         return mixer
     raise NotImplementedError(

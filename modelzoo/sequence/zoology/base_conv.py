@@ -51,7 +51,7 @@ class BaseConv(Mixer):
             return no_past(batch, self.places, width)
         return jnp.zeros((batch, self.taps - 1, width), self.dtype)
 
-    def _start(self, x: Float[Array, 'b t d']) -> Any:
+    def _sequence_state(self, x: Float[Array, 'b t d']) -> Any:
         if self.taps is not None:
             return self.init_state(*x.shape[::2])
         if x.shape[1] > self.places:

@@ -63,7 +63,7 @@ class TimeMix(Mixer):
         zeros = jnp.zeros((batch, 1, width))
         return State(zeros.astype(self.dtype), Sums(zeros + _NOTHING, zeros, zeros))
 
-    def _start(self, x: Float[Array, 'b t d']) -> State:
+    def _sequence_state(self, x: Float[Array, 'b t d']) -> State:
         return self.init_state(*x.shape[::2])
 
     @nn.compact
@@ -71,8 +71,8 @@ class TimeMix(Mixer):
         width = x.shape[-1]
         shares = {'k': rising(self.fade), 'v': rising(self.fade, 0.3 * self.depth), 'r': rising(0.5 * self.fade)}
         mixed, before = {}, state.before
-        for name, start in shares.items():
-            mixed[name], last = mix_back(self.param(f'mix_{name}', start, (1, 1, width)), x, before)
+        for name, initial in shares.items():
+            mixed[name], last = mix_back(self.param(f'mix_{name}', initial, (1, 1, width)), x, before)
         linear = lambda name: Dense(width, False, self.kernel_init, self.dtype, name=name)
         r, k, v = (linear(name)(mixed[name]).astype(jnp.float32) for name in 'rkv')
         decay = -jnp.exp(self.param('decay', self._decays, (width,)))
@@ -102,7 +102,7 @@ class ChannelMix(Mixer):
         """Returns the element before the first one."""
         return jnp.zeros((batch, 1, width), self.dtype)
 
-    def _start(self, x: Float[Array, 'b t d']) -> Float[Array, 'b 1 d']:
+    def _sequence_state(self, x: Float[Array, 'b t d']) -> Float[Array, 'b 1 d']:
         return self.init_state(*x.shape[::2])
 
     @nn.compact
@@ -131,9 +131,9 @@ def weighted_mean(
     v: Float[Array, 'b t d'],
     decay: Float[Array, ' d'],
     bonus: Float[Array, ' d'],
-    start: Sums,
+    initial: Sums,
 ) -> tuple[Float[Array, 'b t d'], Sums]:
-    """Returns ``wkv``, and the sums after the last element; `start` has those before the first one, `decay` is w."""
+    """Returns ``wkv``, and the sums after the last element; `initial` has those before the first one, `decay` is w."""
     decay = decay[None, None]
     places = 1 + jnp.arange(k.shape[1], dtype=jnp.float32)[None, :, None]
     here = _shown(Sums(k, v, jnp.ones_like(v)))
@@ -142,8 +142,8 @@ def weighted_mean(
         return left[0] + right[0], _added(_faded(left[1], right[0] * decay), right[1])
 
     _, read = lax.associative_scan(join, (jnp.ones_like(places), here), axis=1)
-    sums = _added(_faded(start, places * decay), read)
-    before = jax.tree.map(lambda first, rest: jnp.concatenate([first, rest[:, :-1]], axis=1), start, sums)
+    sums = _added(_faded(initial, places * decay), read)
+    before = jax.tree.map(lambda first, rest: jnp.concatenate([first, rest[:, :-1]], axis=1), initial, sums)
     total = _added(before, _faded(here, bonus[None, None]))
     return total.values / total.ones, jax.tree.map(lambda part: part[:, -1:], sums)
 

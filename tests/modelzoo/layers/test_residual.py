@@ -322,7 +322,7 @@ def test_a_resnet_refuses_what_reaches_into_its_branches(kind):
         ('fixup', 'Fixup sets how a branch starts, and Mamba has no kernel_init and out_init'),
     ],
 )
-def test_a_mixer_that_cannot_be_told_is_refused(kind, message):
+def test_a_mixer_without_what_the_connection_sets_or_shares_is_refused(kind, message):
     with pytest.raises(NotImplementedError, match=message):
         start(Trunk(16, 1, Mamba, residual=KINDS[kind]), jnp.zeros((1, 4, 3)))
 
