@@ -32,12 +32,16 @@ def uniform_soup(weights: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *weights)
 
 
-def greedy_soup(weights: Sequence[Any], score: Callable[[Any], float]) -> tuple[Any, list[int]]:
+def greedy_soup(
+    weights: Sequence[Any], score: Callable[[Any], float], *, strictly: bool = False
+) -> tuple[Any, list[int]]:
     """Returns the soup that grows, from the best network on, by each one that does not make it worse.
 
     Args:
         weights: the trees.
         score: tree -> figure on held-out data, higher is better.
+        strictly: as in the published code, not the paper: a network joins only where the soup gets better, and of
+            equally good networks the later is tried first.
 
     Returns:
         The mean of the chosen trees, and their numbers in the order in which they came in.
@@ -47,11 +51,11 @@ def greedy_soup(weights: Sequence[Any], score: Callable[[Any], float]) -> tuple[
     """
     _alike(weights, 'a soup')
     scores = [score(tree) for tree in weights]
-    order = sorted(range(len(weights)), key=lambda i: -scores[i])
+    order = sorted(range(len(weights)), key=lambda i: (-scores[i], -i if strictly else i))
     chosen, best = [order[0]], scores[order[0]]
     for index in order[1:]:
         reached = score(uniform_soup([weights[i] for i in [*chosen, index]]))
-        if reached >= best:
+        if reached > best or (reached == best and not strictly):
             chosen, best = [*chosen, index], reached
     return uniform_soup([weights[i] for i in chosen]), chosen
 

@@ -117,3 +117,15 @@ def test_the_command_runs_a_file_by_the_row_of_another(capsys):
     with pytest.raises(SystemExit):
         commandline.main([path, '--like', 'nobody'])
     assert '--like=nobody: no row of the table has this name' in capsys.readouterr().err
+
+
+def test_the_command_runs_functions_by_name_by_like_and_by_build(capsys):
+    assert commandline.main(['im2win_conv_stride2', 'scatsimclr_ntxent']) == 0
+    path = str(goldens.FUNCTIONS / 'im2win_conv_stride2.json.gz')
+    assert commandline.main([path, '--like', 'im2win_conv']) == 0
+    row = '{"fn": "tests.goldens.adapters:convolution", "only": ["output"], "gradients": false, "constants": {"stride": 1}}'
+    assert commandline.main([path, '--build', row]) == 1
+    assert capsys.readouterr().out.count('pass') == 3
+    with pytest.raises(SystemExit):
+        commandline.main([str(goldens.FUNCTIONS / 'stochastic_depth.json.gz'), '--build', '{"fn": "jax.nn:relu"}'])
+    assert 'jax.nn:relu reads no branch, gates, which the golden stochastic_depth has' in capsys.readouterr().err

@@ -25,6 +25,7 @@ class Function(NamedTuple):
         constants: arguments that the golden has no name for.
         only: the outputs that are compared; by default all. What is left out is not ours, and the reason stands beside
             the row.
+        gradients: whether these are compared; not where an output that is left out has a part in them.
         output, gradient: bars, of an output's and a gradient's largest value.
         heavy: minutes, not seconds.
     """
@@ -34,6 +35,7 @@ class Function(NamedTuple):
     settings: Mapping[str, str] = {}
     constants: Mapping[str, Any] = {}
     only: tuple[str, ...] | None = None
+    gradients: bool = True
     output: float = OUTPUT_BAR
     gradient: float = GRADIENT_BAR
     heavy: bool = False
@@ -95,7 +97,7 @@ def compare(golden: dict[str, Any], row: Function) -> FunctionReport:
         out = run(traced)
         return sum(jnp.sum(out[name] * _cotangent(golden['name'], name, wanted[name].shape)) for name in floating)
 
-    gradients = jax.device_get(jax.grad(pulled)(traced)) if traced and row.only is None else {}
+    gradients = jax.device_get(jax.grad(pulled)(traced)) if traced and row.gradients else {}
     return FunctionReport(
         golden['name'],
         {name: _error(found[name], array) for name, array in wanted.items()},
@@ -111,7 +113,12 @@ def _bound(row: Function, golden: dict[str, Any], inputs: Mapping[str, Any]) -> 
     arguments = _renamed(row.arguments, inputs, golden['name'], 'input')
     settings = _renamed(row.settings, golden['settings'], golden['name'], 'setting')
     takes = inspect.signature(fn).parameters
-    settings = {ours: theirs for ours, theirs in settings.items() if ours in takes or theirs in row.settings.values()}
+    unread = [theirs for ours, theirs in arguments.items() if ours not in takes]
+    if unread and row.only is None:
+        raise ValueError(
+            f'{row.fn} reads no {", ".join(unread)}, which the golden {golden["name"]} has: map it in the row.'
+        )
+    arguments, settings = ({o: t for o, t in names.items() if o in takes} for names in (arguments, settings))
     fixed = {**{ours: golden['settings'][theirs] for ours, theirs in settings.items()}, **row.constants}
     return lambda given: fn(**{ours: given[theirs] for ours, theirs in arguments.items()}, **fixed)
 

@@ -133,7 +133,22 @@ NETWORKS: dict[str, Network] = {
     'fftconv_partial_4096': _fftconv(4, 1024),
 }
 
-FUNCTIONS: dict[str, Function] = {}
+_ADAPTER = 'tests.goldens.adapters'
+
+FUNCTIONS: dict[str, Function] = {
+    'scatsimclr_ntxent': Function(f'{_ADAPTER}:mean_nt_xent'),
+    # `order`, of the models by accuracy, stays inside of greedy_soup.
+    'model_soups': Function(f'{_ADAPTER}:soups', only=('uniform', 'greedy', 'ingredients', 'accuracies', 'tried')),
+    # `one_dimensional` says that the published code leaves vectors alone: with ours the caller's pattern does.
+    'atlas_composition': Function(f'{_ADAPTER}:composition', only=('blockwise', 'partitioned')),
+    # What else it answers joins the vote to a linear probe's logits, which is not here.
+    'knn_revisit': Function(f'{_ADAPTER}:neighbours', only=('knn',), gradients=False),
+    # The rates by depth are the paper's in the adapter: ours begin at 0 with the first block, and divide in training.
+    'stochastic_depth': Function(f'{_ADAPTER}:dropped', only=('train', 'eval')),
+    # The rearranged image and kernel are the paper's own way to the sum.
+    'im2win_conv': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+    'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+}
 
 # Recorded data that a test of its own compares with, for it is neither a network nor a function of arrays.
 DATA = {
