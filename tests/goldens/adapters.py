@@ -22,7 +22,7 @@ def mean_nt_xent(z1: jax.Array, z2: jax.Array, temperature: float) -> jax.Array:
 
 
 def soups(base: np.ndarray, noise: np.ndarray, x: np.ndarray, scale: float) -> Outputs:
-    """Soups of linear classifiers, grown as by the published code; a score is the share of answers that `base` gives."""
+    """Soups of linear classifiers, grown as by the published code; a score is how often one answers as `base` does."""
     models = [base + scale * one for one in noise]
     labels = np.argmax(x @ base, axis=1)
     tried = []
