@@ -17,11 +17,11 @@ import longview
 from longview.names import FILES, FOLDERS
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = sorted(
-    page.relative_to(ROOT)
-    for page in (*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), ROOT / 'modelzoo/README.md', ROOT / 'kernels/README.md')
-    if page.name != 'papers.md'  # tests/ledger.py writes it
-)
+# Not papers.md, which tests/ledger.py writes, nor the changelog, which names what is gone.
+PAGES = [
+    *map(pathlib.Path, ('README.md', 'CONTRIBUTING.md', 'kernels/README.md', 'modelzoo/README.md')),
+    *sorted(page.relative_to(ROOT) for page in ROOT.glob('docs/*.md') if page.name != 'papers.md'),
+]
 COMMAND = re.compile(r'\bpython3? ((?:-m |[\w/]+\.py)[^`\n]*)')
 CONFIG = re.compile(r'configs/(\w+)\.py(?::(\w+))?')
 OVERRIDE = re.compile(r'--config\.([\w.]+)=')
