@@ -8,9 +8,10 @@ else is stored, and nothing has to be fast-forwarded.
 
 Batches are dicts of global arrays whose leading axis is laid out by the sharding that the caller
 gives:
-    image uint8 (B, H, W, C), label int32 (B,), epoch int32 (B,), index int32 (B,); evaluation adds
-    mask bool (B,).
-Of `Words`, words int32 (B, T) and label int32 (B, T) in place of the first two.
+    image (B, H, W, C) of the type that is stored, most often uint8; label (B,), int32 or, where it is
+    measured, float32; epoch int32 (B,), index int32 (B,); evaluation adds mask bool (B,).
+Of `Words`, words int32 (B, T) and label int32 (B, T) in place of the first two. docs/data.md says what
+may be read and what is refused.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
-from longview.data import keyed
+from longview.data import features, keyed
 from longview.data.arrays import Made
+from longview.data.folder import ImageFolder
 from longview.data.images import Resize
 from longview.data.prepare import open_dataset
-from longview.data.records import Crop, HostBatch, Split
+from longview.data.records import HostBatch, HostCrop, Split
 from longview.names import check
 
 check(__name__)
@@ -62,6 +64,11 @@ class DataSet(abc.ABC):
         """The evaluation split."""
 
     @property
+    @abc.abstractmethod
+    def num_classes(self) -> int | None:
+        """How many classes the labels have, which heads and transforms follow; None: they are numbers."""
+
+    @property
     def num_train(self) -> int:
         """Examples in the training split."""
         return self._train.size
@@ -76,14 +83,14 @@ class DataSet(abc.ABC):
     ) -> Iterator[Batch]:
         """Global batches without end, from `start_step` on.
 
-        The training rows are one stream: epoch 0 shuffled, then epoch 1, and so on, cut into
+        The training examples are one stream: epoch 0 shuffled, then epoch 1, and so on, cut into
         batches. Every example appears exactly once per epoch, none is dropped, and a batch may
-        straddle two epochs: each row carries its own.
+        straddle two epochs: each row of it carries its own.
 
         Args:
             sharding: layout of the leading axis, such as NamedSharding(mesh, P(('data', 'fsdp'))).
             batch_size: rows of the global batch.
-            seed: 0 <= seed < 2**32; with the step it decides the rows.
+            seed: 0 <= seed < 2**32; with the step it decides the examples.
             start_step: the first batch's number; seeking costs nothing.
 
         Returns:
@@ -111,22 +118,22 @@ class DataSet(abc.ABC):
     def host_train(self, own: np.ndarray, batch_size: int, seed: int, start_step: int) -> grain.IterDataset:
         """Rows `own` of the global batches of `train`, as host arrays."""
 
-        def rows(step: int) -> HostBatch:
+        def selection(step: int) -> HostBatch:
             start = step * batch_size
-            epoch, index = keyed.rows(seed, start, start + batch_size, self.num_train)
+            epoch, index = keyed.stream(seed, start, start + batch_size, self.num_train)
             return {'epoch': epoch[own], 'index': index[own]}
 
-        return self._train.batches(rows, range(start_step, _ENDLESS), seed)
+        return self._train.batches(selection, range(start_step, _ENDLESS), seed)
 
     def host_evaluate(self, own: np.ndarray, batch_size: int) -> grain.IterDataset:
         """Rows `own` of the global batches of `evaluate`, as host arrays."""
         last = self.num_eval - 1
 
-        def rows(step: int) -> HostBatch:
-            row = step * batch_size + own
-            return {'epoch': np.zeros_like(row), 'index': np.minimum(row, last), 'mask': row <= last}
+        def selection(step: int) -> HostBatch:
+            place = step * batch_size + own
+            return {'epoch': np.zeros_like(place), 'index': np.minimum(place, last), 'mask': place <= last}
 
-        return self._eval.batches(rows, range(math.ceil(self.num_eval / batch_size)), 0)
+        return self._eval.batches(selection, range(math.ceil(self.num_eval / batch_size)), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +167,11 @@ class Words(DataSet):
     def check(self) -> None:
         """Makes both splits, or says in one raised sentence what prevents it."""
         for split in (self._train, self._eval):
+            for name, array in split.memory.items():
+                if array.dtype.kind not in 'iu':
+                    raise ValueError(
+                        f'The {name} of the data are {array.dtype}; Words reads integers: make them int32.'
+                    )
             most = max(array.max() for array in split.memory.values())
             if most >= self.vocabulary:
                 raise ValueError(f'The data has the word {most} and vocabulary is {self.vocabulary}: raise it.')
@@ -167,19 +179,20 @@ class Words(DataSet):
     def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a global batch, to compile before the first one is read."""
         length = self._train.memory['words'].shape[1]
-        rows = {'words': (batch_size, length), 'label': (batch_size, length)}
-        rows |= {'epoch': (batch_size,), 'index': (batch_size,)}
-        spec = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in rows.items()}
+        shapes = {'words': (batch_size, length), 'label': (batch_size, length)}
+        shapes |= {'epoch': (batch_size,), 'index': (batch_size,)}
+        spec = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
         return spec if train else spec | {'mask': jax.ShapeDtypeStruct((batch_size,), np.bool_)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Images(DataSet):
-    """Labelled images of a TFDS data set.
+    """Labelled images of a TFDS data set, or of a folder with a folder for each class.
 
     Attributes:
-        dataset: 'digits', 'fashion_mnist', 'fake_imagenet' (ours, prepared when missing) or any
-            prepared TFDS name.
+        dataset: 'digits', 'fashion_mnist', 'fake_imagenet' (ours, prepared when missing), any
+            prepared TFDS name, or the path of a folder SPLIT/CLASS/IMAGE, which begins with '/',
+            '~/', './' or '../' (data/folder.py).
         data_dir: the TFDS folder; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
         train_split: a TFDS split, slices such as 'train[:90%]' too.
         eval_split: likewise; ImageNet calls it 'validation'.
@@ -200,8 +213,8 @@ class Images(DataSet):
     train_split: str = 'train'
     eval_split: str = 'test'
     image_size: int | None = None
-    train_crop: Crop = Resize()
-    eval_crop: Crop = Resize()
+    train_crop: HostCrop = Resize()
+    eval_crop: HostCrop = Resize()
     in_memory: bool | None = None
     threads: int | None = None
     prefetch: int = 2
@@ -218,17 +231,12 @@ class Images(DataSet):
             )
 
     @functools.cached_property
-    def _builder(self) -> tfds.core.DatasetBuilder:
+    def _builder(self) -> tfds.core.DatasetBuilder | ImageFolder:
         builder = open_dataset(self.dataset, self.data_dir)
-        missing = {'image', 'label'} - set(builder.info.features)
-        if missing:
-            raise ValueError(
-                f'The data set {self.dataset!r} has no feature {sorted(missing)[0]!r}, only '
-                f'{", ".join(builder.info.features)}; Images reads sets of labelled images.'
-            )
+        features.check_features(builder.info.features, self.dataset)
         return builder
 
-    def _split(self, name: str, crop: Crop) -> Split:
+    def _split(self, name: str, crop: HostCrop) -> Split:
         return Split(
             self._builder,
             name,
@@ -247,21 +255,23 @@ class Images(DataSet):
         return self._split(self.eval_split, self.eval_crop)
 
     @property
-    def num_classes(self) -> int:
-        """Classes of the label."""
-        return self._builder.info.features['label'].num_classes
+    def num_classes(self) -> int | None:
+        """Classes of the label; None of a label that is a number."""
+        return getattr(self._builder.info.features['label'], 'num_classes', None)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the batches' images."""
-        height, width, channels = self._builder.info.features['image'].shape
+        image = self._builder.info.features['image']
+        height, width, _ = image.shape
+        channels = features.image_channels(image)
         if self.image_size is not None:
-            return self.image_size, self.image_size, channels or 3
+            return self.image_size, self.image_size, channels
         if height is None or height != width:
             raise ValueError(
                 f'The images of {self.dataset!r} are stored as {height} x {width} (None: it varies); set image_size.'
             )
-        return height, width, channels or 3
+        return height, width, channels
 
     def check(self) -> None:
         """Reads one example of each split, or says in one raised sentence what prevents it."""
@@ -270,9 +280,11 @@ class Images(DataSet):
 
     def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and types of a global batch, to compile before the first one is read."""
-        vectors = {'label': np.int32, 'epoch': np.int32, 'index': np.int32} | ({} if train else {'mask': np.bool_})
+        split = self._train if train else self._eval
+        vectors = {'label': split.label_type, 'epoch': np.int32, 'index': np.int32}
+        vectors |= {} if train else {'mask': np.bool_}
         spec = {name: jax.ShapeDtypeStruct((batch_size,), dtype) for name, dtype in vectors.items()}
-        return {'image': jax.ShapeDtypeStruct((batch_size, *self.image_shape), np.uint8)} | spec
+        return {'image': jax.ShapeDtypeStruct((batch_size, *self.image_shape), split.image_type)} | spec
 
 
 def local_rows(

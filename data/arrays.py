@@ -39,12 +39,12 @@ class Made:
         """Examples."""
         return len(next(iter(self.memory.values())))
 
-    def batches(self, rows: Callable[[int], HostBatch], steps: range, seed: int) -> grain.IterDataset:
-        """Batches of the rows planned for each step, as `Split.batches` of data/records.py."""
+    def batches(self, selection: Callable[[int], HostBatch], steps: range, seed: int) -> grain.IterDataset:
+        """Batches of the examples selected for each step, as `Split.batches` of data/records.py."""
         del seed
 
         def gather(step: int) -> HostBatch:
-            batch = rows(step)
+            batch = selection(step)
             found = {name: array[batch['index']] for name, array in self.memory.items()}
             kinds = {name: bool if x.dtype == bool else np.int32 for name, x in batch.items()}
             return found | {name: x.astype(kinds[name]) for name, x in batch.items()}

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from longview.data.images import encode_png
+from longview.data.decoding import encode_png
 
 
 def to_uint8(values: np.ndarray) -> np.ndarray:

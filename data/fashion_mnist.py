@@ -22,7 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-from longview.data.images import encode_png
+from longview.data.decoding import encode_png
 
 DEBIAN = '/usr/share/datasets/fashion-mnist'
 SERVER = 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com'

@@ -1,26 +1,23 @@
-"""Image records to arrays on the host: decoding, resizing and the crops a config can name.
+"""The crops that a config can name: how a record becomes an image of the size wanted, on the host.
 
-A crop is a frozen dataclass with
+A host crop is a frozen dataclass with
     draws        how many uniform numbers it needs per example (see data/keyed.py)
     keyed_read   whether `read` uses them; if not, what it returns may be kept in memory
-    read         (record, size, channels, draws) -> uint8 (size, size, channels)
-    adjust       (images uint8 (B, size, size, C), draws (B, n)) -> the same shape, vectorized
+    read         (record, size, channels, draws) -> (size, size, channels), of the type that is stored
+    adjust       (images (B, size, size, C), draws (B, n)) -> the same shape and type, vectorized
+A record is the bytes of an image file of 8 bits a channel, or an array already decoded, of one of the types that
+data/features.py carries.
 
 Sources: torchvision (https://github.com/pytorch/vision, BSD-3) and timm
 (https://github.com/huggingface/pytorch-image-models, Apache-2) for the sampling of the random crop
 and the rounding of the central one. Pillow resizes, with its antialiasing, as theirs.
 
-Of the decoders that pip installs, simplejpeg is the fastest whose pixels equal Pillow's (500 x 375,
-one core: 919 images/s; imagecodecs 867, OpenCV 882, Pillow 780). libvips can decode only the part
-that a crop needs, and takes longer for it (463) than simplejpeg for the whole. What remains to be
-saved is decoding large files at 1/2, 1/4 or 1/8, see `RandomResizedCrop.scaled_decode`.
+Decoding large files at 1/2, 1/4 or 1/8 saves the most time, see `RandomResizedCrop.scaled_decode`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import math
 from typing import ClassVar
 
@@ -29,7 +26,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-Record = bytes | np.ndarray
+from longview.data.decoding import Record, decode, from_pillow, to_pillow
 
 _FILTERS = {
     'nearest': Image.Resampling.NEAREST,
@@ -39,52 +36,24 @@ _FILTERS = {
 }
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """The PNG bytes of an image uint8 (H, W, 1) or (H, W, 3)."""
-    out = io.BytesIO()
-    _to_pil(image).save(out, 'png')
-    return out.getvalue()
-
-
-def decode(data: Record, channels: int, at_least: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Any image file, or an array already decoded -> uint8 (H, W, channels), equal to Pillow's own
-    decoding.
-
-    Args:
-        data: the file's bytes.
-        channels: 3 or 1; images of the other kind are converted.
-        at_least: (height, width) that suffice: a JPEG is decoded at 1/2, 1/4 or 1/8 if that is no
-            smaller.
-
-    Raises:
-        ValueError, OSError: the bytes are not a whole image.
-    """
-    if isinstance(data, np.ndarray):
-        return data
-    if simplejpeg.is_jpeg(data):
-        space, (height, width) = 'RGB' if channels == 3 else 'GRAY', at_least
-        factor = 2 if any(at_least) else 1
-        with contextlib.suppress(ValueError):  # damage that Pillow may forgive: it decides
-            # simplejpeg's own way from CMYK to RGB is one gray level off Pillow's.
-            if simplejpeg.decode_jpeg_header(data)[2] in ('YCbCr', 'RGB', 'Gray'):
-                return simplejpeg.decode_jpeg(data, space, min_height=height, min_width=width, min_factor=factor)
-    with Image.open(io.BytesIO(data)) as image:
-        return _to_array(image.convert('RGB' if channels == 3 else 'L'))
-
-
-def _to_pil(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-
-
-def _to_array(image: Image.Image) -> np.ndarray:
-    array = np.asarray(image)
-    return array[..., None] if array.ndim == 2 else array
-
-
 def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
-    return _to_array(_to_pil(image).resize((width, height), _FILTERS[interpolation]))
+    if image.dtype == np.uint8 and image.shape[-1] in (1, 3):
+        return from_pillow(to_pillow(image).resize((width, height), _FILTERS[interpolation]))
+    # Pillow would weight the first three channels by the fourth, and has no colours of more than 8 bits.
+    channels = [_resize_channel(image[..., c], height, width, interpolation) for c in range(image.shape[-1])]
+    return np.stack(channels, axis=-1)
+
+
+def _resize_channel(channel: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    """(H, W) of any carried type, resized in float32 and rounded to that type again."""
+    resized = Image.fromarray(channel.astype(np.float32)).resize((width, height), _FILTERS[interpolation])
+    values = np.asarray(resized)
+    if channel.dtype.kind == 'f':
+        return values
+    limits = np.iinfo(channel.dtype)
+    return np.clip(np.rint(values), limits.min, limits.max).astype(channel.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +75,7 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True)
 class PadCrop:
-    """For small images: pads with black, crops at random, may flip.
+    """For small images: pads with zeros, crops at random, may flip.
 
     Attributes:
         padding: pixels added on each side.
@@ -129,11 +98,11 @@ class PadCrop:
         size, pad = images.shape[1], self.padding
         offsets = (draws[:, :2] * (2 * pad + 1)).astype(np.int64)
         windows = offsets[..., None] + np.arange(size)
-        rows, columns = windows[:, 0], windows[:, 1]
+        y, x = windows[:, 0], windows[:, 1]
         if self.flip:
-            columns = np.where(draws[:, 2:] < 0.5, columns[:, ::-1], columns)
+            x = np.where(draws[:, 2:] < 0.5, x[:, ::-1], x)
         padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        return padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return padded[np.arange(len(images))[:, None, None], y[:, :, None], x[:, None, :]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +185,7 @@ class RandomResizedCrop:
         if (y, x) == (1, 1):
             return self._resize(image[top : top + height, left : left + width], size)
         box = (left * x, top * y, (left + width) * x, (top + height) * y)
-        return _to_array(_to_pil(image).resize((size, size), _FILTERS[self.interpolation], box))
+        return from_pillow(to_pillow(image).resize((size, size), _FILTERS[self.interpolation], box))
 
     def _resize(self, image: np.ndarray, size: int) -> np.ndarray:
         if self.antialias:

@@ -78,8 +78,8 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-def rows(seed: int, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows [start, stop) of the endless stream of shuffled epochs.
+def stream(seed: int, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places [start, stop) of the endless stream of shuffled epochs.
 
     The stream is epoch 0's permutation of the `size` examples, then epoch 1's, and so on: every
     example appears exactly once per epoch, and a batch may straddle two epochs. Costs the

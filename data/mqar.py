@@ -82,8 +82,8 @@ def _chosen(
     law: np.ndarray | None = None,
 ) -> np.ndarray:
     """`count` of `words` without repetition for each example, int (examples, count)."""
-    rows = [draws.choice(words, count, replace=False, p=law) for _ in range(examples)]
-    return np.array(rows).reshape(examples, count)
+    chosen = [draws.choice(words, count, replace=False, p=law) for _ in range(examples)]
+    return np.array(chosen).reshape(examples, count)
 
 
 def _check(vocabulary: int, length: int, pairs: int) -> None:

@@ -10,28 +10,39 @@ installed: most of its builders need it to prepare, none to be read. Files lie i
 
 Preparing writes into a folder of its own and renames it when it is complete, so processes that
 start together, also on a shared file system, each see either nothing or a whole data set; the last
-ones throw their copy away.
+ones throw their copy away. That folder is removed whatever ends the preparation, SIGTERM too; what a
+killed process or a crashed machine leaves is removed by the first preparation a day later.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import fcntl
 import importlib
 import importlib.util
 import os
 import pkgutil
 import shutil
+import signal
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from typing import TextIO
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from longview import data
+from longview.data.folder import ImageFolder, is_path
 
 FORMAT = 'array_record'
 _INFO = 'dataset_info.json'
+_SCRATCH = '.preparing-'
+_LOCK = '.lock'  # in a scratch folder, held by the process that fills it
+_STALE = 24 * 3600  # seconds
 
 
 class NotPreparedError(FileNotFoundError):
@@ -40,7 +51,7 @@ class NotPreparedError(FileNotFoundError):
 
 def default_data_dir() -> str:
     """The folder named by TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-    return os.environ.get('TFDS_DATA_DIR', '') or os.path.expanduser('~/tensorflow_datasets')
+    return os.path.expanduser(os.environ.get('TFDS_DATA_DIR', '') or '~/tensorflow_datasets')
 
 
 def own_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
@@ -51,12 +62,14 @@ def own_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
     return getattr(importlib.import_module(f'longview.data.{name}'), camel, None)
 
 
-def open_dataset(name: str, data_dir: str | None = None, manual_dir: str | None = None) -> tfds.core.DatasetBuilder:
+def open_dataset(
+    name: str, data_dir: str | None = None, manual_dir: str | None = None
+) -> tfds.core.DatasetBuilder | ImageFolder:
     """A builder whose files are all there.
 
     Args:
-        name: one of ours, which is prepared when missing, or any TFDS name, 'name/config' and
-            'name:version' too.
+        name: one of ours, which is prepared when missing, any TFDS name, 'name/config' and
+            'name:version' too, or the path of a folder of images (data/folder.py).
         data_dir: the TFDS folder; None is `default_data_dir()`.
         manual_dir: see `prepare`.
 
@@ -65,6 +78,8 @@ def open_dataset(name: str, data_dir: str | None = None, manual_dir: str | None 
         FileNotFoundError: half prepared, or prepared in a format that needs TensorFlow.
         ValueError: no data set has this name.
     """
+    if is_path(name):
+        return ImageFolder(name)
     data_dir = os.path.expanduser(data_dir) if data_dir else default_data_dir()
     own = own_builder(name)
     if own is not None:
@@ -112,21 +127,22 @@ def prepare(name: str, data_dir: str, manual_dir: str | None = None) -> None:
     Raises:
         ModuleNotFoundError: TFDS needs TensorFlow to prepare this one.
     """
-    os.makedirs(data_dir, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=f'.preparing-{name.replace("/", "-")}-', dir=data_dir)
+    data_dir = os.path.expanduser(data_dir)
+    manual_dir = os.path.expanduser(manual_dir) if manual_dir else None
     own = own_builder(name)
     try:
-        if own is not None:
-            builder = own(data_dir=scratch, file_format=FORMAT)
-        else:
-            builder = tfds.builder(name, data_dir=scratch, file_format=FORMAT)
-        builder.download_and_prepare(
-            download_dir=os.path.join(data_dir, 'downloads'),
-            download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-        )
-        target = epath.Path(data_dir) / os.path.relpath(builder.data_dir, scratch)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _rename_unless_there(builder.data_dir, target)
+        with _scratch(name, data_dir) as scratch:
+            if own is not None:
+                builder = own(data_dir=scratch, file_format=FORMAT)
+            else:
+                builder = tfds.builder(name, data_dir=scratch, file_format=FORMAT)
+            builder.download_and_prepare(
+                download_dir=os.path.join(data_dir, 'downloads'),
+                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+            )
+            target = epath.Path(data_dir) / os.path.relpath(builder.data_dir, scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _rename_unless_there(builder.data_dir, target)
     except ModuleNotFoundError as error:
         if error.name != 'tensorflow':
             raise
@@ -135,8 +151,55 @@ def prepare(name: str, data_dir: str, manual_dir: str | None = None) -> None:
             'in an environment of its own, and run this there.',
             name='tensorflow',
         ) from error
+
+
+@contextlib.contextmanager
+def _scratch(name: str, data_dir: str) -> Iterator[str]:
+    """A folder to prepare in, locked while it is in use and removed afterwards; first removes what others left."""
+    os.makedirs(data_dir, exist_ok=True)
+    _remove_stale(data_dir)
+    folder = tempfile.mkdtemp(prefix=f'{_SCRATCH}{name.replace("/", "-")}-', dir=data_dir)
+    try:
+        with open(os.path.join(folder, _LOCK), 'w') as lock:
+            _try_lock(lock)
+            yield folder
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(data_dir: str) -> None:
+    """Removes scratch folders that no process has locked or written into for a day."""
+    for entry in os.scandir(data_dir):
+        if entry.name.startswith(_SCRATCH) and time.time() - _last_written(entry.path) > _STALE:
+            if _is_free(entry.path):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_free(folder: str) -> bool:
+    """Whether a scratch folder is ours to write, and locked by nobody."""
+    try:
+        with open(os.path.join(folder, _LOCK), 'a') as lock:
+            return _try_lock(lock)
+    except OSError:
+        return False
+
+
+def _last_written(folder: str) -> float:
+    """Time of the last change in a folder, in seconds; now, while others remove it."""
+    paths = [os.path.join(path, name) for path, _, files in os.walk(folder) for name in ('.', *files)]
+    try:
+        return max((os.stat(path).st_mtime for path in paths), default=time.time())
+    except OSError:
+        return time.time()
+
+
+def _try_lock(file: TextIO) -> bool:
+    """Locks a file until it is closed or the process ends; False if another process has, or locks are not to be had."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _rename_unless_there(source: str, target: epath.Path) -> None:
@@ -170,6 +233,8 @@ def _half(name: str, folder: epath.PathLike, file: str) -> str:
 
 
 def _unknown(name: str, data_dir: str) -> str:
+    if os.path.isdir(name):
+        return f'No data set is called {name!r}; if the folder of that name here is meant, write {"./" + name!r}.'
     ours = [module.name for module in pkgutil.iter_modules(data.__path__) if own_builder(module.name)]
     near = difflib.get_close_matches(name, ours + tfds.list_builders(with_community_datasets=False), n=1)
     hint = f'; did you mean {near[0]!r}?' if near else f'; ours are {", ".join(ours)}, the others are TFDS names.'
@@ -183,6 +248,8 @@ def main() -> None:
     parser.add_argument('--data_dir', default=default_data_dir())
     parser.add_argument('--manual_dir', help='folder of the original files, where there are such')
     flags = parser.parse_args()
+    # As an exception SIGTERM runs what cleans up; 128 + its number is the status that a shell gives.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     for name in flags.names:
         try:
             print(_find_or_prepare(name, flags.data_dir, flags.manual_dir))

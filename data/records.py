@@ -1,4 +1,4 @@
-"""One split of a TFDS data set: its records as batches of host arrays."""
+"""One split of a data set: its records as batches of host arrays."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any, Protocol, runtime_checkable
 import grain
 import numpy as np
 import tensorflow_datasets as tfds
+from numpy.typing import ArrayLike
 
-from longview.data import keyed
-from longview.data.images import Record
+from longview.data import features, keyed
+from longview.data.decoding import Record, decode
+from longview.data.folder import ImageFolder
 
 HostBatch = dict[str, np.ndarray]
 
@@ -24,22 +26,23 @@ SMALL = 1 << 30
 
 
 @runtime_checkable
-class Crop(Protocol):
+class HostCrop(Protocol):
     """How a record becomes an image; data/images.py says what each member means."""
 
     draws: int
     keyed_read: bool
 
     def read(self, data: Record, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
-        """One record -> uint8 (size, size, channels)."""
+        """One record -> (size, size, channels)."""
         ...
 
     def adjust(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """uint8 (B, size, size, C) -> the same shape."""
+        """(B, size, size, C) -> the same shape."""
         ...
 
 
-Rows = Callable[[int], HostBatch]
+# Step -> which examples its batch holds: vectors, epoch and index among them.
+Selection = Callable[[int], HostBatch]
 
 # Images that a thread reads at a time: Grain's overhead for an element is then nothing, and a batch
 # is still spread over all threads.
@@ -50,7 +53,8 @@ class Split:
     """Random access to the images and labels of a split.
 
     Args:
-        builder: a prepared TFDS builder with the features 'image' and 'label'.
+        builder: a prepared TFDS builder, or data/folder.py:ImageFolder, with features that
+            data/features.py does not refuse.
         name: the split, slices allowed.
         crop: what makes a record an image.
         shape: (H, W, C) of the finished images, H = W.
@@ -58,15 +62,19 @@ class Split:
             random.
         threads: how many read and decode.
 
+    Attributes:
+        size: examples.
+        image_type, label_type: of the arrays; the type that is stored, and int32 or float32.
+
     Raises:
         ValueError: the data set has no such split.
     """
 
     def __init__(
         self,
-        builder: tfds.core.DatasetBuilder,
+        builder: tfds.core.DatasetBuilder | ImageFolder,
         name: str,
-        crop: Crop,
+        crop: HostCrop,
         shape: tuple[int, int, int],
         in_memory: bool | None,
         threads: int,
@@ -80,38 +88,53 @@ class Split:
             raise ValueError(
                 f"{name!r} is no slice of a split; write it like 'train[:90%]' or 'train[100:]'."
             ) from None
+        described = builder.info.features
+        self.image_type = np.dtype(described['image'].np_dtype)
+        self.label_type = features.label_type(described['label'])
         self.crop = crop
         self.in_memory = in_memory
         if in_memory is None:
-            self.in_memory = not crop.keyed_read and self.size * math.prod(shape) <= SMALL
+            size_in_bytes = self.size * math.prod(shape) * self.image_type.itemsize
+            self.in_memory = not crop.keyed_read and size_in_bytes <= SMALL
         self._builder, self._name, self._shape, self._threads = builder, name, shape, threads
 
     @functools.cached_property
     def _source(self) -> Any:
-        encoded = isinstance(self._builder.info.features['image'], tfds.features.Image)
+        encoded = features.is_encoded(self._builder.info.features['image'])
         decoders = {'image': tfds.decode.SkipDecoding()} if encoded else None
         return self._builder.as_data_source(self._name, decoders=decoders)
 
-    def read(self, index: int, draws: np.ndarray) -> tuple[np.ndarray, int]:
-        """Reads one example: image uint8 `shape` and label.
+    def read(self, index: int, draws: np.ndarray) -> tuple[np.ndarray, np.number]:
+        """Reads one example: image `shape` and label.
 
         Raises:
-            ValueError: the record is damaged; the sentence names split and index.
+            ValueError: the record is damaged, or would be altered; the sentence names split and index.
         """
+        example = {}
         try:
-            return self._finish(self._source[index], draws)
+            example = self._source[index]
+            return self._finish(example, draws)
         except (ValueError, OSError, RuntimeError, IndexError) as error:
+            file = f', {_text(example["file_name"])},' if 'file_name' in example else ''
             raise ValueError(
-                f'Example {index} of the split {self._name!r} in {self._builder.data_dir} cannot '
-                f'be read ({_first_line(error)}); prepare the data set again, or leave the example '
+                f'Example {index} of the split {self._name!r} in {self._builder.data_dir}{file} cannot '
+                f'be read ({_first_line(error)}); mend it (and prepare the data set again), or leave the example '
                 'out with a slice of the split.'
             ) from error
 
-    def _finish(self, example: dict, draws: np.ndarray) -> tuple[np.ndarray, int]:
+    def _finish(self, example: dict, draws: np.ndarray) -> tuple[np.ndarray, np.number]:
         size, _, channels = self._shape
-        return self.crop.read(example['image'], size, channels, draws), example['label']
+        record = example['image']
+        if self.image_type != np.uint8:  # files that a crop does not decode by itself
+            record = decode(record, channels, dtype=self.image_type)
+        image = self.crop.read(record, size, channels, draws)
+        if (image.shape, image.dtype) != (self._shape, self.image_type):
+            raise ValueError(
+                f'{self.crop} makes it {image.dtype} {image.shape}, wanted {self.image_type} {self._shape}'
+            )
+        return image, _exact(example['label'], self.label_type)
 
-    def _read_many(self, indices: range) -> list[tuple[np.ndarray, int]]:
+    def _read_many(self, indices: range) -> list[tuple[np.ndarray, np.number]]:
         """Several at once, 4 times as fast for tiny images; one by one on failure, to say where."""
         draws = np.zeros(self.crop.draws)
         try:
@@ -121,9 +144,9 @@ class Split:
 
     @functools.cached_property
     def memory(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images uint8 (N, H, W, C) and labels int32 (N,), read once."""
-        images = np.empty((self.size, *self._shape), np.uint8)
-        labels = np.empty(self.size, np.int32)
+        """All images (N, H, W, C) and labels (N,), read once."""
+        images = np.empty((self.size, *self._shape), self.image_type)
+        labels = np.empty(self.size, self.label_type)
         threads = self._threads if self._shape[0] >= 64 else 1  # tiny images: threads would only fight for the GIL
         chunks = [range(start, min(start + 512, self.size)) for start in range(0, self.size, 512)]
         read = grain.MapDataset.source(chunks).map(self._read_many)
@@ -132,26 +155,26 @@ class Split:
                 images[index], labels[index] = image, label
         return images, labels
 
-    def batches(self, rows: Rows, steps: range, seed: int) -> grain.IterDataset:
-        """Batches of the rows planned for each step.
+    def batches(self, selection: Selection, steps: range, seed: int) -> grain.IterDataset:
+        """Batches of the examples selected for each step.
 
         Args:
-            rows: step -> vectors of the batch's rows, epoch and index among them, int (b,), b the
+            selection: step -> vectors, epoch and index of the batch's examples among them, int (b,), b the
                 same for all steps.
             steps: which batches.
             seed: keys the augmentation, with epoch and index.
 
         Returns:
-            Dicts: image uint8 (b, H, W, C), label, epoch, index int32 (b,), and whatever else
-            `rows` gave. Iterators have `close()`, which ends the reading threads.
+            Dicts: image (b, H, W, C) and label (b,) of `image_type` and `label_type`, epoch, index
+            int32 (b,), and whatever else `selection` gave. Iterators have `close()`, which ends the reading threads.
         """
         read = self._gathered if self.in_memory else self._streamed
-        return read(rows, steps, seed).map(self._finished)
+        return read(selection, steps, seed).map(self._finished)
 
-    def _gathered(self, rows: Rows, steps: range, seed: int) -> grain.IterDataset:
+    def _gathered(self, selection: Selection, steps: range, seed: int) -> grain.IterDataset:
         def gather(step: int) -> HostBatch:
             images, labels = self.memory
-            batch = rows(step)
+            batch = selection(step)
             index = batch['index']
             draws = keyed.uniforms(seed, batch['epoch'], index, self.crop.draws)
             return batch | {'image': images[index], 'label': labels[index], 'draws': draws}
@@ -159,27 +182,28 @@ class Split:
         # In the caller's thread: several would only fight for the interpreter's lock.
         return grain.MapDataset.source(steps).map(gather).to_iter_dataset(_in_threads(0))
 
-    def _streamed(self, rows: Rows, steps: range, seed: int) -> grain.IterDataset:
-        rows = functools.lru_cache(maxsize=8)(rows)  # the pieces of a batch share its plan
-        size = len(rows(steps[0])['index'])
+    def _streamed(self, selection: Selection, steps: range, seed: int) -> grain.IterDataset:
+        selection = functools.lru_cache(maxsize=8)(selection)  # the pieces of a batch share it
+        size = len(selection(steps[0])['index'])
         pieces = math.ceil(size / _PIECE)
 
         def read(number: int) -> HostBatch:
             step, piece = divmod(number, pieces)
             own = slice(piece * _PIECE, (piece + 1) * _PIECE)
-            batch = {name: vector[own] for name, vector in rows(steps[step]).items()}
+            batch = {name: vector[own] for name, vector in selection(steps[step]).items()}
             draws = keyed.uniforms(seed, batch['epoch'], batch['index'], self.crop.draws)
             images, labels = zip(*map(self.read, batch['index'].tolist(), draws))
-            return batch | {'image': np.stack(images), 'label': np.array(labels), 'draws': draws}
+            return batch | {'image': np.stack(images), 'label': np.array(labels, self.label_type), 'draws': draws}
 
         numbers = grain.MapDataset.source(range(len(steps) * pieces))
         read_ahead = numbers.map(read).to_iter_dataset(_in_threads(self._threads))
         return read_ahead.batch(pieces, batch_fn=_joined)
 
     def _finished(self, batch: HostBatch) -> HostBatch:
-        vectors = {name: x for name, x in batch.items() if name not in ('image', 'draws')}
+        images, draws, labels = (batch[name] for name in ('image', 'draws', 'label'))
+        vectors = {name: x for name, x in batch.items() if name not in ('image', 'draws', 'label')}
         vectors = {name: x if x.dtype == bool else x.astype(np.int32) for name, x in vectors.items()}
-        return {'image': self.crop.adjust(batch['image'], batch['draws'])} | vectors
+        return {'image': self.crop.adjust(images, draws), 'label': labels} | vectors
 
 
 def _in_threads(threads: int) -> grain.ReadOptions:
@@ -189,6 +213,23 @@ def _in_threads(threads: int) -> grain.ReadOptions:
 
 def _joined(pieces: Sequence[HostBatch]) -> HostBatch:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _exact(label: ArrayLike, dtype: np.dtype) -> np.number:
+    """The label as `dtype`; a double is rounded to float32.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    label = np.asarray(label)
+    limits = np.iinfo(dtype) if dtype.kind == 'i' else np.finfo(dtype)
+    if not limits.min <= label <= limits.max and np.isfinite(label):
+        raise ValueError(f'its label {label} does not fit into {dtype}')
+    return label.astype(dtype)[()]
+
+
+def _text(name: bytes | str) -> str:
+    return name.decode(errors='replace') if isinstance(name, bytes) else name
 
 
 def _first_line(error: Exception) -> str:

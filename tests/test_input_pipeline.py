@@ -1,6 +1,8 @@
 """Batches: a pure function of (seed, step) on any mesh, every example once, nothing left behind."""
 
 import contextlib
+import dataclasses
+import functools
 import threading
 import time
 
@@ -8,13 +10,16 @@ import chex
 import jax
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from longview.data import keyed
+from longview.data.features import check_features
 from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
 from longview.input_pipeline import Images, find, local_rows
-from tests.data.folder import GARBAGE, data_dir, with_broken_sets
+from tests.data.folder import GARBAGE, data_dir, image_set, with_broken_sets
+from tests.data.pictures import numbers, png
 
 
 def sharding(**axes: int) -> NamedSharding:
@@ -208,6 +213,189 @@ def test_an_image_size_resizes():
     assert batch['image'].shape == (4, 20, 20, 1)
 
 
+KINDS = tfds.features.ClassLabel(num_classes=3)
+GRAY = tfds.features.Image(shape=(8, 8, 1), encoding_format='png')
+FILE, ARRAY = tfds.features.Image, tfds.features.Tensor
+# Type, channels and feature of the images that are carried, beside photographs.
+CARRIED = {
+    'gray of 16 bits': ('uint16', 1, functools.partial(FILE, dtype=np.uint16, encoding_format='png')),
+    'colours of 16 bits': ('uint16', 3, functools.partial(FILE, dtype=np.uint16, encoding_format='png')),
+    'four channels': ('uint8', 4, functools.partial(FILE, encoding_format='png')),
+    'float files': ('float32', 1, functools.partial(FILE, dtype=np.float32)),
+    'five bands': ('float32', 5, functools.partial(ARRAY, dtype=np.float32)),
+    'hounsfield': ('int16', 1, functools.partial(ARRAY, dtype=np.int16)),
+    'two channels': ('uint8', 2, functools.partial(ARRAY, dtype=np.uint8)),
+}
+
+
+@functools.cache
+def carried(case: str) -> tuple[np.ndarray, str]:
+    """A set of six images of that kind: the arrays (6, 8, 8, C), and its name."""
+    dtype, channels, feature = CARRIED[case]
+    images = numbers(dtype, 6, 8, 8, channels)
+    described, stored = feature(shape=(8, 8, channels)), images
+    if case == 'float files':  # whose encoder in TFDS needs TensorFlow
+        stored = images.view(np.uint8)
+        described._image_encoder.encode_image_or_path = bytes
+    examples = [(png(image) if feature.func is FILE else image, i % 3) for i, image in enumerate(stored)]
+    return images, image_set(case.replace(' ', '_'), described, KINDS, examples)
+
+
+def every(images: Images, count: int = 6) -> dict[str, np.ndarray]:
+    """An epoch of training and, as `eval/...`, the evaluation split, both in the order of their index."""
+    (batch,) = first(images, 1, count)
+    evaluated = jax.device_get(next(iter(images.evaluate(ONE, count))))
+    order = np.argsort(batch['index'])
+    return {k: x[order] for k, x in batch.items()} | {f'eval/{k}': x for k, x in evaluated.items()}
+
+
+@pytest.mark.parametrize('in_memory', [True, False], ids=['memory', 'stream'])
+@pytest.mark.parametrize('case', CARRIED)
+def test_the_numbers_that_are_stored_arrive_whatever_their_type(case, in_memory):
+    want, name = carried(case)
+    for train, evaluation in ((PadCrop(padding=0), Resize()), (Resize(), CenterCrop(fraction=1.0))):
+        images = Images(name, data_dir(), train_crop=train, eval_crop=evaluation, in_memory=in_memory)
+        images.check()
+        spec, got = images.batch_spec(6), every(images)
+        assert (spec['image'].shape, spec['image'].dtype) == (want.shape, want.dtype)
+        chex.assert_trees_all_equal((got['image'], got['eval/image']), (want, want))
+        assert got['label'].tolist() == got['eval/label'].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+@pytest.mark.parametrize('case', CARRIED)
+def test_resized_images_keep_their_type_in_memory_and_streamed(case):
+    want, name = carried(case)
+    kept, streamed = (every(Images(name, data_dir(), image_size=5, in_memory=memory)) for memory in (True, False))
+    chex.assert_trees_all_equal(kept, streamed)
+    (cropped,) = first(Images(name, data_dir(), image_size=5, train_crop=RandomResizedCrop()), 1, 6)
+    for image in (kept['image'], kept['eval/image'], cropped['image']):
+        assert (image.shape, image.dtype) == ((6, 5, 5, want.shape[-1]), want.dtype)
+
+
+def test_what_fits_into_memory_is_counted_in_bytes(monkeypatch):
+    monkeypatch.setattr('longview.data.records.SMALL', 6 * 8 * 8 * 4)
+    assert Images(carried('four channels')[1], data_dir())._train.in_memory
+    assert Images(carried('float files')[1], data_dir())._train.in_memory
+    assert not Images(carried('five bands')[1], data_dir())._train.in_memory
+
+
+# Feature, labels and the type that they arrive in.
+LABELS = {
+    'counts': (tfds.features.Scalar(np.int64), [3, -1, 2**31 - 1, 0], np.int32),
+    'ages': (tfds.features.Scalar(np.float32), [0.5, 3.25, -1.0, 0.1], np.float32),
+    'doubles': (tfds.features.Scalar(np.float64), [0.1, 1 / 3, -1.0, np.inf], np.float32),
+    'answers': (tfds.features.Scalar(np.bool_), [True, False, True, True], np.int32),
+    'kinds': (KINDS, [0, 1, 2, 2], np.int32),
+}
+
+
+@pytest.mark.parametrize('case', LABELS)
+def test_a_label_may_be_a_number(case):
+    feature, labels, dtype = LABELS[case]
+    name = image_set(case, GRAY, feature, [(png(np.zeros((8, 8, 1), np.uint8)), label) for label in labels])
+    for in_memory in (True, False):
+        images = Images(name, data_dir(), in_memory=in_memory)
+        got = every(images, 4)
+        want = np.array(labels).astype(dtype)
+        chex.assert_trees_all_equal((got['label'], got['eval/label']), (want, want))
+        assert images.batch_spec(4)['label'].dtype == images.batch_spec(4, train=False)['label'].dtype == dtype
+        assert images.num_classes == (3 if case == 'kinds' else None)
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'label', 'message'),
+    [
+        (np.int64, 2**31, 'its label 2147483648 does not fit into int32'),
+        (np.uint64, 2**64 - 1, 'its label 18446744073709551615 does not fit into int32'),
+        (np.float64, 1e39, r'its label 1e\+39 does not fit into float32'),
+    ],
+)
+def test_a_label_out_of_range_is_refused_and_not_wrapped(dtype, label, message):
+    file = png(np.zeros((8, 8, 1), np.uint8))
+    examples = [(file, 1), (file, 2), (file, label)]
+    name = image_set(
+        f'too_large_{np.dtype(dtype).name}', GRAY, ARRAY(shape=(), dtype=dtype, encoding='bytes'), examples
+    )
+    for in_memory in (True, False):
+        with pytest.raises(ValueError, match=f"Example 2 of the split 'train' in .* cannot be read .{message}.; mend"):
+            first(Images(name, data_dir(), in_memory=in_memory), 1, 3)
+
+
+@pytest.mark.parametrize('crop', [Resize(), RandomResizedCrop()], ids=['memory', 'stream'])
+def test_an_image_that_would_be_altered_is_named(crop, monkeypatch):
+    """Among photographs, one of 16 bits, and one of so many pixels that Pillow takes it for an attack."""
+    small, deep, large = (
+        png(numbers('uint8', 4, 4, 3)),
+        png(numbers('uint16', 4, 4, 3)),
+        png(numbers('uint8', 20, 30, 3)),
+    )
+    image = tfds.features.Image(shape=(None, None, 3))
+    name = image_set(f'mixed_{crop.draws}', image, KINDS, [(small, 0), (deep, 1), (small, 2), (large, 2)])
+    read = lambda split: first(Images(name, data_dir(), split, image_size=8, train_crop=crop), 1, 2)
+    with pytest.raises(ValueError, match="Example 1 of the split 'train.:2.' .*more than 8 bits a channel"):
+        read('train[:2]')
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 250)
+    with pytest.raises(ValueError, match="Example 1 of the split 'train.2:.' .*more than the 500 pixels"):
+        read('train[2:]')
+
+
+@dataclasses.dataclass(frozen=True)
+class OneChannel(Resize):
+    """A crop of somebody's own that loses channels."""
+
+    def read(self, data, size, channels, draws):
+        return super().read(data, size, channels, draws)[..., :1]
+
+
+@pytest.mark.parametrize('in_memory', [True, False], ids=['memory', 'stream'])
+def test_a_crop_that_makes_another_shape_than_announced_is_named(in_memory):
+    images = Images(carried('four channels')[1], data_dir(), train_crop=OneChannel(), in_memory=in_memory)
+    with pytest.raises(ValueError, match=r'OneChannel\(.* makes it uint8 \(8, 8, 1\), wanted uint8 \(8, 8, 4\)'):
+        first(images, 1, 6)
+
+
+# Features of the image and of the label, and what is said of them.
+REFUSED = {
+    'doubles': (ARRAY(shape=(8, 8, 1), dtype=np.float64), KINDS, 'are float64; Images reads uint8, uint16, int16'),
+    'pairs': (
+        FILE(shape=(8, 8, 2), encoding_format='png'),
+        KINDS,
+        'are files of 2 channels; Images reads files of 1, 3',
+    ),
+    'planes': (ARRAY(shape=(8, 8), dtype=np.uint8), KINDS, 'is a Tensor of shape .8, 8.; Images reads an Image or'),
+    'nested': (tfds.features.FeaturesDict({'a': FILE()}), KINDS, 'is a FeaturesDict of shape .*; Images reads'),
+    'texts': (GRAY, tfds.features.Text(), 'is a Text of shape ..; Images reads one number for each image'),
+    'boxes': (GRAY, ARRAY(shape=(4,), dtype=np.float32), 'is a Tensor of shape .4,.; Images reads one number'),
+}
+
+
+@pytest.mark.parametrize('case', REFUSED)
+def test_sets_that_cannot_be_carried_are_refused_before_they_are_read(case):
+    image, label, message = REFUSED[case]
+    described = tfds.features.FeaturesDict({'image': image, 'label': label})
+    with pytest.raises(ValueError, match=f"of the data set 'mine' {message}") as caught:
+        check_features(described, 'mine')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_folder_of_images_is_a_data_set(tmp_path):
+    for split, count in (('train', 8), ('validation', 4)):
+        for kind in ('cats', 'dogs'):
+            (tmp_path / split / kind).mkdir(parents=True)
+            for number in range(count):
+                color = np.full((5, 7, 3), number + 100 * (kind == 'dogs'), np.uint8)
+                (tmp_path / split / kind / f'{number}.png').write_bytes(png(color))
+    images = Images(str(tmp_path), eval_split='validation', image_size=4)
+    images.check()
+    assert (images.num_train, images.num_eval, images.num_classes, images.image_shape) == (16, 8, 2, (4, 4, 3))
+    got = every(images, 16)
+    assert sorted(got['image'][:, 0, 0, 0]) == [*range(8), *range(100, 108)]
+    assert (got['label'] == got['image'][:, 0, 0, 0] // 100).all()
+    (tmp_path / 'train' / 'cats' / '0.png').write_bytes(b'no image')
+    with pytest.raises(ValueError, match="of the split 'train' in .*, .*train/cats/0.png, cannot be read"):
+        first(Images(str(tmp_path), eval_split='validation', image_size=4), 1, 16)
+
+
 EIGHT = {'data': 4, 'fsdp': 2}
 MISTAKES = {
     'batch': (
@@ -270,7 +458,10 @@ def test_a_damaged_image_is_named(fields):
     } | fields
     images = Images('broken', data_dir=with_broken_sets(), **settings)
     images.check()  # the first image of each split is whole
-    message = f"Example {GARBAGE} of the split 'train' in .*broken.* cannot be read .*; prepare"
+    message = (
+        f"Example {GARBAGE} of the split 'train' in .*broken.*, train_002.JPEG, cannot be read "
+        '.it is none of BMP, .*; mend it'
+    )
     with (
         contextlib.closing(images.train(ONE, 8, seed=0)) as batches,
         pytest.raises(ValueError, match=message),
@@ -315,9 +506,9 @@ def test_closing_leaves_no_thread(make):
 
 def test_batches_are_prepared_ahead_by_so_many():
     images, begun = digits(prefetch=3), []
-    rows = keyed.rows
+    stream = keyed.stream
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keyed, 'rows', lambda *args: begun.append(1) or rows(*args))
+        patch.setattr(keyed, 'stream', lambda *args: begun.append(1) or stream(*args))
         with contextlib.closing(images.train(ONE, 8, seed=0)) as batches:
             next(batches)
             time.sleep(0.3)

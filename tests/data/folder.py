@@ -1,4 +1,4 @@
-"""A TFDS folder for the tests of one process, with small sets that are broken on purpose."""
+"""A TFDS folder for the tests of one process, with small sets that are odd or broken on purpose."""
 
 import atexit
 import functools
@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -53,6 +54,23 @@ def with_broken_sets() -> str:
     for builder in (Broken, Unlabelled):
         builder(data_dir=data_dir(), file_format=FORMAT).download_and_prepare()
     return data_dir()
+
+
+def image_set(name: str, image: Any, label: Any, examples: list[tuple[Any, Any]]) -> str:
+    """Prepares a set in `data_dir()` whose splits `train` and `test` both hold `examples`; returns its name."""
+    features = tfds.features.FeaturesDict({'image': image, 'label': label})
+    rows = [{'image': pixels, 'label': number} for pixels, number in examples]
+    members = {
+        'VERSION': tfds.core.Version('1.0.0'),
+        '__module__': __name__,
+        'name': name,
+        '_info': lambda self: tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True),
+        '_split_generators': lambda self, downloads: {s: self._generate_examples() for s in ('train', 'test')},
+        '_generate_examples': lambda self: iter(enumerate(rows)),
+    }
+    kind = type(name, (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)
+    kind(data_dir=data_dir(), file_format=FORMAT).download_and_prepare()
+    return name
 
 
 def files(folder: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Decoding equals Pillow's; crops follow torchvision's rules."""
+"""Crops follow torchvision's rules, and carry every type that is read."""
 
 import io
 import math
@@ -7,51 +7,12 @@ import chex
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.datasets import load_sample_image
 
-from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize, decode, encode_png
+from longview.data.decoding import decode, encode_png
+from longview.data.images import CenterCrop, PadCrop, RandomResizedCrop, Resize
+from tests.data.pictures import PHOTO, encoded, jpeg, numbers
 
-PHOTO = load_sample_image('china.jpg')
 NONE = np.zeros(0)
-
-
-def encoded(image: Image.Image, kind: str) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **({'quality': 92} if kind == 'jpeg' else {}))
-    return out.getvalue()
-
-
-def jpeg(height: int, width: int) -> bytes:
-    return encoded(Image.fromarray(PHOTO).resize((width, height), Image.Resampling.BICUBIC), 'jpeg')
-
-
-@pytest.mark.parametrize('mode', ['RGB', 'L', 'CMYK', 'PNG', 'PNG with alpha', 'palette'])
-@pytest.mark.parametrize('channels', [3, 1])
-def test_decoding_equals_pillow(mode, channels):
-    image = Image.fromarray(PHOTO).resize((90, 61))
-    data = {
-        'PNG': lambda: encoded(image, 'png'),
-        'PNG with alpha': lambda: encoded(image.convert('RGBA'), 'png'),
-        'palette': lambda: encoded(image.convert('P'), 'gif'),
-    }.get(mode, lambda: encoded(image.convert(mode), 'jpeg'))()
-    got = decode(data, channels)
-    chex.assert_shape(got, (61, 90, channels))
-    with Image.open(io.BytesIO(data)) as opened:
-        want = np.asarray(opened.convert('RGB' if channels == 3 else 'L')).reshape(got.shape)
-    # Color to gray, libjpeg returns its own luma and Pillow computes it back from RGB.
-    assert np.abs(got.astype(int) - want).max() <= (0 if channels == 3 or mode != 'RGB' else 2)
-
-
-def test_png_holds_the_exact_pixels():
-    gray = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    chex.assert_trees_all_equal(decode(encode_png(gray), 1), gray)
-    chex.assert_trees_all_equal(decode(encode_png(PHOTO[:20, :30]), 3), PHOTO[:20, :30])
-
-
-@pytest.mark.parametrize('cut', [0, 3, 400, -40])
-def test_damage_is_refused(cut):
-    with pytest.raises((ValueError, OSError)):
-        decode(jpeg(60, 80)[:cut], 3)
 
 
 def reference_crop(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
@@ -187,3 +148,44 @@ def test_pad_crop_is_pad_shift_flip(flip):
         chex.assert_trees_all_equal(out, want)
         seen.add((top, left))
     assert len(seen) == 25
+
+
+TYPES = ('uint8', 'uint16', 'int16', 'float32')
+
+
+@pytest.mark.parametrize('channels', [1, 2, 4, 5])
+@pytest.mark.parametrize('dtype', TYPES)
+def test_every_crop_carries_every_type_and_leaves_an_image_of_the_right_size_alone(dtype, channels):
+    image = numbers(dtype, 8, 8, channels)
+    draws = np.full(23, 0.999)  # the whole image, unflipped
+    for crop in (Resize(), PadCrop(), CenterCrop(fraction=1.0), RandomResizedCrop(area=(1, 1), ratio=(1, 1))):
+        got = crop.read(image, 8, channels, draws)
+        chex.assert_trees_all_equal(got, image)
+        assert crop.read(image, 5, channels, draws).dtype == dtype
+    larger = Resize('nearest').read(image, 16, channels, NONE)
+    chex.assert_trees_all_equal(larger, image.repeat(2, 0).repeat(2, 1))
+    smooth = RandomResizedCrop(area=(1, 1), ratio=(1, 1), interpolation='bilinear', antialias=False)
+    assert smooth.read(image, 5, channels, draws).shape == (5, 5, channels)
+    moved = PadCrop(padding=1).adjust(image[None], np.array([[0.0, 0.5, 0.9]]))[0]  # by one row
+    chex.assert_trees_all_equal(moved, np.concatenate([np.zeros_like(image[:1]), image[:-1]]))
+
+
+@pytest.mark.parametrize('dtype', TYPES)
+def test_a_resized_image_stays_in_range_and_is_rounded(dtype):
+    low, high = (-1, 1) if dtype == 'float32' else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    steps = np.full((16, 16, 2), low, dtype)
+    steps[8:] = high
+    got = Resize().read(steps, 32, 2, NONE)  # bicubic overshoots at an edge
+    assert got[0, 0, 0] == low and got[-1, 0, 0] == high and (got[..., 0] == got[..., 1]).all()
+    half = Resize('bilinear').read(np.array([[[1], [2]], [[1], [2]]], dtype), 1, 1, NONE)
+    assert half.item() == (1.5 if dtype == 'float32' else 2)
+
+
+def test_four_channels_are_resized_each_alone():
+    """Pillow's own resize of RGBA takes the fourth for opacity, and forgets what is transparent."""
+    image = numbers('uint8', 12, 12, 4)
+    image[..., 3] = 0
+    got = Resize().read(image, 6, 4, NONE)
+    alone = [Resize().read(image[..., c : c + 1], 6, 1, NONE) for c in range(4)]
+    assert np.abs(got.astype(int) - np.concatenate(alone, axis=-1)).max() <= 1
+    assert got[..., :3].any()

@@ -64,12 +64,12 @@ def test_each_epoch_is_another_permutation():
     assert abs(np.corrcoef(orders[0], np.arange(1000))[0, 1]) < 4.5 / math.sqrt(1000)
 
 
-def test_rows_are_a_stream_that_can_be_entered_anywhere():
-    epoch, index = keyed.rows(5, 0, 70, 30)
+def test_the_examples_are_a_stream_that_can_be_entered_anywhere():
+    epoch, index = keyed.stream(5, 0, 70, 30)
     assert (epoch == np.arange(70) // 30).all()
     assert (np.sort(index[:30]) == np.arange(30)).all() and (np.sort(index[30:60]) == np.arange(30)).all()
     for start, stop in ((0, 7), (25, 35), (20, 70), (69, 70)):
-        part = keyed.rows(5, start, stop, 30)
+        part = keyed.stream(5, start, stop, 30)
         assert (part[0] == epoch[start:stop]).all() and (part[1] == index[start:stop]).all()
-    far = keyed.rows(5, 30 * 10**9, 30 * 10**9 + 30, 30)
+    far = keyed.stream(5, 30 * 10**9, 30 * 10**9 + 30, 30)
     assert (far[0] == 10**9).all() and (np.sort(far[1]) == np.arange(30)).all()
