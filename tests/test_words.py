@@ -45,6 +45,8 @@ def test_the_last_batch_of_an_evaluation_is_filled_up_and_masked():
 def test_mistakes_are_said_in_words():
     with pytest.raises(ValueError, match='The data has the word 3. and vocabulary is 16: raise it'):
         words(vocabulary=16).check()
+    with pytest.raises(ValueError, match='The label of the data are float64; Words reads integers: make them int32'):
+        words(eval_split=lambda: {'words': np.zeros((2, 4), int), 'label': np.full((2, 4), 0.5)}).check()
     with pytest.raises(ValueError, match=r"the arrays have lengths \{'words': 2, 'label': 3\}"):
         words(train_split=lambda: {'words': np.zeros((2, 4), int), 'label': np.zeros((3, 4), int)}).check()
 

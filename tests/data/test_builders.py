@@ -88,9 +88,10 @@ def check_fashion(folder: str, arrays: dict[str, np.ndarray]) -> None:
     assert builder.info.features['label'].names[-1] == 'Ankle boot'
 
 
-def test_fashion_mnist_comes_from_a_manual_folder(tiny_fashion, tmp_path):
+def test_fashion_mnist_comes_from_a_manual_folder(tiny_fashion, tmp_path, monkeypatch):
     folder, arrays = tiny_fashion
-    prepare('fashion_mnist', str(tmp_path / 'sets'), str(folder))
+    monkeypatch.setenv('HOME', str(folder.parent))
+    prepare('fashion_mnist', str(tmp_path / 'sets'), f'~/{folder.name}')
     check_fashion(str(tmp_path / 'sets'), arrays)
 
 

@@ -1,12 +1,15 @@
 """Finding and preparing: whole or not at all, and one sentence for what is wrong."""
 
+import fcntl
 import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 
@@ -59,6 +62,80 @@ def test_a_killed_preparation_is_no_data_set(tmp_path, monkeypatch):
     # SIGKILL leaves the scratch folder as well; nobody mistakes it for the set.
     (tmp_path / '.preparing-digits-dead' / 'digits' / '1.0.0').mkdir(parents=True)
     assert prepare.open_dataset('digits', str(tmp_path)).info.splits['train'].num_examples == 1438
+
+
+class Stopped(Exception):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize('error', [Stopped, SystemExit])
+def test_an_exception_from_a_signal_handler_leaves_nothing_behind(tmp_path, monkeypatch, error):
+    def stopped(number, frame):
+        raise error
+
+    def examples(self, test):
+        assert list(tmp_path.glob('.preparing-digits-*/.lock'))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from ()
+
+    monkeypatch.setattr('longview.data.digits.Digits._generate_examples', examples)
+    before = signal.signal(signal.SIGTERM, stopped)
+    try:
+        with pytest.raises(error):
+            prepare.open_dataset('digits', str(tmp_path))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.glob('.*')) and files(str(tmp_path)) == []
+
+
+# Prepares a set whose second example never comes, and says when it waits for it.
+SLOW = """
+import sys, time
+from longview.data import digits, prepare
+def examples(self, test):
+    print('waiting', flush=True)
+    time.sleep(100)
+    yield
+digits.Digits._generate_examples = examples
+prepare.main()
+"""
+
+
+def test_sigterm_ends_a_preparation_by_command_and_removes_what_it_wrote(tmp_path):
+    command = [sys.executable, '-c', SLOW, 'digits', f'--data_dir={tmp_path}']
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        assert any(line == 'waiting\n' for line in run.stdout)
+        assert list(tmp_path.glob('.preparing*'))
+        run.terminate()
+        assert run.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob('.*'))
+
+
+def abandoned(root: pathlib.Path, name: str, days: float) -> pathlib.Path:
+    """A scratch folder that was last written into so many days ago."""
+    folder = root / name
+    (folder / 'digits').mkdir(parents=True)
+    (folder / 'digits' / 'half').touch()
+    for path in (*folder.rglob('*'), folder):
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    return folder
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later_unless_it_is_in_use(tmp_path):
+    old, fresh = abandoned(tmp_path, '.preparing-digits-old', 1.1), abandoned(tmp_path, '.preparing-digits-fresh', 0.9)
+    used = abandoned(tmp_path, '.preparing-imagenet2012-used', 50)
+    other = abandoned(tmp_path, '.cache', 50)
+    written = abandoned(tmp_path, '.preparing-digits-written', 50)
+    os.utime(written / 'digits' / 'half')
+    with open(used / '.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.utime(used, (0, 0)), os.utime(used / '.lock', (0, 0))
+        prepare.prepare('digits', str(tmp_path))
+    assert not old.exists() and fresh.exists() and used.exists() and other.exists() and written.exists()
+    assert (tmp_path / 'digits').exists()
+    os.utime(used, (0, 0)), os.utime(used / '.lock', (0, 0))
+    prepare.prepare('digits', str(tmp_path))
+    assert not used.exists(), 'the process that held it is gone'
 
 
 @pytest.mark.parametrize('name', [path.split('/')[-1] for path in DIGITS[:3]])
@@ -128,6 +205,17 @@ def test_the_folder_comes_from_the_environment(monkeypatch, tmp_path):
     assert prepare.default_data_dir() == str(tmp_path)
     monkeypatch.delenv('TFDS_DATA_DIR')
     assert prepare.default_data_dir() == os.path.expanduser('~/tensorflow_datasets')
+
+
+def test_a_tilde_is_the_home_wherever_a_path_is_given(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('TFDS_DATA_DIR', '~')
+    monkeypatch.chdir(digits)
+    assert prepare.default_data_dir() == str(tmp_path)
+    assert prepare.open_dataset('digits').data_dir == prepare.open_dataset('digits', '~').data_dir == str(digits)
+    prepare.prepare('digits', '~/sets')
+    assert files(str(tmp_path / 'sets')) == DIGITS
+    assert not (digits / '~').exists()
 
 
 def test_tensorflow_stays_out():
