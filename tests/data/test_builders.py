@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import pathlib
+import re
 
 import chex
 import numpy as np
@@ -14,7 +15,9 @@ from longview.data import fashion_mnist
 from longview.data.digits import to_uint8
 from longview.data.fake_imagenet import COUNTS
 from longview.data.prepare import open_dataset, prepare
+from longview.input_pipeline import Images
 from tests.data.folder import data_dir
+from tests.data.pictures import numbers, png
 
 
 def test_digits_hold_every_image_once_and_every_fifth_is_for_testing():
@@ -50,6 +53,24 @@ def test_fake_imagenet_has_the_features_and_the_oddities_of_the_real_one():
         b'\x89PNG',
     }  # JFIF, Adobe (CMYK), PNG
     assert len(shapes) > 5 and max(max(shape) for shape in shapes) >= 1600
+
+
+def test_the_builder_that_the_page_shows_prepares_a_set_that_is_read(tmp_path, monkeypatch):
+    page = pathlib.Path(__file__).parents[2] / 'docs' / 'data.md'
+    (code,) = re.findall(r'```python\n(.*?)```', page.read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    xrays = numbers('uint16', 4, 8, 8, 1)
+    for file, image in zip(('train/ill/0', 'train/healthy/1', 'test/healthy/2', 'test/ill/3'), xrays, strict=True):
+        path = pathlib.Path('originals', f'{file}.png')
+        path.parent.mkdir(parents=True)
+        path.write_bytes(png(image))
+    exec(code, {'__name__': 'page'})
+    images = Images('xrays', 'sets', image_size=8)
+    images.check()
+    (batch,) = images.host_evaluate(np.arange(2), 2)
+    order = np.argsort(batch['label'])
+    assert batch['label'][order].tolist() == [0, 1] and images.num_classes == 2
+    chex.assert_trees_all_equal(batch['image'][order], xrays[2:])
 
 
 def write_idx(path: pathlib.Path, array: np.ndarray) -> bytes:
