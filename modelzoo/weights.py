@@ -17,7 +17,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -212,29 +212,33 @@ def separate(merged: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
 def _translate(names: Names, name: str, side: int) -> str | None:
     """Returns the other side's name of `name`, which is on `side` of the map; None where the map has it not."""
     for pair in names:
-        match = _match(pair, name, side)
-        if match:
-            numbers = {slot: int(value) for slot, value in match.groupdict().items()}
+        numbers = _numbers(pair[side], name)
+        if numbers is not None:
             return pair[1 - side].format(**numbers)
     return None
 
 
-def _match(pair: Sequence[Any], name: str, side: int) -> re.Match[str] | None:
-    return re.fullmatch(_pattern(pair[side]), name)
+def _numbers(pattern: str, name: str) -> dict[str, int] | None:
+    """Returns the numbers that `name` has in the slots of a map's `pattern`; None where it does not match.
+
+    A slot that stands in the pattern twice must have the same number in both places.
+    """
+    text, slots = _compiled(pattern)
+    match = text.fullmatch(name)
+    found = [(slot, int(value)) for slot, value in zip(slots, match.groups())] if match else None
+    return None if found is None or len(set(found)) > len(set(slots)) else dict(found)
 
 
 @functools.cache
-def _pattern(name: str) -> str:
-    return ''.join(f'(?P<{part}>[0-9]+)' if odd else re.escape(part) for odd, part in _alternate(_SLOT.split(name)))
-
-
-def _alternate(parts: Iterable[str]) -> Iterable[tuple[bool, str]]:
-    return ((bool(index % 2), part) for index, part in enumerate(parts))
+def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """Returns the regular expression of a map's pattern, and the slots that its groups stand for."""
+    fixed, slots = _SLOT.split(pattern)[::2], _SLOT.split(pattern)[1::2]
+    return re.compile('([0-9]+)'.join(map(re.escape, fixed))), tuple(slots)
 
 
 def _unit_axes(names: Names, path: str) -> int:
     """Returns the third element of the pair that has `path`, 0 where there is none."""
-    pair = next(pair for pair in names if _match(pair, path, 1))
+    pair = next(pair for pair in names if _numbers(pair[1], path) is not None)
     return pair[2] if len(pair) > 2 else 0
 
 

@@ -73,6 +73,17 @@ def test_half_precision_weights_become_the_parameters_type():
     assert loaded['kernel'].dtype == np.float32 and loaded['kernel'].shape == (2, 3)
 
 
+def test_a_number_may_stand_in_a_name_twice():
+    names = [
+        ('blocks.{i}.sub.{i}.w', 'block{i:02d}/sub{i}/scale'),
+        ('blocks.{i}.sub.{j}.w', 'block{i:02d}/sub{j}/bias'),
+    ]
+    assert weights._translate(names, 'blocks.3.sub.3.w', 0) == 'block03/sub3/scale'
+    assert weights._translate(names, 'block03/sub3/scale', 1) == 'blocks.3.sub.3.w'
+    assert weights._translate(names[:1], 'blocks.3.sub.4.w', 0) is None
+    assert weights._translate(names, 'blocks.3.sub.4.w', 0) == 'block03/sub4/bias'
+
+
 def test_what_does_not_fit_is_listed():
     names, wanted = names_of('vig_test'), shapes('vig_test')[1]
     published = weights.to_published(names, random_like(wanted))
