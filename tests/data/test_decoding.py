@@ -113,9 +113,11 @@ def test_what_would_be_altered_is_refused(case):
         call()
 
 
-def test_eight_bits_in_a_tiff_are_read():
+def test_eight_bits_in_a_tiff_are_read_in_the_order_that_it_says():
     image = numbers('uint8', 9, 7, 3)
     chex.assert_trees_all_equal(decode(encoded(Image.fromarray(image), 'tiff'), 3), image)
+    turned = encoded(Image.fromarray(image), 'tiff', tiffinfo={0x0112: 6})
+    chex.assert_trees_all_equal(decode(turned, 3), np.rot90(image, -1))
 
 
 def test_more_pixels_than_pillow_decodes_are_refused(monkeypatch):
