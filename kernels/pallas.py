@@ -1,13 +1,17 @@
-"""The Pallas names that change between releases of jax, in one place; checked on jax 0.10.2.
+"""What the Pallas kernels of all ops share: names that change between releases of jax, and small helpers.
 
-Kernels import these and, of Pallas itself, only what has stayed since 0.8: `pl.pallas_call`,
+Checked on jax 0.10.2. Kernels import from Pallas itself only what has stayed the same since 0.8: `pl.pallas_call`,
 `pl.BlockSpec`, `pl.when`, `pl.program_id`, `pl.ds`, `pl.multiple_of`
 (https://docs.jax.dev/en/latest/pallas/CHANGELOG.html).
 """
 
 import contextlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.typing import DTypeLike
@@ -43,6 +47,52 @@ def output(shape: tuple[int, ...], dtype: DTypeLike, like: jax.Array) -> jax.Sha
     """An output of a kernel; inside of `jax.shard_map` it differs over the axes `like` does."""
     kind = jax.typeof(like).manual_axis_type
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
+
+
+def output_like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    """An output of the shape and type of `x`."""
+    return output(x.shape, x.dtype, x)
+
+
+def output_float32(like: jax.Array, *shape: int) -> jax.ShapeDtypeStruct:
+    """A float32 output, by default of the shape of `like`."""
+    return output(shape or like.shape, jnp.float32, like)
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The least multiple that is no smaller than `size`."""
+    return -(-size // multiple) * multiple
+
+
+def dot_constant(matrix: Any, x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Inside of a kernel: a constant matrix times `x`, operands in `dtype` and sums in float32."""
+    precision = lax.Precision.HIGHEST if dtype == jnp.float32 else lax.Precision.DEFAULT
+    return jnp.dot(matrix[...], x.astype(dtype), precision=precision, preferred_element_type=jnp.float32)
+
+
+def joining_batch(run: Callable[[int, dict], dict], batch: int) -> Callable[[dict], dict]:
+    """Returns `run(batch, arrays)` as a function of the arrays; under vmap the mapped axis joins the batch.
+
+    Args:
+      run: takes the size of the batch, the first axis of every array, and arrays by name; returns arrays by name.
+      batch: its size outside of vmap.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def call(arrays: dict) -> dict:
+        return run(batch, arrays)
+
+    @call.def_vmap
+    def _(size: int, mapped: list, arrays: dict) -> tuple[dict, dict]:
+        def join(x: jax.Array, is_mapped: bool) -> jax.Array:
+            x = x if is_mapped else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        found = joining_batch(run, size * batch)(jax.tree.map(join, arrays, mapped[0]))
+        found = jax.tree.map(lambda x: x.reshape(size, batch, *x.shape[1:]), found)
+        return found, jax.tree.map(lambda x: True, found)
+
+    return call
 
 
 def tpu_params(dimension_semantics: tuple[str, ...], vmem_limit_bytes: int | None = None) -> object:

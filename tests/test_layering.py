@@ -40,10 +40,10 @@ class Rule(NamedTuple):
 
 TABLE = (
     Rule('longview', (), ('jax',), 'everything else stands on it'),
-    Rule('kernels', ('kernels.dispatch', 'kernels.gates'), ARRAYS, 'the ops share only this'),
+    Rule('kernels', ('kernels.dispatch', 'kernels.gates', 'kernels.scans'), ARRAYS, 'the ops share only this'),
     Rule(
         'kernels/<op>',
-        ('kernels.<op>', 'kernels.dispatch', 'kernels.gates', 'kernels.pallas'),
+        ('kernels.<op>', 'kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scans'),
         ARRAYS,
         'an op is read, tuned and tested without any other',
     ),

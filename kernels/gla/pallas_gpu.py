@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas, scans
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
 from longview.kernels.gla.pallas_tpu_chunk import Decays, Tile
 
@@ -61,8 +61,8 @@ def gla(
     batch, tokens, heads, keys = q.shape
     values = v.shape[-1]
     g = g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape)
-    chunk = min(_CHUNK, max(_LEAST, _power(tokens)))
-    wide, deep = (max(_LEAST, _power(size)) for size in (keys, values))
+    chunk = min(_CHUNK, max(_LEAST, scans.power_of_two(tokens)))
+    wide, deep = (max(_LEAST, scans.power_of_two(size)) for size in (keys, values))
     narrow = q.dtype == v.dtype == jnp.bfloat16
     plan = Plan(Tile(chunk, 1, wide, deep, narrow), int(reverse), scale, interpret)
     start = jnp.zeros_like(q, jnp.float32, shape=(batch, heads, keys, values))
@@ -97,14 +97,9 @@ def missing(q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None)
     lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
-    if _power(q.shape[-1]) * _power(v.shape[-1]) > _STATE:
+    if scans.power_of_two(q.shape[-1]) * scans.power_of_two(v.shape[-1]) > _STATE:
         return f'heads of {q.shape[-1]} x {v.shape[-1]} channels do not fit into the registers'
     return None
-
-
-def _power(size: int) -> int:
-    """The next power of two."""
-    return 1 << (size - 1).bit_length()
 
 
 def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
@@ -118,7 +113,7 @@ def _attend(
 ) -> tuple[jax.Array, jax.Array]:
     """(B, H, T, ..) and states (B, H, V, K), all padded to the tile."""
     ins = {'q': q, 'k': k, 'v': v, 'g': g, 'start': start}
-    outs = {'o': _like(v), 'last': _like(start)}
+    outs = {'o': pallas.output_like(v), 'last': pallas.output_like(start)}
     found = _call(_outputs_kernel, plan, ins, outs)
     return found['o'], found['last']
 
@@ -140,7 +135,13 @@ def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     shape = (*start.shape[:2], q.shape[2] // plan.tile.tokens, *start.shape[2:])
     ins = {'k': k, 'v': v, 'g': g, 'start': start}
     edges = _call(_edges_kernel, plan, ins, {'edges': pallas.output(shape, jnp.float32, v)})
-    outs = {'q': _like(q), 'k': _like(k), 'v': _like(v), 'g': _like(g), 'start': _like(start)}
+    outs = {
+        'q': pallas.output_like(q),
+        'k': pallas.output_like(k),
+        'v': pallas.output_like(v),
+        'g': pallas.output_like(g),
+        'start': pallas.output_like(start),
+    }
     ins |= {'q': q, 'do': do, 'dlast': dlast} | edges
     found = _call(_cotangents_kernel, plan, ins, outs)
     return tuple(found[name] for name in ('q', 'k', 'v', 'g', 'start'))
@@ -222,10 +223,6 @@ def _decays(plan: Plan, g: jax.Array) -> Decays:
 
 def _sum(which: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.dot(which.astype(jnp.float32), x, precision=lax.Precision.HIGHEST)
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return pallas.output(x.shape, x.dtype, x)
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:

@@ -136,7 +136,7 @@ def _outputs(plan: Plan, inputs: dict) -> tuple[jax.Array, jax.Array | None]:
     if two:
         scratch['others'] = (plan.chunks, *plan.tile.state)
     v = inputs['v']
-    out = {'o': _like(v), 'last': None if two else pallas.output(plan.states, jnp.float32, v)}
+    out = {'o': pallas.output_like(v), 'last': None if two else pallas.output(plan.states, jnp.float32, v)}
     found = _call(_outputs_kernel, plan, inputs, out, scratch, first)
     return found['o'], found['last']
 
@@ -177,7 +177,7 @@ def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     scratch = {'costate': plan.tile.state, 'states': (plan.chunks, *plan.tile.state)}
     if len(memories) > 1:
         scratch |= {'state': plan.tile.state, 'costates': (plan.chunks, *plan.tile.state)}
-    out = jax.tree.map(_like, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
+    out = jax.tree.map(pallas.output_like, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
     found = _call(_cotangents_kernel, plan, ins, out, scratch, other)
     return tuple(found[name] for name in ('q', 'k', 'v', 'gates', 'start'))
 
@@ -330,43 +330,28 @@ class Step:
         return pl.ds(n * size if isinstance(n, int) else pl.multiple_of(n * size, size), size)
 
 
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return pallas.output(x.shape, x.dtype, x)
-
-
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int) -> dict:
     """Runs a kernel over batch, groups of heads and blocks of tokens, the last in order.
 
     Under vmap the mapped axis joins the batch, the first axis of every array.
     """
-    spec = partial(plan.spec, walk=walk)
     is_shape = lambda x: isinstance(x, tuple)
     memory = jax.tree.map(lambda x: pallas.vmem(x, jnp.float32), scratch, is_leaf=is_shape)
 
-    @jax.custom_batching.custom_vmap
-    def run(ins: dict) -> dict:
+    def run(batch: int, ins: dict) -> dict:
+        wider = plan._replace(batch=batch)
+        batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
+        spec = partial(wider.spec, walk=walk)
         return pl.pallas_call(
-            partial(kernel, plan),
-            out_shape=outs,
-            grid=(plan.batch, plan.groups, plan.blocks),
+            partial(kernel, wider),
+            out_shape=batched,
+            grid=(batch, wider.groups, wider.blocks),
             in_specs=[jax.tree.map(spec, ins)],
-            out_specs=jax.tree.map(spec, outs),
+            out_specs=jax.tree.map(spec, batched),
             scratch_shapes=[memory],
             compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
-            cost_estimate=plan.cost(ins, outs),
+            cost_estimate=wider.cost(ins, batched),
             name=f'gla{getattr(kernel, "func", kernel).__name__.removesuffix("_kernel")}',
         )(jax.tree.map(pallas.in_hbm, ins))
 
-    @run.def_vmap
-    def _(size: int, batched: list, ins: dict) -> tuple[dict, dict]:
-        def join(x: jax.Array, mapped: bool) -> jax.Array:
-            x = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        more = plan._replace(batch=size * plan.batch)
-        shapes = jax.tree.map(lambda x: x.update(shape=(more.batch, *x.shape[1:])), outs)
-        found = _call(kernel, more, jax.tree.map(join, ins, batched[0]), shapes, scratch, walk)
-        found = jax.tree.map(lambda x: x.reshape(size, plan.batch, *x.shape[1:]), found)
-        return found, jax.tree.map(lambda x: True, found)
-
-    return run(ins)
+    return pallas.joining_batch(run, plan.batch)(ins)

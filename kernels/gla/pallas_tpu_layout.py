@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from longview.kernels import pallas
+from longview.kernels import pallas, scans
 from longview.kernels.gla.pallas_tpu_chunk import Tile
 
 _LANES = 128
@@ -91,10 +91,10 @@ def plan_for(
         tile = Tile(sizes[0], group, keys, values, narrow)
         return Plan(tile, batch, tokens, heads, tuple(given), sizes[1], sizes[1], scale)
     chunk = _CHUNK if group > 1 else 2 * _CHUNK
-    tile = Tile(max(16, min(chunk, _power(tokens))), group, keys, values, narrow)
+    tile = Tile(max(16, min(chunk, scans.power_of_two(tokens))), group, keys, values, narrow)
     gate = sum(g.dtype.itemsize for g in gates)
-    keys = (2 * q.dtype.itemsize + gate) * _up(tile.state[1], _LANES)
-    values = v.dtype.itemsize * _up(tile.state[0], _LANES)
+    keys = (2 * q.dtype.itemsize + gate) * pallas.round_up(tile.state[1], _LANES)
+    values = v.dtype.itemsize * pallas.round_up(tile.state[0], _LANES)
     forward = _block(tile, tokens, keys + 2 * values, len(gates) - 1)
     backward = _block(tile, tokens, 2 * keys + 3 * values, 2 * len(gates) - 1)
     return Plan(tile, batch, tokens, heads, tuple(given), forward, backward, scale)
@@ -105,10 +105,10 @@ def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
 
     row: bytes of all arrays of a token; lists: how many states are laid down for each chunk.
     """
-    lanes = _up(tile.state[1], _LANES)
-    state = 4 * _up(tile.state[0], 8) * lanes
+    lanes = pallas.round_up(tile.state[1], _LANES)
+    state = 4 * pallas.round_up(tile.state[0], 8) * lanes
     levels = 2 * (lists // 2 + 1) * tile.tokens.bit_length() * lanes
-    values = 4 * (tile.heads * tile.tokens + lanes + _up(tile.state[0], _LANES))
+    values = 4 * (tile.heads * tile.tokens + lanes + pallas.round_up(tile.state[0], _LANES))
     fixed = 10 * state + 4 * tile.tokens * (levels + values)
     fit = (_BUDGET - fixed) // (2 * row * tile.tokens + lists * state)  # blocks are buffered twice
     if fit < 1:
@@ -142,23 +142,14 @@ def _padded(channels: int) -> int:
     """A divisor or a multiple of the lanes."""
     if channels >= _LANES:
         return -(-channels // _LANES) * _LANES
-    return _power(channels)
-
-
-def _power(size: int) -> int:
-    """The next power of two."""
-    return 1 << (size - 1).bit_length()
+    return scans.power_of_two(channels)
 
 
 def _bytes(x: Any) -> int:
     """Of an array as stored, in whole tiles."""
     size = x.dtype.itemsize
     *outer, rows, lanes = x.shape
-    return math.prod(outer) * _up(rows, 32 // size) * _up(lanes, _LANES) * size
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+    return math.prod(outer) * pallas.round_up(rows, 32 // size) * pallas.round_up(lanes, _LANES) * size
 
 
 def to_lanes(plan: Plan, x: jax.Array) -> jax.Array:

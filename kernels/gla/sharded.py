@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from longview.kernels import scans
 from longview.kernels.gla.api import bidirectional_gla, gla
 
 
@@ -46,8 +47,7 @@ def sequence_parallel_gla(
     start = None if initial_state is None else jnp.where(first, initial_state, 0)
     how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
     o, state = gla(q, k, v, g, initial_state=start, reverse=reverse, **how)
-    total = jnp.sum(g.astype(state.dtype), axis=1)
-    inclusive, entering = _scan_over_devices(jnp.exp(total), state, axis_name, reverse)
+    inclusive, entering = scans.over_devices(axis_name, reverse, _decay(g, state), state)
     last = place == (0 if reverse else last_one)
     last_state = lax.psum(jnp.where(last, inclusive, 0), axis_name)
     return o + _read(q, g, entering, v, scale, reverse), last_state
@@ -70,37 +70,15 @@ def sequence_parallel_bidirectional_gla(
     o = bidirectional_gla(q, k, v, g_forward, g_backward, **how)
     for g, reverse in ((g_forward, False), (g_backward, True)):
         state = _state(k, v, g, reverse)
-        decay = jnp.exp(jnp.sum(g.astype(state.dtype), axis=1))
-        _, entering = _scan_over_devices(decay, state, axis_name, reverse)
+        _, entering = scans.over_devices(axis_name, reverse, _decay(g, state), state)
         o += _read(q, g, entering, v, scale, reverse)
     return o
 
 
-def _scan_over_devices(
-    decay: jax.Array, state: jax.Array, axis_name: Hashable, reverse: bool
-) -> tuple[jax.Array, jax.Array]:
-    """What the memory holds behind each device's piece, and before it.
-
-    decay: (B, H, K) or (B, H), what a piece fades by; state: (B, H, K, V), what it adds.
-    """
-    size = lax.axis_size(axis_name)
-    place = lax.axis_index(axis_name)
-    place = size - 1 - place if reverse else place
-    decay = decay.reshape(*decay.shape, *[1] * (state.ndim - decay.ndim))
-
-    def hop(x: jax.Array, distance: int) -> jax.Array:
-        """From the device so far before, zero where there is none."""
-        pairs = [(n, n + distance) for n in range(size - distance)]
-        pairs = [pair[::-1] for pair in pairs] if reverse else pairs
-        return lax.ppermute(x, axis_name, pairs)
-
-    distance = 1
-    while distance < size:
-        further, before = hop(decay, distance), hop(state, distance)
-        state = decay * before + state
-        decay = jnp.where(place >= distance, decay * further, decay)
-        distance *= 2
-    return state, hop(state, 1)
+def _decay(g: jax.Array, state: jax.Array) -> jax.Array:
+    """What is left of a state (B, H, K, V) after all tokens of a piece; (B, H, K, 1) or (B, H, 1, 1)."""
+    decay = jnp.exp(jnp.sum(g.astype(state.dtype), axis=1))
+    return decay.reshape(*decay.shape, *[1] * (state.ndim - decay.ndim))
 
 
 @partial(jax.checkpoint, static_argnums=(4, 5))

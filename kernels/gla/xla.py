@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
+from longview.kernels import dispatch, scans
 from longview.kernels.gla import intra
 
 _CHUNK = 32  # the fastest of 16 .. 128 on a CPU, for heads of (32, 64) and (64, 128)
@@ -97,12 +97,7 @@ def _chunk(chunk: int | None, q: jax.Array, v: jax.Array, directions: int) -> in
         chunk = _CHUNK
         while 4 * state > 3 * inputs * chunk:
             chunk *= 2
-    return _power(min(chunk, q.shape[1]))
-
-
-def _power(size: int) -> int:
-    """The next power of two."""
-    return 1 << (size - 1).bit_length()
+    return scans.power_of_two(min(chunk, q.shape[1]))
 
 
 def _place(direction: int, x: Any) -> Pair:
@@ -137,13 +132,13 @@ def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any
     """
     whole = partial(run, plan)
     few = _few(plan, inputs[0], inputs[2])
-    narrow = any(x.dtype != _wide(x.dtype) for x in jax.tree.leaves((inputs, more)))
+    narrow = any(x.dtype != scans.wide(x.dtype) for x in jax.tree.leaves((inputs, more)))
     if few == inputs[0].shape[0] and not narrow:
         return whole(inputs, *more)
     given = jax.eval_shape(whole, inputs, *more)
 
     def on_cpu(*args: tuple) -> Any:
-        args = jax.tree.map(lambda x: x.astype(_wide(x.dtype)), args)
+        args = jax.tree.map(lambda x: x.astype(scans.wide(x.dtype)), args)
         split = lambda x: x.reshape(x.shape[0] // few, few, *x.shape[1:])
         found = lax.map(lambda args: whole(*args), jax.tree.map(split, args))
         return jax.tree.map(lambda x, like: x.reshape(like.shape).astype(like.dtype), found, given)
@@ -194,7 +189,7 @@ def _forward(plan: Plan, inputs: tuple) -> tuple[jax.Array, Pair]:
         return (_advance(memories[first], state, start, size), _write(o, oc, start, size)), None
 
     begin = (_start(states[first], plan, q, v), jnp.zeros_like(v))
-    (state, o), _ = _sweep(step, begin, q.shape[1], plan.chunk, first, others)
+    (state, o), _ = scans.sweep(step, begin, q.shape[1], plan.chunk, bool(first), others)
     return o, _place(first, state if plan.last else None)
 
 
@@ -222,7 +217,7 @@ def _backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
 
     begin = (_start(dstates[first], plan, q, v), blank)
     outs = jax.tree.map(jnp.zeros_like, (q, k, v, gates))
-    (walked, outs), _ = _sweep(step, (begin, outs), q.shape[1], plan.chunk, other, edges)
+    (walked, outs), _ = scans.sweep(step, (begin, outs), q.shape[1], plan.chunk, bool(other), edges)
     dstate = None if states[first] is None else walked[0].astype(states[first].dtype)
     return *outs, _place(first, dstate)
 
@@ -235,30 +230,11 @@ def _order(gates: Pair) -> tuple[int, int]:
 def _start(state: jax.Array | None, plan: Plan, q: jax.Array, v: jax.Array) -> jax.Array | None:
     """What a walk starts from: None, which costs nothing, for zero before an only chunk."""
     if state is not None:
-        return state.astype(_wide(q.dtype))
+        return state.astype(scans.wide(q.dtype))
     if q.shape[1] <= plan.chunk:
         return None
     shape = (q.shape[0], *q.shape[2:], v.shape[-1])
-    return jnp.zeros_like(q, _wide(q.dtype), shape=shape)  # like q: varies as it does in shard_map
-
-
-def _sweep(step: Callable, carry: Any, length: int, chunk: int, direction: int, given: Pair) -> tuple[Any, Pair]:
-    """Runs `step(carry, start, size, given)` over the chunks, in direction 1 from the last.
-
-    The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.
-    What the steps are given and give back is a pair: stacked over the full chunks, of the rest.
-    """
-    full, rest = (0, length) if length <= chunk else divmod(length, chunk)
-    stacked = tail = None
-    if rest and direction:
-        carry, tail = step(carry, full * chunk, rest, given[1])
-    if full:
-        body = lambda carry, x: step(carry, x[0] * chunk, chunk, x[1])
-        starts = jnp.arange(full)
-        carry, stacked = lax.scan(body, carry, (starts, given[0]), reverse=bool(direction))
-    if rest and not direction:
-        carry, tail = step(carry, full * chunk, rest, given[1])
-    return carry, (stacked, tail)
+    return jnp.zeros_like(q, scans.wide(q.dtype), shape=shape)  # like q: varies as it does in shard_map
 
 
 def _edges(plan: Plan, memories: tuple, begin: tuple, direction: int) -> Pair:
@@ -272,7 +248,7 @@ def _edges(plan: Plan, memories: tuple, begin: tuple, direction: int) -> Pair:
         return _advance_all(memories, carry, start, size), jnp.stack(held) if held else None
 
     length = memories[0].rows.shape[1]
-    return _sweep(step, begin, length, plan.chunk, direction, (None, None))[1]
+    return scans.sweep(step, begin, length, plan.chunk, bool(direction), (None, None))[1]
 
 
 def _unstack(edge: jax.Array | None) -> Pair:
@@ -297,15 +273,11 @@ def _advance(memory: Memory | None, held: jax.Array | None, start: Any, size: in
     return added if held is None else decays.total[..., None] * held + added
 
 
-def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def _read(x: jax.Array, start: Any, size: int) -> jax.Array:
     """`size` tokens from `start` as (B, H, C, ..), C the next power of two, filled with zeros."""
     x = lax.dynamic_slice_in_dim(x, start, size, axis=1)
-    x = jnp.pad(x, ((0, 0), (0, _power(size) - size), (0, 0), (0, 0)))
-    return x.astype(_wide(x.dtype)).transpose(0, 2, 1, 3)
+    x = jnp.pad(x, ((0, 0), (0, scans.power_of_two(size) - size), (0, 0), (0, 0)))
+    return x.astype(scans.wide(x.dtype)).transpose(0, 2, 1, 3)
 
 
 def _read_gate(g: jax.Array, start: Any, size: int) -> jax.Array:

@@ -92,7 +92,7 @@ _scan.defvjp(_scan_forward, _scan_backward)
 
 def _states(plan: Plan, inputs: tuple, dtype: Any) -> dict:
     ins = dict(zip(('a', 'x', 'start'), inputs))
-    outs = {'h': pallas.output(ins['x'].shape, dtype, ins['x']), 'last': _like(ins['start'])}
+    outs = {'h': pallas.output(ins['x'].shape, dtype, ins['x']), 'last': pallas.output_like(ins['start'])}
     return _call(_states_kernel, plan, ins, outs)
 
 
@@ -109,7 +109,7 @@ def _cotangents(plan: Plan, inputs: tuple, dh: jax.Array, dlast: jax.Array) -> t
     a, x, start = inputs
     ins = {'a': a, 'h': _states(plan, inputs, jnp.float32)['h'], 'start': start}
     ins |= {'dh': dh, 'dlast': dlast}
-    outs = {'a': _like(a), 'x': _like(x), 'start': _like(start)}
+    outs = {'a': pallas.output_like(a), 'x': pallas.output_like(x), 'start': pallas.output_like(start)}
     found = _call(_cotangents_kernel, plan, ins, outs)
     return tuple(found[name] for name in ('a', 'x', 'start'))
 
@@ -136,10 +136,6 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict) -> None:
 
 def _decay(plan: Plan, ins: dict, t: Any) -> jax.Array:
     return ins['a'][0 if plan.constant else t, :].astype(jnp.float32)
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return pallas.output(x.shape, x.dtype, x)
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:

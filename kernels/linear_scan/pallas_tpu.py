@@ -119,13 +119,9 @@ def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return pallas.output(x.shape, x.dtype, x)
-
-
 def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
     ins = dict(zip(('a', 'x', 'start'), inputs))
-    outs = {'h': _like(ins['x']), 'last': _like(ins['start'])}
+    outs = {'h': pallas.output_like(ins['x']), 'last': pallas.output_like(ins['start'])}
     if keep:
         shape = (plan.batch, plan.grid[2], 1, plan.channels)
         outs['edges'] = pallas.output(shape, ins['start'].dtype, ins['start'])
@@ -152,7 +148,11 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
 
 def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dh: jax.Array, dlast: jax.Array) -> tuple:
     ins = dict(zip(('a', 'x'), inputs)) | {'edges': edges, 'dh': dh, 'dlast': dlast}
-    outs = {'da': _like(inputs[0]), 'dx': _like(inputs[1]), 'dstart': _like(dlast)}
+    outs = {
+        'da': pallas.output_like(inputs[0]),
+        'dx': pallas.output_like(inputs[1]),
+        'dstart': pallas.output_like(dlast),
+    }
     row = (1, plan.width)
     scratch = {'dstate': row, 'states': (plan.block, plan.width), 'da': row}
     found = _call(_cotangents_kernel, plan, ins, outs, scratch)
@@ -287,38 +287,27 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
     backwards = plan.reverse != ('dh' in ins)
     planes = 2 if jnp.issubdtype(ins['x'].dtype, jnp.complexfloating) else 1
 
-    @jax.custom_batching.custom_vmap
-    def run(ins: dict) -> dict:
+    def run(batch: int, ins: dict) -> dict:
+        wider = plan._replace(batch=batch)
         split = jax.tree.map(lambda x: (x.real, x.imag) if planes == 2 else (x,), ins)
+        batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
         narrow = lambda x: (x.update(dtype=jnp.float32),) * 2 if planes == 2 else (x,)
-        shapes = jax.tree.map(narrow, outs)
-        spec = partial(plan.spec, backwards=backwards)
+        shapes = jax.tree.map(narrow, batched)
+        spec = partial(wider.spec, backwards=backwards)
         found = pl.pallas_call(
-            partial(kernel, plan),
+            partial(kernel, wider),
             out_shape=shapes,
-            grid=plan.grid,
+            grid=wider.grid,
             in_specs=[jax.tree.map(spec, split)],
             out_specs=jax.tree.map(spec, shapes),
             scratch_shapes=[{name: (pallas.vmem(x, jnp.float32),) * planes for name, x in scratch.items()}],
             compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
-            cost_estimate=_cost(plan, planes, ins, outs),
+            cost_estimate=_cost(wider, planes, ins, batched),
             name=f'linear_scan{kernel.__name__.removesuffix("_kernel")}',
         )(jax.tree.map(pallas.in_hbm, split))
         return {name: lax.complex(*x) if planes == 2 else x[0] for name, x in found.items()}
 
-    @run.def_vmap
-    def _(size: int, batched: list, ins: dict) -> tuple[dict, dict]:
-        def join(x: jax.Array, mapped: bool) -> jax.Array:
-            x = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        more = plan._replace(batch=size * plan.batch)
-        shapes = jax.tree.map(lambda x: x.update(shape=(more.batch, *x.shape[1:])), outs)
-        found = _call(kernel, more, jax.tree.map(join, ins, batched[0]), shapes, scratch)
-        found = jax.tree.map(lambda x: x.reshape(size, plan.batch, *x.shape[1:]), found)
-        return found, jax.tree.map(lambda x: True, found)
-
-    return run(ins)
+    return pallas.joining_batch(run, plan.batch)(ins)
 
 
 def _cost(plan: Plan, planes: int, ins: dict, outs: dict) -> object:

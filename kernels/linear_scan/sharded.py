@@ -1,8 +1,5 @@
 """The linear scan of a sequence whose tokens are split over devices, inside of `jax.shard_map`.
 
-The doubling along the devices is that of Hillis & Steele, Data Parallel Algorithms, 1986. No code
-was taken from others.
-
 What a device does to the state that enters its piece is one decay and one state to add. Devices
 find the two by reading their pieces once, compose them along the mesh axis in log2 of its size
 rounds, and read their pieces again from the state that really enters. What is exchanged is states,
@@ -18,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
+from longview.kernels import scans
 from longview.kernels.linear_scan import api
 
 
@@ -52,7 +50,7 @@ def sequence_parallel_linear_scan(
     if initial_state is not None:
         start = jnp.where(place == first, initial_state, jnp.zeros_like(initial_state))
     _, state = scan(initial_state=start)
-    entering = _handed_on(axis_name, reverse, _decay(a, x).astype(state.dtype), state)
+    _, entering = scans.over_devices(axis_name, reverse, _decay(a, x).astype(state.dtype), state)
     if start is not None:
         entering += start
     h, state = scan(initial_state=entering)
@@ -65,23 +63,3 @@ def _decay(a: jax.Array, x: jax.Array) -> jax.Array:
     if a.ndim == 1:
         return jnp.broadcast_to(a[None] ** x.shape[1], (x.shape[0], x.shape[2]))
     return jnp.prod(a, axis=1)
-
-
-def _handed_on(axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array) -> jax.Array:
-    """The state that enters each piece, from what each makes of zero; zero for the first one.
-
-    Before a piece that has no other before it, zeros are received, and zeros are what is there.
-    """
-    size = lax.axis_size(axis_name)
-
-    def received(x: jax.Array, steps: int) -> jax.Array:
-        pairs = [(n, n + steps) for n in range(size - steps)]
-        pairs = [pair[::-1] for pair in pairs] if reverse else pairs
-        return lax.ppermute(x, axis_name, pairs)
-
-    steps = 1
-    while steps < size:
-        state = state + decay * received(state, steps)
-        decay = decay * received(decay, steps)
-        steps *= 2
-    return received(state, 1)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from longview.kernels import dispatch
+from longview.kernels import dispatch, scans
 
 _CHUNK = 128
 
@@ -52,7 +52,7 @@ def linear_scan(
 ) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
     """See `kernels.linear_scan.linear_scan`."""
     batch, _, channels = x.shape
-    wide = _wide(jnp.result_type(*jax.tree.leaves((a, x, initial_state))))
+    wide = scans.wide(jnp.result_type(*jax.tree.leaves((a, x, initial_state))))
     state = jnp.zeros_like(x, wide, (batch, channels))
     if initial_state is not None:
         state = initial_state.astype(wide)
@@ -62,10 +62,6 @@ def linear_scan(
         constant, a = jnp.broadcast_to(a.astype(wide)[None], state.shape), None
     dtype = wide if jnp.issubdtype(wide, jnp.complexfloating) else x.dtype
     return _scan(Plan(reverse, jnp.dtype(dtype)), constant, Tokens(a, x), state)
-
-
-def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -97,8 +93,8 @@ def _where_it_runs(walk: Callable, plan: Plan, inputs: tuple) -> Any:
     given = jax.eval_shape(whole, *inputs)
 
     def on_cpu(*inputs: Any) -> Any:
-        inputs = jax.tree.map(lambda x: x.astype(_wide(x.dtype)), inputs)
-        found = walk(plan._replace(dtype=_wide(plan.dtype)), _sequential, *inputs)
+        inputs = jax.tree.map(lambda x: x.astype(scans.wide(x.dtype)), inputs)
+        found = walk(plan._replace(dtype=scans.wide(plan.dtype)), _sequential, *inputs)
         return jax.tree.map(lambda x, like: x.astype(like.dtype), found, given)
 
     return lax.platform_dependent(*inputs, cpu=on_cpu, default=whole)
@@ -121,7 +117,7 @@ def _forward(
         return (after, _write(plan, h, found, start)), state if keep else None
 
     begin = (state, jnp.zeros_like(tokens.x, plan.dtype))
-    (state, h), edges = _sweep(step, begin, tokens.x.shape[1], plan.reverse, (None, None))
+    (state, h), edges = scans.sweep(step, begin, tokens.x.shape[1], _CHUNK, plan.reverse, (None, None))
     return h, state, edges
 
 
@@ -147,27 +143,8 @@ def _backward(
         return (dstate, dconstant, dtokens), None
 
     begin = (dlast, *jax.tree.map(jnp.zeros_like, (constant, tokens)))
-    (dstate, *found), _ = _sweep(step, begin, tokens.x.shape[1], not plan.reverse, edges)
+    (dstate, *found), _ = scans.sweep(step, begin, tokens.x.shape[1], _CHUNK, not plan.reverse, edges)
     return *found, dstate
-
-
-def _sweep(step: Callable, carry: Any, length: int, backwards: bool, given: tuple) -> tuple[Any, tuple]:
-    """Runs `step(carry, start, size, given)` over the chunks, if `backwards` from the last.
-
-    The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.
-    What the steps are given and give back is a pair: stacked over the full chunks, of the rest.
-    """
-    full, rest = (0, length) if length <= _CHUNK else divmod(length, _CHUNK)
-    stacked = tail = None
-    if rest and backwards:
-        carry, tail = step(carry, full * _CHUNK, rest, given[1])
-    if full:
-        body = lambda carry, x: step(carry, x[0] * _CHUNK, _CHUNK, x[1])
-        starts = jnp.arange(full)
-        carry, stacked = lax.scan(body, carry, (starts, given[0]), reverse=backwards)
-    if rest and not backwards:
-        carry, tail = step(carry, full * _CHUNK, rest, given[1])
-    return carry, (stacked, tail)
 
 
 def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:

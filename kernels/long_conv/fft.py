@@ -175,14 +175,4 @@ def _alone(function: Callable[..., Any], rule: str, *arrays: jax.Array) -> Any:
     factors = ('t', 'k', 'c', 's', 'n')
     piece.def_partition(partition=partition, sharding_rule=rule.format(taps), need_replication_factors=factors)
 
-    @jax.custom_batching.custom_vmap
-    def run(*arrays: jax.Array) -> Any:
-        return piece(*arrays)
-
-    @run.def_vmap
-    def _(size: int, batched: list[bool], *arrays: jax.Array) -> tuple[Any, Any]:
-        many = lambda x, mapped: x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
-        found = lax.map(lambda x: run(*x), tuple(map(many, arrays, batched)))
-        return found, jax.tree.map(lambda _: True, found)
-
-    return run(*arrays)
+    return jax.custom_batching.sequential_vmap(piece)(*arrays)

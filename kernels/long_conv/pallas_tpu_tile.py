@@ -57,26 +57,15 @@ class Tile(NamedTuple):
         twiddles = first.twiddles().reshape(2, first.side, -1, self.width)
         return found | {'twiddles': jnp.moveaxis(twiddles, 2, 0)}
 
-    def dot(self, matrix: Any, x: jax.Array) -> jax.Array:
-        """A product with a constant, its sums in float32."""
-        exact = lax.Precision.HIGHEST if self.dtype == jnp.float32 else lax.Precision.DEFAULT
-        x, kind = x.astype(self.dtype), jnp.float32
-        return jnp.dot(matrix[...], x, precision=exact, preferred_element_type=kind)
-
 
 def run(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool) -> jax.Array:
     """Runs a kernel: (parts, B, t, D) -> the same with `count` tokens, or without a `dtype` the
     spectrum. Under vmap the calls come one after the other."""
     ins = {name: x for name, x in ins.items() if x is not None}
 
-    @jax.custom_batching.custom_vmap
+    @jax.custom_batching.sequential_vmap
     def alone(ins: dict) -> jax.Array:
         return _call(monarch, ins, count, dtype, conjugated)
-
-    @alone.def_vmap
-    def _(size: int, batched: list, ins: dict) -> tuple[jax.Array, bool]:
-        many = lambda x, mapped: x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
-        return lax.map(alone, jax.tree.map(many, ins, batched[0])), True
 
     return alone(ins)
 
@@ -172,7 +161,7 @@ def _halves(tile: Tile, chunk: Any) -> tuple[Any, Any]:
 
 def _inward(tile: Tile, ins: dict, memory: Any, chunk: Any) -> None:
     x = _tokens(ins)
-    y = tile.dot(ins['into'], x.reshape(-1, tile.width * LANES))
+    y = pallas.dot_constant(ins['into'], x.reshape(-1, tile.width * LANES), tile.dtype)
     a, b = y.reshape(2, tile.first.side, tile.width, LANES)
     c, d = ins['twiddles'][chunk][..., None]
     real, imaginary = _halves(tile, chunk)
@@ -185,18 +174,18 @@ def _across(tile: Tile, ins: dict, memory: Any, block: Any) -> None:
 
     def row(n: Any, _: None) -> None:
         place = block * tile.height + n
-        z = tile.dot(ins['across'], memory[place])
+        z = pallas.dot_constant(ins['across'], memory[place], tile.dtype)
         (a, b), c, d = (z[:kept], z[kept:]), ins['kernel'][0, 0, n], ins['kernel'][1, 0, n]
         d = -d if tile.conjugated else d
         product = jnp.concatenate([a * c - b * d, a * d + b * c])
-        memory[place] = tile.dot(ins['back'], product)
+        memory[place] = pallas.dot_constant(ins['back'], product, tile.dtype)
 
     lax.fori_loop(0, tile.height, row, None)
 
 
 def _write(tile: Tile, ins: dict, out: Any, memory: Any, block: Any) -> None:
     def row(n: Any, _: None) -> None:
-        z = tile.dot(ins['across'], memory[block * tile.height + n])
+        z = pallas.dot_constant(ins['across'], memory[block * tile.height + n], tile.dtype)
         out[:, 0, n] = z.reshape(2, tile.second.kept, LANES)
 
     lax.fori_loop(0, tile.height, row, None)
@@ -207,7 +196,7 @@ def _outward(tile: Tile, ins: dict, out: Any, memory: Any, chunk: Any) -> None:
     a, b = memory[:, real, :], memory[:, imaginary, :]
     c, d = ins['twiddles'][chunk][..., None]
     z = jnp.concatenate([a * c + b * d, b * c - a * d])
-    y = tile.dot(ins['out'], z.reshape(-1, tile.width * LANES))
+    y = pallas.dot_constant(ins['out'], z.reshape(-1, tile.width * LANES), tile.dtype)
     y = y.reshape(tile.parts, tile.rows[1], tile.width, LANES)
     if 'skip' in ins:
         y += ins['skip'][...][None] * _tokens(ins)

@@ -38,11 +38,11 @@ class Plan(NamedTuple):
     @property
     def columns(self) -> int:
         """Filled up to registers of both types."""
-        return _up(self.grid.size[1], 16)
+        return pallas.round_up(self.grid.size[1], 16)
 
     @property
     def half(self) -> int:
-        return _up(self.grid.half, _CHUNK)
+        return pallas.round_up(self.grid.half, _CHUNK)
 
     def matrices(self) -> dict[str, np.ndarray]:
         """By name: along columns and rows, there and back; zeros where sizes are filled up."""
@@ -57,12 +57,6 @@ class Plan(NamedTuple):
             'rows': grid.rows().reshape(2 * height, 2 * rows).T,
             'rows_back': grid.rows_back().reshape(2 * rows, 2 * height).T,
         }
-
-    def dot(self, matrix: Any, x: jax.Array) -> jax.Array:
-        """A product with a constant, its sums in float32."""
-        exact = lax.Precision.HIGHEST if self.dtype == jnp.float32 else lax.Precision.DEFAULT
-        x, kind = x.astype(self.dtype), jnp.float32
-        return jnp.dot(matrix[...], x, precision=exact, preferred_element_type=kind)
 
 
 def filtered(x: jax.Array, spectrum: jax.Array, *, grid: Grid) -> jax.Array:
@@ -88,15 +82,11 @@ def missing(grid: Grid, u: jax.Array, *others: jax.Array | None) -> str | None:
     return None
 
 
-def _up(n: int, unit: int) -> int:
-    return -(-n // unit) * unit
-
-
 def _padded(grid: Grid, narrow: bool, x: jax.Array, spectrum: jax.Array) -> jax.Array:
     """Fills up channels, columns and frequencies; a spectrum lies here as (.., 2, k, q, C)."""
     plan = Plan(grid, jnp.bfloat16 if narrow else jnp.float32)
     _, height, width, channels = x.shape
-    lanes = _up(channels, _LANES) - channels
+    lanes = pallas.round_up(channels, _LANES) - channels
     x = jnp.pad(x, ((0, 0), (0, 0), (0, plan.columns - width), (0, lanes)))
     spectrum = spectrum.astype(jnp.float32).transpose(0, 2, 3, 1, 4)
     more = plan.half - grid.half
@@ -138,14 +128,9 @@ def _cotangents(plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array) ->
 def _call(plan: Plan, kernel: Callable, matrices: dict, ins: dict) -> jax.Array:
     """Runs a kernel. Under vmap the calls come one after the other."""
 
-    @jax.custom_batching.custom_vmap
+    @jax.custom_batching.sequential_vmap
     def alone(ins: dict) -> jax.Array:
         return _run(plan, kernel, matrices, ins)
-
-    @alone.def_vmap
-    def _(size: int, batched: list, ins: dict) -> tuple[jax.Array, bool]:
-        many = lambda x, mapped: x if mapped else jnp.broadcast_to(x[None], (size, *x.shape))
-        return lax.map(alone, jax.tree.map(many, ins, batched[0])), True
 
     return alone(ins)
 
@@ -188,14 +173,14 @@ def _product(plan: Plan, ins: dict, out: Any, memory: Any) -> None:
     a, b = _along_rows(plan, ins['rows'], memory, chunk)
     c, d = ins['spectrum'][0]
     z = jnp.concatenate([a * c - b * d, a * d + b * c])
-    z = plan.dot(ins['rows_back'], z.reshape(z.shape[0], -1))
+    z = pallas.dot_constant(ins['rows_back'], z.reshape(z.shape[0], -1), plan.dtype)
     for part, place in zip(z.reshape(2, memory.shape[0], _CHUNK, _LANES), _halves(plan, chunk)):
         memory[:, place, :] = part
 
     @pl.when(chunk == plan.half // _CHUNK - 1)
     def _() -> None:
         def row(h: Any, _: None) -> None:
-            out[0, h] = plan.dot(ins['columns_back'], memory[h]).astype(out.dtype)
+            out[0, h] = pallas.dot_constant(ins['columns_back'], memory[h], plan.dtype).astype(out.dtype)
 
         lax.fori_loop(0, memory.shape[0], row, None)
 
@@ -212,7 +197,7 @@ def _correlation(plan: Plan, ins: dict, out: Any, of_x: Any, of_dy: Any) -> None
 
 def _along_columns(plan: Plan, matrix: Any, x: Any, memory: Any) -> None:
     def row(h: Any, _: None) -> None:
-        memory[h] = plan.dot(matrix, x[0, h])
+        memory[h] = pallas.dot_constant(matrix, x[0, h], plan.dtype)
 
     lax.fori_loop(0, memory.shape[0], row, None)
 
@@ -220,7 +205,7 @@ def _along_columns(plan: Plan, matrix: Any, x: Any, memory: Any) -> None:
 def _along_rows(plan: Plan, matrix: Any, memory: Any, chunk: Any) -> jax.Array:
     """(2, k, chunk, lanes): real and imaginary part."""
     z = jnp.concatenate([memory[:, place, :] for place in _halves(plan, chunk)])
-    z = plan.dot(matrix, z.reshape(z.shape[0], _CHUNK * _LANES))
+    z = pallas.dot_constant(matrix, z.reshape(z.shape[0], _CHUNK * _LANES), plan.dtype)
     return z.reshape(2, -1, _CHUNK, _LANES)
 
 

@@ -136,16 +136,12 @@ def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _float32(like: jax.Array, *shape: int) -> jax.ShapeDtypeStruct:
-    return pallas.output(shape or like.shape, jnp.float32, like)
-
-
 def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
     ins = dict(zip(('u', 'delta', 'A', 'B', 'C', 'start'), inputs))
-    outs = {'y': _float32(ins['u']), 'last': _float32(ins['A'])}
+    outs = {'y': pallas.output_float32(ins['u']), 'last': pallas.output_float32(ins['A'])}
     if keep:
         batch, *state = ins['A'].shape
-        outs['edges'] = _float32(ins['A'], batch, plan.tokens // _CHUNK, *state)
+        outs['edges'] = pallas.output_float32(ins['A'], batch, plan.tokens // _CHUNK, *state)
     return _call(_outputs_kernel, plan, ins, outs)
 
 
@@ -171,9 +167,9 @@ def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlas
     u, delta, A, B, C = inputs
     batch, groups, *rows = B.shape
     ins = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C, 'edges': edges, 'dy': dy, 'dlast': dlast}
-    parts = _float32(B, batch, groups * plan.shared, *rows)
-    outs = {'du': pallas.output(u.shape, u.dtype, u), 'ddelta': _float32(delta)}
-    outs |= {'dA': _float32(A), 'dB': parts, 'dC': parts, 'dstart': _float32(A)}
+    parts = pallas.output_float32(B, batch, groups * plan.shared, *rows)
+    outs = {'du': pallas.output(u.shape, u.dtype, u), 'ddelta': pallas.output_float32(delta)}
+    outs |= {'dA': pallas.output_float32(A), 'dB': parts, 'dC': parts, 'dstart': pallas.output_float32(A)}
     found = _call(_cotangents_kernel, plan, ins, outs)
     for name in ('dB', 'dC'):
         found[name] = found[name].reshape(batch, groups, -1, *rows).sum(2)

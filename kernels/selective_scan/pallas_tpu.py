@@ -153,16 +153,12 @@ def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _float32(like: jax.Array, *shape: int) -> jax.ShapeDtypeStruct:
-    return pallas.output(shape or like.shape, jnp.float32, like)
-
-
 def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
     ins = dict(zip(('u', 'delta', 'A', 'B', 'C', 'start'), inputs))
-    outs = {'y': _float32(ins['u']), 'last': _float32(ins['A'])}
+    outs = {'y': pallas.output_float32(ins['u']), 'last': pallas.output_float32(ins['A'])}
     if keep:
         edges = (plan.batch, plan.grid[2], plan.states, plan.channels)
-        outs['edges'] = _float32(ins['A'], *edges)
+        outs['edges'] = pallas.output_float32(ins['A'], *edges)
     return _call(_outputs_kernel, plan, ins, outs, {'state': (plan.states, plan.width)})
 
 
@@ -189,9 +185,9 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
 def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> tuple:
     ins = dict(zip(('u', 'delta', 'A', 'B', 'C'), inputs))
     u, delta, A, B, _ = inputs
-    parts = _float32(B, plan.batch, plan.grid[1], *B.shape[2:])
-    outs = {'du': pallas.output(u.shape, u.dtype, u), 'ddelta': _float32(delta)}
-    outs |= {'dA': _float32(A), 'dB': parts, 'dC': parts, 'dstart': _float32(A)}
+    parts = pallas.output_float32(B, plan.batch, plan.grid[1], *B.shape[2:])
+    outs = {'du': pallas.output(u.shape, u.dtype, u), 'ddelta': pallas.output_float32(delta)}
+    outs |= {'dA': pallas.output_float32(A), 'dB': parts, 'dC': parts, 'dstart': pallas.output_float32(A)}
     state = (plan.states, plan.width)
     scratch = {'dstate': state, 'dA': state, 'states': (plan.block, *state)}
     ins |= {'edges': edges, 'dy': dy, 'dlast': dlast}
@@ -319,33 +315,22 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
     """
     backwards = plan.reverse != ('dy' in ins)
 
-    @jax.custom_batching.custom_vmap
-    def run(ins: dict) -> dict:
+    def run(batch: int, ins: dict) -> dict:
+        wider = plan._replace(batch=batch)
+        batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
         return pl.pallas_call(
-            partial(kernel, plan),
-            out_shape=outs,
-            grid=plan.grid,
-            in_specs=[plan.specs(ins, backwards)],
-            out_specs=plan.specs(outs, backwards),
+            partial(kernel, wider),
+            out_shape=batched,
+            grid=wider.grid,
+            in_specs=[wider.specs(ins, backwards)],
+            out_specs=wider.specs(batched, backwards),
             scratch_shapes=[{name: pallas.vmem(x, jnp.float32) for name, x in scratch.items()}],
             compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
-            cost_estimate=_cost(plan, ins, outs),
+            cost_estimate=_cost(wider, ins, batched),
             name=f'selective_scan{kernel.__name__.removesuffix("_kernel")}',
         )(jax.tree.map(pallas.in_hbm, ins))
 
-    @run.def_vmap
-    def _(size: int, batched: list, ins: dict) -> tuple[dict, dict]:
-        def join(x: jax.Array, mapped: bool) -> jax.Array:
-            x = x if mapped else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
-
-        more = plan._replace(batch=size * plan.batch)
-        shapes = jax.tree.map(lambda x: x.update(shape=(more.batch, *x.shape[1:])), outs)
-        found = _call(kernel, more, jax.tree.map(join, ins, batched[0]), shapes, scratch)
-        found = jax.tree.map(lambda x: x.reshape(size, plan.batch, *x.shape[1:]), found)
-        return found, jax.tree.map(lambda x: True, found)
-
-    return run(ins)
+    return pallas.joining_batch(run, plan.batch)(ins)
 
 
 def _cost(plan: Plan, ins: dict, outs: dict) -> object:

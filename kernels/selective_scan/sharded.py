@@ -1,8 +1,5 @@
 """The selective scan of a sequence whose tokens are split over devices, inside of `jax.shard_map`.
 
-The doubling along the devices is that of Hillis & Steele, Data Parallel Algorithms, 1986. No code
-was taken from others.
-
 What a device does to the state that enters its piece is one decay, exp(A sum_t delta_t), and one
 state to add. Devices find the latter by reading their pieces once, compose both along the mesh
 axis in log2 of its size rounds, and read their pieces again from the state that really enters.
@@ -18,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from longview.kernels import scans
 from longview.kernels.selective_scan import api
 
 
@@ -62,7 +60,7 @@ def sequence_parallel_selective_scan(
         start = jnp.where(place == first, initial_state, jnp.zeros_like(initial_state))
     _, state = scan(initial_state=start)
     decay = _decay(delta, A, delta_bias, softplus).astype(state.dtype)
-    entering = _handed_on(axis_name, reverse, decay, state)
+    _, entering = scans.over_devices(axis_name, reverse, decay, state)
     if start is not None:
         entering += start
     y, state = scan(D, z=z, initial_state=entering)
@@ -76,23 +74,3 @@ def _decay(delta: jax.Array, A: jax.Array, delta_bias: jax.Array | None, softplu
         delta += delta_bias.astype(delta.dtype)[None, None]
     delta = jax.nn.softplus(delta) if softplus else delta
     return jnp.exp(jnp.sum(delta, axis=1)[..., None] * A[None])
-
-
-def _handed_on(axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array) -> jax.Array:
-    """The state that enters each piece, from what each makes of zero; zero for the first one.
-
-    Before a piece that has no other before it, zeros are received, and zeros are what is there.
-    """
-    size = lax.axis_size(axis_name)
-
-    def received(x: jax.Array, steps: int) -> jax.Array:
-        pairs = [(n, n + steps) for n in range(size - steps)]
-        pairs = [pair[::-1] for pair in pairs] if reverse else pairs
-        return lax.ppermute(x, axis_name, pairs)
-
-    steps = 1
-    while steps < size:
-        state = state + decay * received(state, steps)
-        decay = decay * received(decay, steps)
-        steps *= 2
-    return received(state, 1)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
+from longview.kernels import dispatch, scans
 from longview.kernels.selective_scan import chunk
 
 _CHUNK = 32  # of 16 .. 64 equally fast on a CPU; fewer tokens would mean more states to keep
@@ -58,7 +58,7 @@ def selective_scan(
     batch, _, channels = u.shape
     groups, states = (1 if B.ndim == 3 else B.shape[2]), A.shape[1]
     given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    wide = jnp.promote_types(jnp.result_type(*jax.tree.leaves(given)), jnp.float32)
+    wide = scans.wide(jnp.result_type(*jax.tree.leaves(given)))
 
     def shared(x: jax.Array | None) -> jax.Array | None:
         """A copy a sequence: a batch over devices adds their cotangents up once, at the end."""
@@ -109,7 +109,7 @@ def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
     few = _few(plan, inputs[1].u, inputs[0].A.shape[-1])
 
     def on_cpu(*inputs: Any) -> Any:
-        inputs = jax.tree.map(lambda x: x.astype(_wide(x.dtype)), inputs)
+        inputs = jax.tree.map(lambda x: x.astype(scans.wide(x.dtype)), inputs)
         run = partial(walk, plan, chunk.SEQUENTIAL)
         batch = inputs[1].u.shape[0]
         if few == batch:
@@ -131,10 +131,6 @@ def _few(plan: Plan, u: jax.Array, states: int) -> int:
     return next(n for n in range(min(max(_BYTES // row, 1), batch), 0, -1) if batch % n == 0)
 
 
-def _wide(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
-
-
 def _forward(
     keep: bool,
     plan: Plan,
@@ -152,7 +148,7 @@ def _forward(
         return (after, _write(plan, y, yc, start)), state if keep else None
 
     begin = (how.enter(state), jnp.zeros_like(tokens.u))
-    (state, y), edges = _sweep(plan, step, begin, tokens.u.shape[1], plan.reverse, (None, None))
+    (state, y), edges = scans.sweep(step, begin, tokens.u.shape[1], plan.chunk, plan.reverse, (None, None))
     stacked, tail = jax.tree.map(how.leave, edges)
     edges = (None if stacked is None else jnp.moveaxis(stacked, 0, 1), tail)
     return y, how.leave(state), edges
@@ -183,34 +179,14 @@ def _backward(
 
     begin = (how.enter(dlast), *jax.tree.map(jnp.zeros_like, (weights, tokens)))
     length = tokens.u.shape[1]
-    (dstate, *found), _ = _sweep(plan, step, begin, length, not plan.reverse, edges)
+    (dstate, *found), _ = scans.sweep(step, begin, length, plan.chunk, not plan.reverse, edges)
     return *found, how.leave(dstate)
-
-
-def _sweep(plan: Plan, step: Callable, carry: Any, length: int, backwards: bool, given: tuple) -> tuple[Any, tuple]:
-    """Runs `step(carry, start, size, given)` over the chunks, if `backwards` from the last.
-
-    The full chunks are a loop; the rest, always at the end of the sequence, is a step of its own.
-    What the steps are given and give back is a pair: stacked over the full chunks, of the rest.
-    """
-    size = plan.chunk
-    full, rest = (0, length) if length <= size else divmod(length, size)
-    stacked = tail = None
-    if rest and backwards:
-        carry, tail = step(carry, full * size, rest, given[1])
-    if full:
-        body = lambda carry, x: step(carry, x[0] * size, size, x[1])
-        starts = jnp.arange(full)
-        carry, stacked = lax.scan(body, carry, (starts, given[0]), reverse=backwards)
-    if rest and not backwards:
-        carry, tail = step(carry, full * size, rest, given[1])
-    return carry, (stacked, tail)
 
 
 def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:
     """`size` tokens from `start`, in the order of reading and leading: (C, B, G, channels)."""
     x = lax.dynamic_slice_in_dim(x, start, size, axis=1)
-    x = jnp.moveaxis(x.astype(_wide(x.dtype)), 1, 0)
+    x = jnp.moveaxis(x.astype(scans.wide(x.dtype)), 1, 0)
     x = x.reshape(*x.shape[:2], plan.groups, -1)
     return x[::-1] if plan.reverse else x
 
