@@ -84,10 +84,12 @@ class Backbone(nn.Module, abc.ABC):
             path: such as ``backbone/block03/mlp/down/kernel``; what stands before the backbone does not matter.
 
         Returns:
-            0 for the stem, i + 1 for block i, `num_layers` - 1 for all else: the last norm, a head.
+            0 for the stem, i + 1 for block i, `num_layers` - 1 for all else: the last norm, a head, and the blocks of
+            a decoder, which have a backbone's names but do not stand below ``backbone``.
         """
+        _, found, below = f'/{path}/'.partition('/backbone/')
         for depth, group in enumerate(self.layers):
-            if any(f'/{prefix}/' in f'/{path}/' for prefix in group):
+            if found and any(below.startswith(f'{prefix}/') for prefix in group):
                 return depth
         return self.num_layers - 1
 

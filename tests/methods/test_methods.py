@@ -85,6 +85,17 @@ def test_every_method_trains_every_backbone_or_says_why_not(method, kind):
     assert len(depths) > 1 and all(0 <= depth < count for depth, count in depths)
 
 
+def test_a_decoder_learns_at_the_rate_of_the_last_layers():
+    task = LinearProbe(METHODS['mae'](BACKBONES['tokens']), Linear(10))
+    paths = by_path(shapes(task).params)
+    depths = {path: task.depth_of(path) for path in paths}
+    assert depths['inner/backbone/block00/mlp/up/kernel'] == (1, 3)
+    assert (
+        depths['inner/block00/mlp/up/kernel'] == depths['inner/embed/kernel'] == depths['probe/head/kernel'] == (2, 3)
+    )
+    assert {depth for path, depth in depths.items() if '/backbone/' not in path} == {(2, 3)}
+
+
 WRAPPERS = {
     'prune': lambda t: Prune(t, every=2, rounds=1, amount=0.5),
     'trained_rank': lambda t: TrainedRank(t, every=2, energy=0.8),

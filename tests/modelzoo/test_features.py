@@ -35,7 +35,10 @@ class Steps(ft.SequenceBackbone):
     'path, depth',
     [
         ('backbone/stem/conv0/kernel', 0),
-        ('pos_embed', 0),
+        ('backbone/pos_embed', 0),
+        ('pos_embed', 2),
+        ('stage0/block00/mixer/norm/scale', 2),
+        ('probe/stage0/kernel', 2),
         ('inner/backbone/stage0/block00/mixer/norm/scale', 1),
         ('backbone/down0/norm/scale', 1),
         ('backbone/norm/scale', 2),
