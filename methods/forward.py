@@ -1,11 +1,14 @@
-"""How an objective runs a module: its parameters apart from what else it holds, and the rows of the batch handed on.
+"""How every method runs a module: parameters apart from what else it holds, and the rows of the batch handed on.
 
-`Supervised` and `LanguageModel` do the same in place; these are for the objectives that run more than one module, or
-one module more than once.
+Random numbers in training: the stream ``drop_path`` has the key of the step, which is the same for all microbatches;
+what draws from it takes the example's row into account (modelzoo/layers/frame/drop.py, dropout.py). All other streams
+(flax's own `nn.Dropout` draws from ``dropout``) have a key that the first row of the microbatch is folded into. So no
+two microbatches draw alike there; but what is drawn depends on how the batch is split.
 """
 
 from typing import Any
 
+import jax
 from flax import linen as nn
 from jaxtyping import Array, Int, Key
 
@@ -25,11 +28,13 @@ def learn(
         module: takes `inputs` and ``train``.
         params, state: from `start`.
         inputs: handed on.
-        rng: of the step; with `row` it decides what is random for each example.
+        rng: of the step; with `row` it decides what is random for each example, see above.
         row: number of each example in the whole batch, with no number twice.
     """
     variables = {'params': params, **state, 'example': {'row': row}}
-    output, state = module.apply(variables, *inputs, train=True, rngs={'drop_path': rng}, mutable=list(state))
+    # A stream that has no key of its own takes that of 'params'.
+    rngs = {'drop_path': rng, 'params': jax.random.fold_in(rng, row[0])}
+    output, state = module.apply(variables, *inputs, train=True, rngs=rngs, mutable=list(state))
     return output, dict(state)
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from longview.methods import forward
 from longview.methods.task import Batch, Metrics, Task, Variables
 from longview.modelzoo.features import SequenceBackbone, require
 from longview.modelzoo.heads import Classifier
@@ -37,22 +38,19 @@ class LanguageModel(Task):
             raise ValueError('LanguageModel needs a backbone that reads words: set its vocabulary.')
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        variables = dict(self._model.init(rng, batch['words'], train=False))
-        return Variables(variables.pop('params'), variables, {})
+        params, state = forward.start(self._model, rng, batch['words'])
+        return Variables(params, state, {})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        variables = {'params': v.params, **v.state, 'example': {'row': batch['row']}}
-        features, state = self._model.apply(
-            variables, batch['words'], train=True, rngs={'drop_path': rng}, mutable=list(v.state)
-        )
+        features, state = forward.learn(self._model, v.params, v.state, batch['words'], rng=rng, row=batch['row'])
         loss = _scores(features['logits'], batch['label'])['loss'].mean()
-        return loss, (dict(state), {'loss': loss})
+        return loss, (state, {'loss': loss})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self._model.apply({'params': v.params, **v.state}, batch['words'], train=False)
+        return forward.answer(self._model, v.params, v.state, batch['words'])
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         return _scores(self.predict(v, batch)['logits'], batch['label'])

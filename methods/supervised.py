@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from longview.methods import forward
 from longview.methods.task import Batch, Metrics, Task, Variables
 
 
@@ -40,16 +41,15 @@ class Supervised(Task):
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        variables = {'params': v.params['backbone'], **v.state, 'example': {'row': batch['row']}}
-        features, state = self.backbone.apply(
-            variables, batch['image'], train=True, rngs={'drop_path': rng}, mutable=list(v.state)
+        features, state = forward.learn(
+            self.backbone, v.params['backbone'], v.state, batch['image'], rng=rng, row=batch['row']
         )
         logits = self.head.apply({'params': v.params['head']}, features)
         losses = cross_entropy(logits, self._target(batch, logits.shape[-1]))
-        return losses.mean(), (dict(state), {'loss': losses.mean()})
+        return losses.mean(), (state, {'loss': losses.mean()})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = self.backbone.apply({'params': v.params['backbone'], **v.state}, batch['image'], train=False)
+        features = forward.answer(self.backbone, v.params['backbone'], v.state, batch['image'])
         return {**features, 'logits': self.head.apply({'params': v.params['head']}, features)}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:

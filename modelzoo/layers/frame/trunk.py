@@ -9,6 +9,7 @@ ViG blocks of width 64 (batch 32, 25 tokens) needs 114 MB, with remat 105, with 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def run(
     trunk: nn.Module,
     blocks: Sequence[nn.Module],
     s: Stream,
-    masks: Float[Array, 'l *r b'] | None,
+    masks: Any,
     *,
     train: bool,
     remat: bool,
@@ -52,7 +53,8 @@ def run(
         trunk: the bound module whose children the blocks are.
         blocks: bound and named; called as ``block(s, mask, train=train)``.
         s: the residual stream; a block keeps its shape and type.
-        masks: from `drop.path_masks`, one entry a block.
+        masks: from `drop.path_masks`, one entry a block; or a tree of these and of what else a block is given of its
+            own, such as the keys of `dropout.dropout_keys`.
         train: handed on.
         remat: recompute instead of keeping activations.
         scan: one compiled body, the first block's, for all blocks.
@@ -61,7 +63,7 @@ def run(
         NotImplementedError: `remat` or `scan` with blocks that hold more than parameters, or `scan` with blocks that
             hold different ones.
     """
-    block_masks = [None] * len(blocks) if masks is None else list(masks)
+    block_masks = [jax.tree.map(lambda mask: mask[index], masks) for index in range(len(blocks))]
     if trunk.is_initializing() or not (remat or scan):
         for block, mask in zip(blocks, block_masks):
             s = block(s, mask, train=train)
@@ -79,7 +81,7 @@ def run(
     return jax.lax.scan(lambda s, inputs: (apply(s, inputs), None), s, (stacked, masks))[0]
 
 
-def _pure(block: nn.Module, train: bool) -> Callable[[Stream, tuple[dict, Array | None]], Stream]:
+def _pure(block: nn.Module, train: bool) -> Callable[[Stream, tuple[dict, Any]], Stream]:
     """Returns the block as a function of the stream and of its parameters and mask."""
     block = block.clone(parent=None, name=None)
     return lambda s, inputs: block.apply({'params': inputs[0]}, s, inputs[1], train=train)
