@@ -13,11 +13,7 @@ from longview.kernels.causal_conv1d import causal_conv1d, causal_conv1d_step
 from tests.kernels import tpu
 from tests.kernels.causal_conv1d import cases
 from tests.kernels.causal_conv1d.cases import Case
-from tests.kernels.close import assert_close
-
-
-def _same(found, wanted):
-    assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
+from tests.kernels.close import assert_same
 
 
 def _loss(x, kernel):
@@ -32,8 +28,8 @@ def test_vmap_remat_and_scan():
     name = lambda grads: dict(zip(('dx', 'dkernel'), grads))
     wanted = name(jnp.stack(x) for x in zip(*(both(*pair) for pair in zip(*pairs))))
     remat = jax.grad(jax.checkpoint(_loss), (0, 1))
-    _same(name(jax.jit(jax.vmap(remat))(*pairs)), wanted)
-    _same(name(jax.jit(lambda pairs: jax.lax.scan(lambda c, p: (c, remat(*p)), None, pairs)[1])(pairs)), wanted)
+    assert_same(name(jax.jit(jax.vmap(remat))(*pairs)), wanted)
+    assert_same(name(jax.jit(lambda pairs: jax.lax.scan(lambda c, p: (c, remat(*p)), None, pairs)[1])(pairs)), wanted)
 
 
 @pytest.mark.parametrize('state', [False, True])
@@ -49,7 +45,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing(state):
     assert not [word for word in words if word in compiled.as_text()]
     found = compiled(split)
     assert all(not x.sharding.is_fully_replicated for x in found.values())
-    _same(found, cases.run(case, 'xla', arrays))
+    assert_same(found, cases.run(case, 'xla', arrays))
 
 
 def test_inside_of_shard_map():
@@ -64,7 +60,7 @@ def test_inside_of_shard_map():
         arrays['x'], arrays['kernel'], arrays['dy']
     )
     name = lambda grads: dict(zip(('dx', 'dkernel'), grads))
-    _same(name(pull(split)), name(pull(op)))
+    assert_same(name(pull(split)), name(pull(op)))
 
 
 def test_memory_on_a_cpu_is_less_than_three_sequences():

@@ -11,15 +11,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.kernels.conv2d import conv2d
 from longview.kernels.conv2d.shapes import SHAPES
-from tests.kernels.close import assert_close
+from tests.kernels.close import assert_same
 from tests.kernels.conv2d import cases
 from tests.kernels.conv2d.cases import Case
 
 AUTO = jax.sharding.AxisType.Auto
-
-
-def _same(found, wanted):
-    assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
 
 
 @pytest.mark.parametrize('shape', ['odd_strided', 'matrix_strided'])
@@ -31,8 +27,8 @@ def test_vmap_remat_and_scan(shape):
     one = lambda arrays: cases.outputs(jax.checkpoint(op), arrays)
     apart = [one(jax.tree.map(lambda x: x[n], several)) for n in range(3)]
     wanted = jax.tree.map(lambda *x: jnp.stack(x), *apart)
-    _same(cases.jit(jax.vmap(one))(several), wanted)
-    _same(cases.jit(lambda several: jax.lax.scan(lambda c, x: (c, one(x)), None, several)[1])(several), wanted)
+    assert_same(cases.jit(jax.vmap(one))(several), wanted)
+    assert_same(cases.jit(lambda several: jax.lax.scan(lambda c, x: (c, one(x)), None, several)[1])(several), wanted)
 
 
 @pytest.mark.parametrize('shape', ['mesh', 'mesh_matrix'])
@@ -46,7 +42,7 @@ def test_a_batch_over_every_axis_of_a_mesh_gathers_nothing(kind, shape):
     split = {name: jax.device_put(x, NamedSharding(mesh, spec(name))) for name, x in arrays.items()}
     compiled = cases.run.lower(case, None, split).compile()
     assert 'all-gather' not in compiled.as_text() and 'all-to-all' not in compiled.as_text()
-    _same({name: np.asarray(x) for name, x in compiled(split).items()}, cases.run(case, 'conv', arrays))
+    assert_same({name: np.asarray(x) for name, x in compiled(split).items()}, cases.run(case, 'conv', arrays))
 
 
 @pytest.mark.parametrize('shape', ['mesh', 'mesh_matrix'])
@@ -57,7 +53,7 @@ def test_inside_of_shard_map(shape):
     mesh, images = jax.make_mesh((8,), ('data',), axis_types=(AUTO,)), PartitionSpec('data')
     op = partial(conv2d, **case.how)
     split = jax.shard_map(op, mesh=mesh, in_specs=(images, PartitionSpec()), out_specs=images)
-    _same(cases.jit(partial(cases.outputs, split))(arrays), cases.run(case, 'conv', arrays))
+    assert_same(cases.jit(partial(cases.outputs, split))(arrays), cases.run(case, 'conv', arrays))
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda', 'rocm'])
@@ -102,8 +98,8 @@ def test_second_derivatives(shape):
         return dict(zip(('x', 'kernel'), cases.jit(jax.grad(size, argnums=(0, 1)))(arrays['x'], arrays['kernel'])))
 
     wanted = slope('conv')
-    _same(slope('products'), wanted)
-    _same(slope(None), wanted)
+    assert_same(slope('products'), wanted)
+    assert_same(slope(None), wanted)
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
-from tests.kernels.close import assert_close
+from tests.kernels.close import assert_same
 from tests.kernels.depthwise_conv import cases
 from tests.kernels.depthwise_conv.cases import Case
 
 FORMS = pytest.mark.parametrize('form', ['shift', 'spectral'])
 AUTO = jax.sharding.AxisType.Auto
-
-
-def _same(found, wanted):
-    assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
 
 
 @FORMS
@@ -30,10 +26,10 @@ def test_vmap_remat_and_scan(form):
     one = lambda arrays: cases.outputs(jax.checkpoint(partial(depthwise_conv, implementation=form)), arrays)
     apart = [one(jax.tree.map(lambda x: x[n], several)) for n in range(3)]
     wanted = jax.tree.map(lambda *x: jnp.stack(x), *apart)
-    _same(cases.jit(jax.vmap(one))(several), wanted)
-    _same(cases.jit(lambda several: jax.lax.scan(lambda c, x: (c, one(x)), None, several)[1])(several), wanted)
+    assert_same(cases.jit(jax.vmap(one))(several), wanted)
+    assert_same(cases.jit(lambda several: jax.lax.scan(lambda c, x: (c, one(x)), None, several)[1])(several), wanted)
     shared = cases.jit(jax.vmap(lambda x: one(arrays | {'x': x})))(several['x'])
-    _same({'dx': shared['dx'][1], 'y': shared['y'][1]}, {'dx': one(arrays)['dx'], 'y': -2 * one(arrays)['y']})
+    assert_same({'dx': shared['dx'][1], 'y': shared['y'][1]}, {'dx': one(arrays)['dx'], 'y': -2 * one(arrays)['y']})
 
 
 @pytest.mark.parametrize('form', ['shift', 'spectral', 'conv', None])
@@ -49,7 +45,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing(form):
     assert not [word for word in words if word in compiled.as_text()]
     found = compiled(split)
     assert all(not x.sharding.is_fully_replicated for x in found.values())
-    _same(found, cases.run(case, form, arrays))
+    assert_same(found, cases.run(case, form, arrays))
 
 
 @pytest.mark.parametrize('kind', [AUTO, jax.sharding.AxisType.Explicit], ids=str)
@@ -64,7 +60,7 @@ def test_a_batch_over_every_axis_of_a_mesh(kind):
         compiled = cases.run.lower(case, None, split).compile()
         assert 'all-gather' not in compiled.as_text() and 'all-to-all' not in compiled.as_text()
         found = {name: np.asarray(x) for name, x in compiled(split).items()}
-    _same(found, cases.run(case, None, arrays))
+    assert_same(found, cases.run(case, None, arrays))
 
 
 @FORMS
@@ -75,7 +71,7 @@ def test_inside_of_shard_map(form):
     mesh, images = jax.make_mesh((8,), ('data',), axis_types=(AUTO,)), PartitionSpec('data')
     op = partial(depthwise_conv, implementation=form)
     split = jax.shard_map(op, mesh=mesh, in_specs=(images, PartitionSpec()), out_specs=images)
-    _same(cases.jit(partial(cases.outputs, split))(arrays), cases.run(case, form, arrays))
+    assert_same(cases.jit(partial(cases.outputs, split))(arrays), cases.run(case, form, arrays))
 
 
 @pytest.mark.parametrize('form, images', [('shift', 5), ('spectral', 3)])

@@ -9,16 +9,12 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.kernels.gla import bidirectional_gla, gla
-from tests.kernels.close import assert_close
+from tests.kernels.close import assert_same
 from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case
 
 ONE_WAY, TWO_WAY = Case('odd', state=True), Case('odd', gates='kk')
 CHUNK = 8  # shorter than by default: the loop, the rest and the halving are all there and compile faster
-
-
-def _same(found, wanted):
-    assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
 
 
 @pytest.mark.parametrize('case', [pytest.param(ONE_WAY, marks=pytest.mark.heavy), TWO_WAY], ids=str)
@@ -28,7 +24,7 @@ def test_vmap(case):
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
     found = jax.vmap(partial(cases.run, case, 'xla', chunk=CHUNK))(stacked)
     for n, arrays in enumerate(several):
-        _same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays, CHUNK))
+        assert_same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays, CHUNK))
 
 
 def test_remat_and_scan():
@@ -50,7 +46,7 @@ def test_remat_and_scan():
     gs = jnp.stack([g, g / 2, h])
     found, wanted = (cases.jit(jax.value_and_grad(f, (0, 1)))(v, gs) for f in (scanned, written_out))
     name = lambda x: {'loss': x[0], 'dv': x[1][0], 'dgs': x[1][1]}
-    _same(name(found), name(wanted))
+    assert_same(name(found), name(wanted))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +65,7 @@ def test_batch_and_heads_over_a_mesh_need_no_communication(case):
     assert not [word for word in words if word in text]
     found = compiled(split)
     assert all(not x.sharding.is_fully_replicated for x in found.values())
-    _same(found, cases.run(case, 'xla', arrays, CHUNK))
+    assert_same(found, cases.run(case, 'xla', arrays, CHUNK))
 
 
 @pytest.mark.parametrize('implementation', ['xla', pytest.param('reference', marks=pytest.mark.heavy)])
@@ -92,7 +88,7 @@ def test_inside_of_shard_map(implementation):
         out_specs=PartitionSpec(),
     )
     found, wanted = (cases.jit(jax.grad(f, (0, 1)))(arrays, gate) for f in (split, loss))
-    _same({'dgate': found[1]} | found[0], {'dgate': wanted[1]} | wanted[0])
+    assert_same({'dgate': found[1]} | found[0], {'dgate': wanted[1]} | wanted[0])
 
 
 def test_over_explicit_axes():
@@ -112,7 +108,7 @@ def test_over_explicit_axes():
     words = ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute', 'reduce-scatter')
     assert not [word for word in words if word in text]
     assert {name: x.sharding.spec for name, x in found.items()} == {name: spec(x) for name, x in found.items()}
-    _same(found, cases.run(case, 'xla', arrays, CHUNK))
+    assert_same(found, cases.run(case, 'xla', arrays, CHUNK))
 
 
 def _grad(bidirectional, tokens, keys=64, values=128):

@@ -1,10 +1,6 @@
 """What a caller's mistakes are answered with, in a process without the tests' own checks of shapes."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
+from tests.kernels.mistakes import assert_sentences
 
 MISTAKES = {
     'scan(x, x[0])': 'x has shape (3, 4); wanted (batch, tokens, channels).',
@@ -17,30 +13,12 @@ MISTAKES = {
     'step(x[0] * 1j, x[0], state=x[0])': 'a is complex64 but the state float32; wanted a complex state.',
 }
 
-PROGRAM = """
-import json, sys
+SETUP = """
 import jax.numpy as jnp
 from longview.kernels.linear_scan import linear_scan as scan, linear_scan_step as step
-x, answers = jnp.ones((1, 3, 4)), {}
-for call in json.load(sys.stdin):
-    try:
-        eval(call)
-    except ValueError as error:
-        answers[call] = str(error)
-print(json.dumps(answers))
+x = jnp.ones((1, 3, 4))
 """
 
 
 def test_each_mistake_gets_its_sentence():
-    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
-    ran = subprocess.run(
-        [sys.executable, '-c', PROGRAM],
-        input=json.dumps(list(MISTAKES)),
-        env=env,
-        text=True,
-        capture_output=True,
-        cwd=pathlib.Path(__file__).parents[3],
-        check=True,
-    )
-    answers = json.loads(ran.stdout)
-    assert {call: answers.get(call, 'nothing')[: len(text)] for call, text in MISTAKES.items()} == MISTAKES
+    assert_sentences(SETUP, MISTAKES)

@@ -1,10 +1,6 @@
 """What a caller's mistakes are answered with, in a process without the tests' own checks of shapes."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
+from tests.kernels.mistakes import assert_sentences
 
 GROUPED = 'wanted (1, 3, 2), or (1, 3, groups, 2) with groups that divide the 4 channels, B and C alike.'
 STATE = 'The state has shape (1, 3, 4); wanted (batch, channels, states), here'
@@ -25,30 +21,12 @@ MISTAKES = {
     'step(u[0], u[0], A, B[0], B[0], state=u)': f'{STATE} (3, 4, 2).',
 }
 
-PROGRAM = """
-import json, sys
+SETUP = """
 import jax.numpy as jnp
 from longview.kernels.selective_scan import selective_scan as scan, selective_scan_step as step
-u, e, A, B, G, answers = *map(jnp.ones, ((1, 3, 4), (1, 0, 4), (4, 2), (1, 3, 2), (1, 3, 3, 2))), {}
-for call in json.load(sys.stdin):
-    try:
-        eval(call)
-    except ValueError as error:
-        answers[call] = str(error)
-print(json.dumps(answers))
+u, e, A, B, G = map(jnp.ones, ((1, 3, 4), (1, 0, 4), (4, 2), (1, 3, 2), (1, 3, 3, 2)))
 """
 
 
 def test_each_mistake_gets_its_sentence():
-    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
-    ran = subprocess.run(
-        [sys.executable, '-c', PROGRAM],
-        input=json.dumps(list(MISTAKES)),
-        env=env,
-        text=True,
-        capture_output=True,
-        cwd=pathlib.Path(__file__).parents[3],
-        check=True,
-    )
-    answers = json.loads(ran.stdout)
-    assert {call: answers.get(call, 'nothing')[: len(text)] for call, text in MISTAKES.items()} == MISTAKES
+    assert_sentences(SETUP, MISTAKES)

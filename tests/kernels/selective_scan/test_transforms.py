@@ -8,13 +8,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.kernels.selective_scan import selective_scan
-from tests.kernels.close import assert_close
+from tests.kernels.close import assert_same
 from tests.kernels.selective_scan import cases
 from tests.kernels.selective_scan.cases import Case
-
-
-def _same(found, wanted):
-    assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))
 
 
 def test_vmap():
@@ -24,7 +20,7 @@ def test_vmap():
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
     found = jax.vmap(partial(cases.run, case, 'xla'))(stacked)
     for n, arrays in enumerate(several):
-        _same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays))
+        assert_same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays))
 
 
 def test_remat_and_scan():
@@ -47,7 +43,7 @@ def test_remat_and_scan():
     scales = jnp.array([0.5, 2.0])
     run = lambda f: jax.jit(jax.value_and_grad(f, (0, 1)))(arrays['u'], scales)
     name = lambda x: {'loss': x[0], 'du': x[1][0], 'dscales': x[1][1]}
-    _same(name(run(scanned)), name(run(written_out)))
+    assert_same(name(run(scanned)), name(run(written_out)))
 
 
 def _spec(name: str) -> PartitionSpec:
@@ -69,7 +65,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing():
     assert not [word for word in words if word in text]
     found = compiled(split)
     assert all(not x.sharding.is_fully_replicated for x in found.values())
-    _same(found, cases.run(case, 'xla', arrays))
+    assert_same(found, cases.run(case, 'xla', arrays))
 
 
 def _grad(tokens, batch=1):
