@@ -4,9 +4,9 @@
 
     model = longview.create_model('vig_small', num_classes=10)
 
-Everything has one name, `longview.modelzoo`, `longview.kernels`, `longview.methods`, ... In a checkout these folders
-stand beside this one, in an installed package inside it. The short names of the folders are no modules of their own, so
-that a project with folders called `data` or `kernels` can use this one; configs may leave the first word out
+Every module has one name: `longview.modelzoo`, `longview.kernels`, `longview.methods`, ... In a checkout these folders
+stand beside this one, in an installed package inside it. The folders' short names are not modules of their own, so a
+project with its own folders `data` or `kernels` can use this package; configs may leave out the first word
 (`'modelzoo.heads:Linear'`).
 """
 
@@ -24,7 +24,7 @@ _ZOO = ('backbone', 'create_model', 'list_models')
 
 
 def __getattr__(name: str) -> Any:
-    """Returns what the zoo offers first; imported when it is asked for, since configs need none of it."""
+    """Returns the zoo's main functions. The zoo is imported when one is asked for, since configs need none of it."""
     if name in _ZOO:
         return getattr(importlib.import_module('longview.modelzoo'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

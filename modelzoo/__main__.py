@@ -1,8 +1,8 @@
 """Lists the zoo: ``python -m longview.modelzoo [PATTERN]``, say ``python -m longview.modelzoo 'vig_h*'``.
 
-Each line has a variant's parameters and multiply-adds, counted here from its program without running it, beside the
-paper's figures; then the input size they are for (of a sequence 1 and its length) and the paper. A scan in chunks
-multiplies more than the recurrence that papers count.
+Each line has a variant's parameters and multiply-adds beside the paper's figures, then the input size that they are for
+(for a sequence 1 and its length) and the paper. They are counted from the traced program, which is not run. A scan in
+chunks has more multiply-adds than the recurrence that papers count.
 """
 
 import math
@@ -23,7 +23,8 @@ _WITHOUT_FIGURES = (32, 32)
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     """Returns the multiply-adds of the matrix products and convolutions in ``function(*arguments)``.
 
-    Loops count as often as they run (an unbounded one once); of code chosen by platform the default counts.
+    The body of a loop counts once per iteration (of an unbounded loop, once). Of code that is chosen by platform the
+    default counts.
 
     Args:
         function: traceable.
@@ -55,7 +56,7 @@ def _count_equation(equation: core.JaxprEqn) -> int:
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """Returns the programs inside an equation: of calls, loops and functions with their own derivative."""
+    """Returns the jaxprs inside an equation: bodies of calls, loops and functions with custom derivatives."""
     values = [item for value in params.values() for item in (value if isinstance(value, (tuple, list)) else [value])]
     return [_opened(value) for value in values if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
 
@@ -65,7 +66,7 @@ def _opened(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
 
 
 def example(backbone: Backbone, size: Grid, batch: int = 1) -> jax.ShapeDtypeStruct:
-    """Returns what a network reads: images of `size`, or sequences of as many words or numbers as that has pixels."""
+    """Returns the shape of an input: an image of `size`, or a sequence of as many elements as that has pixels."""
     if not isinstance(backbone, SequenceBackbone):
         return jax.ShapeDtypeStruct((batch, *size, 3), 'float32')
     if backbone.vocabulary is None:

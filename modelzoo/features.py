@@ -1,19 +1,19 @@
 """The contract between backbones and everything that uses them.
 
 A backbone turns an image (or a sequence) into a dictionary of features and knows nothing of losses or classes.
-What more it can do is said by the abstract class it implements, not by a flag: a method asks for a capability
-with `require` and refuses other backbones when it is built. XLA drops the features nobody reads.
+Further capabilities are abstract classes that a backbone implements, not flags: a method asks for one with `require`
+and refuses other backbones when it is built. XLA drops the features that nobody reads.
 
 | key                  | shape          | meaning                                                              |
 |----------------------|----------------|----------------------------------------------------------------------|
 | ``stem``             | (B, h, w, D)   | after the embedding, before the first block; of a sequence (B, T, D) |
-| ``stage0``, ``stage1``, ... | (B, h, w, C) | a pyramid's stages, before they are made coarser                 |
-| ``tokens``           | (B, N, D)      | a token network's last tokens, normalized                            |
-| ``map``              | (B, h, w, D)   | the same, or a pyramid's last stage, as an image, normalized         |
+| ``stage0``, ``stage1``, ... | (B, h, w, C) | the output of each stage of a pyramid, before downsampling       |
+| ``tokens``           | (B, N, D)      | the last tokens, normalized                                          |
+| ``map``              | (B, h, w, D)   | the last tokens or the last stage of a pyramid as an image, normalized |
 | ``pooled``           | (B, D)         | the vector that a classifier reads; float32 whatever the compute type |
-| ``table``            | (V, D)         | the vectors of the words, where a language model says them by these too |
+| ``table``            | (V, D)         | the word embeddings, where the language model's head is tied to them |
 | ``gates``            | (B, G)         | how much of each block that can be skipped was used, from 0 to 1     |
-| ``gate_logits``      | (B, G)         | the logits of the probabilities that it is used                      |
+| ``gate_logits``      | (B, G)         | the logits of the probabilities that these blocks are used           |
 """
 
 import abc
@@ -31,8 +31,9 @@ GATES = 'gates'
 GATE_LOGITS = 'gate_logits'
 
 Features = dict[str, Array]
-# What a sequence network reads: words, vectors, or the pixels of an image in rows; and one element of it.
+# The input of a sequence network: words, vectors, or an image, whose pixels are read row by row.
 Sequences = Int[Array, 'b t'] | Float[Array, 'b t c'] | Float[Array, 'b h w c']
+# One element of such an input.
 Element = Int[Array, ' b'] | Float[Array, 'b c']
 Grid = tuple[int, int]
 
@@ -43,14 +44,14 @@ def stage(index: int) -> str:
 
 
 class Published(NamedTuple):
-    """What a paper says of a variant; None where it does not say.
+    """The figures that a paper gives of a variant; None where it gives none.
 
     Attributes:
         paper: its link.
-        image_size: height and width that the figures are for; of a sequence 1 and its length.
-        params: millions, classifier included.
-        macs: multiply-adds, thousand millions.
-        top1: ImageNet-1k accuracy, percent.
+        image_size: height and width of the input that the figures are for; for a sequence (1, length).
+        params: parameters in millions, the classifier's included.
+        macs: multiply-adds in billions (1e9).
+        top1: ImageNet-1k accuracy in percent.
     """
 
     paper: str
@@ -61,31 +62,31 @@ class Published(NamedTuple):
 
 
 class Backbone(nn.Module, abc.ABC):
-    """image -> features. Classes below this one are abstract or final: nothing overrides an implementation."""
+    """image -> features. Subclasses are abstract or final: none overrides an implementation."""
 
     @abc.abstractmethod
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Features:
-        """Returns features by the keys above; with `train`, whatever is random draws from its own rng."""
+        """Returns features by the keys above; with `train`, random parts such as stochastic depth are active."""
 
     @property
     @abc.abstractmethod
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """Parameter paths in groups from the input to the output: the stem, one group a block, the rest."""
+        """Parameter paths in groups from the input to the output: the stem, one group per block, the rest."""
 
     @property
     def num_layers(self) -> int:
-        """Depths that `layer_of` tells apart; a head on top shares the last one."""
+        """The number of depths that `layer_of` tells apart; a head shares the last one."""
         return len(self.layers)
 
     def layer_of(self, path: str) -> int:
         """Returns the depth of a parameter, for layer-wise learning rates.
 
         Args:
-            path: such as ``backbone/block03/mlp/down/kernel``; what stands before the backbone does not matter.
+            path: such as ``backbone/block03/mlp/down/kernel``; anything may come before ``backbone``.
 
         Returns:
-            0 for the stem, i + 1 for block i, `num_layers` - 1 for all else: the last norm, a head, and the blocks of
-            a decoder, which have a backbone's names but do not stand below ``backbone``.
+            0 for the stem, i + 1 for block i, `num_layers` - 1 for everything else: the last norm, a head, and the
+            blocks of a decoder, which are named like a backbone's but are not below ``backbone``.
         """
         _, found, below = f'/{path}/'.partition('/backbone/')
         for depth, group in enumerate(self.layers):
@@ -95,7 +96,7 @@ class Backbone(nn.Module, abc.ABC):
 
 
 class TokenBackbone(Backbone):
-    """Has its tokens in reach between the patch embedding and the blocks, as masking methods need them.
+    """Gives access to its tokens between the patch embedding and the blocks, as masking methods need it.
 
     ``__call__(x)`` equals ``encode(embed(x) + positions(grid), grid)`` with ``grid = self.grid(h, w)``.
     """
@@ -110,20 +111,20 @@ class TokenBackbone(Backbone):
 
     @abc.abstractmethod
     def positions(self, grid: Grid) -> Float[Array, '1 n d']:
-        """Returns what is added to the tokens of a grid."""
+        """Returns the position embeddings that are added to the tokens of a grid."""
 
     @abc.abstractmethod
     def encode(self, tokens: Float[Array, 'b n d'], grid: Grid | None, *, train: bool = False) -> Features:
-        """Runs the blocks; `grid` is None for a subset of the tokens, which some families refuse."""
+        """Runs the blocks. For a subset of the tokens `grid` is None; some families refuse that."""
 
 
 class PyramidBackbone(Backbone):
-    """Fills ``stage0``, ``stage1``, ...; dense tasks read them."""
+    """Returns ``stage0``, ``stage1``, ... among its features, for dense tasks."""
 
     @property
     @abc.abstractmethod
     def strides(self) -> tuple[int, ...]:
-        """Input pixels per output pixel of each stage; sizes that do not divide are rounded up."""
+        """Input pixels per output pixel of each stage; output sizes that do not divide are rounded up."""
 
     @property
     @abc.abstractmethod
@@ -132,10 +133,10 @@ class PyramidBackbone(Backbone):
 
 
 class SequenceBackbone(Backbone):
-    """Reads words, or vectors, and can do so one at a time in constant memory.
+    """Reads words or vectors: a whole sequence, or one element at a time in constant memory.
 
     Attributes:
-        vocabulary: number of words; None for a network that reads vectors.
+        vocabulary: number of words (tokens of the vocabulary); None for a network that reads vectors.
     """
 
     vocabulary = None
@@ -146,7 +147,7 @@ class SequenceBackbone(Backbone):
 
     @abc.abstractmethod
     def step(self, state: Any, x: Element) -> tuple[Any, Features]:
-        """Returns the next state and the features of this element, ``tokens`` (B, 1, D) among them."""
+        """Returns the next state and the features of this element, with ``tokens`` (B, 1, D)."""
 
 
 _OFFERS = {
@@ -160,12 +161,12 @@ def require(backbone: nn.Module, capability: type[Backbone], who: str) -> None:
     """Refuses a backbone that lacks a capability.
 
     Args:
-        backbone: what was given.
+        backbone: the backbone to check.
         capability: TokenBackbone, PyramidBackbone or SequenceBackbone.
         who: the name of the asking method, for the message.
 
     Raises:
-        TypeError: with what is missing and what the backbone has.
+        TypeError: the backbone lacks the capability; the message says which ones it has.
     """
     if isinstance(backbone, capability):
         return

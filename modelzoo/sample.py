@@ -1,13 +1,13 @@
-"""Lets a language model go on with a text: word by word, in memory that does not grow.
+"""Continues a text with a language model, word by word, in constant memory.
 
     python -m longview.modelzoo.sample mamba_130m --weights=state-spaces/mamba-130m-hf --tokenizer=tokenizer.json \\
         --prompt='The capital of France is' --count=20
     python -m longview.modelzoo.sample mamba_test --words=3,1,4 --count=8 --temperature=0
 
-The prompt is read at once and the rest with `step`, one compiled loop. Words are numbers unless a tokenizer is given, a
-``tokenizer.json`` as on the Hugging Face hub, which needs the package tokenizers. Without weights the model says what
-its initial values make it say. Top-k: Fan et al., 2018, https://arxiv.org/abs/1805.04833; top-p: Holtzman et al.,
-2019, https://arxiv.org/abs/1904.09751.
+The prompt is read in parallel, the rest is one compiled loop over `step`. Words are numbers unless a tokenizer is
+given, a ``tokenizer.json`` as on the Hugging Face hub, which needs the package tokenizers. Without weights the model
+has its random initial values. Top-k: Fan et al., 2018, https://arxiv.org/abs/1805.04833; top-p: Holtzman et al., 2019,
+https://arxiv.org/abs/1904.09751.
 """
 
 import argparse
@@ -38,14 +38,14 @@ def sample(
     top_k: int | None = None,
     top_p: float = 1.0,
 ) -> Int[Array, 'b n']:
-    """Returns the next words of each row, drawn from the model's own distribution.
+    """Returns the next words of each row, sampled from the model.
 
     Args:
         model: a language model.
         variables: its weights.
-        prompt: words to go on from, at least one.
-        key: for the draws; each row and place has its own.
-        count: number of words N.
+        prompt: words to continue, at least one.
+        key: from which each row and place gets a key of its own.
+        count: number of words N to sample.
         temperature, top_k, top_p: see `choose`.
     """
     state = model.apply(variables, len(prompt), method='init_state')
@@ -73,11 +73,11 @@ def choose(
     """Returns a word for each row.
 
     Args:
-        logits: of all words.
+        logits: one for each word of the vocabulary.
         key: folded with the row's number.
-        temperature: logits are divided by it; 0 takes the largest.
-        top_k: only so many of the likeliest words are drawn from; None for all.
-        top_p: only the fewest likeliest words are drawn from whose probabilities reach this; 1 for all.
+        temperature: divides the logits; 0 takes the likeliest word.
+        top_k: sample from the `top_k` likeliest words only; None for all.
+        top_p: sample from the smallest set of likeliest words whose probabilities sum to `top_p`; 1 for all.
     """
     if temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -94,7 +94,7 @@ def choose(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the prompt with its continuations, one a line; returns the exit status."""
+    """Prints the prompt with its continuations, one per line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         words, tokenizer = _prompt(options)
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prompt(options: argparse.Namespace) -> tuple[list[int], Any]:
-    """Returns the prompt's words, and the tokenizer if there is one."""
+    """Returns the words of the prompt, and the tokenizer or None."""
     if (options.prompt is None) == (options.words is None):
         raise ValueError('give the prompt either as --words=3,1,4 or as --prompt=TEXT with --tokenizer=FILE.')
     if options.prompt is None:
@@ -164,7 +164,7 @@ def _model(options: argparse.Namespace, words: list[int]) -> Classifier:
     """Returns the language model.
 
     Raises:
-        ValueError: it reads no words, or not these.
+        ValueError: the network reads no words, the prompt has others, or the options do not fit.
     """
     model = modelzoo.create_model(options.model, weights=options.weights)
     vocabulary = model.backbone.vocabulary if isinstance(model.backbone, SequenceBackbone) else None

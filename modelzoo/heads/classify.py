@@ -1,7 +1,4 @@
-"""Logits of an image or a sequence from its pooled features, and `Classifier`, a backbone with a head.
-
-A head computes in float32.
-"""
+"""A linear head on pooled features, and `Classifier`, a backbone with a head. Heads compute in float32."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +16,7 @@ class Linear(nn.Module):
 
     Attributes:
         num_classes: number of logits.
-        kernel_init: normal of standard deviation 0.02, as most vision transformers.
+        kernel_init: initial values; by default normal with standard deviation 0.02, as in most vision transformers.
     """
 
     num_classes: int
@@ -35,12 +32,12 @@ class Linear(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A backbone and a head under one roof; parameters are ``{'backbone': ..., 'head': ...}``.
+    """A backbone and a head in one module; parameters are ``{'backbone': ..., 'head': ...}``.
 
-    A head that has no parameters of its own has no entry there.
+    A head without parameters has no entry there.
 
     Attributes:
-        backbone: image, or sequence, -> features.
+        backbone: image or sequence -> features.
         head: features -> logits.
     """
 
@@ -48,20 +45,20 @@ class Classifier(nn.Module):
     head: nn.Module
 
     def __call__(self, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> ft.Features:
-        """Returns the backbone's features and ``logits``."""
+        """Returns the backbone's features, and ``logits`` among them."""
         return self._with_logits(self.backbone(x, train=train))
 
     def init_state(self, batch: int) -> Any:
-        """Returns a sequence backbone's state before the first element."""
+        """Returns the state of a sequence backbone before the first element."""
         return self.backbone.init_state(batch)
 
     def step(self, state: Any, x: ft.Element) -> tuple[Any, ft.Features]:
-        """Returns a sequence backbone's next state, and the features and ``logits`` of this element."""
+        """Returns the next state of a sequence backbone, and the features and ``logits`` of this element."""
         state, features = self.backbone.step(state, x)
         return state, self._with_logits(features)
 
     def extend(self, state: Any, x: ft.Sequences) -> tuple[Any, ft.Features]:
-        """Returns a sequence backbone's state after the next elements, and their features and ``logits``."""
+        """Returns the state of a sequence backbone after the next elements, and their features and ``logits``."""
         state, features = self.backbone.extend(state, x)
         return state, self._with_logits(features)
 

@@ -1,7 +1,4 @@
-"""Logits of the next word from the features of each: the head of a language model.
-
-A head computes in float32.
-"""
+"""The head of a language model: logits of the next word after each element. Heads compute in float32."""
 
 from collections.abc import Callable
 
@@ -13,11 +10,11 @@ from longview.modelzoo import features as ft
 
 
 class LanguageHead(nn.Module):
-    """``tokens @ kernel``: the logits of the word after each; `kernel` is the embedding where a network puts that out.
+    """``tokens @ kernel``; the kernel is the word embedding itself where the features hold it as ``table`` (tied).
 
     Attributes:
         vocabulary: number of logits.
-        kernel_init: normal of standard deviation 0.02.
+        kernel_init: initial values of the kernel, if it is not tied; by default normal with standard deviation 0.02.
     """
 
     vocabulary: int
