@@ -1,1 +1,1 @@
-"""What networks are put together from: trunks, blocks, patches, pooling, dense layers, initial values."""
+"""The frame of a network: trunks, blocks, patches, pooling, dense layers, initial values."""

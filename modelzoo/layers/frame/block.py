@@ -1,7 +1,8 @@
-"""The blocks that most token networks are made of: two residual branches and their norms.
+"""Transformer blocks: two residual branches, a mixer and a feed-forward layer, and their norms.
 
 Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; with the norms before the branches as in Wang et al., 2019,
-https://arxiv.org/abs/1906.01787, or at the branches' ends as in Liu et al., 2021, https://arxiv.org/abs/2111.09883.
+https://arxiv.org/abs/1906.01787, or at the ends of the branches as in Liu et al., 2021,
+https://arxiv.org/abs/2111.09883.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ class PreNorm(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         mixer_join, mlp_join = connect(self.residual, ('mixer', 'mlp'))
         y = self.norm(name='mixer_norm')(mixer_join.read(s))
@@ -51,7 +52,7 @@ class PostNorm(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         mixer_join, mlp_join = connect(self.residual, ('mixer', 'mlp'))
         mixer = initialized(mixer_join, self.mixer)(name='mixer')
@@ -67,11 +68,11 @@ def in_turn(
     """Passes the stream through blocks that may differ from each other and hold batch statistics.
 
     Args:
-        blocks: bound and named; called as ``block(s, mask, train=train)``.
+        blocks: bound and named modules; called as ``block(s, mask, train=train)``.
         s: the stream.
-        masks: from `drop.path_masks`, one entry a block.
-        train: handed on.
-        remat: recompute a block's activations in the backward pass.
+        masks: from `drop.path_masks`, one entry per block.
+        train: passed to the blocks.
+        remat: whether to recompute the activations of each block in the backward pass.
     """
     run = lambda block, s, mask: block(s, mask, train=train)
     run = nn.remat(run) if remat else run

@@ -1,9 +1,9 @@
 """Stochastic depth (Huang et al., 2016, https://arxiv.org/abs/1603.09382).
 
-The trunk draws the masks of all its blocks at once and hands each block its own, so blocks need no rng and can be
-scanned or recomputed. A mask depends on the step's key and on the example's row in the global batch, not on its
-place in memory: splitting the batch over devices or microbatches draws the same numbers. The rows come in the
-read-only collection ``example`` as ``{'example': {'row': int32 (B,)}}``; without it they are 0, 1, ....
+The trunk draws the masks of all its blocks at once and gives each block its own, so blocks need no rng and can be
+scanned or recomputed. A mask depends on the key of the step and on the example's row in the global batch, not on its
+place in memory: a batch that is split over devices or microbatches gets the same masks. The rows are read from the
+collection ``example``, ``{'example': {'row': int32 (B,)}}``; without it they are 0, 1, ....
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from jaxtyping import Array, Float, Key
 def path_masks(
     module: nn.Module, rate: float, depth: int, batch: int, *, branches: int = 2, train: bool
 ) -> Float[Array, 'l r b'] | None:
-    """Draws what each residual branch of each block is multiplied with, from the rng ``drop_path``.
+    """Draws a factor for each residual branch of each block and each example, from the rng ``drop_path``.
 
     Args:
         module: the bound trunk.
-        rate: share of examples that skip the last block's branches; earlier blocks rise to it from 0 linearly.
+        rate: probability of skipping the branches of the last block; over the blocks it rises linearly from 0.
         depth: number of blocks.
-        batch: number of examples here.
+        batch: number of examples in this (micro)batch.
         branches: residual branches in a block.
-        train: without it nothing is drawn.
+        train: whether to draw at all.
 
     Returns:
-        0 where the branch is skipped, 1 / (1 - its rate) elsewhere; None where nothing is ever skipped.
+        0 where a branch is skipped, 1 / (1 - its rate) elsewhere; None if no branch can be skipped.
 
     Raises:
         ValueError: `rate` is not in [0, 1).
@@ -58,7 +58,7 @@ def by_stage(masks: Float[Array, 'l r b'] | None, depths: Sequence[int]) -> list
 
 
 def drop_path(y: Float[Array, 'b *n'], mask: Float[Array, ' b'] | None) -> Float[Array, 'b *n']:
-    """Multiplies each example of a branch with its mask."""
+    """Multiplies each example of a branch by its mask."""
     if mask is None:
         return y
     return y * mask.astype(y.dtype).reshape((-1,) + (1,) * (y.ndim - 1))

@@ -1,6 +1,6 @@
 """PyTorch's initializers, by its formulas (https://pytorch.org/docs/stable/nn.init.html).
 
-All take ``(key, shape, dtype)`` like jax.nn.initializers; shapes are ours: (in, out) and (h, w, in, out).
+They take ``(key, shape, dtype)`` like those of jax.nn.initializers. Shapes are (in, out) and (h, w, in, out).
 """
 
 import math
@@ -20,10 +20,10 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
 
 
 def trunc_normal(std: float, low: float = -2.0, high: float = 2.0) -> Initializer:
-    """Normal, cut at `low` and `high` themselves, not at that many deviations.
+    """Normal, truncated at the values `low` and `high`, which are not in units of the standard deviation.
 
-    With the usual deviation of 0.02 nothing is cut. Bounds beyond six deviations are taken as six: there
-    float32's error function is 1, and the inverse would now and then return the bound itself, a weight of 2.
+    With the usual standard deviation of 0.02 nothing is cut. Bounds beyond six standard deviations are taken as six:
+    there float32's error function is 1, and its inverse would now and then return the bound itself, a weight of 2.
     """
     low, high = max(low / std, -6.0), min(high / std, 6.0)
 
@@ -34,7 +34,7 @@ def trunc_normal(std: float, low: float = -2.0, high: float = 2.0) -> Initialize
 
 
 def uniform_fan_in(fan_in: int) -> Initializer:
-    """Uniform with bound ``1 / sqrt(fan_in)``: kernels and biases of torch's convolutions and linears."""
+    """Uniform with bound ``1 / sqrt(fan_in)``: torch's default for convolutions and linear layers, biases included."""
     bound = 1 / math.sqrt(fan_in)
 
     def init(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:

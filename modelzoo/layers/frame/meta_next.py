@@ -1,7 +1,7 @@
-"""ConvNeXt's block with its parts open, and what leads from one of its stages to the next.
+"""MetaNeXt: ConvNeXt's block with exchangeable parts, its stages, and its stem and downsampling.
 
-Liu et al., 2022, https://arxiv.org/abs/2201.03545; Yu et al., 2023, https://arxiv.org/abs/2303.16900, who name it
-MetaNeXt.
+Liu et al., 2022, https://arxiv.org/abs/2201.03545; the name is that of Yu et al., 2023,
+https://arxiv.org/abs/2303.16900.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class MetaNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
-        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         join = self.residual(name='residual')
         y = self.mixer(name='mixer')(join.read(s))
         y = self.mlp(name='mlp')(self.norm(name='norm')(y, train=train))
@@ -78,17 +78,17 @@ class PatchDown(nn.Module):
 
 
 def squares(features: int, side: int, dtype: DTypeLike) -> Patches:
-    """Returns patches that start as these networks do: normal of deviation 0.02, biases of 0."""
+    """Returns a patch embedding with the initial values of these networks: normal (0.02), biases 0."""
     return Patches(features, side, init.trunc_normal(0.02), jax.nn.initializers.zeros, dtype, name='patches')
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution, which may differ and hold batch statistics; `trunk.Stage` runs equal ones.
+    """The blocks of one resolution, which may differ and may hold batch statistics; for equal ones see `trunk.Stage`.
 
     Attributes:
         blocks: a factory for each block.
-        residual: opens and closes the stream.
-        remat: recompute a block's activations in the backward pass.
+        residual: factory of the connection that opens and closes the stream.
+        remat: whether to recompute the activations of each block in the backward pass.
     """
 
     blocks: Sequence[Callable[..., nn.Module]]
@@ -99,13 +99,13 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Keeps the shape; `masks` are those of this stage's blocks."""
+        """Returns the map after the stage, of the same shape; `masks` are those of its blocks."""
         join = self.residual(name='residual')
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
         return join.close(in_turn(blocks, join.open(x), masks, train=train, remat=self.remat))
 
 
 def layers(depths: Sequence[int], last: Sequence[str] = ('norm',)) -> tuple[tuple[str, ...], ...]:
-    """Returns the parameter paths by depth: ``stem``, each block, the `last`; ``down0``.. go with the block before."""
+    """Returns the parameter paths by depth: ``stem``, each block, the `last`; ``down0``, ... join the block before."""
     blocks = trunk.stage_paths(depths, [f'down{index}' for index in range(len(depths) - 1)])
     return (('stem',), *map(tuple, blocks), tuple(last))

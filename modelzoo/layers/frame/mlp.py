@@ -18,17 +18,17 @@ from longview.modelzoo.layers.frame.dense import Dense
 
 
 def gelu(x: Array) -> Array:
-    """``x * Phi(x)`` by the error function, as torch's default; Hendrycks and Gimpel, 2016.
+    """``x * Phi(x)`` by the error function, torch's default; Hendrycks and Gimpel, 2016.
 
-    As torch writes it, in float32 inside. Jax's own takes the complementary function, whose two branches are both
-    computed on a CPU: it and its gradient took 1.7 times as long there (25088x384, one core).
+    Computed as torch does, in float32. `jax.nn.gelu` uses the complementary error function, both of whose branches are
+    computed on a CPU: with its gradient it took 1.7 times as long there (25088x384, one core).
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # 1 + erf leaves nothing of bfloat16 where x is negative
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16, 1 + erf would cancel for negative x
     return (0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 def quick_gelu(x: Array) -> Array:
-    """``x * sigmoid(1.702 x)``, the quicker approximation of Hendrycks and Gimpel."""
+    """``x * sigmoid(1.702 x)``, the sigmoid approximation of Hendrycks and Gimpel."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -37,10 +37,10 @@ class Mlp(nn.Module):
 
     Attributes:
         ratio: hidden width over width.
-        activation: between the two.
-        kernel_init: of both matrices.
+        activation: between the two matrices.
+        kernel_init: initial values of both matrices.
         dtype: compute type.
-        out_init: of the second one, if otherwise.
+        out_init: initial values of the second matrix, if they differ.
     """
 
     ratio: float = 4.0
@@ -61,9 +61,9 @@ class SwiGLU(nn.Module):
     """``down(silu(gate) * value)`` with ``[gate | value] = up(x)``, no biases.
 
     Attributes:
-        ratio: hidden width over width that a plain two-matrix layer would have; this one has 2/3 of it.
+        ratio: hidden width over width of the plain `Mlp` with as many parameters; the hidden width here is 2/3 of it.
         multiple_of: the hidden width is rounded up to a multiple of this.
-        kernel_init: of both matrices.
+        kernel_init: initial values of both matrices.
         dtype: compute type.
     """
 
@@ -92,7 +92,7 @@ class GatedMlp(nn.Module):
     Attributes:
         ratio: hidden width over width.
         multiple_of: the hidden width is rounded up to a multiple of this.
-        kernel_init, out_init: of the first two matrices and of the last one.
+        kernel_init, out_init: initial values of the first two matrices and of the last one.
         dtype: compute type.
     """
 

@@ -1,8 +1,7 @@
-"""Patch embeddings: an image to the first map of features.
+"""Patch embeddings: from an image to the first map of features.
 
-`Patches`: one matrix on squares side by side, Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929. `ConvStem`:
-two overlapping convolutions in place of one of non-overlapping patches, after Xiao et al., 2021,
-https://arxiv.org/abs/2106.14881.
+`Patches`: one matrix on non-overlapping squares, Dosovitskiy et al., 2020, https://arxiv.org/abs/2010.11929.
+`ConvStem`: two overlapping convolutions instead, after Xiao et al., 2021, https://arxiv.org/abs/2106.14881.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,10 +17,10 @@ from longview.modelzoo.layers.norms.norm import LayerNorm
 
 
 class Patches(nn.Module):
-    """One matrix on each square of pixels: torch's convolution with a stride as large as its kernel.
+    """One matrix on each square of pixels: a convolution whose stride is the side of its kernel.
 
-    Sides that do not divide are filled up with zeros. A product of matrices, which is faster than XLA's convolution
-    on a CPU, above all backwards.
+    Images whose sides do not divide are padded with zeros. It is computed as a matrix product, which is faster than
+    XLA's convolution on a CPU, above all in the backward pass.
 
     Attributes:
         features: output channels.
@@ -64,20 +63,20 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """Returns (height, width) of an image size that may be one side of a square."""
+    """Returns (height, width) of an image size, which may be one number for a square."""
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
 class ConvStem(nn.Module):
     """conv of stride p / 2 -> LayerNorm -> activation -> 3x3 conv of stride 2 -> LayerNorm.
 
-    The first kernel has side p / 2 + 1, both pad by 1. So a patch of 16 makes 14x14 of 224x224; a patch of 2, whose
-    first kernel is even, makes 5x5 of 8x8.
+    The first kernel has side p / 2 + 1, and both convolutions pad by 1. So a patch of 16 turns 224x224 into 14x14; a
+    patch of 2, whose first kernel has an even side, turns 8x8 into 5x5.
 
     Attributes:
-        features: output channels; half of them after the first convolution.
-        patch: even number of pixels, the total stride.
-        activation: between the two.
+        features: output channels; the first convolution has half as many.
+        patch: total stride, an even number of pixels.
+        activation: between the two convolutions.
         dtype: compute type.
     """
 

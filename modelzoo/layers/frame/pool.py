@@ -1,4 +1,4 @@
-"""Pooling over windows of an image, by PyTorch's rules; over all of it, in float32."""
+"""Pooling over windows of an image, by PyTorch's rules, and global pooling in float32."""
 
 import functools
 from typing import NamedTuple
@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Output pixels from which the gradient of a maximum is made tap by tap on a CPU. Jax's own counts all pixels of the
-# image several times there: 214 ms against 19 for 8x112x112x64, 3x3 at stride 2, one core. Smaller programs stay short.
+# From this many output pixels on, the gradient of max-pooling is computed tap by tap on a CPU. JAX's own gradient reads
+# the whole image several times there: 214 ms against 19 for 8x112x112x64, 3x3 at stride 2, one core. For smaller images
+# the shorter program is kept.
 _PIXELS = 400
 
 
 def max_pool(x: Float[Array, 'b h w c'], size: int, stride: int, padding: int) -> Float[Array, 'b h2 w2 c']:
-    """Returns the largest value in each window; padding never wins. Of equal ones the first gets the gradient."""
+    """Returns the maximum of each window; padding never wins, and the first of several maxima gets the gradient."""
     window = _Window(size, stride, padding)
     rows, columns = ((side + 2 * padding - size) // stride + 1 for side in x.shape[1:3])
     return (_large_max if rows * columns >= _PIXELS and size >= stride else _max)(window, x)
@@ -26,7 +27,7 @@ class _Window(NamedTuple):
     padding: int
 
     def taps(self, phase: int) -> list[tuple[int, int]]:
-        """Returns the taps that read pixels at `phase` of a stride, each with how far ahead its window lies."""
+        """Returns the taps that read pixels at offset `phase` in a stride, each with the offset of its window."""
         reach = phase + self.padding
         return [(tap, (reach - tap) // self.stride) for tap in range(self.size) if (reach - tap) % self.stride == 0]
 
@@ -55,7 +56,7 @@ _large_max.defvjp(_forward, _backward)
 
 
 def _by_phases(window: _Window, x: Array, y: Array, dy: Array) -> Array:
-    """Returns the gradient of the image, pixels apart by where in a stride they lie."""
+    """Returns the gradient of the image, computed for each offset of a pixel in its stride and put together."""
     (_, height, width, _), stride = x.shape, window.stride
     first = _first_taps(window, x, y)
     counts = [-(-side // stride) for side in (height, width)]
@@ -77,7 +78,7 @@ def _first_taps(window: _Window, x: Array, y: Array) -> Array:
     """Returns which tap of each window holds its maximum."""
     size, stride, padding = window
     sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    # Made once: in the loops that read it, the edges would be looked for at every pixel.
+    # Materialized once: fused into the loops that read it, the padding would be checked at every pixel.
     padded = lax.optimization_barrier(jnp.pad(x, sides, constant_values=-jnp.inf))
     first = jnp.zeros_like(y, jnp.int32)
     for tap in reversed(range(size * size)):
@@ -89,7 +90,7 @@ def _first_taps(window: _Window, x: Array, y: Array) -> Array:
 
 
 def _moved(x: Array, ahead: tuple[int, int], counts: list[int]) -> Array:
-    """Returns so many rows and columns from `ahead` on, zeros where there is nothing."""
+    """Returns `counts` rows and columns of `x` from the offset `ahead` on, with zeros outside."""
     sides = [(-n, count - side + n, 0) for n, count, side in zip(ahead, counts, x.shape[1:3])]
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *sides, (0, 0, 0)])
 
@@ -100,7 +101,7 @@ def avg_pool(x: Float[Array, 'b h w c'], size: int, stride: int, padding: int) -
 
 
 def halve(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
-    """Returns 2x2 means at stride 2; the last row and column of odd sides are means of what is there.
+    """Returns 2x2 means at stride 2; where a side is odd, windows at the end average the pixels that exist.
 
     Torch's ``AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)``.
     """

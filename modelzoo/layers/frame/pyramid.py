@@ -1,8 +1,8 @@
-"""Stages of blocks that differ, as convolutional pyramids have: the first changes resolution and width.
+"""Stages of convolutional pyramids, whose first block changes resolution and width.
 
-`trunk.run` runs equal blocks that hold parameters only. Here a block may be of any kind and hold batch statistics;
-`remat` recomputes each block in the backward pass all the same. Where a stage's blocks after the first are equal and
-hold parameters only, as in networks without batch normalization, `scan` hands them to `trunk.run`.
+`trunk.run` runs equal blocks that hold parameters only. Here a block may be of any kind and may hold batch statistics;
+`remat` recomputes each block in the backward pass all the same. Where the blocks of a stage after the first are equal
+and hold parameters only, as in networks without batch normalization, `scan` leaves them to `trunk.run`.
 """
 
 import functools
@@ -21,9 +21,9 @@ class Stage(nn.Module):
     """The blocks of one resolution.
 
     Attributes:
-        blocks: a factory for each block; what it makes is called as ``block(s, mask, train=train)``.
-        remat: recompute a block's activations in the backward pass.
-        scan: one compiled body for all blocks but the first; see `trunk.run`.
+        blocks: a factory for each block; blocks are called as ``block(s, mask, train=train)``.
+        remat: whether to recompute the activations of each block in the backward pass.
+        scan: whether all blocks but the first share one compiled body; see `trunk.run`.
     """
 
     blocks: Sequence[Callable[..., nn.Module]]
@@ -56,17 +56,17 @@ def run(
     """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
 
     Args:
-        module: bound, inside its compact ``__call__``.
-        x: what the stem made.
+        module: the bound network, inside its compact ``__call__``.
+        x: the output of the stem.
         stages: factories of the blocks of each stage.
-        drop_path: stochastic depth of the last block; the blocks before rise to it from 0.
+        drop_path: stochastic depth of the last block; over the blocks it rises linearly from 0.
         remat: see `Stage`.
-        train: handed on.
-        residual: opens and closes the stream that the blocks pass on; by default it is the map itself.
+        train: passed to the blocks.
+        residual: factory of the connection that opens and closes the stream; by default the stream is the map itself.
         scan: see `Stage`.
 
     Raises:
-        NotImplementedError: `scan` with blocks that hold more than parameters, or different ones.
+        NotImplementedError: `scan` with blocks that hold more than parameters, or parameters of different shapes.
     """
     masks = path_masks(module, drop_path, sum(map(len, stages)), len(x), branches=1, train=train)
     join = residual(name='residual')
@@ -80,7 +80,7 @@ def run(
 
 
 def layers(depths: Sequence[int], last: Sequence[str] = ()) -> tuple[tuple[str, ...], ...]:
-    """Returns the parameter paths of a pyramid by depth: the stem, each block, and what comes `last`."""
+    """Returns the parameter paths of a pyramid by depth: the stem, each block, and the `last` modules."""
     return (('stem',), *map(tuple, trunk.stage_paths(depths)), tuple(last))
 
 
@@ -93,7 +93,7 @@ def with_stride(
         block: factory that takes `features`, `stride` and a name.
         features: output channels of every block.
         depth: number of blocks.
-        stride: of the first; the others have 1.
+        stride: of the first block; the others have stride 1.
     """
     return [functools.partial(block, features=features, stride=1 if index else stride) for index in range(depth)]
 
@@ -101,7 +101,7 @@ def with_stride(
 def halving(
     block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int]
 ) -> list[list[Callable[..., nn.Module]]]:
-    """Returns the factories of stages of which each but the first halves the sides; see `with_stride`."""
+    """Returns the factories of stages; each stage but the first halves the resolution. See `with_stride`."""
     return [
         with_stride(block, width, depth, 2 if index else 1)
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True))
@@ -111,6 +111,6 @@ def halving(
 def connected(
     stages: Sequence[Sequence[Callable[..., nn.Module]]], residual: Callable[..., nn.Module]
 ) -> list[list[Callable[..., nn.Module]]]:
-    """Returns the factories of the stages with each block's own connection as its `residual`."""
+    """Returns the factories of the stages, each with the connection of its block as its `residual`."""
     each = iter(along(residual, sum(map(len, stages))))
     return [[functools.partial(block, residual=next(each)) for block in blocks] for blocks in stages]

@@ -1,11 +1,11 @@
-"""A stack of equal blocks, with two ways to run it that change no number.
+"""A stack of equal blocks, with two options for running it, `remat` and `scan`, that change no number.
 
 Parameters are always stored block by block (``block00``, ``block01``, ...), so initial values, checkpoints, name
-maps and path rules are the same whichever way it runs. `remat` recomputes a block's activations in the backward
-pass. `scan` stacks the blocks' parameters while tracing and runs one compiled body, for a copy of the parameters.
-Both apply the blocks as pure functions of their parameters, so they serve blocks without other variables, rngs or
-recorded intermediates. On a CPU the compiler undoes most of `remat` unless `scan` goes with it: the gradient of 12
-ViG blocks of width 64 (batch 32, 25 tokens) needs 114 MB, with remat 105, with scan 133, with both 21.
+maps and path rules do not depend on the options. `remat` recomputes the activations of a block in the backward pass.
+`scan` stacks the parameters of the blocks while tracing and runs one compiled body; it costs a copy of the parameters.
+Both apply the blocks as pure functions of their parameters, so blocks may not have other variables, rngs or recorded
+intermediates. On a CPU the compiler undoes most of `remat` unless `scan` is on as well: the gradient of 12 ViG blocks
+of width 64 (batch 32, 25 tokens) needs 114 MB, with remat 105, with scan 133, with both 21.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ def stage_paths(depths: Sequence[int], between: Sequence[str] = ()) -> list[list
 
     Args:
         depths: blocks of each stage.
-        between: names of what leads from each stage to the next, which count as parts of the last block before them.
+        between: name of the module between each stage and the next; it counts as part of the block before it.
     """
     paths = [[f'stage{stage}/{name}'] for stage, depth in enumerate(depths) for name in names(depth)]
     for stage, name in enumerate(between):
@@ -82,7 +82,7 @@ def run(
 
 
 def _pure(block: nn.Module, train: bool) -> Callable[[Stream, tuple[dict, Any]], Stream]:
-    """Returns the block as a function of the stream and of its parameters and mask."""
+    """Returns the block as a pure function of the stream and of (parameters, mask)."""
     block = block.clone(parent=None, name=None)
     return lambda s, inputs: block.apply({'params': inputs[0]}, s, inputs[1], train=train)
 
@@ -100,7 +100,7 @@ class Stage(nn.Module):
     Attributes:
         block: factory of a block.
         depth: number of blocks.
-        residual: opens and closes the stream.
+        residual: factory of the connection that opens and closes the stream.
         remat, scan: see `run`.
     """
 
@@ -114,7 +114,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Keeps the shape; `masks` are those of this stage's blocks."""
+        """Returns the map after the stage, of the same shape; `masks` are those of its blocks."""
         blocks = [self.block(name=name) for name in names(self.depth)]
         join = self.residual(name='residual')
         s = run(self, blocks, join.open(x), masks, train=train, remat=self.remat, scan=self.scan)

@@ -1,4 +1,4 @@
-"""A published network with some of its fields changed, as a config or a caller asks for it."""
+"""Published networks with some of their fields changed."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from longview.words import nearest
 
 
 def variant(variants: Mapping[str, nn.Module], name: str, fields: Mapping[str, Any]) -> nn.Module:
-    """Returns one variant of a family, changed; for the functions of a family that work their fields out.
+    """Returns a variant of a family with some of its fields changed; for family functions that compute fields.
 
     Raises:
         ValueError: there is no such variant or field; the nearest one is named.
@@ -27,11 +27,13 @@ def changed(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
 
     Args:
         module: such as a network of a family's ``VARIANTS``.
-        fields: what to change. A type may be its name (``dtype='bfloat16'``) and a tuple a list. In place of a factory
-            (``mixer``, ``norm``, ``block``, ...) stands another one, or a mapping: arguments for the one that is there.
+        fields: the new values by field. A dtype may be given by its name (``dtype='bfloat16'``), a tuple as a list. For
+            a field that holds a factory (``mixer``, ``norm``, ``block``, ...) give another factory, or a mapping of
+            arguments for the present one.
 
     Raises:
-        ValueError: there is no such field, the nearest one is named; or a mapping stands where there is no factory.
+        ValueError: there is no such field (the nearest one is named), or a mapping is given for a field that holds no
+            factory.
     """
     known = [field.name for field in dataclasses.fields(module) if field.init and field.name not in ('parent', 'name')]
     for name in fields:
