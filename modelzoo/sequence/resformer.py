@@ -24,7 +24,7 @@ from longview.modelzoo.layers.attention.attention import split_heads
 from longview.modelzoo.layers.frame import init, variants
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.mlp import GatedMlp
-from longview.modelzoo.layers.mixers.causal_attention import Remembering, State
+from longview.modelzoo.layers.mixers.causal_attention import CachedAttention, State
 from longview.modelzoo.layers.norms.norm import RMSNorm
 from longview.modelzoo.layers.residuals.value_residual import SharedValue, ValueMix, ValueResidual
 from longview.modelzoo.sequence.trunk import Trunk
@@ -32,11 +32,11 @@ from longview.modelzoo.sequence.trunk import Trunk
 _NORMAL = jax.nn.initializers.normal(0.02)
 
 
-class RotaryAttention(Remembering):
+class RotaryAttention(CachedAttention):
     """``out(softmax(q k^T / sqrt(K)) v)`` over what came before, queries and keys turned by their places; no biases.
 
     Attributes:
-        heads, places, dtype: see `layers.causal_attention.Remembering`.
+        heads, places, dtype: see `layers.causal_attention.CachedAttention`.
         base: of the angles.
         kernel_init, out_init: of the first three matrices and of the last one.
     """
@@ -50,7 +50,7 @@ class RotaryAttention(Remembering):
     def with_values(
         self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
     ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
-        """Returns the outputs, the state after them and the values used; see `Remembering.with_values`."""
+        """Returns the outputs, the state after them and the values used; see `CachedAttention.with_values`."""
         dense = lambda name, initial: Dense(x.shape[-1], False, initial, self.dtype, name=name)
         first = 0 if state is None else state.count
         q, k = (rotate(split_heads(dense(name, self.kernel_init)(x), self.heads), first, self.base) for name in 'qk')

@@ -1,12 +1,12 @@
-"""Dropout (Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html), drawn as stochastic depth is.
+"""Dropout (Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html), with keys per example.
 
-What is dropped of an example depends on the step's key and on the example's row in the global batch (drop.py), so
-splitting the batch over devices or microbatches changes no number. Flax's `nn.Dropout` draws for a whole array at once:
-its masks are others as soon as the batch is split.
+The mask of an example depends on the key of the step and on the example's row in the global batch (drop.py), so
+splitting the batch over devices or microbatches changes no number. Flax's `nn.Dropout` draws one mask for the whole
+array, which changes when the batch is split.
 
-`Dropout` draws for itself. Inside a block that is recomputed or scanned it cannot: the rows of the batch are out of
-reach there. The trunk of such blocks draws `dropout_keys` for all of them at once and hands each block its own, as it
-does with the masks of stochastic depth (trunk.py, block.py), and the block calls `dropout`.
+`Dropout` draws its own keys. Inside a block that is recomputed or scanned it cannot, since the rows of the batch are
+out of reach there. The trunk of such blocks draws `dropout_keys` for all of them at once and gives each block its own,
+as it does with the masks of stochastic depth (trunk.py, block.py), and the block calls `dropout`.
 """
 
 import jax
@@ -18,20 +18,20 @@ from longview.modelzoo.layers.frame.drop import example_keys
 
 
 class Dropout(nn.Module):
-    """Drops values of its input in training, each with the same probability.
+    """Sets values of its input to 0 in training, each with the same probability.
 
     Attributes:
-        rate: share of the values that become 0; the others are divided by what is left, 1 - rate.
+        rate: that probability; the other values are divided by 1 - rate.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b *n'], *, train: bool = False) -> Float[Array, 'b *n']:
-        """Keeps the shape; the rng is ``drop_path``, as of all that is drawn by row.
+        """Returns an array of the same shape; the rng is ``drop_path``, as for stochastic depth.
 
         Raises:
-            NotImplementedError: it stands in a block that is recomputed.
+            NotImplementedError: the module is inside a block that is recomputed.
         """
         _check(self.rate)
         if not train or self.rate == 0:
@@ -45,12 +45,12 @@ class Dropout(nn.Module):
 
 
 def dropout(x: Float[Array, 'b *n'], keys: Key[Array, ' b'] | None, rate: float) -> Float[Array, 'b *n']:
-    """Returns `x` with a share of its values dropped, and the others divided by 1 - `rate`.
+    """Returns `x` with values set to 0 with probability `rate`, and the others divided by 1 - `rate`.
 
     Args:
         x: activations.
-        keys: of the examples; None for `x` as it is.
-        rate: the share.
+        keys: one per example; with None `x` is returned unchanged.
+        rate: the probability.
     """
     if keys is None:
         return x
@@ -65,14 +65,14 @@ def dropout_keys(
 
     Args:
         module: the bound trunk.
-        rate: share of the values that are dropped.
+        rate: probability of dropping a value.
         depth: number of blocks.
-        batch: number of examples here.
-        places: how often a block drops.
-        train: without it nothing is drawn.
+        batch: number of examples in this (micro)batch.
+        places: number of dropouts in a block.
+        train: whether to draw at all.
 
     Returns:
-        A key for each block, each place in it and each example; None where nothing is ever dropped.
+        A key for each block, each place in it and each example; None if no value can be dropped.
 
     Raises:
         ValueError: `rate` is not in [0, 1).

@@ -51,17 +51,17 @@ def run(
 
     Args:
         trunk: the bound module whose children the blocks are.
-        blocks: bound and named; called as ``block(s, mask, train=train)``.
+        blocks: bound and named modules; called as ``block(s, mask, train=train)``.
         s: the residual stream; a block keeps its shape and type.
-        masks: from `drop.path_masks`, one entry a block; or a tree of these and of what else a block is given of its
-            own, such as the keys of `dropout.dropout_keys`.
-        train: handed on.
-        remat: recompute instead of keeping activations.
-        scan: one compiled body, the first block's, for all blocks.
+        masks: from `drop.path_masks`, one entry per block; or a tree of these and of other arrays with one entry per
+            block, such as the keys of `dropout.dropout_keys`.
+        train: passed to the blocks.
+        remat: whether to recompute the activations of each block in the backward pass.
+        scan: whether all blocks share one compiled body, that of the first block.
 
     Raises:
-        NotImplementedError: `remat` or `scan` with blocks that hold more than parameters, or `scan` with blocks that
-            hold different ones.
+        NotImplementedError: `remat` or `scan` with blocks that hold more than parameters, or `scan` with blocks whose
+            parameters have different shapes.
     """
     block_masks = [jax.tree.map(lambda mask: mask[index], masks) for index in range(len(blocks))]
     if trunk.is_initializing() or not (remat or scan):

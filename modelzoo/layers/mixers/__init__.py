@@ -1,1 +1,1 @@
-"""What mixes the elements of a sequence: state space, long convolution, causal attention."""
+"""Mixers of sequences: state spaces, long convolutions, causal attention."""

@@ -1,7 +1,7 @@
-"""Self-attention that looks back only, with the keys and values of what was read kept for decoding.
+"""Causal self-attention with a cache of keys and values for decoding.
 
-Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; as language models have it since GPT-2. Positions are the
-embedding's affair. The cache has room for a number of elements fixed beforehand, so its size does not grow.
+Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; in the form of language models since GPT-2. Positions are left
+to the embedding. The cache has a fixed number of places, so its size does not grow.
 """
 
 import abc
@@ -21,21 +21,21 @@ from longview.modelzoo.layers.residuals.value_residual import ValueMix
 
 
 class State(NamedTuple):
-    """Keys and values of the elements read, and how many they are."""
+    """The cache: keys and values of the elements read so far, and their number."""
 
     keys: Float[Array, 'b h n k']
     values: Float[Array, 'b h n k']
     count: Int[Array, '']
 
 
-class Remembering(Mixer):
-    """Attention over an element and those before it, whose keys and values a state has room for.
+class CachedAttention(Mixer):
+    """Attention of each element to itself and to the elements before it, with a cache.
 
-    A final class has `with_values`: how queries, keys and values are made of the input.
+    A final class implements `with_values`, which computes queries, keys and values.
 
     Attributes:
         heads: number of heads; divides the width.
-        places: elements that a state has room for.
+        places: number of elements that the cache has room for.
         dtype: compute type; the softmax is float32.
     """
 
@@ -45,7 +45,7 @@ class Remembering(Mixer):
 
     @property
     def longest(self) -> int | None:
-        """The most elements that may be read one after the other; a sequence read at once may have any length."""
+        """The number of elements that can be read step by step; a sequence read in parallel may have any length."""
         return self.places
 
     def init_state(self, batch: int, width: int) -> State:
@@ -71,7 +71,7 @@ class Remembering(Mixer):
     def _attend(
         self, q: Float[Array, 'b h t k'], k: Float[Array, 'b h t k'], v: Float[Array, 'b h t k'], state: State | None
     ) -> tuple[Float[Array, 'b t d'], State | None]:
-        """Returns what the elements take of those before them, heads side by side, and the state."""
+        """Returns the attention output with its heads concatenated, and the next state."""
         first, length = 0, q.shape[2]
         if state is not None:
             first = state.count
@@ -84,13 +84,13 @@ class Remembering(Mixer):
         return merge_heads(attend(q, k, v, bias=bias)), state
 
 
-class CausalAttention(Remembering):
-    """``out(softmax(q k^T / sqrt(K)) v)`` with ``[q | k | v] = qkv(x)``, each element over itself and those before it.
+class CausalAttention(CachedAttention):
+    """``out(softmax(q k^T / sqrt(K)) v)`` with ``[q | k | v] = qkv(x)`` and a causal mask.
 
     Attributes:
-        heads, places, dtype: see `Remembering`.
+        heads, places, dtype: see `CachedAttention`.
         use_bias: whether the matrices have biases.
-        kernel_init, out_init: of the first and of the last matrix.
+        kernel_init, out_init: initial values of the first and of the last matrix.
     """
 
     use_bias: bool = True
@@ -117,7 +117,7 @@ class CausalAttention(Remembering):
         return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(y), state, values
 
 
-# The published names of zoology's attention and ours; see weights.py.
+# Parameter names of zoology's attention, and ours; see weights.py.
 NAMES = (
     ('Wqkv.weight', 'qkv/kernel'),
     ('Wqkv.bias', 'qkv/bias'),

@@ -1,10 +1,10 @@
-"""A diagonal linear state space that does not depend on its input: a convolution, or a recurrence where it goes on.
+"""A diagonal, time-invariant state space: a convolution, or a recurrence when it continues from a state.
 
-Gu et al., 2022, https://arxiv.org/abs/2206.11893. Half of the states are kept, for the others are their conjugates:
+Gu et al., 2022, https://arxiv.org/abs/2206.11893. One half of the states is kept; the other half are their conjugates:
 
     h_t = exp(exponent) h_{t-1} + u_t        y_t = 2 Re(C h_t)
 
-The kernel is made of two short tables of powers, of the root of the length each, not of one as long as the sequence.
+The convolution kernel is computed from two tables of powers whose lengths are the root of the sequence's length.
 """
 
 import math
@@ -26,12 +26,12 @@ State = Complex[Array, 'b e n']
 def read(
     u: Float[Array, 'b t e'], exponent: Space, C: Space, state: State | None
 ) -> tuple[Float[Array, 'b t e'], State | None]:
-    """Returns the outputs and, where there was a state, the one after the last element.
+    """Returns the outputs and, if a state was given, the state after the last element.
 
     Args:
-        u: the sequence, float32; its channels are D, or so many times D in a row that share the D spaces.
-        exponent, C: of each space.
-        state: after the elements before; None for a whole sequence.
+        u: the sequence in float32; its channels E are D, or a multiple of D: then channels e, e + D, ... share a space.
+        exponent, C: parameters of the D state spaces.
+        state: after the elements read before; None for a whole sequence.
     """
     length, copies = u.shape[1], u.shape[-1] // len(C)
     taps = jnp.tile(powers_sum(exponent, C, length), (1, copies))
@@ -48,7 +48,7 @@ def read(
 def powers_sum(exponent: Space, C: Space, length: int) -> Float[Array, 't d']:
     """Returns ``2 Re(sum_n C_n exp(t exponent_n))`` for t = 0, 1, ..., `length` - 1.
 
-    As t = side * a + b the powers are products of two tables of the root of the length each.
+    With t = side * a + b and side about the root of `length`, the powers are products of two short tables.
     """
     side = math.isqrt(length - 1) + 1
     place = jnp.arange(side)[None, None]
@@ -59,5 +59,5 @@ def powers_sum(exponent: Space, C: Space, length: int) -> Float[Array, 't d']:
 
 
 def log_steps(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Logarithms of step sizes, even between those of 0.001 and 0.1."""
+    """Logarithms of step sizes, uniform between log 0.001 and log 0.1."""
     return jax.random.uniform(key, shape, dtype, math.log(_SHORTEST), math.log(_LONGEST))

@@ -1,13 +1,13 @@
-"""Hyena's operator: gates that are functions of the input, and between them convolutions with implicit long kernels.
+"""Hyena's operator: input-dependent gates alternating with convolutions whose long kernels are implicit.
 
 Poli et al., 2023, "Hyena Hierarchy: Towards Larger Convolutional Language Models", https://arxiv.org/abs/2302.10866.
 Reference: https://github.com/HazyResearch/safari (Apache-2.0), commit 02220c6, src/models/sequence/hyena.py; read for
-facts, no code was taken. A kernel is what a small network of sines makes of each position, times an exponential
-window. As published the table of positions is a parameter (with a rate of its own, 1e-5), and all sines share one
-vector of frequencies.
+facts, no code was taken. A kernel is a small network with sine activations evaluated at each position, times an
+exponential window. As published, the table of position features is a parameter (with its own learning rate, 1e-5), and
+all sines share one vector of frequencies.
 
-Where we differ: one head and one block (as in every published recipe); a longer sequence than the table of positions
-is refused, which the reference cuts; there is no dropout.
+Where we differ: one head and one block (as in every published recipe); a sequence longer than the table of positions
+is refused, where the reference truncates it; there is no dropout.
 """
 
 import math
@@ -27,29 +27,29 @@ from longview.modelzoo.layers.mixers.long_filter import convolve, no_past
 from longview.modelzoo.layers.mixers.mamba import CausalConv
 from longview.modelzoo.layers.mixers.mixer import Mixer
 
-# The window's decay over the whole length: to 1 % after this share of it, for the first and for the last channel.
+# The window decays to _TARGET after this share of the length: _SLOW for the first channel, _FAST for the last one.
 _TARGET, _SLOW, _FAST = 1e-2, 1.5, 0.3
 
 
 class State(NamedTuple):
-    """What the operator keeps: the last inputs of the short convolution, and those of each long one."""
+    """The last inputs of the short convolution, and those of each long convolution."""
 
     short: Float[Array, 'b k c']
     long: tuple[Float[Array, 'b n d'], ...]
 
 
 class Hyena(Mixer):
-    """``out(gate_0 * conv(gate_1 * ... conv(gate_{order - 1} * v)))``, gates and v from the input.
+    """``out(gate_0 * conv(gate_1 * ... conv(gate_{order - 1} * v)))``; gates and v are projections of the input.
 
     Attributes:
-        places: the longest sequence.
-        order: gates.
+        places: length of the longest sequence.
+        order: number of gates.
         hidden, features, inner, frequency, window: see `ImplicitKernel`.
-        taps: of the short convolution over gates and v.
-        first_gate_first: take the gates in the order in which the matrix puts them out; the other way round by default.
-        kernel_init, out_init, filter_init: of the first matrix, the last one, and those of the kernel's network; by
-            default torch's.
-        dtype: compute type of the matrices; long convolutions are float32.
+        taps: taps of the short convolution over gates and v.
+        first_gate_first: whether gate_{order - 1} above is the first output of the input matrix; by default gate_0 is.
+        kernel_init, out_init, filter_init: initial values of the first matrix, of the last one, and of the matrices in
+            the kernel's network; by default torch's.
+        dtype: compute type of the matrices; long convolutions are computed in float32.
     """
 
     places: int = 1024
@@ -68,7 +68,7 @@ class Hyena(Mixer):
 
     @property
     def longest(self) -> int | None:
-        """The most elements that may be read."""
+        """The length of the longest sequence."""
         return self.places
 
     def init_state(self, batch: int, width: int) -> State:
@@ -118,17 +118,17 @@ class Hyena(Mixer):
 
 
 class ImplicitKernel(nn.Module):
-    """The taps of each channel's kernel as a function of the place.
+    """A small network that maps each position to a tap of the kernel of each channel.
 
     Attributes:
-        channels: kernels.
-        places: taps.
-        hidden: width of the network.
-        features: of each place, an odd number: where it is, and sines and cosines.
-        inner: matrices between the first and the last.
-        frequency: initial frequencies of the sines.
-        window: times an exponential, slower for the first channels.
-        kernel_init: of the matrices; by default torch's.
+        channels: number of kernels.
+        places: number of taps.
+        hidden: hidden width of the network.
+        features: features of each position, an odd number: the position itself, and cosines and sines of it.
+        inner: number of hidden matrices between the first and the last matrix.
+        frequency: initial frequency of the sine activations.
+        window: whether to multiply by an exponential window, which decays more slowly for the first channels.
+        kernel_init: initial values of the matrices; by default torch's.
     """
 
     channels: int
@@ -158,7 +158,7 @@ class ImplicitKernel(nn.Module):
 
 
 def waves(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """The features (1, places, F) of each place: where it is from 0 to 1, then cosines, then sines of its turn."""
+    """The features (1, places, F) of each position: the position scaled to [0, 1], cosines, then negative sines."""
     del key
     _, places, features = shape
     bands = (features - 1) // 2
@@ -167,7 +167,7 @@ def waves(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> A
     return jnp.asarray(found, dtype)[None]
 
 
-# The published names of the operator's parameters and ours; see weights.py.
+# Published names of the operator's parameters, and ours; see weights.py.
 NAMES = (
     *(
         (f'{name}_proj.{a}', f'{name}/{b}')

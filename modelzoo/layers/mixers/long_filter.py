@@ -1,7 +1,7 @@
-"""Convolution along a sequence with a kernel as long as it may get, all at once or going on from what was read.
+"""Causal convolution of a sequence with a long kernel, in parallel or continuing from the inputs read before.
 
-A layer that convolves keeps the inputs that its kernel reaches back to: the memory of decoding is the kernel's length,
-whatever was read, and an element costs a product with the kernel.
+For decoding, a layer keeps the last inputs that its kernel reaches, so the memory is the length of the kernel, and each
+element costs one product with the kernel.
 """
 
 import abc
@@ -20,12 +20,12 @@ State = Float[Array, 'b n d']
 
 
 class LongFilter(Mixer):
-    """``out(gelu(convolution(x) + D x))``; a final class makes the taps and `_out`.
+    """``out(gelu(convolution(x) + D x))``; a final class implements `_kernel`, the taps, and `_out`.
 
     Attributes:
-        places: the longest distance that the kernel spans; further back no element sees.
-        bidirectional: a second kernel looks ahead.
-        dtype: compute type of what comes after the convolution, which is float32.
+        places: number of taps, the longest distance that an element sees.
+        bidirectional: whether a second kernel looks ahead.
+        dtype: compute type of what follows the convolution, which itself is float32.
     """
 
     places: int = 1024
@@ -41,7 +41,7 @@ class LongFilter(Mixer):
         """Returns the state before the first element.
 
         Raises:
-            NotImplementedError: it looks ahead.
+            NotImplementedError: the layer is bidirectional.
         """
         if self.bidirectional:
             raise NotImplementedError(
@@ -63,22 +63,22 @@ class LongFilter(Mixer):
 
     @abc.abstractmethod
     def _kernel(self, width: int) -> Float[Array, 'k d s']:
-        """Returns the taps of each channel, for each of one or two directions."""
+        """Returns the taps (K, D, S) of each channel in S = 1 or 2 directions."""
 
     @abc.abstractmethod
     def _out(self, y: Float[Array, 'b t d']) -> Float[Array, 'b t d']:
-        """Returns what is made of the convolution."""
+        """Returns the output of the layer, given the activated output of the convolution."""
 
 
 def convolve(
     x: Float[Array, 'b t d'], kernel: Float[Array, 'k d'], past: Float[Array, 'b n d'] | None
 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b n d'] | None]:
-    """Returns the sequence convolved, in float32, and the last inputs.
+    """Returns the convolved sequence in float32, and the last K - 1 inputs.
 
     Args:
-        x: the sequence, or the next elements of it.
+        x: the sequence, or its next elements.
         kernel: taps from lag 0 on.
-        past: the last K - 1 inputs before, zeros at the start; None for a whole sequence.
+        past: the last K - 1 inputs before `x`, which are zeros at the start; None for a whole sequence.
     """
     x = x.astype(jnp.float32)
     if past is None:
@@ -92,5 +92,5 @@ def convolve(
 
 
 def no_past(batch: int, taps: int, width: int) -> Float[Array, 'b n d']:
-    """Returns the inputs before the first element."""
+    """Returns the `past` before the first element: zeros."""
     return jnp.zeros((batch, taps - 1, width))

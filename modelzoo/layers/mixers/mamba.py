@@ -1,4 +1,4 @@
-"""Mamba's mixer for sequences, and what other networks take of it: the step sizes and the decay rates.
+"""Mamba's mixer, and the parts of it that other networks use: step sizes and decay rates.
 
 Gu & Dao, 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", https://arxiv.org/abs/2312.00752.
 Reference: https://github.com/state-spaces/mamba (Apache-2.0), commit e9594ce, mamba_ssm/modules/mamba_simple.py; no
@@ -24,7 +24,7 @@ _SHORTEST, _LONGEST, _LEAST = 1e-3, 1e-1, 1e-4
 
 
 class State(NamedTuple):
-    """What a mixer keeps of the tokens it has read: the last inputs of its convolution, the states of its scan."""
+    """The last inputs of the convolution, and the states of the scan."""
 
     inputs: Float[Array, 'b k d']
     states: Float[Array, 'b d n']
@@ -35,9 +35,9 @@ class Mamba(nn.Module):
 
     Attributes:
         expand: inner channels over the width.
-        states: of each channel.
-        taps: of the causal depthwise convolution.
-        rank: of the step sizes; a sixteenth of the width, rounded up, by default.
+        states: number of states per channel.
+        taps: taps of the causal depthwise convolution.
+        rank: rank of the projection to the step sizes; by default a sixteenth of the width, rounded up.
         dtype: compute type.
     """
 
@@ -48,7 +48,7 @@ class Mamba(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
-        """Mixes a sequence; a token sees itself and those before it."""
+        """Mixes a sequence causally."""
         del train
         return self._mix(x, self.init_state(len(x), x.shape[-1]))[0]
 
@@ -84,12 +84,12 @@ def _linear(fan_in: int, features: int, dtype: DTypeLike, name: str) -> Dense:
 
 
 class CausalConv(nn.Module):
-    """A depthwise convolution in which a token sees itself and the ``taps - 1`` before it.
+    """A causal depthwise convolution.
 
     Attributes:
         taps: length of the kernel.
         dtype: compute type.
-        use_bias: whether there is one.
+        use_bias: whether there is a bias.
     """
 
     taps: int
@@ -100,7 +100,7 @@ class CausalConv(nn.Module):
     def __call__(
         self, x: Float[Array, 'b t d'], before: Float[Array, 'b k d']
     ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b k d']]:
-        """Returns the sequence convolved, and its last inputs; `before` are those of the tokens read before."""
+        """Returns the convolved sequence and its last inputs; `before` are the last inputs before `x`."""
         initial = init.uniform_fan_in(self.taps)
         kernel = self.param('kernel', initial, (self.taps, 1, x.shape[-1])).astype(self.dtype)
         bias = self.param('bias', initial, (x.shape[-1],)).astype(self.dtype) if self.use_bias else None
@@ -108,12 +108,12 @@ class CausalConv(nn.Module):
 
 
 class StepSizes(nn.Module):
-    """The step sizes of the scan before their softplus, without and apart from it their bias.
+    """The projection to the step sizes, and its bias apart: the scan adds it and applies the softplus.
 
     Attributes:
-        features: channels.
-        kernel_init, bias_init: initial values; by default Mamba's, which keep the variance of what comes in, and
-            spread the steps between 0.001 and 0.1 evenly in their logarithm.
+        features: number of channels.
+        kernel_init, bias_init: initial values; by default Mamba's: the kernel keeps the variance of its input, and the
+            bias makes the step sizes log-uniform between 0.001 and 0.1.
     """
 
     features: int
@@ -122,7 +122,7 @@ class StepSizes(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b t r']) -> tuple[Float[Array, 'b t d'], Float[Array, ' d']]:
-        """Returns both in float32."""
+        """Returns the projection and the bias in float32."""
         rank = x.shape[-1]
         kernel = self.param('kernel', self.kernel_init or init.uniform_fan_in(rank), (rank, self.features))
         bias = self.param('bias', self.bias_init or steps, (self.features,))
@@ -137,16 +137,16 @@ def steps(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> A
 
 
 def rates(module: nn.Module, channels: int, states: int) -> tuple[Float[Array, 'd n'], Float[Array, ' d']]:
-    """Returns the decay rates ``A = -exp(A_log)`` and the skip's weights `D`, made as parameters of `module`.
+    """Returns the decay rates ``A = -exp(A_log)`` and the weights `D` of the skip, as parameters of `module`.
 
-    The rates of each channel start at -1, -2, ..., -states (S4D-Real, https://arxiv.org/abs/2206.11893).
+    Initial rates of each channel are -1, -2, ..., -states (S4D-Real, https://arxiv.org/abs/2206.11893).
     """
     initial = lambda key, shape: jnp.broadcast_to(jnp.log(jnp.arange(1.0, states + 1))[None], shape)
     A_log = module.param('A_log', initial, (channels, states))
     return -jnp.exp(A_log), module.param('D', jax.nn.initializers.ones, (channels,))
 
 
-# The published names of a mixer's parameters and ours; see weights.py.
+# Published names of the mixer's parameters, and ours; see weights.py.
 NAMES = (
     ('A_log', 'A_log'),
     ('D', 'D'),

@@ -1,8 +1,8 @@
-"""What mixes the elements of a sequence, and the block around it: all at once, or a few at a time with a state.
+"""Sequence mixers and the block around them: in parallel over a whole sequence, or a few elements at a time.
 
-A mixer reads a whole sequence, or goes on reading from a state; both give the same numbers, and the state has the same
-size however much was read. Blocks: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, whose norms come after the
-sums, and Wang et al., 2019, https://arxiv.org/abs/1906.01787, whose norms come before the branches.
+A mixer reads a whole sequence, or continues from a state; both compute the same numbers, and the size of the state does
+not depend on the number of elements read. Blocks: Vaswani et al., 2017, https://arxiv.org/abs/1706.03762, with norms
+after the sums, and Wang et al., 2019, https://arxiv.org/abs/1906.01787, with norms before the branches.
 """
 
 import abc
@@ -19,23 +19,24 @@ from longview.modelzoo.layers.residuals.residual import Stream, connect, extend_
 
 
 class Mixer(nn.Module, abc.ABC):
-    """A causal mixer: an element sees itself and those before it. mamba.Mamba has these methods too.
+    """A causal mixer: each element sees itself and the elements before it. mamba.Mamba has the same methods.
 
-    A final class has `init_state` and `_mix`; and `_sequence_state`, if a whole sequence needs a state to be read from.
+    A final class implements `init_state` and `_mix`, and `_sequence_state` where `_mix` wants a state for a whole
+    sequence too.
     """
 
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
         """Mixes a sequence.
 
         Raises:
-            ValueError: it is longer than a mixer of a fixed number of places allows.
+            ValueError: the sequence is longer than the mixer allows.
         """
         del train
         return self._mix(x, self._sequence_state(x))[0]
 
     @property
     def longest(self) -> int | None:
-        """The most elements that may be read one after the other; None for any number."""
+        """The number of elements that can be read step by step; None if there is no limit."""
         return None
 
     @abc.abstractmethod
@@ -47,19 +48,19 @@ class Mixer(nn.Module, abc.ABC):
         return self._mix(x, state)
 
     def _sequence_state(self, x: Float[Array, 'b t d']) -> Any:
-        """Returns the state from which a whole sequence is read; with None `_mix` may return None as the next one."""
+        """Returns the state that `_mix` gets for a whole sequence; for None it may return None as the next state."""
         del x
 
     @abc.abstractmethod
     def _mix(self, x: Float[Array, 'b t d'], state: Any) -> tuple[Float[Array, 'b t d'], Any]:
-        """Returns the outputs and the state after them."""
+        """Returns the outputs for `x`, and the state after its last element."""
 
 
 class Identity(nn.Module):
-    """Passes everything on: a block's second branch is then its norm alone.
+    """The identity; as a feed-forward layer it leaves a branch that is a norm alone.
 
     Attributes:
-        dtype: as other layers have it; means nothing here.
+        dtype: unused, for the signature that layers share.
     """
 
     dtype: DTypeLike = jnp.float32
@@ -70,12 +71,12 @@ class Identity(nn.Module):
 
 
 class Block(nn.Module):
-    """A mixer's residual branch and, if there is one, a feed-forward layer's.
+    """A block of one or two residual branches: a mixer and a feed-forward layer.
 
     Attributes:
         norm, mixer, residual: factories of the parts.
-        mlp: likewise, of a layer for each element alone or of another `Mixer`; None for no second branch.
-        pre_norm: ``s += f(norm(s))``; without it ``s = norm(s + f(s))``.
+        mlp: factory of the feed-forward layer, which may be another `Mixer`; None for no second branch.
+        pre_norm: whether a branch is ``s += f(norm(s))``; else it is ``s = norm(s + f(s))``.
     """
 
     norm: Callable[..., nn.Module]
@@ -93,7 +94,7 @@ class Block(nn.Module):
         ]
 
     def __call__(self, s: Stream, mask: Float[Array, 'r b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         branch_masks = [None] * len(self.branches) if mask is None else mask
         for (join, norm, part), branch_mask in zip(self.branches, branch_masks):
             x = self._before(s, join, norm)
@@ -106,7 +107,7 @@ class Block(nn.Module):
         return [part.init_state(batch, width) if _keeps_state(part) else () for _, _, part in self.branches]
 
     def extend(self, s: Stream, states: list[Any]) -> tuple[Stream, list[Any]]:
-        """Passes the next elements on; returns the stream and the states after them."""
+        """Returns the stream of the next elements after the block, and the states after them."""
         after = []
         for (join, norm, part), state in zip(self.branches, states):
             x = self._before(s, join, norm)

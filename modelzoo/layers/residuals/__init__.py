@@ -1,1 +1,1 @@
-"""The stream between blocks: how a branch reads from it and writes to it."""
+"""Residual connections: how branches read from and write to the residual stream."""

@@ -1,11 +1,11 @@
-"""Fixup: residual branches without norms, made trainable by how they start and by a few numbers in them.
+"""Fixup: residual branches without norms, made trainable by their initial values and a few learned scalars.
 
 Zhang et al., 2019, "Fixup Initialization: Residual Learning Without Normalization", https://arxiv.org/abs/1901.09321.
 Reference: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), read for facts. In a network of L branches of m
-matrices the last matrix of each branch starts at 0, as does the classifier, and the others by He's rule times
-``L^(-1/(2m-2))``; a number is added before every convolution and activation, and a branch's output is multiplied by
-one. In blocks made of other parts, such as transformers', the numbers stand around the branch only; ResNets have them
-all, see vision/fixup_resnet.py. The rate of the numbers is a tenth of the others' where the reference trains.
+matrices, the last matrix of each branch and the classifier are initialized to 0, the other matrices by He's rule times
+``L^(-1/(2m-2))``. A scalar bias precedes every convolution and activation, and a scalar multiplies the output of each
+branch. In blocks of other parts, such as transformers', only the scalars around the branch exist; ResNets have all of
+them, see vision/fixup_resnet.py. The reference trains the scalars with a tenth of the learning rate.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from longview.modelzoo.layers.residuals.residual import Residual, SetsInitialVal
 
 
 class Offset(nn.Module):
-    """``x + bias`` with one number, which starts at 0."""
+    """``x + bias`` with one scalar, initially 0."""
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b *n']) -> Float[Array, 'b *n']:
-        """Keeps shape and type."""
+        """Returns ``x + bias``, of the same shape and type."""
         return x + self.param('bias', jax.nn.initializers.zeros, (1,))[0].astype(x.dtype)
 
 
 class Fixup(Residual, SetsInitialValues):
-    """``s + scale * branch(s + before) + after`` with three numbers, 1, 0 and 0 at the start."""
+    """``s + scale * branch(s + before) + after`` with three scalars; initially scale is 1, the others are 0."""
 
     def open(self, x: Float[Array, 'b *n']) -> Array:
         """Returns `x`."""
@@ -54,10 +54,10 @@ class Fixup(Residual, SetsInitialValues):
         return s
 
     def initialized(self, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        """Returns the factory of a branch of two matrices with Fixup's initial values.
+        """Returns the factory of a branch of two matrices, with Fixup's initial values.
 
         Raises:
-            NotImplementedError: it has no fields `kernel_init` and `out_init` for them.
+            NotImplementedError: the branch has no fields `kernel_init` and `out_init` for them.
         """
         fields = {field.name for field in dataclasses.fields(_class(part))}
         if not {'kernel_init', 'out_init'} <= fields:
@@ -77,11 +77,11 @@ class Fixup(Residual, SetsInitialValues):
 
 
 def kernel_init(branches: int, matrices: int = 2, mode: str = 'fan_in') -> init.Initializer:
-    """Returns He's normal initial values for all but the last matrix of a branch, divided as Fixup does.
+    """Returns the initializer of all but the last matrix of a branch: He's normal values, scaled as in Fixup.
 
     Args:
-        branches: of the network.
-        matrices: of a branch.
+        branches: number of branches in the network.
+        matrices: number of matrices in a branch.
         mode: 'fan_in', or 'fan_out' as in ResNets.
     """
     return jax.nn.initializers.variance_scaling(2.0 * branches ** (-1 / (matrices - 1)), mode, 'normal')

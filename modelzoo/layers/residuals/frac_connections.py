@@ -1,10 +1,10 @@
-"""Frac-connections: hyper-connections between fractions of one stream instead of between copies of it.
+"""Frac-connections: hyper-connections between fractions of one stream instead of copies of it.
 
 Zhu et al., 2025, "Frac-Connections: Fractional Extension of Hyper-Connections", https://arxiv.org/abs/2503.14125.
-The authors published pseudo-code only; with `across` this agrees with
-https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, in which a fraction of the output is written to
-every fraction of the stream, each with a weight of its own. That network does not start as the plain one. By default
-ours does, as the paper has it: a fraction is written to its own place only.
+The authors published pseudo-code only. With `across` this agrees with
+https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, where each fraction of the output is written to
+every fraction of the stream with a weight of its own, and the initial network is not the plain residual network. By
+default it is, as in the paper: a fraction of the output is written to the same fraction of the stream only.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from longview.modelzoo.layers.residuals.residual import Residual
 
 
 class FracConnections(Residual):
-    """Hyper-connections over parts of the last axis; the branch reads and writes all of them.
+    """Hyper-connections between fractions of the last axis; the branch reads and writes all of them.
 
     Attributes:
-        fractions: number of parts; divides the width.
+        fractions: number of fractions; divides the width.
         dynamic: whether the weights depend on the features, through a tanh.
-        across: a part of the output is written to every part of the stream.
+        across: whether each fraction of the output is written to every fraction of the stream.
     """
 
     fractions: int = 4
@@ -35,7 +35,7 @@ class FracConnections(Residual):
         """Returns `x`.
 
         Raises:
-            ValueError: the width does not divide.
+            ValueError: the fractions do not divide the width.
         """
         if x.shape[-1] % self.fractions:
             raise ValueError(
@@ -44,11 +44,11 @@ class FracConnections(Residual):
         return x
 
     def read(self, s: Float[Array, 'b *n']) -> Float[Array, 'b *n']:
-        """Returns mixtures of the parts."""
+        """Returns the mixtures of the fractions that the branch reads."""
         return self._sums(self._weights(s)[0], s)
 
     def write(self, s: Float[Array, 'b *n'], y: Float[Array, 'b *n']) -> Array:
-        """Returns other mixtures, with the output's parts."""
+        """Returns the mixtures that remain in the stream, plus the fractions of the output."""
         _, alpha, beta = self._weights(s)
         return self._sums(alpha, s) + self._sums(beta, y).astype(s.dtype)
 
@@ -62,7 +62,7 @@ class FracConnections(Residual):
 
     @nn.compact
     def _weights(self, s: Float[Array, 'b *n']) -> list[Float[Array, '*m f g']]:
-        """Returns what the branch reads, what stays and what is written: weights from part f to part g."""
+        """Returns the weights of what the branch reads, of what remains and of what is written, from part f to g."""
         parts, zeros = self.fractions, jax.nn.initializers.zeros
         initial = lambda key, shape: jnp.repeat(jnp.eye(parts), 2, axis=1)  # read and kept, part by part
         alpha = self.param('static_alpha', initial, (parts, 2 * parts))

@@ -1,10 +1,10 @@
-"""Hyper-connections: several copies of the stream, which branches read from, write to and mix with learned weights.
+"""Hyper-connections: several copies of the stream; branches read from, write to and mix them with learned weights.
 
-Zhu et al., 2024, "Hyper-Connections", https://arxiv.org/abs/2409.19606. The authors published pseudo-code only; the
-dynamic form here agrees with https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, whose norm is the
-root mean square with one added to its scale. At the start the network is the plain one: branch k reads copy k modulo
-their number, every copy has every output added, and the copies are summed at the end. The paper leaves the
-static weights without decay; an optimizer here needs ``decay_rules=(('static_alpha', 0.0),)`` for it.
+Zhu et al., 2024, "Hyper-Connections", https://arxiv.org/abs/2409.19606. The authors published pseudo-code only. The
+dynamic form agrees with https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, whose norm is RMSNorm
+with ``1 + scale``. With initial weights the network computes the plain residual network: branch k reads copy
+k modulo the number of copies, every output is added to every copy, and the copies are summed at the end. In the paper
+the static weights have no weight decay, for which an optimizer here needs ``decay_rules=(('static_alpha', 0.0),)``.
 """
 
 from collections.abc import Callable
@@ -40,24 +40,24 @@ class HyperConnections(Residual):
         return _mixed(alpha[..., :1], s)[:, 0]
 
     def write(self, s: Float[Array, 'b s *n'], y: Float[Array, 'b *n']) -> Array:
-        """Returns the copies mixed, with the branch's output in each."""
+        """Returns the mixed copies, with the branch's output added to each."""
         alpha, beta = self._weights(s)
         y = y.reshape(len(y), 1, -1, y.shape[-1])
         out = (beta[..., None] * y.astype(jnp.float32)).reshape(s.shape)
         return _mixed(alpha[..., 1:], s) + out.astype(s.dtype)
 
     def carry(self, s: Float[Array, 'b s *n'], f: Callable[[Array], Array]) -> Array:
-        """Returns ``f`` of every copy, as a larger batch."""
+        """Returns ``f`` of every copy; the copies are passed to it as a larger batch."""
         x = f(s.reshape(-1, *s.shape[2:]))
         return x.reshape(-1, self.streams, *x.shape[1:])
 
     def close(self, s: Float[Array, 'b s *n']) -> Float[Array, 'b *n']:
-        """Returns the copies' sum."""
+        """Returns the sum of the copies."""
         return jnp.sum(s, axis=1)
 
     @nn.compact
     def _weights(self, s: Float[Array, 'b s *n']) -> tuple[Float[Array, 'b2 s m t'], Float[Array, 'b2 s m']]:
-        """Returns alpha, the branch's column first, and beta, for every place; b2 and m are 1 where they are static."""
+        """Returns alpha, whose first column is the branch's, and beta, per position; b2 and m are 1 if static."""
         alpha = self.param('static_alpha', self._initial_alpha, (self.streams, 1 + self.streams))[None, :, None]
         beta = self.param('static_beta', jax.nn.initializers.ones, (self.streams,))[None, :, None]
         if not self.dynamic:
@@ -70,14 +70,14 @@ class HyperConnections(Residual):
         return alpha, beta + jnp.tanh(x @ kernel) * self.param('dynamic_beta_scale', small, ())
 
     def _initial_alpha(self, key: Array, shape: tuple[int, int]) -> Array:
-        """Returns one copy for the branch to read, and each copy as it was."""
+        """Returns the alpha with which the branch reads one copy and every copy stays as it is."""
         del key
         place = (self.block * self.branches + self.branch) % self.streams
         return jnp.eye(self.streams)[:, jnp.array([place, *range(self.streams)])]
 
 
 def unit_norm(module: nn.Module, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
-    """Returns `x` in float32 over its root mean square, times 1 + a parameter `norm_scale` of `module`."""
+    """Returns `x` in float32 divided by its root mean square, times 1 + the parameter `norm_scale` of `module`."""
     scale = module.param('norm_scale', jax.nn.initializers.zeros, (x.shape[-1],))
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-24)
@@ -85,7 +85,7 @@ def unit_norm(module: nn.Module, x: Float[Array, '*n d']) -> Float[Array, '*n d'
 
 
 def _mixed(alpha: Float[Array, 'b2 s m t'], s: Float[Array, 'b s *n']) -> Float[Array, 'b t *n']:
-    """Returns the sums of the copies, weighed."""
+    """Returns the weighted sums of the copies."""
     flat = s.reshape(*s.shape[:2], -1, s.shape[-1]).astype(jnp.float32)
     alpha = jnp.broadcast_to(alpha, (*flat.shape[:3], alpha.shape[-1]))
     mixed = jnp.einsum('bsmt,bsmd->btmd', alpha, flat)

@@ -1,9 +1,9 @@
-"""LAuReL: the stream itself passes through something small and learned before a branch's output is added.
+"""LAuReL: the stream passes through a small learned function before the output of a branch is added.
 
-Menghani et al., 2024, "LAuReL: Learned Augmented Residual Layer", https://arxiv.org/abs/2411.07501. There is no code of
-the authors; `LowRank` with a norm is the block of Gemma 3n as Hugging Face's transformers (Apache-2.0) has it, release
-5.23, read for facts. The paper's third variant, a sum over the outputs of earlier blocks, is left out. Its initial
-values are not published: ours leave the stream alone at first, the second matrix being 0.
+Menghani et al., 2024, "LAuReL: Learned Augmented Residual Layer", https://arxiv.org/abs/2411.07501. The authors
+published no code; `LowRank` with a norm is the block of Gemma 3n in Hugging Face's transformers (Apache-2.0), release
+5.23, read for facts. The paper's third variant, a sum over the outputs of earlier blocks, is left out. Initial values
+are not published; here the second matrix starts at 0, so that the stream is unchanged at first.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from longview.modelzoo.layers.residuals.residual import Single
 
 
 class LowRank(nn.Module):
-    """``x + norm(right(left(x)))``, two thin matrices without bias.
+    """``x + norm(right(left(x)))`` with two low-rank matrices without bias.
 
     Attributes:
-        rank: between them.
+        rank: width between the two matrices.
         norm: factory of a norm; None for none, as in the paper.
         right_init: initial values of the second matrix.
         dtype: compute type.
@@ -42,11 +42,11 @@ class LowRank(nn.Module):
 
 
 class Laurel(Single):
-    """``alpha * y + beta * (s + right(left(s)))``: the paper's LR, and with weights its RW+LR.
+    """``alpha * y + beta * (s + right(left(s)))``: the paper's LR, or with learned weights its RW+LR.
 
     Attributes:
-        rank: of the matrices; 0 for none (RW alone).
-        weighted: whether there are alpha and beta, the softmax of two numbers; else both are 1.
+        rank: rank of the product of the matrices; 0 for no matrices (RW alone).
+        weighted: whether alpha and beta are learned, as the softmax of two parameters; else both are 1.
     """
 
     rank: int = 64
@@ -54,7 +54,7 @@ class Laurel(Single):
 
     @nn.compact
     def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
-        """Returns the stream after a branch's output `y`."""
+        """Returns the stream after the branch with output `y`."""
         if self.rank:
             s = LowRank(self.rank, dtype=s.dtype, name='low_rank')(s)
         if not self.weighted:

@@ -1,4 +1,4 @@
-"""LayerScale: branches enter the stream multiplied by a small learned vector.
+"""LayerScale: the output of a branch is multiplied by a small learned vector before it is added to the stream.
 
 Touvron et al., 2021, https://arxiv.org/abs/2103.17239.
 """
@@ -11,10 +11,10 @@ from longview.modelzoo.layers.residuals.residual import Single
 
 
 class LayerScale(Single):
-    """``s + scale * y``: one scale a channel, the last axis.
+    """``s + scale * y`` with one scale per channel, the last axis.
 
     Attributes:
-        initial: value that all scales start from.
+        initial: initial value of all scales.
     """
 
     initial: float = 1e-4

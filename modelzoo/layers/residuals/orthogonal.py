@@ -1,8 +1,8 @@
-"""Orthogonal updates: a branch adds only what is at right angles to the stream.
+"""Orthogonal updates: a branch adds only the component of its output that is orthogonal to the stream.
 
 Oh et al., 2025, "Revisiting Residual Connections: Orthogonal Updates for Stable and Efficient Deep Networks",
-https://arxiv.org/abs/2505.11881. Reference: https://github.com/BootsofLagrangian/ortho-residual, read for facts; its
-ResNets take the products over the channels of each pixel, its transformers over those of each token, and so does ours.
+https://arxiv.org/abs/2505.11881. Reference: https://github.com/BootsofLagrangian/ortho-residual, read for facts. As
+there, inner products are over the channels of each pixel (ResNets) or token (transformers).
 """
 
 import jax.numpy as jnp
@@ -12,16 +12,16 @@ from longview.modelzoo.layers.residuals.residual import Single
 
 
 class Orthogonal(Single):
-    """``s + y - <s, y> / (<s, s> + epsilon) s`` with products over the last axis, in float32.
+    """``s + y - <s, y> / (<s, s> + epsilon) s`` with inner products over the last axis, in float32.
 
     Attributes:
-        epsilon: as published.
+        epsilon: added to the denominator.
     """
 
     epsilon: float = 1e-6
 
     def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
-        """Returns the stream, longer or as long, never shorter but by rounding."""
+        """Returns the stream after the branch with output `y`; its norm does not shrink, except by rounding."""
         wide, update = s.astype(jnp.float32), y.astype(jnp.float32)
         along = jnp.sum(wide * update, axis=-1, keepdims=True)
         along = along / (jnp.sum(wide * wide, axis=-1, keepdims=True) + self.epsilon)

@@ -1,8 +1,9 @@
-"""Residual connections: how a block's branches read from and write to the stream that runs through a network.
+"""Residual connections: how the branches of a block read from and write to the residual stream.
 
-He et al., 2015, https://arxiv.org/abs/1512.03385, for `Add`. Others keep the same methods over another stream (several
-copies, values of the first block) or with parameters of their own, and drop in as a network's `residual`: rezero.py,
-layer_scale.py, fixup.py, hyper_connections.py, frac_connections.py, laurel.py, orthogonal.py, value_residual.py.
+He et al., 2015, https://arxiv.org/abs/1512.03385, for `Add`. Other connections have the same methods, with parameters
+of their own or over another stream (several copies; the features and the values of the first block). A network takes
+one as its field `residual`: rezero.py, layer_scale.py, fixup.py, hyper_connections.py, frac_connections.py, laurel.py,
+orthogonal.py, value_residual.py.
 """
 
 import abc
@@ -14,19 +15,19 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-# The features themselves, or a tuple with them.
+# The features themselves, or a tuple that holds them.
 Stream = Array | tuple[Array, ...]
 
 
 class Residual(nn.Module, abc.ABC):
     """A trunk opens and closes the stream; in between every branch does ``s = write(s, branch(read(s)))``.
 
-    Opening, closing and carrying make no parameters, so that a trunk can do them with a connection of its own.
+    `open`, `close` and `carry` have no parameters, so a trunk can call them on a connection of its own.
 
     Attributes:
-        block, blocks: the block's number and how many there are, for what a branch starts from.
-        branch, branches: likewise of a branch in its block.
-        whole_block: whether a block's branches share one connection, with its parameters.
+        block, blocks: index of the block and number of blocks, on which initial values may depend.
+        branch, branches: index of the branch in its block and number of branches in a block.
+        whole_block: whether the branches of a block share one connection and its parameters.
     """
 
     block: int = dataclasses.field(default=0, kw_only=True)
@@ -41,23 +42,23 @@ class Residual(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def read(self, s: Stream) -> Float[Array, 'b *n']:
-        """Returns a branch's input."""
+        """Returns the input of a branch."""
 
     @abc.abstractmethod
     def write(self, s: Stream, y: Float[Array, 'b *n']) -> Stream:
-        """Returns the stream after a branch's output `y`."""
+        """Returns the stream after the branch with output `y`."""
 
     @abc.abstractmethod
     def carry(self, s: Stream, f: Callable[[Array], Array]) -> Stream:
-        """Returns the stream with every copy of the features replaced by `f` of it: a norm, a change of resolution."""
+        """Returns the stream with `f`, such as a norm or a downsampling, applied to every copy of the features."""
 
     @abc.abstractmethod
     def close(self, s: Stream) -> Float[Array, 'b *n']:
-        """Returns the trunk's output."""
+        """Returns the output of the trunk."""
 
 
 class Single(Residual):
-    """The stream is the features themselves, and a branch reads them as they are; what is left is `write`."""
+    """A connection whose stream is the features themselves; a branch reads them unchanged, a subclass has `write`."""
 
     def open(self, x: Float[Array, 'b *n']) -> Array:
         """Returns `x`."""
@@ -77,7 +78,7 @@ class Single(Residual):
 
 
 class Add(Single):
-    """``s + y``: nothing is learned."""
+    """``s + y``, without parameters."""
 
     def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:
         """Returns ``s + y``."""
@@ -112,14 +113,14 @@ class SharesValues(abc.ABC):
 
 
 def along(residual: Callable[..., Residual], depth: int) -> list[Callable[..., Residual]]:
-    """Returns the factory for each of a network's blocks."""
+    """Returns the factory of the connections of each block in a network of `depth` blocks."""
     return [functools.partial(residual, block=block, blocks=depth) for block in range(depth)]
 
 
 def connect(residual: Callable[..., Residual], branches: Sequence[str]) -> list[Residual]:
-    """Returns the connection of each of a block's branches, bound as ``mixer_residual`` for a branch ``mixer``.
+    """Returns the connection of each branch of a block, named ``mixer_residual`` for a branch ``mixer``.
 
-    Where the branches share one it is called ``residual``.
+    If the branches share one connection it is named ``residual``.
     """
     if residual(parent=None).whole_block:
         return [residual(branches=len(branches), name='residual')] * len(branches)
@@ -130,7 +131,7 @@ def connect(residual: Callable[..., Residual], branches: Sequence[str]) -> list[
 
 
 def initialized(join: Residual, part: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Returns a branch's factory, with the initial values that its connection sets, if it sets any."""
+    """Returns the factory of a branch, with the initial values that its connection sets, if it sets any."""
     return join.initialized(part) if isinstance(join, SetsInitialValues) else part
 
 

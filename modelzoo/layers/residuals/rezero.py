@@ -1,8 +1,8 @@
-"""ReZero: branches enter the stream multiplied by one learned number, which starts at 0.
+"""ReZero: the output of a branch is multiplied by a learned scalar, initially 0, before it is added to the stream.
 
 Bachlechner et al., 2020, "ReZero is All You Need: Fast Convergence at Large Depth", https://arxiv.org/abs/2003.04887.
-Reference: https://github.com/majumderb/rezero (MIT), read for facts. A network of any depth starts as the identity,
-and its input's gradient with it; the paper takes the norms of the blocks away (`norm.NoNorm`).
+Reference: https://github.com/majumderb/rezero (MIT), read for facts. A network of any depth is the identity at first,
+and so is its input-output Jacobian. The paper removes the norms of the blocks (`norm.NoNorm`).
 """
 
 import dataclasses
@@ -15,11 +15,11 @@ from longview.modelzoo.layers.residuals.residual import Single
 
 
 class ReZero(Single):
-    """``s + scale * y`` with one number for a block, as published.
+    """``s + scale * y`` with one scale per block, as published.
 
     Attributes:
-        initial: value that it starts from.
-        whole_block: whether a block's branches share it; else each has its own.
+        initial: initial value of the scale.
+        whole_block: whether the branches of a block share the scale; else each has its own.
     """
 
     initial: float = 0.0
