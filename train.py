@@ -137,6 +137,9 @@ class _Trainer:
     def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Finds out from shapes alone what would otherwise come to light after an epoch, or never."""
         task, transform = self.run.task, chain(self.run.eval_transforms)
+        advice = run.task.advice(plan.steps)
+        if advice is not None and jax.process_index() == 0:
+            print(f'note: {advice}', flush=True)
         outputs, scores = jax.eval_shape(
             lambda v, batch, rng: (task.predict(v, transform(batch, rng)), task.score(v, transform(batch, rng))),
             abstract.variables,

@@ -1,8 +1,10 @@
 """An exponential moving average of the weights, evaluated in their place.
 
 ``average <- d * average + (1 - d) * weights`` after each step (Polyak and Juditsky, 1992,
-https://doi.org/10.1137/0330046; the form is timm's ModelEma, Apache-2.0). With ``warmup`` the decay starts as
-``(1 + t) / (10 + t)``, TensorFlow's rule, so that short runs are not dominated by the random start.
+https://doi.org/10.1137/0330046; the form is timm's ModelEma, Apache-2.0). Running statistics of batch normalization are
+averaged alike, as timm averages its buffers: those of the newest weights are of other activations than the averaged
+weights compute. With ``warmup`` the decay starts as ``(1 + t) / (10 + t)``, TensorFlow's rule, so that short runs are
+not dominated by the random start.
 """
 
 import dataclasses
@@ -13,25 +15,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.trees import path_of
 
 
 @dataclasses.dataclass(frozen=True)
 class Ema(Wrapper):
     """Task -> Task: trains `inner` unchanged; predicts and scores with its averaged weights.
 
-    Scores of the weights themselves come along as ``raw_...``.
+    Scores of the weights themselves come along as ``raw_...``. The state is ``{'inner': ..., 'average': ...}`` and,
+    where the inner state has running statistics, ``statistics``, their averages at the same places.
 
     Attributes:
-        decay: d above, per step.
+        decay: d above, per step; the average reaches back over about ``1 / (1 - decay)`` steps.
         warmup: start with a smaller decay.
     """
 
     decay: float = 0.9999
     warmup: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f'Ema.decay is {self.decay}: it must be at least 0 and below 1.')
+
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         v = self.inner.init(rng, batch)
-        return v._replace(state={'inner': v.state, 'average': v.params})
+        statistics = _statistics(v.state)
+        state = {'inner': v.state, 'average': v.params}
+        return v._replace(state=state | ({'statistics': statistics} if jax.tree.leaves(statistics) else {}))
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
@@ -43,8 +53,10 @@ class Ema(Wrapper):
         inner = self.inner.after(_inner(v), grads, step)
         t = step.astype(jnp.float32)
         decay = jnp.minimum(self.decay, (1 + t) / (10 + t)) if self.warmup else self.decay
-        average = jax.tree.map(lambda a, p: a * decay + p * (1 - decay), v.state['average'], inner.params)
-        return inner._replace(state={'inner': inner.state, 'average': average})
+        now = {'average': inner.params, 'statistics': _statistics(inner.state)}
+        average = lambda a, x: a * decay + x * (1 - decay)
+        averages = {name: jax.tree.map(average, v.state[name], now[name]) for name in v.state.keys() - {'inner'}}
+        return inner._replace(state={'inner': inner.state, **averages})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         return self.inner.predict(_averaged(v), batch)
@@ -53,10 +65,32 @@ class Ema(Wrapper):
         raw = self.inner.score(_inner(v), batch)
         return {**self.inner.score(_averaged(v), batch), **{f'raw_{k}': x for k, x in raw.items()}}
 
+    def advice(self, steps: int) -> str | None:
+        memory = round(1 / (1 - self.decay))
+        if self.warmup or steps >= memory:
+            return self.inner.advice(steps)
+        return (
+            f'Ema with decay {self.decay} averages over about {memory:,} steps and the run has {steps:,}: eval/ is '
+            'mostly of the random start; set warmup of methods.ema:Ema to True, or lower its decay.'
+        )
+
 
 def _inner(v: Variables) -> Variables:
     return v._replace(state=v.state['inner'])
 
 
 def _averaged(v: Variables) -> Variables:
-    return Variables(v.state['average'], v.state['inner'], v.fixed)
+    inner, averages = v.state['inner'], v.state.get('statistics', {})
+    if averages:
+        inner = jax.tree.map(lambda a, x: x if a is None else a, averages, inner, is_leaf=lambda a: a is None)
+    return Variables(v.state['average'], inner, v.fixed)
+
+
+def _statistics(state: Any) -> Any:
+    """Returns the tree of a task's state with its running statistics, and None in place of all other leaves."""
+
+    def keep(key_path: Any, leaf: Array) -> Array | None:
+        running = 'batch_stats' in path_of(key_path).split('/') and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf if running else None
+
+    return jax.tree_util.tree_map_with_path(keep, state)

@@ -77,6 +77,11 @@ class Wrapper(Task):
     """
 
     inner: Task
+    def advice(self, steps: int) -> str | None:
+        """Returns a sentence that a user should read before a run of this many steps, or None; none by default."""
+        del steps
+        return None
+
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         return self.inner.init(rng, batch)
@@ -112,6 +117,9 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, '']
+    def advice(self, steps: int) -> str | None:
+        return self.inner.advice(steps)
+
     variables: Variables
     opt_state: Any
     meters: Metrics

@@ -63,7 +63,7 @@ class Checkpoints:
             best: read from ``best/`` instead.
 
         Raises:
-            RunError: there is no checkpoint, or it is one of another config.
+            RunError: there is no checkpoint, or it is one of another config or of a version that kept less.
         """
         manager = self._best if best else self._last
         step = manager.latest_step() if step is None else step
@@ -127,9 +127,9 @@ class Checkpoints:
         for path in sorted(saved.keys() | wanted.keys()):
             if saved.get(path) != wanted.get(path):
                 raise RunError(
-                    f'{manager.directory}/{step} was saved by another config: {path} is '
+                    f'{manager.directory}/{step} was saved by another config or version: {path} is '
                     f'{saved.get(path, "absent")} there and {wanted.get(path, "absent")} in this run; use that '
-                    'config, or another --workdir.'
+                    'one, or another --workdir.'
                 )
 
 

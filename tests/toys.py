@@ -10,6 +10,7 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from longview.configs import base
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 
 class Net(nn.Module):
@@ -28,6 +29,22 @@ class Net(nn.Module):
             keep = jax.vmap(lambda r: jax.random.bernoulli(jax.random.fold_in(rng, r), 1 - self.drop))(row)
             x = jnp.where(keep[:, None], x / (1 - self.drop), 0)
         return {'pooled': x}
+
+
+class Normed(nn.Module):
+    """Pixels normalized over the batch by one mean and deviation, and again as they are after a hidden layer.
+
+    Attributes:
+        norm: the layer, such as `BatchNorm`.
+    """
+
+    norm: type[nn.Module] = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> dict[str, Array]:
+        x = self.norm(name='first')(x.astype(jnp.float32) / 255, train=train).reshape(len(x), -1)
+        x = nn.tanh(nn.Dense(8, name='hidden')(x))[:, None, None]
+        return {'pooled': self.norm(name='last')(x, train=train)[:, 0, 0]}
 
 
 class Head(nn.Module):
