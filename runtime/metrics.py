@@ -6,6 +6,7 @@ often the run was stopped. A run that resumes at a step drops what was written a
 """
 
 import json
+import math
 import os
 import pathlib
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import tensorboardX
 import tqdm
+from jax.experimental import multihost_utils
 
 from longview.runtime.errors import RunError
 
@@ -59,10 +61,21 @@ class Metrics:
                 'run the same command again; the checkpoints are untouched.'
             ) from error
 
-    def best(self, key: str, before: int, mode: str) -> float | None:
-        """The best value of `key` at any step earlier than `before`; `mode` is ``max`` or ``min``."""
-        values = [row[key] for row in self._rows if key in row and row['step'] < before]
-        return None if not values else max(values) if mode == 'max' else min(values)
+    def is_best(self, key: str, step: int, mode: str) -> bool:
+        """Whether the value at `step` is better than all before it; values that are not finite do not count.
+
+        In a run of several processes all get the answer of the first one, which is the one that wrote the rows.
+
+        Args:
+            key: such as ``eval/accuracy``.
+            step: at which it was measured.
+            mode: which value is the best, ``max`` or ``min``.
+        """
+        sign = 1 if mode == 'max' else -1
+        values = {row['step']: sign * row[key] for row in self._rows if key in row and row['step'] <= step}
+        values = {step: value for step, value in values.items() if math.isfinite(value)}
+        best = step in values and all(values[step] > value for s, value in values.items() if s < step)
+        return bool(multihost_utils.broadcast_one_to_all(best))
 
     def last(self, prefix: str) -> dict[str, float]:
         """The newest row that has keys beginning with `prefix`; of those keys."""

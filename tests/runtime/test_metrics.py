@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -19,15 +20,13 @@ def test_resuming_drops_later_and_broken_lines(tmp_path) -> None:
     assert [row['step'] for row in map(json.loads, path.read_text().splitlines())] == [10, 20, 25]
 
 
-def test_best_looks_only_at_earlier_steps(tmp_path) -> None:
+@pytest.mark.parametrize('mode, best', [('max', [2, 4]), ('min', [2, 6])])
+def test_the_best_is_finite_and_better_than_all_before_it(mode, best, tmp_path) -> None:
     log = metrics.Metrics(tmp_path, 0)
-    for step, value in ((1, 0.5), (2, 0.9), (3, 0.7)):
-        log.write(step, {'eval/accuracy': value})
-    assert log.best('eval/accuracy', 1, 'max') is None
-    assert log.best('eval/accuracy', 2, 'max') == 0.5
-    assert log.best('eval/accuracy', 4, 'max') == 0.9
-    assert log.best('eval/accuracy', 4, 'min') == 0.5
-    assert log.last('eval/') == {'eval/accuracy': 0.7}
+    for step, value in enumerate((math.nan, 0.5, math.inf, 0.9, 0.9, 0.4, -math.inf), start=1):
+        log.write(step, {'eval/accuracy': value, 'eval/loss': 1.0})
+    assert [step for step in range(1, 9) if log.is_best('eval/accuracy', step, mode)] == best
+    assert log.last('eval/') == {'eval/accuracy': -math.inf, 'eval/loss': 1.0}
     log.close()
 
 
