@@ -120,6 +120,9 @@ class _Trainer:
         self.batches = batch_sharding(self.mesh)
         self.everywhere = replicated(self.mesh)
         self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
+        advice = run.task.advice(plan.steps)
+        if advice is not None and jax.process_index() == 0:
+            print(f'note: {advice}', flush=True)
         self.rng = jax.jit(jax.random.key, out_shardings=self.everywhere)(np.uint32(run.seed))
         self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep)))
         self.profiler = stack.enter_context(contextlib.closing(profile.Profiler(span, workdir)))
@@ -137,9 +140,6 @@ class _Trainer:
     def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Finds out from shapes alone what would otherwise come to light after an epoch, or never."""
         task, transform = self.run.task, chain(self.run.eval_transforms)
-        advice = run.task.advice(plan.steps)
-        if advice is not None and jax.process_index() == 0:
-            print(f'note: {advice}', flush=True)
         outputs, scores = jax.eval_shape(
             lambda v, batch, rng: (task.predict(v, transform(batch, rng)), task.score(v, transform(batch, rng))),
             abstract.variables,
@@ -236,9 +236,7 @@ class _Trainer:
         self.metrics.write(step, values)
         self.progress.report(step, values)
         self.progress.pause()
-        sign = 1 if self.run.best_mode == 'max' else -1
-        before = self.metrics.best(self.run.best, step, self.run.best_mode)
-        if before is None or sign * values[self.run.best] > sign * before:
+        if self.metrics.is_best(self.run.best, step, self.run.best_mode):
             self.checkpoints.save_best(step, _without_fixed(state))
 
     def _save(self, step: int, state: TrainState, bad_step: jax.Array) -> None:

@@ -67,6 +67,11 @@ class Task(abc.ABC):
         """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
         raise NotImplementedError(f'{type(self).__name__} does not know the depth of {path!r}: set layer_decay to 1.')
 
+    def advice(self, steps: int) -> str | None:
+        """Returns a sentence that a user should read before a run of this many steps, or None; none by default."""
+        del steps
+        return None
+
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Task):
@@ -77,10 +82,6 @@ class Wrapper(Task):
     """
 
     inner: Task
-    def advice(self, steps: int) -> str | None:
-        """Returns a sentence that a user should read before a run of this many steps, or None; none by default."""
-        del steps
-        return None
 
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
@@ -103,6 +104,9 @@ class Wrapper(Task):
     def depth_of(self, path: str) -> tuple[int, int]:
         return self.inner.depth_of(path)
 
+    def advice(self, steps: int) -> str | None:
+        return self.inner.advice(steps)
+
 
 class TrainState(NamedTuple):
     """All that a run carries from step to step.
@@ -117,9 +121,6 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Array, '']
-    def advice(self, steps: int) -> str | None:
-        return self.inner.advice(steps)
-
     variables: Variables
     opt_state: Any
     meters: Metrics

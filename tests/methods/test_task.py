@@ -98,6 +98,33 @@ def test_averaged_weights_follow_the_rule_and_are_scored() -> None:
     assert not np.allclose(scores['loss'], inner['loss'], rtol=1e-3)
 
 
+def test_running_statistics_are_averaged_with_the_weights() -> None:
+    """Those of the newest weights belong to other activations: an evaluation with them is of neither network."""
+    task, tx, batch = Ema(Supervised(Normed(), Head()), decay=0.5), optax.sgd(0.5), batch_of()
+    step = make_step(task, tx, transform=NOTHING)
+    newest = lambda v: v._replace(state=v.state['inner'])
+    half = lambda a, b: jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, a, b)
+
+    @jax.jit
+    def run():
+        state = init_state(task, tx, RNG, batch, NOTHING)
+        expected = newest(state.variables)
+        for _ in range(2):
+            state, _ = step(state, batch, RNG)
+            expected = half(expected, newest(state.variables))
+        return task.score(state.variables, batch), task.inner.score(expected, batch)
+
+    scores, expected = jax.device_get(run())
+    np.testing.assert_allclose(scores['loss'], expected['loss'], rtol=1e-4)
+    assert not np.allclose(scores['loss'], scores['raw_loss'], rtol=1e-2)
+
+
+def test_an_average_that_reaches_back_before_the_run_is_told() -> None:
+    task = Ema(Supervised(Net(), Head()), decay=0.999)
+    assert 'averages over about 1,000 steps and the run has 999' in Ema(task, decay=0.5).advice(999)
+    assert task.advice(1000) is None and dataclasses.replace(task, warmup=True).advice(10) is None
+
+
 def test_averages_warm_up() -> None:
     state = after_steps(Ema(Supervised(Net(), Head()), decay=0.9999, warmup=True), optax.sgd(0.1), steps=1)
     start = after_steps(Supervised(Net(), Head()), optax.sgd(0.1), steps=0).variables.params
@@ -125,33 +152,6 @@ def test_top5_and_accuracy_count_ranks() -> None:
     scores = Fixed(Net(), Head()).score(Variables({}, {}, {}), {'label': jnp.array([9, 5, 4])})
     assert scores['accuracy'].tolist() == [1, 0, 0]
     assert scores['top5'].tolist() == [1, 1, 0]
-
-def test_running_statistics_are_averaged_with_the_weights() -> None:
-    """Those of the newest weights belong to other activations: an evaluation with them is of neither network."""
-    task, tx, batch = Ema(Supervised(Normed(), Head()), decay=0.5), optax.sgd(0.5), batch_of()
-    step = make_step(task, tx, transform=NOTHING)
-    newest = lambda v: v._replace(state=v.state['inner'])
-    half = lambda a, b: jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, a, b)
-
-    @jax.jit
-    def run():
-        state = init_state(task, tx, RNG, batch, NOTHING)
-        expected = newest(state.variables)
-        for _ in range(2):
-            state, _ = step(state, batch, RNG)
-            expected = half(expected, newest(state.variables))
-        return task.score(state.variables, batch), task.inner.score(expected, batch)
-
-    scores, expected = jax.device_get(run())
-    np.testing.assert_allclose(scores['loss'], expected['loss'], rtol=1e-4)
-    assert not np.allclose(scores['loss'], scores['raw_loss'], rtol=1e-2)
-
-
-def test_an_average_that_reaches_back_before_the_run_is_told() -> None:
-    task = Ema(Supervised(Net(), Head()), decay=0.999)
-    assert 'averages over about 1,000 steps and the run has 999' in Ema(task, decay=0.5).advice(999)
-    assert task.advice(1000) is None and dataclasses.replace(task, warmup=True).advice(10) is None
-
 
 
 def test_cross_entropy_is_the_equation() -> None:
