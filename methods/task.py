@@ -6,13 +6,16 @@ one and returns one, so methods nest by configuration. `make_step` never asks wh
 
 import abc
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
+
+from longview.methods import microbatches
+from longview.trees import by_path
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, '']]
@@ -34,7 +37,14 @@ class Variables(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A training method. Final dataclasses implement it; of what is implemented, only `Wrapper` is overridden."""
+    """A training method. Final dataclasses implement it; of what is implemented, only `Wrapper` is overridden.
+
+    Attributes:
+        batchwide: whether the loss compares the examples of a batch with each other, as contrastive losses do; such a
+            task is not run in microbatches.
+    """
+
+    batchwide: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
@@ -83,6 +93,9 @@ class Wrapper(Task):
 
     inner: Task
 
+    @property
+    def batchwide(self) -> bool:
+        return self.inner.batchwide
 
     def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
         return self.inner.init(rng, batch)
@@ -135,7 +148,7 @@ def init_state(
     One program makes every copy of the weights (averages, moments), so no two leaves share a
     buffer and the whole state can be donated to the step.
     """
-    batch = _with_rows(transform(batch, rng))
+    batch = with_rows(transform(batch, rng))
     variables = task.init(rng, batch)
     step = jnp.zeros((), jnp.int32)
     loss = jax.eval_shape(task.loss, variables, batch, rng, step)
@@ -154,7 +167,8 @@ def make_step(
         tx: the optimizer, clipping and schedules included.
         transform: batch transforms, applied to the whole batch before it is split.
         accumulate: microbatches per step; their gradients are averaged, so for a loss that is a mean
-            over examples the step is the same for any number that divides the batch.
+            over examples, each computed from itself alone, the step is the same for any number that
+            divides the batch. Batch normalization sees a microbatch (methods/microbatches.py).
         log_every: the meters restart after every multiple of this.
 
     The step takes one `rng` for the whole run: batch transforms fold each example's epoch and index into their
@@ -165,7 +179,7 @@ def make_step(
     def step(state: TrainState, batch: Batch, rng: Key[Array, '']) -> tuple[TrainState, Array]:
         v = state.variables
         transform_rng, task_rng = jax.random.split(rng)
-        batch = _with_rows(transform(batch, transform_rng))
+        batch = with_rows(transform(batch, transform_rng))
         step_rng = jax.random.fold_in(task_rng, state.step)
         grads, task_state, metrics = _gradients(task, v, batch, step_rng, state.step, accumulate)
         updates, opt_state = tx.update(grads, state.opt_state, v.params)
@@ -209,7 +223,13 @@ def chain(transforms: Sequence[Transform]) -> Transform:
     return apply
 
 
-def _with_rows(batch: Batch) -> Batch:
+def normalizes_batches(state: Any) -> bool:
+    """Whether a task's state holds running statistics of batches: then a microbatch is normalized otherwise."""
+    return any('batch_stats' in path.split('/') for path in by_path(state))
+
+
+def with_rows(batch: Batch) -> Batch:
+    """Adds ``row`` (B,), the number of each example in the batch."""
     rows = jnp.arange(len(jax.tree.leaves(batch)[0]), dtype=jnp.int32)
     return {**batch, 'row': rows}
 
@@ -217,7 +237,7 @@ def _with_rows(batch: Batch) -> Batch:
 def _gradients(
     task: Task, v: Variables, batch: Batch, rng: Array, step: Array, accumulate: int
 ) -> tuple[Any, Any, Metrics]:
-    """Returns mean gradients, the last state and mean metrics over `accumulate` microbatches."""
+    """Returns mean gradients, the state after the last of `accumulate` microbatches, and mean metrics."""
 
     def of(task_state: Any, micro: Batch) -> tuple[Any, Any, Metrics]:
         def objective(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
@@ -228,29 +248,19 @@ def _gradients(
 
     if accumulate == 1:
         return of(v.state, batch)
-    micros = jax.tree.map(lambda x: _split(x, accumulate), batch)
+    micros = microbatches.split(batch, accumulate)
     first = jax.tree.map(lambda x: x[0], micros)
-    shapes = jax.eval_shape(of, v.state, first)
+    shapes = jax.eval_shape(of, microbatches.opened(v.state), first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[0], shapes[2]))
 
     def body(carry: Any, micro: Batch) -> tuple[Any, None]:
         task_state, sums = carry
-        grads, task_state, metrics = of(task_state, micro)
+        grads, task_state, metrics = of(microbatches.rewound(task_state, v.state), micro)
         return (task_state, jax.tree.map(jnp.add, sums, (grads, metrics))), None
 
-    (task_state, sums), _ = jax.lax.scan(body, (v.state, zeros), micros)
+    (task_state, sums), _ = jax.lax.scan(body, (microbatches.begun(shapes[1], v.state), zeros), micros)
     grads, metrics = jax.tree.map(lambda x: x / accumulate, sums)
-    return grads, task_state, metrics
-
-
-def _split(x: Array, parts: int) -> Array:
-    """(B, ...) -> (parts, B / parts, ...); rows are dealt round, so a sharded batch stays where it is."""
-    if x.shape[0] % parts:
-        raise ValueError(
-            f'a batch of {x.shape[0]} does not divide into {parts} microbatches: change '
-            'config.batch_size or config.accumulate.'
-        )
-    return jnp.swapaxes(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1)
+    return grads, microbatches.closed(task_state, v.state), metrics
 
 
 def _keep_if_bad(old: TrainState, new: TrainState, finite: Array) -> TrainState:

@@ -21,8 +21,8 @@ class Run:
         steps: the same in steps; where it is given, it counts.
         train_transforms, eval_transforms: batch transforms on the device, in order.
         eval_batch_size: examples per evaluation batch; by default `batch_size`.
-        accumulate: microbatches per step.
-        seed: of weights, order, augmentation and stochastic depth.
+        accumulate: microbatches per step; 1 for a task that compares the examples of a batch with each other.
+        seed: decides initial weights, order of the examples, augmentation and stochastic depth.
         mesh: devices and sharding rules (runtime/mesh.py).
         log_every: steps between lines of training metrics.
         eval_every, save_every: steps between evaluations and checkpoints; by default once per
@@ -64,6 +64,12 @@ class Run:
                 raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1.')
         if self.best_mode not in ('max', 'min'):
             raise ValueError(f"config.best_mode is {self.best_mode!r}: it must be 'max' or 'min'.")
+        if self.accumulate > 1 and self.task.batchwide:
+            raise ValueError(
+                f'config.accumulate is {self.accumulate} and {type(self.task).__name__} compares all examples of a '
+                'batch with each other, which microbatches keep apart: set accumulate to 1; where memory is short, '
+                'remat of the backbone or more devices help.'
+            )
 
 
 # Keys that say how to run, not what to compute: a run may be resumed with others.

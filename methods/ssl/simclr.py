@@ -31,6 +31,8 @@ class SimClr(Task):
         temperature: divides the cosines.
     """
 
+    batchwide = True
+
     backbone: nn.Module
     projector: nn.Module
     temperature: float = 0.1

@@ -46,6 +46,8 @@ class SwAV(Task):
         freeze: steps at the start in which prototypes stay as they are.
     """
 
+    batchwide = True
+
     backbone: nn.Module
     projector: nn.Module
     prototypes: int = 3000

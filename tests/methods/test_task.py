@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,9 @@ from longview.methods.ema import Ema
 from longview.methods.optim.adamw import adamw
 from longview.methods.optim.schedules import warmup_cosine
 from longview.methods.supervised import Supervised, cross_entropy
-from longview.methods.task import Task, Variables, chain, init_state, make_score, make_step
+from longview.methods.task import Task, Variables, chain, init_state, make_score, make_step, normalizes_batches
+from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.evonorm import EvoNormB0
 from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh, replicated, tree_shardings
 from tests.toys import Head, Net, Normed
 
@@ -47,6 +50,31 @@ def test_accumulation_changes_no_number(accumulate: int) -> None:
     whole, parts = after_steps(), after_steps(accumulate=accumulate)
     chex.assert_trees_all_close(whole.variables.params, parts.variables.params, rtol=1e-5, atol=1e-6)
     chex.assert_trees_all_close(whole.meters, parts.meters, rtol=1e-5)
+
+
+@pytest.mark.parametrize('norm', [BatchNorm, EvoNormB0], ids=lambda norm: norm.__name__)
+def test_running_statistics_move_once_a_step_by_all_microbatches(norm: type) -> None:
+    """The first layer sees the same pixels however they are split, so its statistics are those of the whole batch.
+
+    Its outputs are not: why a run that goes on must keep its `accumulate` then (runtime/plan.py).
+    """
+    task = Supervised(Normed(norm), Head())
+    whole, parts = (jax.device_get(after_steps(task, accumulate=parts)) for parts in (1, 8))
+    first = lambda state: state.variables.state['batch_stats']['first']
+    chex.assert_trees_all_close(first(whole), first(parts), rtol=1e-5)
+    assert abs(whole.meters['loss'] - parts.meters['loss']) > 1e-3 and normalizes_batches(whole.variables.state)
+
+
+def test_other_running_statistics_move_once_a_microbatch() -> None:
+    class Count(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train: bool):
+            count = self.variable('batch_stats', 'var', jnp.zeros, ())
+            count.value = count.value + train
+            return x
+
+    state = after_steps(Supervised(Normed(Count), Head()), accumulate=4)
+    assert jax.device_get(state.variables.state) == {'batch_stats': {'first': {'var': 12}, 'last': {'var': 12}}}
 
 
 def test_the_dropped_rows_matter() -> None:

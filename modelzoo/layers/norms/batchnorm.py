@@ -5,8 +5,9 @@ two places: it averages the biased variance where torch averages the unbiased on
 ``E[x^2] - E[x]^2``.
 
 A batch sharded over devices is one array under jit, so these are statistics of the whole batch, whatever the mesh:
-what elsewhere is called synchronized batch normalization. Microbatches (``config.accumulate``) are batches of their
-own: each is normalized by itself and moves the running averages once, so accumulation does change numbers here.
+what elsewhere is called synchronized batch normalization. Of a step in microbatches (``config.accumulate``) each is
+normalized by itself, so accumulation does change numbers here; the running averages move once a step, by the moments of
+all its microbatches together (`merged`).
 """
 
 import jax
@@ -16,6 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame import init
+
+# The collection of a step in microbatches (methods/microbatches.py), and what it holds of a layer beside the moments.
+MOMENTS, COUNT = 'moments', 'values_merged'
 
 
 class BatchNorm(nn.Module):
@@ -50,9 +54,9 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.float32)
         if train:
             batch_mean, batch_var = _statistics(x)
-            count = x.size // channels
-            mean.value = self._average(mean.value, batch_mean)
-            var.value = self._average(var.value, batch_var * (count / (count - 1)))
+            new_mean, new_var, count = merged(self, batch_mean, batch_var, x.size // channels)
+            mean.value = self._average(mean.value, new_mean)
+            var.value = self._average(var.value, new_var * (count / (count - 1)))
         else:
             batch_mean, batch_var = mean.value, var.value
         gain = jax.lax.rsqrt(batch_var + self.epsilon)
@@ -64,6 +68,33 @@ class BatchNorm(nn.Module):
 
     def _average(self, old: Float[Array, ' c'], new: Float[Array, ' c']) -> Float[Array, ' c']:
         return self.momentum * old + (1 - self.momentum) * new
+
+
+def merged(
+    module: nn.Module, mean: Float[Array, ' c'], var: Float[Array, ' c'], count: int
+) -> tuple[Float[Array, ' c'], Float[Array, ' c'], Float[Array, ''] | int]:
+    """Returns mean, biased variance and number of values a channel of the step so far, this microbatch included.
+
+    Without a collection `MOMENTS` for the module, which is where it keeps them, the batch is the whole step: the
+    arguments come back. Moments are merged as in Chan, Golub and LeVeque, 1979 (Updating Formulae and a Pairwise
+    Algorithm for Computing Sample Variances), which is the law of total variance.
+
+    Args:
+        module: the layer, inside its compact method.
+        mean, var, count: of this microbatch.
+    """
+    if not module.has_variable(MOMENTS, COUNT):
+        return mean, var, count
+    seen = module.variable(MOMENTS, COUNT, None)
+    means = module.variable(MOMENTS, 'mean', jnp.zeros_like, mean)
+    variances = module.variable(MOMENTS, 'var', jnp.zeros_like, var)
+    total = seen.value + count
+    share = count / total
+    apart = mean - means.value
+    variances.value += share * (var - variances.value) + share * (1 - share) * apart * apart
+    means.value += share * apart
+    seen.value = total
+    return means.value, variances.value, total
 
 
 def _statistics(x: Float[Array, 'b h w c']) -> tuple[Float[Array, ' c'], Float[Array, ' c']]:

@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame import init
-from longview.modelzoo.layers.norms.batchnorm import per_channel
+from longview.modelzoo.layers.norms.batchnorm import merged, per_channel
 
 
 def unchanged(x: Array) -> Array:
@@ -35,7 +35,7 @@ class EvoNormB0(nn.Module):
     """``x / max(s_batch, v x + s_instance) * scale + bias``.
 
     The running average of the batch variance is ``var`` in the collection ``batch_stats``, over the whole batch
-    whatever the mesh, as in `modelzoo.layers.batchnorm`.
+    whatever the mesh and moved once a step, as in batchnorm.py.
 
     Attributes:
         epsilon: added to both variances.
@@ -65,7 +65,8 @@ class EvoNormB0(nn.Module):
         variance = running.value
         if train:
             variance = _variance(x, (0, 1, 2)).reshape(channels)
-            running.value = self.momentum * running.value + (1 - self.momentum) * variance * _unbiased(x)
+            _, new, count = merged(self, jnp.mean(x, axis=(0, 1, 2)), variance, _count(x))
+            running.value = self.momentum * running.value + (1 - self.momentum) * new * (count / (count - 1))
         batch = jnp.sqrt(variance + self.epsilon)
         instance = jnp.sqrt(_variance(x, (1, 2)) + self.epsilon)
         y = x / jnp.maximum(per_channel(batch), per_channel(v) * x + instance)
@@ -137,14 +138,14 @@ def _variance(x: Float[Array, 'b h w *c'], axes: tuple[int, ...]) -> Float[Array
     return jnp.mean(centred * centred, axis=axes, keepdims=True)
 
 
-def _unbiased(x: Float[Array, 'b h w c']) -> float:
-    """Returns what makes the biased variance of a channel unbiased."""
+def _count(x: Float[Array, 'b h w c']) -> int:
+    """Returns the number of values of a channel."""
     batch, height, width, _ = x.shape
     if batch * height * width < 2:
         raise ValueError(
             f'EvoNorm-B0 got {batch} image of {height}x{width} pixel to train on: use a larger batch or image.'
         )
-    return batch * height * width / (batch * height * width - 1)
+    return batch * height * width
 
 
 # The published names of a layer's parameters and statistics and ours; see weights.py.
