@@ -294,6 +294,9 @@ def _main(argv: list[str]) -> None:
         train(said.config, said.workdir, span)
     except Preempted as stop:
         print(stop, flush=True)
+    except KeyboardInterrupt:
+        print('interrupted: what was saved before is still there.', file=sys.stderr)
+        sys.exit(130)
     except (RunError, ValueError, TypeError, OSError, NotImplementedError) as error:
         if said.traceback:
             raise

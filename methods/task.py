@@ -23,12 +23,12 @@ Transform = Callable[[Batch, Key[Array, '']], Batch]
 
 
 class Variables(NamedTuple):
-    """One tree, three fates.
+    """All arrays of a task, by how they change.
 
     Attributes:
-        params: differentiated.
-        state: changes without gradients: batch statistics, averaged weights, masks, queues, centres.
-        fixed: never changes: a teacher, a frozen base. Reloaded at the start, not checkpointed.
+        params: what gradients are taken of and the optimizer changes.
+        state: what changes without gradients: batch statistics, averaged weights, masks, queues, centres.
+        fixed: what never changes: a teacher, a frozen base. Reloaded at the start, not checkpointed.
     """
 
     params: Any
@@ -122,7 +122,7 @@ class Wrapper(Task):
 
 
 class TrainState(NamedTuple):
-    """All that a run carries from step to step.
+    """Everything that a run carries from step to step.
 
     Attributes:
         step: steps done.
@@ -151,9 +151,9 @@ def init_state(
     batch = with_rows(transform(batch, rng))
     variables = task.init(rng, batch)
     step = jnp.zeros((), jnp.int32)
-    loss = jax.eval_shape(task.loss, variables, batch, rng, step)
-    names = [*loss[1][1], *_STEP_METERS]
-    meters = {name: jnp.zeros((), jnp.float32) for name in names}
+    _, (_, metrics) = jax.eval_shape(task.loss, variables, batch, rng, step)
+    _refuse_names(metrics, _STEP_METERS, 'reports')
+    meters = {name: jnp.zeros((), jnp.float32) for name in {'loss', *metrics, *_STEP_METERS}}
     return TrainState(step, variables, tx.init(variables.params), meters, jnp.full((), -1, jnp.int32))
 
 
@@ -172,8 +172,8 @@ def make_step(
         log_every: the meters restart after every multiple of this.
 
     The step takes one `rng` for the whole run: batch transforms fold each example's epoch and index into their
-    half of it, the task's half gets the step number. ``bad_step`` is the state's own, once more: the state is
-    donated to the next step, the copy can be waited for.
+    half of it, the task's half gets the step number. ``bad_step`` is returned a second time beside the state,
+    because the next step takes the state's buffers over, and a caller has to be able to wait for this one.
     """
 
     def step(state: TrainState, batch: Batch, rng: Key[Array, '']) -> tuple[TrainState, Array]:
@@ -197,7 +197,15 @@ def make_step(
     return step
 
 
+# What the step and the evaluation measure themselves.
 _STEP_METERS = ('grad_norm', 'update_norm')
+_OWN_SCORES = ('count', 'examples')
+
+
+def _refuse_names(given: Iterable[str], own: tuple[str, ...], does: str) -> None:
+    for name in own:
+        if name in given:
+            raise ValueError(f'the task {does} {name!r}, a figure that every run has already: give it another name.')
 
 
 def make_score(task: Task, transform: Transform) -> Callable[[Variables, Batch, Key[Array, '']], Metrics]:
@@ -206,6 +214,7 @@ def make_score(task: Task, transform: Transform) -> Callable[[Variables, Batch, 
     def score(v: Variables, batch: Batch, rng: Key[Array, '']) -> Metrics:
         mask = batch['mask']
         scores = task.score(v, transform({k: x for k, x in batch.items() if k != 'mask'}, rng))
+        _refuse_names(scores, _OWN_SCORES, 'scores')
         sums = {name: jnp.sum(jnp.where(mask, values, 0.0)) for name, values in scores.items()}
         return {**sums, 'count': jnp.sum(mask.astype(jnp.float32))}
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from longview.methods import diagnose
+from longview.methods import diagnose, forward
 from longview.methods.ema import Ema
 from longview.methods.optim.adamw import adamw
 from longview.methods.optim.schedules import warmup_cosine
@@ -210,6 +210,42 @@ def test_a_bad_step_changes_nothing_but_its_mark() -> None:
     chex.assert_trees_all_equal(later, bad)
 
 
+@dataclasses.dataclass(frozen=True)
+class Named(Supervised):
+    """Reports and scores under any names."""
+
+    metric: str = 'other'
+    scored: str = 'other'
+
+    def loss(self, v, batch, rng, step):
+        loss, (state, metrics) = super().loss(v, batch, rng, step)
+        return loss, (state, {self.metric: metrics['loss']})
+
+    def score(self, v, batch):
+        return {self.scored: super().score(v, batch)['loss']}
+
+
+def test_every_step_reports_its_loss() -> None:
+    meters = jax.device_get(after_steps(Named(Net(), Head()), steps=1).meters)
+    assert meters.keys() == {'loss', 'other', 'grad_norm', 'update_norm'} and meters['loss'] == meters['other'] > 0
+
+
+def test_a_name_that_the_run_itself_reports_is_refused() -> None:
+    with pytest.raises(ValueError, match="reports 'grad_norm', .* give it another name"):
+        after_steps(Named(Net(), Head(), metric='grad_norm'))
+    task = Named(Net(), Head(), scored='count')
+    with pytest.raises(ValueError, match="scores 'count', .* give it another name"):
+        make_score(task, NOTHING)(after_steps(task, steps=0).variables, batch_of() | {'mask': jnp.ones(16, bool)}, RNG)
+
+
+def test_a_wrapper_compares_examples_if_what_it_wraps_does() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Comparing(Supervised):
+        batchwide = True
+
+    assert Ema(Ema(Comparing(Net(), Head()))).batchwide and not Ema(Supervised(Net(), Head())).batchwide
+
+
 @pytest.mark.parametrize(
     'where, words',
     [
@@ -232,6 +268,34 @@ def test_the_first_bad_thing_is_named(where: str, words: str) -> None:
     if where == 'transform':
         transform = lambda batch, rng: {**batch, 'image': batch['image'] / 0}
     assert words in diagnose.first_bad(TASK, state, batch, RNG, transform)
+
+
+def test_the_first_bad_thing_is_looked_for_in_microbatches_and_without_labels() -> None:
+    """The whole batch may not fit into memory; that is what microbatches are for."""
+    sizes = []
+
+    class Dividing(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train: bool = False):
+            sizes.append(len(x))
+            x = nn.Dense(2, name='hidden')(x.astype(jnp.float32).reshape(len(x), -1))
+            return {'pooled': x, 'logits': x}
+
+    @dataclasses.dataclass(frozen=True)
+    class Summing(Supervised):
+        def loss(self, v, batch, rng, step):
+            features, state = forward.learn(
+                self.backbone, v.params['backbone'], v.state, batch['image'], rng=rng, row=batch['row']
+            )
+            bad = jnp.where(batch['row'] == 7, jnp.nan, 1.0)
+            return jnp.mean(features['pooled'].sum(axis=1) * bad), (state, {})
+
+    task = Summing(Dividing(), Head())
+    batch = {name: x for name, x in batch_of().items() if name != 'label'}
+    state = after_steps(task, steps=0, batch=batch)
+    sizes.clear()
+    found = diagnose.first_bad(task, state, batch, RNG, NOTHING, accumulate=4)
+    assert found == 'the gradient of backbone/hidden/bias is the first that is not' and set(sizes) == {4}
 
 
 def optimizer(**options):
