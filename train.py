@@ -1,8 +1,8 @@
 """Trains what a config describes: ``python train.py --config configs/vig_s.py:digits --workdir runs/vig``.
 
 The same command starts a run, resumes it after a kill and, on every host of a pod, joins it. It writes
-``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``best/`` into the workdir. On SIGTERM
-it saves and exits with status 0. What a user can mend ends it in one sentence and with status 1.
+``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``best/`` into the workdir. On SIGTERM or
+Ctrl-C it saves and exits with status 0. What a user can mend ends it in one sentence and with status 1.
 """
 
 import collections
@@ -21,15 +21,16 @@ from ml_collections import config_flags
 from longview import names
 from longview.kernels import dispatch
 from longview.methods import diagnose
-from longview.methods.task import TrainState, chain, init_state, make_score, make_step
+from longview.methods.task import TrainState, chain, init_state, make_score, make_step, normalizes_batches
 from longview.runtime import commandline, compiler, distributed, profile
-from longview.runtime.checkpoint import Checkpoints, check_config, quiet_failed_writes
+from longview.runtime.checkpoint import Checkpoints, quiet_failed_writes
 from longview.runtime.errors import RunError
 from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
 from longview.runtime.metrics import Metrics, Progress
-from longview.runtime.plan import EXECUTION, Plan, Run
-from longview.runtime.preemption import Preempted, Sigterm
+from longview.runtime.plan import Plan, Run, resumable
+from longview.runtime.preemption import Preempted, StopSignals
 from longview.runtime.resolve import call, resolve
+from longview.runtime.workdir import alone, check_config, folder, write_config
 
 names.check(__name__)
 
@@ -50,17 +51,27 @@ def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None 
         ConfigError, ValueError, FileNotFoundError: the config or the data set cannot work; said
             before anything is computed.
         RunError: the run had to stop; what was saved is still there.
-        Preempted: SIGTERM came, and the state is saved.
+        Preempted: SIGTERM or Ctrl-C came, and the state is saved.
     """
-    workdir = pathlib.Path(workdir)
-    run = call(Run, resolve(config), 'config')
-    run.data.check()
-    plan = Plan.of(run, run.data.num_train)
-    check_config(workdir, config.to_dict(), free=EXECUTION)
+    workdir = folder(workdir)
     with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        run = call(Run, resolve(config), 'config')
+        stack.enter_context(alone(workdir))
+        run.data.check()
+        _stop_early(signals, workdir)
+        plan = Plan.of(run, run.data.num_train)
         stack.enter_context(jax.default_matmul_precision(run.matmul_precision))
         stack.enter_context(dispatch.prefer(**run.kernels))
-        return _Trainer(run, plan, workdir, span, stack).train()
+        trainer = _Trainer(run, plan, config.to_dict(), workdir, span, stack)
+        _stop_early(signals, workdir)
+        return trainer.train(signals)
+
+
+def _stop_early(signals: StopSignals, workdir: pathlib.Path) -> None:
+    name = signals.came()
+    if name is not None:
+        raise Preempted(f'{name} came before the first step: there is nothing new to save in {workdir}.')
 
 
 class Programs(NamedTuple):
@@ -110,9 +121,15 @@ class _Trainer:
     """
 
     def __init__(
-        self, run: Run, plan: Plan, workdir: pathlib.Path, span: tuple[int, int] | None, stack: contextlib.ExitStack
+        self,
+        run: Run,
+        plan: Plan,
+        config: dict[str, Any],
+        workdir: pathlib.Path,
+        span: tuple[int, int] | None,
+        stack: contextlib.ExitStack,
     ):
-        self.run, self.plan, self.workdir, self.stack = run, plan, workdir, stack
+        self.run, self.plan, self.config, self.workdir, self.stack = run, plan, config, workdir, stack
         self.mesh = make_mesh(run.mesh)
         check_batch(self.mesh, 'batch_size', run.batch_size)
         self.eval_batch_size = run.eval_batch_size or run.batch_size
@@ -134,6 +151,8 @@ class _Trainer:
         """Traces and compiles; the step and the score exist once, for fixed shapes and places."""
         made = programs(self.run, self.optimizer.transform, self.mesh)
         self._check_outputs(made.state, made.batch)
+        free = resumable(normalizes_batches(made.state.variables.state))
+        check_config(self.workdir, self.config, free)
         self.abstract, self.init, self.score = made.state, made.init, made.score
         self.step = made.step.lower(made.state, made.batch, self.rng).compile()
 
@@ -158,14 +177,15 @@ class _Trainer:
                 f'config.best is {self.run.best!r}, which the task does not score; it scores {", ".join(scored)}.'
             )
 
-    def train(self) -> dict[str, float]:
+    def train(self, signals: StopSignals) -> dict[str, float]:
         """Initialises or resumes, and runs the remaining steps."""
         state, start = self._start()
+        _stop_early(signals, self.workdir)
+        write_config(self.workdir, self.config)
         close_later = lambda thing: self.stack.enter_context(contextlib.closing(thing))
         self.metrics = close_later(Metrics(self.workdir, start))
         self.progress = close_later(Progress(self.plan.steps, start, self.run.batch_size))
         batches = close_later(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, start))
-        sigterm = self.stack.enter_context(Sigterm())
         in_flight: collections.deque[jax.Array] = collections.deque()
         for step in range(start, self.plan.steps):
             self.profiler.before(step)
@@ -175,10 +195,11 @@ class _Trainer:
             if len(in_flight) > _IN_FLIGHT:
                 self._stop_if_bad(in_flight.popleft(), state)
             self._finish_step(step + 1, state, bad_step)
-            if sigterm.came(step + 1):
+            name = signals.came(step + 1)
+            if name is not None:
                 self._save(step + 1, state, bad_step)
                 raise Preempted(
-                    f'SIGTERM came: step {step + 1} of {self.plan.steps} is saved in {self.workdir}; '
+                    f'{name} came: step {step + 1} of {self.plan.steps} is saved in {self.workdir}; '
                     'the same command goes on from there.'
                 )
         self.checkpoints.wait()
@@ -249,7 +270,9 @@ class _Trainer:
         if step < 0:
             return
         with contextlib.closing(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, step)) as it:
-            where = diagnose.first_bad(self.run.task, state, next(it), self.rng, chain(self.run.train_transforms))
+            where = diagnose.first_bad(
+                self.run.task, state, next(it), self.rng, chain(self.run.train_transforms), self.run.accumulate
+            )
         latest = self.checkpoints.latest()
         kept = f'the checkpoint of step {latest} is kept' if latest is not None else 'no checkpoint was saved yet'
         raise RunError(

@@ -2,17 +2,15 @@
 
 A workdir holds ``checkpoints/`` (the last few, to resume from) and ``best/`` (the one with the best score).
 Orbax writes each into a temporary folder and renames it when every byte is there, so a run killed at any
-moment, also during a save, finds only finished checkpoints. The config of the run lies beside them; a checkpoint
-of another config is refused before anything is read.
+moment, also during a save, finds only finished checkpoints. A checkpoint of another network, task or optimizer is
+refused before anything is read.
 """
 
 import dataclasses
-import json
 import logging
 import pathlib
 import sys
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -20,7 +18,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from longview.runtime.errors import RunError
-from longview.runtime.renames import renamed
 from longview.trees import path_of
 
 
@@ -183,36 +180,6 @@ def quiet_failed_writes() -> None:
     sys.unraisablehook = hook
 
 
-def check_config(workdir: pathlib.Path, config: dict[str, Any], free: tuple[str, ...]) -> None:
-    """Makes the workdir and writes the config to ``config.json``, or compares it with the one there.
-
-    Args:
-        free: keys, and all below them, that may change between the parts of a run.
-
-    Raises:
-        RunError: the folder cannot be written, or belongs to another config; the first difference
-            is named.
-    """
-    path = workdir / 'config.json'
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f'the workdir cannot be made ({error}): choose a --workdir where you may write.') from error
-    flat = _flatten(renamed(json.loads(json.dumps(config, default=str))))
-    if path.exists():
-        before = _flatten(renamed(json.loads(path.read_text())))
-        for key in sorted(flat.keys() | before.keys()):
-            if not _below(key, free) and flat.get(key) != before.get(key):
-                raise RunError(
-                    f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
-                    f'and is now {flat.get(key)!r}; use that value, or another --workdir.'
-                )
-    elif jax.process_index() == 0:
-        temporary = path.with_suffix('.tmp')
-        temporary.write_text(json.dumps(config, default=str, indent=1, sort_keys=True))
-        temporary.replace(path)
-
-
 def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     try:
@@ -225,17 +192,6 @@ def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
 def _shapes(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {path_of(path): f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves}
-
-
-def _flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
-    if isinstance(tree, dict):
-        items = [_flatten(value, f'{prefix}{key}.') for key, value in tree.items()]
-        return {key: value for item in items for key, value in item.items()}
-    return {prefix.rstrip('.'): tree}
-
-
-def _below(key: str, prefixes: Iterable[str]) -> bool:
-    return any(f'{key}.'.startswith(f'{prefix}.') for prefix in prefixes)
 
 
 def _first_line(error: BaseException) -> str:

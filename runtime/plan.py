@@ -17,8 +17,8 @@ class Run:
         data: where batches come from (input_pipeline.py).
         optimizer: ``(steps, steps_per_epoch, depth_of) -> Optimizer``.
         batch_size: examples per step, over all devices and microbatches.
-        epochs: the length of the run.
-        steps: the same in steps; where it is given, it counts.
+        epochs: the length of the run in passes over the training split; needed where `steps` is None.
+        steps: the length of the run in steps; overrides `epochs`.
         train_transforms, eval_transforms: batch transforms on the device, in order.
         eval_batch_size: examples per evaluation batch; by default `batch_size`.
         accumulate: microbatches per step; 1 for a task that compares the examples of a batch with each other.
@@ -28,8 +28,8 @@ class Run:
         eval_every, save_every: steps between evaluations and checkpoints; by default once per
             epoch, at least 100 steps apart.
         keep: how many of the last checkpoints stay.
-        best: which evaluation metric decides on the best checkpoint.
-        best_mode: ``max`` or ``min``.
+        best: the evaluation metric that decides which checkpoint is the best.
+        best_mode: whether the best value of it is the largest, ``max``, or the smallest, ``min``.
         matmul_precision: jax's name for the precision of float32 products on accelerators.
         kernels: op -> name of the implementation that all of the run's networks take (kernels/dispatch.py:OPS); an op
             that is left out, or None, chooses by the platform.
@@ -72,10 +72,10 @@ class Run:
             )
 
 
-# Keys that say how to run, not what to compute: a run may be resumed with others.
-EXECUTION = (
+# Keys that say how to run, not what to compute: a run may be resumed with others. So may `accumulate`, unless batches
+# are normalized (`resumable`).
+_EXECUTION = (
     'mesh',
-    'accumulate',
     'keep',
     'save_every',
     'kernels',
@@ -86,14 +86,24 @@ EXECUTION = (
 )
 
 
+def resumable(statistics: bool) -> tuple[str, ...]:
+    """Returns the keys of a config that may change between the parts of a run.
+
+    Args:
+        statistics: whether the state of the task holds running statistics of batches, which are normalized then; how
+            large microbatches are makes a difference to them.
+    """
+    return _EXECUTION if statistics else (*_EXECUTION, 'accumulate')
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """The numbers of a run that follow from its config and its data set.
 
     Attributes:
-        steps: of the whole run.
-        steps_per_epoch: may be a fraction: batches run on across epochs.
-        eval_every, save_every: in steps; the last step counts as both.
+        steps: length of the whole run.
+        steps_per_epoch: may be a fraction, because a batch may straddle two epochs.
+        eval_every, save_every: steps between evaluations and checkpoints; both also follow the last step.
     """
 
     steps: int
@@ -103,7 +113,7 @@ class Plan:
 
     @classmethod
     def of(cls, run: Run, num_train: int) -> 'Plan':
-        """Works the numbers out.
+        """Returns the plan of a run over a training split of `num_train` examples.
 
         Raises:
             ValueError: the run has no step.

@@ -1,41 +1,66 @@
-"""SIGTERM: the machine is about to be taken away. Finish the step, save, exit with status 0."""
+"""SIGTERM or Ctrl-C: finish the step, save, exit with status 0.
+
+SIGTERM says that the machine is about to be taken away. Ctrl-C counts as the same wish; pressed a second time it ends
+the program at once, as in any Python program.
+"""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+_NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+
 
 class Preempted(Exception):
-    """SIGTERM came and the state was saved; the message says where."""
+    """A signal came and the state, if there was one, was saved; the message says where."""
 
 
-class Sigterm:
-    """Notes a SIGTERM instead of dying from it, while the ``with`` block runs.
+class StopSignals:
+    """Notes SIGTERM and Ctrl-C instead of dying from them, while the ``with`` block runs.
 
-    In a run of several processes jax's own coordination catches the signal, which may reach only one of them,
-    and all agree on the step to stop after.
+    Python hands signals to the main thread only; in any other they keep what they did before.
+
+    In a run of several processes jax's own coordination catches SIGTERM, which may reach only one of them, and all
+    agree on the step to stop after; a Ctrl-C is passed on as a SIGTERM.
     """
 
-    def __enter__(self) -> 'Sigterm':
-        self._came = False
-        self._previous = None
-        if not jax.distributed.is_initialized():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
+    def __enter__(self) -> 'StopSignals':
+        self._came: str | None = None
+        self._previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            numbers = [signal.SIGINT] if jax.distributed.is_initialized() else list(_NAMES)
+            self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
     def __exit__(self, *unused: Any) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number in self._previous:
+            self._restore(number)
 
-    def came(self, step: int) -> bool:
-        """Whether to stop after `step` steps; every process gets the same answer."""
-        if jax.distributed.is_initialized():
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._came
+    def came(self, step: int | None = None) -> str | None:
+        """Returns the name of the signal for which to stop now, or None.
+
+        Args:
+            step: how many steps are done, where all processes ask after the same one and all get the same answer; None
+                before there are steps, when several processes cannot agree and go on.
+        """
+        if not jax.distributed.is_initialized():
+            return self._came
+        agreed = step is not None and multihost_utils.reached_preemption_sync_point(step)
+        return _NAMES[signal.SIGTERM] if agreed else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        self._came = True
+        del frame
+        self._came = _NAMES[number]
+        if number == signal.SIGINT:
+            self._restore(number)
+            if jax.distributed.is_initialized():
+                signal.raise_signal(signal.SIGTERM)
+
+    def _restore(self, number: int) -> None:
+        previous = self._previous[number]
+        # None: the handler before was not Python's, and cannot be set again from here.
+        signal.signal(number, signal.SIG_DFL if previous is None else previous)

@@ -1,5 +1,7 @@
 """The loop: what it writes, how often it compiles, and how it ends when something is wrong."""
 
+import concurrent.futures
+import contextlib
 import json
 import resource
 import signal
@@ -11,7 +13,10 @@ import pytest
 
 from longview import train
 from longview.configs import vig_s
+from longview.input_pipeline import Images
 from longview.runtime.errors import RunError
+from longview.runtime.metrics import Metrics
+from longview.runtime.preemption import Preempted
 from tests import runs, toys
 from tests.data import folder
 
@@ -71,6 +76,51 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path) -> None:
     with pytest.raises(RunError, match=r'saved by another config or version: .*\[32\].* there and .*\[48\]'):
         train.train(other, tmp_path)
     assert (tmp_path / 'checkpoints' / '8').exists()
+
+
+def test_a_run_that_could_not_start_leaves_the_workdir_to_another(tmp_path) -> None:
+    with pytest.raises(ValueError, match='does not score'):
+        train.train(toys.config(best='eval/acuracy'), tmp_path)
+    train.train(toys.config(steps=1), tmp_path)
+
+
+@pytest.mark.parametrize('norm', [None, 'BatchNorm'])
+def test_microbatches_may_change_when_a_run_goes_on_unless_they_are_normalized(norm, tmp_path) -> None:
+    config = toys.config(steps=1)
+    if norm:
+        config.task.backbone = {'fn': 'tests.toys:Normed'}
+    train.train(config, tmp_path)
+    config.accumulate = 2
+    with pytest.raises(RunError, match='accumulate was 1 and is now 2') if norm else contextlib.nullcontext():
+        train.train(config, tmp_path)
+
+
+def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path, monkeypatch) -> None:
+    check = lambda data: signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(Images, 'check', check)
+    with pytest.raises(Preempted, match='SIGTERM came before the first step'):
+        train.train(toys.config(), tmp_path)
+
+
+def test_ctrl_c_saves_after_the_step(tmp_path, monkeypatch) -> None:
+    train.train(toys.config(), tmp_path / 'whole')
+    write = Metrics.write
+
+    def pressing(metrics, step, values):
+        write(metrics, step, values)
+        if step == 4 and 'train/loss' in values:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted, match='Ctrl-C came: step 4 of 8 is saved'):
+        patch.setattr(Metrics, 'write', pressing)
+        train.train(toys.config(save_every=8), tmp_path / 'parts')
+    train.train(toys.config(save_every=8), tmp_path / 'parts')
+    runs.assert_same_bits(tmp_path / 'whole', tmp_path / 'parts', 8)
+
+
+def test_a_run_in_a_thread(tmp_path) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert 'eval/loss' in pool.submit(train.train, toys.config(steps=1), tmp_path).result()
 
 
 def test_a_workdir_that_cannot_be_made(tmp_path) -> None:

@@ -1,9 +1,11 @@
 """Distribution, profiles and plans: what they make of their arguments."""
 
+import dataclasses
+
 import pytest
 
 from longview.runtime import distributed, profile
-from longview.runtime.plan import Plan, Run
+from longview.runtime.plan import Plan, Run, resumable
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,22 @@ def test_plans_that_are_refused(change: dict, words: str) -> None:
     arguments = {'task': None, 'data': None, 'optimizer': None, 'batch_size': 8, 'epochs': 1} | change
     with pytest.raises(ValueError, match=words):
         Run(**arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparing:
+    batchwide: bool
+
+
+def test_microbatches_are_refused_where_examples_are_compared() -> None:
+    made = lambda batchwide: Run(Comparing(batchwide), data=None, optimizer=None, batch_size=8, epochs=1, accumulate=2)
+    assert made(False).accumulate == 2
+    with pytest.raises(ValueError, match='config.accumulate is 2 and Comparing compares all examples'):
+        made(True)
+
+
+def test_microbatches_may_change_between_parts_of_a_run_unless_they_are_normalized() -> None:
+    assert set(resumable(False)) - set(resumable(True)) == {'accumulate'} and 'mesh' in resumable(True)
 
 
 def test_a_run_without_steps_is_refused() -> None:

@@ -1,0 +1,127 @@
+"""The folder of a run: where it may be, whose it is, and that only one program writes into it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+
+from longview.runtime.errors import RunError
+from longview.runtime.renames import renamed
+
+_CONFIG = 'config.json'
+
+
+def folder(workdir: str | os.PathLike) -> pathlib.Path:
+    """Returns the path of a workdir, ``~`` expanded.
+
+    Raises:
+        ValueError: it is the address of a bucket or the like.
+    """
+    text = os.fspath(workdir)
+    if re.match(r'\w[\w+.-]*://', text):
+        raise ValueError(
+            f'the workdir {text} is an address and not a folder: mount the bucket (gcsfuse, mount-s3) and name the '
+            'folder where it is mounted.'
+        )
+    return pathlib.Path(text).expanduser()
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the workdir and keeps other runs out of it; of several processes of one run the first one does so.
+
+    The operating system lets go of the lock when the process ends, however it does. A file system without locks, such
+    as some mounted buckets, keeps nobody out.
+
+    Raises:
+        RunError: the folder cannot be written, or another run is using it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f'the workdir cannot be made ({error}): choose a --workdir where you may write.') from error
+    if jax.process_index() != 0:
+        yield
+        return
+    try:
+        file = (workdir / 'lock').open('a+')
+    except OSError as error:
+        raise RunError(f'the workdir cannot be written ({error}): choose a --workdir where you may write.') from error
+    with file:
+        _lock(file, workdir)
+        yield
+
+
+def check_config(workdir: pathlib.Path, config: dict[str, Any], free: Iterable[str]) -> None:
+    """Compares a config with the one of the run that the workdir holds.
+
+    Args:
+        workdir: belongs to the config in its ``config.json``, once it holds a checkpoint.
+        config: as plain data.
+        free: keys, and all below them, that may change between the parts of a run.
+
+    Raises:
+        RunError: it belongs to another config; the first difference is named.
+    """
+    path = workdir / _CONFIG
+    if not (path.exists() and _has_checkpoint(workdir)):
+        return
+    ours, before = _flatten(renamed(_plain(config))), _flatten(renamed(json.loads(path.read_text())))
+    for key in sorted(ours.keys() | before.keys()):
+        if not _below(key, free) and ours.get(key) != before.get(key):
+            raise RunError(
+                f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
+                f'and is now {ours.get(key)!r}; use that value, or another --workdir.'
+            )
+
+
+def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    """Writes the config of a run that can start, unless the workdir holds a checkpoint and with it a config."""
+    path = workdir / _CONFIG
+    if jax.process_index() == 0 and not (path.exists() and _has_checkpoint(workdir)):
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(_plain(config), indent=1, sort_keys=True))
+        temporary.replace(path)
+
+
+def _lock(file: Any, workdir: pathlib.Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise RunError(
+            f'another run is using {workdir} ({file.read().strip() or "its process is not known"}): wait for its end, '
+            'stop it, or use another --workdir.'
+        ) from None
+    except OSError:  # the file system has no locks
+        return
+    file.truncate(0)
+    file.write(f'host {socket.gethostname()}, pid {os.getpid()}\n')
+    file.flush()
+
+
+def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    # Orbax gives a checkpoint its number for a name when it is finished.
+    return any(path.name.isdigit() for kind in ('checkpoints', 'best') for path in (workdir / kind).glob('*'))
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(config, default=str))
+
+
+def _flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+    if isinstance(tree, dict):
+        items = [_flatten(value, f'{prefix}{key}.') for key, value in tree.items()]
+        return {key: value for item in items for key, value in item.items()}
+    return {prefix.rstrip('.'): tree}
+
+
+def _below(key: str, prefixes: Iterable[str]) -> bool:
+    return any(f'{key}.'.startswith(f'{prefix}.') for prefix in prefixes)
