@@ -29,7 +29,7 @@ from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replic
 from longview.runtime.metrics import Metrics, Progress
 from longview.runtime.plan import Plan, Run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
-from longview.runtime.resolve import call, resolve
+from longview.runtime.resolve import call, places, resolve
 from longview.runtime.workdir import alone, check_config, folder, write_config
 
 names.check(__name__)
@@ -149,29 +149,54 @@ class _Trainer:
 
     def _build(self) -> None:
         """Traces and compiles; the step and the score exist once, for fixed shapes and places."""
-        made = programs(self.run, self.optimizer.transform, self.mesh)
+        try:
+            made = programs(self.run, self.optimizer.transform, self.mesh)
+        except (TypeError, ValueError) as error:
+            self._check_targets(error)
+            raise
         self._check_outputs(made.state, made.batch)
         free = resumable(normalizes_batches(made.state.variables.state))
         check_config(self.workdir, self.config, free)
         self.abstract, self.init, self.score = made.state, made.init, made.score
         self.step = made.step.lower(made.state, made.batch, self.rng).compile()
 
+    def _check_targets(self, error: Exception) -> None:
+        """Raises a sentence in place of `error` where batch transforms make targets of the wrong number of classes."""
+        classes = self.run.data.num_classes
+        spec = self.run.data.batch_spec(self.run.batch_size, train=True)
+        batch = jax.eval_shape(chain(self.run.train_transforms), spec, self.rng)
+        if classes is not None and 'target' in batch and batch['target'].shape[-1] != classes:
+            raise ValueError(
+                f'the batch transforms make targets of {batch["target"].shape[-1]} classes and the data set has '
+                f'{classes}: {self._set_classes()}.'
+            ) from error
+
+    def _set_classes(self) -> str:
+        """Says which keys of the config have another number of classes than the data set, as flags to set them."""
+        classes = self.run.data.num_classes
+        found = [place for place, value in places(self.config, 'num_classes') if value != classes]
+        flags = ' '.join(f'--{place}={classes}' for place in found)
+        return f'set {flags}' if found else 'change the head'
+
     def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Finds out from shapes alone what would otherwise come to light after an epoch, or never."""
         task, transform = self.run.task, chain(self.run.eval_transforms)
-        outputs, scores = jax.eval_shape(
-            lambda v, batch, rng: (task.predict(v, transform(batch, rng)), task.score(v, transform(batch, rng))),
-            abstract.variables,
-            spec,
-            self.rng,
-        )
-        classes = self.run.data.num_classes
+
+        def shapes(what: Any) -> dict[str, jax.ShapeDtypeStruct]:
+            return jax.eval_shape(lambda v, b, rng: what(v, transform(b, rng)), abstract.variables, spec, self.rng)
+
+        outputs, classes = shapes(task.predict), self.run.data.num_classes
+        if 'logits' in outputs and classes is None:
+            raise ValueError(
+                'the labels of the data set are numbers and no classes, and the task gives logits of classes: prepare '
+                'the set with a ClassLabel, or use a task that predicts numbers.'
+            )
         if 'logits' in outputs and outputs['logits'].shape[-1] < classes:
             raise ValueError(
                 f'the head gives {outputs["logits"].shape[-1]} logits and the data set has {classes} '
-                'classes: set num_classes of the head.'
+                f'classes: {self._set_classes()}.'
             )
-        scored = [f'eval/{name}' for name in scores]
+        scored = [f'eval/{name}' for name in shapes(task.score)]
         if self.run.best not in scored:
             raise ValueError(
                 f'config.best is {self.run.best!r}, which the task does not score; it scores {", ".join(scored)}.'

@@ -11,7 +11,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from longview.names import full
@@ -57,6 +57,22 @@ def check_arguments(fn: Callable, arguments: Iterable[str], path: str, *, comple
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if complete and missing:
         raise ConfigError(f'{path}: {_name(fn)} also needs {", ".join(map(repr, missing))}.')
+
+
+def places(config: Any, key: str, path: str = 'config') -> Iterator[tuple[str, Any]]:
+    """Yields where a key stands in a config, as the command line writes it, and its value.
+
+    >>> list(places({'head': {'fn': 'x', 'n': 3}, 'all': [{'n': 4}]}, 'n'))
+    [('config.head.n', 3), ('config.all[0].n', 4)]
+    """
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name == key:
+                yield f'{path}.{name}', value
+            yield from places(value, key, f'{path}.{name}')
+    elif isinstance(config, (list, tuple)):
+        for index, value in enumerate(config):
+            yield from places(value, key, f'{path}[{index}]')
 
 
 def _resolve_mapping(node: dict[str, Any], path: str) -> Any:

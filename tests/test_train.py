@@ -139,8 +139,23 @@ def test_a_batch_that_does_not_divide_by_the_mesh(tmp_path) -> None:
 def test_a_head_with_too_few_classes(tmp_path) -> None:
     config = toys.config()
     config.task.head.num_classes = 9
-    with pytest.raises(ValueError, match='9 logits and the data set has 10 classes'):
+    words = '9 logits and the data set has 10 classes: set --config.task.head.num_classes=10'
+    with pytest.raises(ValueError, match=words):
         train.train(config, tmp_path)
+
+
+def test_targets_of_other_classes(tmp_path) -> None:
+    transforms = [{'fn': 'methods.augment:Normalize'}, {'fn': 'methods.augment:Mix', 'num_classes': 12}]
+    transforms[0] |= {'mean': (0.5,), 'std': (0.5,)}
+    words = r'of 12 classes and the data set has 10: set --config\.train_transforms\[1\]\.num_classes=10\.'
+    with pytest.raises(ValueError, match=words):
+        train.train(toys.config(train_transforms=transforms), tmp_path)
+
+
+def test_labels_that_are_numbers(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Images, 'num_classes', None)
+    with pytest.raises(ValueError, match='the labels of the data set are numbers'):
+        train.train(toys.config(), tmp_path)
 
 
 def test_a_metric_nobody_scores(tmp_path) -> None:
