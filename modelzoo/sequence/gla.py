@@ -152,7 +152,7 @@ _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.06635', (1,
 PUBLISHED = {'gla_340m': _PAPER(params=340), 'gla_1_3b': _PAPER(params=1300)}
 
 
-# The published names of a mixer's parameters and of a language model's, and ours; see weights.py.
+# Published names of the parameters of a mixer and of a language model, and ours; see weights.py.
 MIXER_NAMES = (
     *((f'{name}_proj.weight', f'{name}/kernel') for name in 'qkv'),
     *((f'{name}_conv1d.weight', f'{name}_conv/kernel') for name in 'qkv'),

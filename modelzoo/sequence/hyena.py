@@ -44,7 +44,7 @@ VARIANTS = {
 PUBLISHED = {'hyena_153m': ft.Published('https://arxiv.org/abs/2302.10866', (1, 2048), params=153)}
 
 
-# The published names of a language model's parameters and ours; see weights.py.
+# Published names of a language model's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 NAMES = {

@@ -48,7 +48,7 @@ PUBLISHED = {
 
 
 def mamba(variant: str = 'mamba_130m', *, states: int | None = None, **fields: Any) -> Mamba:
-    """Returns a variant, with other values in some of the fields of `Trunk`.
+    """Returns a variant with some fields changed; for the fields see `Trunk`.
 
     Args:
         variant: one of `VARIANTS`.
@@ -62,7 +62,7 @@ def mamba(variant: str = 'mamba_130m', *, states: int | None = None, **fields: A
     return variants.variant(VARIANTS, variant, mixer | fields)
 
 
-# The published names of a language model's parameters and ours; see weights.py.
+# Published names of a language model's parameters, and ours; see weights.py.
 NAMES = {
     'Mamba': (
         ('backbone.embeddings.weight', 'backbone/stem/table'),

@@ -110,7 +110,7 @@ PUBLISHED = {'resformer_82m': ft.Published('https://arxiv.org/abs/2410.17897', (
 def resformer(
     variant: str = 'resformer_82m', *, heads: int | None = None, places: int = 2048, **fields: Any
 ) -> ResFormer:
-    """Returns a variant, with other values in some of the fields of `Trunk`.
+    """Returns a variant with some fields changed; for the fields see `Trunk`.
 
     Args:
         variant: one of `VARIANTS`.
@@ -124,7 +124,7 @@ def resformer(
     return variants.variant(VARIANTS, variant, mixer | fields)
 
 
-# The published names of a language model's parameters and ours; see weights.py.
+# Published names of a language model's parameters, and ours; see weights.py.
 _THERE, _HERE = 'model.layers.{i}.', 'backbone/block{i:02d}/'
 NAMES = {
     'ResFormer': (

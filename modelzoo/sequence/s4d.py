@@ -84,7 +84,7 @@ VARIANTS = {
 PUBLISHED: dict[str, ft.Published] = {}
 
 
-# The published names of a mixer's parameters and of a classifier's, and ours; see weights.py.
+# Published names of the parameters of a mixer and of a classifier, and ours; see weights.py.
 MIXER_NAMES = (
     ('D', 'D'),
     *((f'kernel.{name}', name) for name in ('C', 'log_dt', 'log_A_real', 'A_imag')),

@@ -95,7 +95,7 @@ VARIANTS = {
 PUBLISHED: dict[str, ft.Published] = {}
 
 
-# The published names of a mixer's parameters, our names for a classifier's, and ours; see weights.py.
+# Published names of a mixer's parameters, and ours; see weights.py.
 MIXER_NAMES = (
     ('D', 'D'),
     ('kernel_list.{i}', 'band{i}/kernel'),

@@ -1,18 +1,18 @@
-"""ConViT: self-attention that starts as a convolution and may let go of it.
+"""ConViT: self-attention that is initialized as a convolution and can learn to leave it.
 
 d'Ascoli et al., 2021, "ConViT: Improving Vision Transformers with Soft Convolutional Inductive Biases",
 https://arxiv.org/abs/2103.10697. Reference: https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0),
 release 1.0.31, a port of https://github.com/facebookresearch/convit (Apache-2.0), with the same parameter names.
 
-The first blocks mix each head's attention with one that knows only where pixels are,
+The first blocks mix the attention of each head with attention that depends on positions only,
 
     A = (1 - sigmoid(g)) softmax(q k^T / sqrt(K)) + sigmoid(g) softmax(r w),    r = (dx, dy, dx^2 + dy^2),
 
-and start with every head looking at one neighbor of a small square. The class token joins after them, and plain
-attention follows. The position table has no row for the class token.
+and are initialized so that each head looks at one neighbor in a small square. The class token joins after them, and
+plain attention follows. The position table has no row for the class token.
 
-We differ in that any grid serves, not only a square, and that for images of another size the table is resized, as
-timm resizes ViT's; the reference takes one size.
+Where we differ: the grid need not be a square, and for images of another size the table is resized as timm resizes
+ViT's; the reference takes one size.
 """
 
 import functools
@@ -39,12 +39,12 @@ from longview.modelzoo.layers.residuals.residual import Add
 
 
 class GatedPositionalAttention(nn.Module):
-    """Attention by content and by place, blended by one gate a head.
+    """Attention by content and by position, mixed by one gate per head.
 
     Attributes:
-        heads: number of heads; as many as fit into a square start as a convolution.
-        locality: how sharply they do.
-        kernel_init: of the matrices, but for the values, which start as the identity.
+        heads: number of heads; the largest square number of them is initialized as a convolution.
+        locality: sharpness of the initial positional attention.
+        kernel_init: initial values of the matrices, except that of the values, which is the identity.
         dtype: compute type; the softmaxes and gates are float32.
     """
 
@@ -74,7 +74,7 @@ class GatedPositionalAttention(nn.Module):
 
 
 def offsets(grid: ft.Grid) -> Float[np.ndarray, 'n n 3']:
-    """Returns (dx, dy, dx^2 + dy^2) from each pixel of a row-major grid to each other."""
+    """Returns (dx, dy, dx^2 + dy^2) between all pairs of pixels of a row-major grid."""
     places = np.indices(grid).reshape(2, -1)[::-1].astype(np.float32)
     between = places[:, None] - places[:, :, None]
     return np.stack([*between, (between**2).sum(0)], axis=-1)
@@ -85,26 +85,26 @@ def _identity(key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) 
 
 
 def _neighbors(locality: float, key: Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """One pixel of a square for each head: scores are ``-(distance to it)^2`` but for a constant."""
+    """Initial values: head h scores pixels by ``-(distance to pixel h of a square)^2``, up to a constant."""
     side = math.isqrt(shape[1])
     center = (side - 1) / 2 if side % 2 == 0 else side // 2
-    x, y = np.indices((side, side)).reshape(2, -1) - center  # x is the slower, as published
+    x, y = np.indices((side, side)).reshape(2, -1) - center  # x varies more slowly, as published
     local = locality * np.stack([2 * x, 2 * y, -np.ones_like(x)])
     initial = init.trunc_normal(0.02)(key, shape, dtype) * locality
     return initial.at[:, : side * side].set(jnp.asarray(local, dtype))
 
 
 class ConViT(ft.TokenBackbone):
-    """The network, of one resolution.
+    """The network; all its blocks have the same resolution.
 
     Attributes:
         width: channels of the tokens.
         depth: number of blocks.
-        local: how many of them, from the first, have gated positional attention.
-        heads: heads of each block; a square number for a convolution of that many pixels.
+        local: number of leading blocks with gated positional attention.
+        heads: heads of each block; a square number initializes all of them as a convolution.
         patch: side of the patches.
-        image_size: what the position table is made for, a side or (height, width). Images of any other size that
-            the patch divides get it resized.
+        image_size: image size of the position table, a side or (height, width). For images of any other size that
+            the patch divides the table is resized.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, local_mixer, mixer, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
@@ -128,7 +128,7 @@ class ConViT(ft.TokenBackbone):
     scan: bool = False
 
     def setup(self) -> None:
-        """Makes the parts; `grid` refuses an `image_size` that does not fit."""
+        """Makes the parts; `grid` raises ValueError for an `image_size` that does not fit."""
         self.stem = Patches(self.width, self.patch, dtype=self.dtype)
         rows, columns = self._table_grid()
         self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), (1, rows * columns, self.width))
@@ -164,11 +164,11 @@ class ConViT(ft.TokenBackbone):
         return patch_grid(height, width, self.patch)
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
-        """Returns the embedded patches in rows, without positions."""
+        """Returns the patch embeddings, row by row, without positions."""
         return self.stem(x).reshape(len(x), -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
-        """Returns the position table, resized where `grid` is not its own."""
+        """Returns the position table, resized if `grid` is another one."""
         matrix = posemb.smooth_cubic_matrix
         return posemb.resize(self.pos_embed, self._table_grid(), grid, matrix=matrix).astype(self.dtype)
 
@@ -176,7 +176,7 @@ class ConViT(ft.TokenBackbone):
         """Runs the blocks on a whole grid of patches.
 
         Raises:
-            ValueError: `grid` is None: the blocks must know where the patches are.
+            ValueError: `grid` is None; the blocks need the positions of the patches.
         """
         if grid is None:
             raise ValueError(
@@ -198,7 +198,7 @@ class ConViT(ft.TokenBackbone):
         return self.grid(*pair(self.image_size))
 
 
-# Table 1 of the paper: 48 channels a head.
+# Table 1 of the paper: 48 channels per head.
 VARIANTS = {
     'convit_tiny': ConViT(192, heads=4),
     'convit_small': ConViT(432, heads=9),
@@ -220,7 +220,7 @@ def _refit(backbone: ConViT, path: str, table: np.ndarray) -> np.ndarray:
 
 RESIZE = {'ConViT': _refit}
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _MIXER = (('qkv', 'qkv'), ('qk', 'qk'), ('v', 'v'), ('proj', 'out'), ('pos_proj', 'place'))

@@ -1,16 +1,16 @@
-"""ConvNeXt and ConvNeXt V2: a residual network modernized until it looks like a transformer without attention.
+"""ConvNeXt and ConvNeXt V2: a ResNet modernized towards the design of vision transformers, without attention.
 
 Liu et al., 2022, "A ConvNet for the 2020s", https://arxiv.org/abs/2201.03545; reference
 https://github.com/facebookresearch/ConvNeXt (MIT), commit 048efce. Woo et al., 2023, "ConvNeXt V2: Co-designing and
 Scaling ConvNets with Masked Autoencoders", https://arxiv.org/abs/2301.00808; reference
-https://github.com/facebookresearch/ConvNeXt-V2 (MIT for the code, CC BY-NC 4.0 for the weights). Parameter names are
-theirs, in `NAMES`.
+https://github.com/facebookresearch/ConvNeXt-V2 (MIT for the code, CC BY-NC 4.0 for the weights). `NAMES` maps their
+parameter names.
 
 A block is a 7x7 depthwise convolution, LayerNorm and a feed-forward layer of four times the width, in one branch with
 LayerScale; version 2 has global response normalization inside the feed-forward layer and no LayerScale. LayerNorm's
 epsilon is 1e-6 everywhere. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
 
-We differ where sides do not divide: patches are then filled up with zeros; the reference cuts off.
+Where sides do not divide we differ: images are then padded with zeros, where the reference crops them.
 """
 
 import functools
@@ -36,11 +36,11 @@ from longview.modelzoo.layers.residuals.residual import Add
 
 
 class ResponseMlp(nn.Module):
-    """``down(response(gelu(up(x))))``, with biases: version 2's.
+    """``down(response(gelu(up(x))))`` with biases, the feed-forward layer of version 2.
 
     Attributes:
         ratio: hidden width over width.
-        kernel_init: of both matrices.
+        kernel_init: initial values of both matrices.
         dtype: compute type.
     """
 
@@ -50,7 +50,7 @@ class ResponseMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
-        """Acts on a map."""
+        """Returns a map of the same shape."""
         y = gelu(Dense(int(x.shape[-1] * self.ratio), True, self.kernel_init, self.dtype, name='up')(x))
         y = GlobalResponseNorm(dtype=self.dtype, name='response')(y)
         return Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='down')(y)
@@ -60,8 +60,8 @@ class ConvNeXt(ft.PyramidBackbone):
     """Both versions.
 
     Attributes:
-        widths, depths: of each stage.
-        patch: stride of the stem; each further stage has twice its predecessor's.
+        widths, depths: channels and blocks of each stage.
+        patch: stride of the stem; each further stage doubles the stride.
         kernel_size: side of the depthwise kernels.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mlp, residual: factories of the blocks' parts.
@@ -93,7 +93,7 @@ class ConvNeXt(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; what leads to the next stage goes with the last block before it."""
+        """The stem, each block, the last norm; downsampling belongs to the block before it."""
         return meta_next.layers(self.depths)
 
     @nn.compact
@@ -171,7 +171,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _THERE, _HERE = 'stages.{s}.{i}', 'backbone/stage{s}/block{i:02d}'

@@ -1,16 +1,16 @@
-"""CvT: a transformer in three resolutions whose queries, keys and values are convolved before they are projected.
+"""CvT: a three-stage transformer whose queries, keys and values are convolved before they are projected.
 
 Wu et al., 2021, "CvT: Introducing Convolutions to Vision Transformers", https://arxiv.org/abs/2103.15808. Reference:
-https://github.com/leoxiaobin/CvT (MIT), commit 46ab3c8, whose parameter names ours has.
+https://github.com/leoxiaobin/CvT (MIT), commit 46ab3c8; `NAMES` maps its parameter names.
 
-Overlapping patches lead into each stage. In every block queries, keys and values each have their own 3x3 depthwise
-convolution with batch normalization, which for keys and values halves the sides; there is no other knowledge of
-place. A class token joins in the last stage, passes by the convolutions, and is what the classifier reads.
+Each stage begins with overlapping patches. In every block queries, keys and values each have a 3x3 depthwise
+convolution with batch normalization, which for keys and values halves the resolution; there are no position
+embeddings. A class token joins in the last stage, bypasses the convolutions, and is read by the classifier.
 
-What the published code does and the paper does not say, kept here:
-  * logits are divided by the root of the stage's width, not of a head's;
+Details of the published code that are not in the paper, kept here:
+  * attention logits are divided by the root of the width of the stage, not of a head;
   * GELU is ``x * sigmoid(1.702 x)``;
-  * only blocks of the last stage are ever skipped, at a rate that rises from 0 along that stage.
+  * stochastic depth applies to the last stage only, at a rate that rises from 0 along that stage.
 """
 
 import functools
@@ -38,13 +38,13 @@ from longview.modelzoo.layers.residuals.residual import Add
 
 
 class ConvProjection(nn.Module):
-    """``project(norm(conv(x)))``: a 3x3 depthwise convolution, then a matrix. Learned tokens meet only the matrix.
+    """``project(norm(conv(x)))``: a 3x3 depthwise convolution, then a matrix. Learned tokens pass the matrix only.
 
     Attributes:
         features: output channels.
-        stride: of the convolution.
+        stride: stride of the convolution.
         norm: factory of the normalization.
-        kernel_init: of the matrix.
+        kernel_init: initial values of the matrix.
         dtype: compute type.
     """
 
@@ -58,7 +58,7 @@ class ConvProjection(nn.Module):
     def __call__(
         self, image: Float[Array, 'b h w c'], before: Float[Array, 'b p c'], *, train: bool = False
     ) -> Float[Array, 'b m d']:
-        """Returns the tokens `before` and then the pixels, in rows."""
+        """Returns the projected tokens `before`, followed by the pixels row by row."""
         image = StridedDepthwise(3, self.stride, 1, dtype=self.dtype, name='conv')(image)
         image = self.norm(dtype=self.dtype, name='norm')(image, train=train)
         tokens = jnp.concatenate([before, image.reshape(len(image), -1, image.shape[-1])], axis=1)
@@ -66,14 +66,14 @@ class ConvProjection(nn.Module):
 
 
 class ConvAttention(nn.Module):
-    """Attention between convolved pixels, and learned tokens before them.
+    """Attention between convolved pixels and the learned tokens that precede them.
 
     Attributes:
         heads: number of heads; divides the width.
-        grid: rows and columns of pixels; the tokens that come in beyond them stand first.
-        stride: of the convolutions of keys and values.
+        grid: rows and columns of pixels; any further tokens are learned ones and come first.
+        stride: stride of the convolutions of keys and values.
         norm: factory of the normalization after each convolution.
-        kernel_init: of the matrices.
+        kernel_init: initial values of the matrices.
         dtype: compute type; the softmax is float32.
     """
 
@@ -101,11 +101,11 @@ class ConvAttention(nn.Module):
 class OverlappingPatches(nn.Module):
     """A convolution whose kernel is wider than its stride, then LayerNorm.
 
-    The side of the kernel is ``2 patch - 1``, the padding half the stride: 7 and 2 for a patch of 4, 3 and 1 for 2.
+    The side of the kernel is ``2 * patch - 1``, the padding ``patch / 2``: 7 and 2 for a patch of 4, 3 and 1 for 2.
 
     Attributes:
         features: output channels.
-        patch: the stride.
+        patch: stride of the convolution.
         dtype: compute type.
     """
 
@@ -115,7 +115,7 @@ class OverlappingPatches(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / patch rows; for a patch of 2, rounded up."""
+        """Returns a map of h / patch by w / patch pixels; for a patch of 2, rounded up."""
         x = Conv(self.features, 2 * self.patch - 1, self.patch, self.patch // 2, self.dtype, name='conv')(x)
         return LayerNorm(dtype=self.dtype, name='norm')(x)
 
@@ -126,8 +126,8 @@ class Stage(nn.Module):
     Attributes:
         block: factory of a block.
         depth: number of blocks.
-        residual: opens and closes the stream.
-        remat: recompute a block's activations in the backward pass.
+        residual: factory of the connection that opens and closes the stream.
+        remat: whether to recompute the activations of each block in the backward pass.
     """
 
     block: Callable[..., nn.Module]
@@ -139,7 +139,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b n d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b n d']:
-        """Keeps the shape; `masks` are those of this stage's blocks."""
+        """Returns the tokens after the stage; `masks` are those of its blocks."""
         join = self.residual(name='residual')
         blocks = [self.block(name=name) for name in trunk.names(self.depth)]
         return join.close(in_turn(blocks, join.open(x), masks, train=train, remat=self.remat))
@@ -149,12 +149,12 @@ class CvT(ft.PyramidBackbone):
     """The network.
 
     Attributes:
-        widths, depths, heads: of each stage.
-        patch: stride of the first stage; each further one has twice its predecessor's.
+        widths, depths, heads: channels, blocks and heads of each stage.
+        patch: stride of the first stage; each further stage doubles the stride.
         drop_path: stochastic depth of the last block; the stages before the last one have none.
         norm, mixer, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     widths: Sequence[int] = (64, 192, 384)
@@ -181,7 +181,7 @@ class CvT(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The first patches, each block, the last norm; what leads to a stage goes with the last block before it."""
+        """The first patch embedding, each block, the last norm; downsampling belongs to the block before it."""
         blocks = trunk.stage_paths(self.depths, [f'embed{index}' for index in range(1, len(self.depths))])
         blocks[sum(self.depths[:-1]) - 1].append('cls_token')
         return (('embed0',), *map(tuple, blocks), ('norm',))
@@ -235,7 +235,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _STATISTICS = (('running_mean', 'mean'), ('running_var', 'var'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))

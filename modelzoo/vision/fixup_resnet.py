@@ -2,11 +2,11 @@
 
 Zhang et al., 2019, "Fixup Initialization: Residual Learning Without Normalization", https://arxiv.org/abs/1901.09321.
 Reference: https://github.com/hongyi-zhang/Fixup (BSD-3-Clause), cifar/models/fixup_resnet_cifar.py at f3fa449, read for
-facts; parameter names are its own. How branches start: layers/residuals/fixup.py.
+facts; `NAMES` maps its parameter names. For the initial values of branches see layers/residuals/fixup.py.
 
-What the published code does and the paper does not say, kept here: L is the number of blocks; where a block halves the
-resolution the shortcut takes every second pixel of the map with the block's first number added, and zeros behind its
-channels. Where we differ: a head starts as heads.py says; the reference's starts at 0.
+Details of the published code that are not in the paper, kept here: L is the number of blocks; where a block halves the
+resolution, its shortcut adds the first scalar of the block to the map, takes every second pixel and appends channels
+of zeros. Where we differ: a head has the initial values of modelzoo/heads; the reference's are 0.
 """
 
 import functools
@@ -27,12 +27,12 @@ from longview.modelzoo.layers.residuals import fixup
 
 
 class Block(nn.Module):
-    """``relu(shortcut(x) + branch(x))`` with two 3x3 convolutions, a number before each and before the rectifier.
+    """``relu(shortcut(x) + branch(x))`` with two 3x3 convolutions; scalars are added before each and before the ReLU.
 
     Attributes:
         features: output channels.
-        stride: of the first convolution.
-        residual: factory of the connection, with the block's number.
+        stride: stride of the first convolution.
+        residual: factory of the connection, which knows the index of the block.
         dtype: compute type.
     """
 
@@ -60,12 +60,12 @@ class Block(nn.Module):
 
 
 def _widened(x: Float[Array, 'b h w c'], features: int) -> Float[Array, 'b h w d']:
-    """Returns the map with channels of zeros behind its own."""
+    """Returns the map padded with channels of zeros."""
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, features - x.shape[-1])))
 
 
 class FixupResNet(ft.PyramidBackbone):
-    """The network: a 3x3 convolution, stages of which each but the first halves the sides, a number for the mean.
+    """The network: a 3x3 convolution, stages that halve the resolution (except the first), a scalar added to the mean.
 
     Attributes:
         depths: blocks of each stage.
@@ -73,8 +73,8 @@ class FixupResNet(ft.PyramidBackbone):
         stem_width: channels after the stem.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
-        scan: one compiled body for the blocks of a stage but the first.
+        remat: whether to recompute each block in the backward pass.
+        scan: whether the blocks of a stage, except its first, share one compiled body.
     """
 
     depths: Sequence[int] = (3, 3, 3)
@@ -97,7 +97,7 @@ class FixupResNet(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem with its number, each block, the number of the mean."""
+        """The stem with its scalar, each block, the scalar of the mean."""
         stem, *blocks = pyramid.layers(self.depths, ['pool'])
         return ((*stem, 'after_stem'), *blocks)
 
@@ -123,7 +123,7 @@ class FixupResNet(ft.PyramidBackbone):
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: pooled}
 
 
-# Section 5.1: the ResNets for CIFAR of 6 n + 2 layers.
+# Section 5.1: the ResNets for CIFAR with 6 n + 2 layers.
 VARIANTS = {
     **{f'fixup_resnet{6 * n + 2}': FixupResNet((n, n, n)) for n in (3, 5, 7, 9, 18)},
     'fixup_resnet_test': FixupResNet((3, 1), (8, 16), stem_width=8),
@@ -132,7 +132,7 @@ VARIANTS = {
 PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) for name in list(VARIANTS)[:-1]}
 
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NUMBERS = (
     ('bias1a', 'residual/before'),
     ('bias1b', 'after1/bias'),

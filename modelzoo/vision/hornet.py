@@ -1,17 +1,18 @@
-"""HorNet: convolutions whose parts multiply each other recursively, for interactions of high order.
+"""HorNet: recursive gated convolutions, for spatial interactions of high order.
 
 Rao et al., 2022, "HorNet: Efficient High-Order Spatial Interactions with Recursive Gated Convolutions",
-https://arxiv.org/abs/2207.14284. Reference: https://github.com/raoyongming/HorNet (MIT), commit ac9e210, whose
-parameter names ours has.
+https://arxiv.org/abs/2207.14284. Reference: https://github.com/raoyongming/HorNet (MIT), commit ac9e210; `NAMES` maps
+its parameter names.
 
-ConvNeXt's pyramid with a transformer's block: norm and recursive gated convolution, norm and feed-forward layer, both
-with LayerScale. The order of the recursion rises with the stage; what the depthwise convolution makes is divided by
-three. In the variants "gf" half of its channels in the last two stages go through a global filter and the other half
-through a 3x3 convolution, with a norm before and after; the halves take turns, channel by channel. LayerNorm's epsilon
-is 1e-6 everywhere. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
+ConvNeXt's pyramid with the block of a transformer: norm and recursive gated convolution, norm and feed-forward layer,
+both with LayerScale. The order of the recursion rises with the stage; the output of the depthwise convolution is
+divided by three. In the variants "gf" the depthwise convolution of the last two stages is replaced: a norm, a global
+filter on one half of the channels and a 3x3 convolution on the other half, interleaved channel by channel, a norm.
+LayerNorm's epsilon is 1e-6 everywhere. The classifier reads the normalized mean of the last stage, not the mean of
+``map``.
 
-Global filters are resized for images of another size as the reference resizes them. We differ where sides do not
-divide: patches are then filled up with zeros; the reference cuts off.
+Global filters are resized for images of another size as the reference resizes them. Where sides do not divide we
+differ: images are then padded with zeros, where the reference crops them.
 """
 
 import functools
@@ -44,20 +45,21 @@ Wide = functools.partial(_Depthwise, 7, use_bias=True, bias_init=jax.nn.initiali
 
 
 class GlobalFilter(nn.Module):
-    """``irfft2(rfft2(x) * kernel)``, orthonormal transforms, one complex number a frequency and channel.
+    """``irfft2(rfft2(x) * kernel)`` with orthonormal transforms.
 
-    The kernel is stored as (columns, 2, rows, channels), of which 2 are the real and the imaginary part.
+    The kernel has one complex number per frequency and channel. It is stored as (columns, 2, rows, channels), with the
+    real and the imaginary part in the second axis.
 
     Attributes:
-        image: height and width of the map that the kernel is for. For another one it is resized linearly, its corners
-            on corners.
+        image: height and width of the map that the kernel is for. For another size the kernel is resized bilinearly
+            with aligned corners.
     """
 
     image: tuple[int, int]
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Filters each channel, in float32."""
+        """Filters each channel in float32."""
         height, width = self.image
         kernel = self.param('kernel', init.trunc_normal(0.02), (width // 2 + 1, 2, height, x.shape[-1]))
         kernel = resize(kernel, (x.shape[2] // 2 + 1, x.shape[1]))
@@ -65,7 +67,7 @@ class GlobalFilter(nn.Module):
 
 
 def resize(kernel: Float[Array, 'q 2 k c'], size: tuple[int, int]) -> Float[Array, 'q2 2 k2 c']:
-    """Returns a kernel of other columns and rows: torch's bilinear interpolation with ``align_corners=True``."""
+    """Returns the kernel resized to `size` by torch's bilinear interpolation with ``align_corners=True``."""
     if size == (kernel.shape[0], kernel.shape[2]):
         return kernel
     columns, rows = (aligned_matrix(*sides) for sides in zip((kernel.shape[0], kernel.shape[2]), size))
@@ -73,7 +75,7 @@ def resize(kernel: Float[Array, 'q 2 k c'], size: tuple[int, int]) -> Float[Arra
 
 
 def aligned_matrix(source: int, target: int) -> Float[np.ndarray, 't s']:
-    """Returns the weights of `source` points in each of `target` points, both ends on ends."""
+    """Returns the matrix that interpolates `source` points at `target` points with aligned ends."""
     position = np.linspace(0, source - 1, target)
     return np.maximum(0, 1 - abs(position[:, None] - np.arange(source)[None]))
 
@@ -83,11 +85,11 @@ def _einsum(form: str, x: Array, matrix: np.ndarray) -> Array:
 
 
 class GlobalLocal(nn.Module):
-    """``norm(interleave(conv(first half), global filter(second half)))`` of the normalized input.
+    """``norm(interleave(conv(first half), global_filter(second half)))`` of the normalized input.
 
     Attributes:
         image: height and width of the map that the filter is for; see `GlobalFilter`.
-        dtype: compute type; the filter's is float32.
+        dtype: compute type; that of the filter is float32.
     """
 
     image: ft.Grid
@@ -95,7 +97,7 @@ class GlobalLocal(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the shape; the channels are even in number."""
+        """Returns a map of the same shape; the number of channels must be even."""
         near, far = jnp.split(_Norm(dtype=self.dtype, name='before')(x), 2, axis=-1)
         near = _Depthwise(3, dtype=self.dtype, name='local')(near)
         far = GlobalFilter(self.image, name='global')(far)
@@ -108,9 +110,9 @@ class GatedConv(nn.Module):
 
     Attributes:
         order: number of products; the first has width / 2^(order - 1) channels, each further one twice as many.
-        filter: factory of the convolution of all f together; it does not touch a.
-        scale: of what it makes.
-        kernel_init: of the matrices.
+        filter: factory of the convolution, which acts on all f together and not on a.
+        scale: factor on the output of the convolution.
+        kernel_init: initial values of the matrices.
         dtype: compute type.
     """
 
@@ -125,7 +127,7 @@ class GatedConv(nn.Module):
         """Keeps the shape.
 
         Raises:
-            ValueError: the width does not divide that often.
+            ValueError: the width is not divisible by 2^(order - 1).
         """
         del train
         width = x.shape[-1]
@@ -148,11 +150,11 @@ class HorNet(ft.PyramidBackbone):
     Attributes:
         width: channels of the first stage; each stage doubles them.
         depths: blocks of each stage.
-        orders: of each stage's recursion.
-        global_from: the first stage with global filters; the number of stages for none.
-        image_size: what the filters are made for, a side or (height, width). For images of any other size that the
-            patch divides they are resized.
-        patch: stride of the stem; each further stage has twice its predecessor's.
+        orders: order of the recursion in each stage.
+        global_from: index of the first stage with global filters; the number of stages for none.
+        image_size: image size of the filters, a side or (height, width). For images of any other size that the patch
+            divides the filters are resized.
+        patch: stride of the stem; each further stage doubles the stride.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
@@ -185,7 +187,7 @@ class HorNet(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; what leads to the next stage goes with the last block before it."""
+        """The stem, each block, the last norm; downsampling belongs to the block before it."""
         return meta_next.layers(self.depths)
 
     @nn.compact
@@ -217,7 +219,7 @@ class HorNet(ft.PyramidBackbone):
         return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
 
 
-# Table 1 of the paper. "img384" are made for images of that size.
+# Table 1 of the paper. The filters of "img384" are for images of 384 pixels.
 _WIDTHS = {'tiny': 64, 'small': 96, 'base': 128, 'large': 192}
 VARIANTS = {
     **{f'hornet_{size}_7x7': HorNet(width) for size, width in _WIDTHS.items()},
@@ -226,8 +228,8 @@ VARIANTS = {
     'hornet_test': HorNet(16, (1, 2), (2, 3), 1, image_size=16),
 }
 
-# The repository's table: T to B trained on ImageNet-1k, L on ImageNet-22k. It prints 209, 211 and 216 M for L, which
-# ours has with a head of 10,450 classes.
+# The repository's table: T to B trained on ImageNet-1k, L on ImageNet-22k. It lists 209, 211 and 216 M for L, which is
+# the count with a head of 10,450 classes.
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2207.14284', (224, 224))
 PUBLISHED = {
     'hornet_tiny_7x7': _PAPER(22, 4.0, 82.8),
@@ -242,7 +244,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _THERE, _HERE = 'stages.{s}.{i}', 'backbone/stage{s}/block{i:02d}'

@@ -1,14 +1,14 @@
-"""InceptionNeXt: ConvNeXt whose large kernel is split into a small square, two bands and the identity.
+"""InceptionNeXt: ConvNeXt with its large kernel split into a small square, two bands and the identity.
 
 Yu et al., 2023, "InceptionNeXt: When Inception Meets ConvNeXt", https://arxiv.org/abs/2303.16900. Reference:
-https://github.com/sail-sg/inceptionnext (Apache-2.0), commit 3f9769c, whose parameter names ours has.
+https://github.com/sail-sg/inceptionnext (Apache-2.0), commit 3f9769c; `NAMES` maps its parameter names.
 
-Most channels of a block pass its mixer as they are; an eighth each goes through 3x3, 1x11 and 11x1 depthwise
-convolutions. Norms are of the batch, and the feed-forward layers of the last stage are three times as wide as it, the
-others four times. The published classifier has a hidden layer of three times the width, GELU and LayerNorm between the
-mean and the logits: here they make ``pooled``, so that a linear head is all that follows.
+Most channels pass the mixer unchanged; an eighth each goes through 3x3, 1x11 and 11x1 depthwise convolutions. Norms are
+batch normalizations. The hidden layers of feed-forward layers have four times the width, in the last stage three times.
+The published classifier has a hidden layer of three times the width, GELU and LayerNorm between the mean and the
+logits; here they are part of the backbone and compute ``pooled``, so that a linear head follows.
 
-We differ where sides do not divide: patches are then filled up with zeros; the reference cuts off.
+Where sides do not divide we differ: images are then padded with zeros, where the reference crops them.
 """
 
 import functools
@@ -34,11 +34,11 @@ from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 
 
 class Inception(nn.Module):
-    """``[x0 | square(x1) | row(x2) | column(x3)]`` over parts of the channels, with biases.
+    """``[x0 | square(x1) | row(x2) | column(x3)]`` for a split of the channels; the convolutions have biases.
 
     Attributes:
         band: length of the two bands.
-        ratio: share of the channels that each convolution has, rounded down.
+        ratio: share of the channels that each convolution gets, rounded down.
         dtype: compute type.
     """
 
@@ -51,7 +51,7 @@ class Inception(nn.Module):
         """Keeps the shape.
 
         Raises:
-            ValueError: the channels are too few for a part of one.
+            ValueError: there are too few channels for one per convolution.
         """
         part = int(x.shape[-1] * self.ratio)
         if not part:
@@ -68,7 +68,7 @@ class Taps(nn.Module):
     """The parameters of one of the convolutions.
 
     Attributes:
-        sides: of the kernel.
+        sides: height and width of the kernel.
     """
 
     sides: tuple[int, int]
@@ -81,17 +81,17 @@ class Taps(nn.Module):
 
 
 class Neck(nn.Module):
-    """``norm(gelu(up(x)))``: what the published classifier does before its logits, in float32.
+    """``norm(gelu(up(x)))``, the hidden layer of the published classifier, in float32.
 
     Attributes:
-        ratio: width over the input's.
+        ratio: output channels over input channels.
     """
 
     ratio: float = 3.0
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b c']) -> Float[Array, 'b d']:
-        """Returns ``ratio * c`` channels."""
+        """Returns a vector of ``ratio * c`` channels."""
         y = gelu(Dense(int(x.shape[-1] * self.ratio), name='up')(x))
         return LayerNorm(epsilon=1e-6, name='norm')(y)
 
@@ -100,14 +100,14 @@ class InceptionNeXt(ft.PyramidBackbone):
     """The network.
 
     Attributes:
-        widths, depths: of each stage.
-        ratios: hidden over outer width of each stage's feed-forward layers.
-        patch: stride of the stem; each further stage has twice its predecessor's.
+        widths, depths: channels and blocks of each stage.
+        ratios: hidden width over width of the feed-forward layers of each stage.
+        patch: stride of the stem; each further stage doubles the stride.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         mixer, norm, mlp, residual: factories of the blocks' parts.
-        neck: factory of what makes ``pooled`` of the mean.
+        neck: factory of the module that computes ``pooled`` from the mean.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     widths: Sequence[int] = (96, 192, 384, 768)
@@ -135,12 +135,12 @@ class InceptionNeXt(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the neck; what leads to the next stage goes with the last block before it."""
+        """The stem, each block, the neck; downsampling belongs to the block before it."""
         return meta_next.layers(self.depths, ['neck'])
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
-        """Returns ``stem``, ``stage0`` to ``stage3``, ``map``, which is the last of them, and ``pooled``.
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map``, which equals ``stage3``, and ``pooled``.
 
         Raises:
             ValueError: the patch does not divide the image.
@@ -164,7 +164,7 @@ class InceptionNeXt(ft.PyramidBackbone):
         return meta_next.Stage((block,) * self.depths[index], self.residual, self.remat, name=ft.stage(index))
 
 
-# Table 2 of the paper; atto is the repository's.
+# Table 2 of the paper; atto is from the repository.
 _DEEP = (3, 3, 27, 3)
 VARIANTS = {
     'inceptionnext_atto': InceptionNeXt((40, 80, 160, 320), (2, 2, 6, 2), mixer=functools.partial(Inception, 9, 1 / 4)),
@@ -174,7 +174,7 @@ VARIANTS = {
     'inceptionnext_test': InceptionNeXt((16, 32), (1, 2), (4, 3), mixer=functools.partial(Inception, 5, 1 / 4)),
 }
 
-# Table 4 of the paper; atto's are the repository's.
+# Table 4 of the paper; the figures of atto are from the repository.
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2303.16900', (224, 224))
 PUBLISHED = {
     'inceptionnext_atto': _PAPER(4.2, 0.51, 75.3),
@@ -184,7 +184,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and statistics and ours; see weights.py.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _LAYER_NORM = (('weight', 'scale'), ('bias', 'bias'))
 _NORM = (*_LAYER_NORM, ('running_mean', 'mean'), ('running_var', 'var'))

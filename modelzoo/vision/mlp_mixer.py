@@ -1,19 +1,19 @@
-"""MLP-Mixer and ResMLP: matrices across the patches in place of attention.
+"""MLP-Mixer and ResMLP: matrices across the patches instead of attention.
 
 Tolstikhin et al., 2021, "MLP-Mixer: An all-MLP Architecture for Vision", https://arxiv.org/abs/2105.01601; Touvron et
 al., 2021, "ResMLP: Feedforward networks for image classification with data-efficient training",
 https://arxiv.org/abs/2105.03404. Reference: https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0),
-release 1.0.31, whose names and numbers ours has.
+release 1.0.31; variants have its names, and outputs agree with it.
 
-Both are the same trunk. Mixer has two matrices across the patches, with GELU between them, and LayerNorms; ResMLP has
-one, scales and shifts in place of the norms, and LayerScale. The classifier reads the mean of the patches. The
-matrices across the patches are made for the number of patches that they first see.
+Both share one trunk. Mixer has two matrices across the patches, with GELU between them, and LayerNorms; ResMLP has
+one matrix, an affine map per channel in place of the norms, and LayerScale. The classifier reads the mean of the
+patches. The matrices across the patches take their size from the first input.
 
-Mixer's GELU is the exact one, as in timm; the JAX original has the tanh approximation. Its matrices start as the
-original's (LeCun normal, biases 0), ResMLP's as Meta's code has them.
+Mixer's GELU is the exact one, as in timm; the JAX original has the tanh approximation. Initial values of Mixer are
+those of the original (LeCun normal, biases 0), of ResMLP those of Meta's code.
 
-Where we differ: the rate of stochastic depth rises from 0 along the blocks, as Mixer's paper has it; ResMLP's code
-has one rate for all.
+Where we differ: the rate of stochastic depth rises from 0 along the blocks, as in the paper of Mixer; the code of
+ResMLP has one rate for all blocks.
 """
 
 import functools
@@ -40,11 +40,11 @@ _LECUN, _ZEROS = jax.nn.initializers.lecun_normal(), jax.nn.initializers.zeros
 
 
 class TokenMlp(nn.Module):
-    """Mixer's: two matrices across the tokens, the same for each channel, GELU between them.
+    """Mixer's token mixing: two matrices across the tokens, shared by all channels, with GELU between them.
 
     Attributes:
         ratio: hidden width over the number of channels.
-        kernel_init: of both matrices.
+        kernel_init: initial values of both matrices.
         dtype: compute type.
     """
 
@@ -62,10 +62,10 @@ class TokenMlp(nn.Module):
 
 
 class TokenLinear(nn.Module):
-    """ResMLP's: one matrix across the tokens.
+    """ResMLP's token mixing: one matrix across the tokens, shared by all channels.
 
     Attributes:
-        kernel_init: of the matrix.
+        kernel_init: initial values of the matrix.
         dtype: compute type.
     """
 
@@ -81,7 +81,7 @@ class TokenLinear(nn.Module):
 
 
 class Affine(nn.Module):
-    """``x * alpha + beta``, ResMLP's place-holder of a norm.
+    """``x * alpha + beta`` per channel, which ResMLP has in place of a norm.
 
     Attributes:
         dtype: of the result.
@@ -91,21 +91,21 @@ class Affine(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b n d']) -> Float[Array, 'b n d']:
-        """Acts on each channel."""
+        """Returns the scaled and shifted tokens."""
         alpha = self.param('alpha', jax.nn.initializers.ones, (1, 1, x.shape[-1]))
         beta = self.param('beta', jax.nn.initializers.zeros, (1, 1, x.shape[-1]))
         return (x.astype(jnp.float32) * alpha + beta).astype(self.dtype)
 
 
 class Mixer(ft.TokenBackbone):
-    """The trunk of both.
+    """The trunk of both networks.
 
     Attributes:
         width: channels of the tokens.
         depth: number of blocks.
         patch: side of the patches.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
-        stem_init, stem_bias_init: of the patch embedding; by default torch's.
+        stem_init, stem_bias_init: initial values of the patch embedding; by default torch's.
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks run; see layers/frame/trunk.py.
@@ -153,18 +153,18 @@ class Mixer(ft.TokenBackbone):
         return patch_grid(height, width, self.patch)
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
-        """Returns the embedded patches in rows."""
+        """Returns the patch embeddings, row by row."""
         return self.stem(x).reshape(len(x), -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
-        """Returns zeros: the matrices across the patches know the places."""
+        """Returns zeros: the matrices across the patches depend on the positions themselves."""
         return jnp.zeros((1, grid[0] * grid[1], self.width), self.dtype)
 
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
         """Runs the blocks on a whole grid of patches.
 
         Raises:
-            ValueError: `grid` is None: the blocks have a weight for each pair of places.
+            ValueError: `grid` is None; the blocks have a weight for each pair of positions.
         """
         if grid is None:
             raise ValueError(
@@ -179,7 +179,7 @@ class Mixer(ft.TokenBackbone):
 
 
 def _check_tokens(module: nn.Module, path: tuple[str, str], tokens: int) -> None:
-    """Raises ValueError where weights are there, for another number of tokens."""
+    """Raises ValueError if there are weights for another number of tokens."""
     kernel = module.variables.get('params', {}).get(path[0], {}).get(path[1])
     if kernel is not None and kernel.shape[0] != tokens:
         raise ValueError(
@@ -188,7 +188,7 @@ def _check_tokens(module: nn.Module, path: tuple[str, str], tokens: int) -> None
         )
 
 
-# Table 1 of each paper; the names are timm's. LayerScale starts as in Meta's code, smaller in deeper networks.
+# Table 1 of each paper; the names are timm's. LayerScale is initialized as in Meta's code, smaller in deeper networks.
 _MIXER = functools.partial(Mixer, stem_init=_LECUN, stem_bias_init=_ZEROS)
 _RESMLP = functools.partial(Mixer, norm=Affine, mixer=TokenLinear, mlp=Mlp)
 VARIANTS = {
@@ -222,7 +222,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('alpha', 'alpha'), ('beta', 'beta'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 NAMES = {

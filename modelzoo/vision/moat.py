@@ -1,21 +1,21 @@
-"""MOAT: blocks of a mobile convolution and then attention, the convolution in place of the feed-forward layers.
+"""MOAT: blocks of a mobile convolution, which replaces the feed-forward layer, followed by attention.
 
 Yang et al., 2022, "MOAT: Alternating Mobile Convolution and Attention Brings Strong Vision Models",
 https://arxiv.org/abs/2210.01820. Reference: https://github.com/google-research/deeplab2 (Apache-2.0), commit 64bc1c1,
-model/pixel_encoder/moat.py and model/layers/moat_*.py. It is TensorFlow code without a PyTorch edition, so NAMES has
-its names in PyTorch's manner: ``weight`` and ``bias`` for kernels, scales and offsets, kernels (out, in, *window),
-the heads of an attention matrix side by side in one axis.
+model/pixel_encoder/moat.py and model/layers/moat_*.py. It is TensorFlow code without a PyTorch version, so `NAMES`
+writes its names in the PyTorch way: ``weight`` and ``bias`` for kernels, scales and offsets, kernels as
+(out, in, *window), and the heads of an attention matrix in one axis.
 
 The first two stages have mobile convolutions with squeeze-and-excitation, the others MOAT blocks, which attend to
-the whole map. Padding is TensorFlow's SAME, at stride 2 after an even map only; batch normalization's epsilon is
-1e-3, layer normalization's 1e-5; GELU is the exact one. Where a block halves the map its shortcut is the mean of 2x2
-pixels.
+the whole map. Padding is TensorFlow's SAME, which for an even map at stride 2 pads at the end only. Epsilon is 1e-3 in
+batch normalization and 1e-5 in layer normalization; GELU is the exact one. Where a block halves the resolution its
+shortcut averages 2x2 pixels.
 
-Logits have a learned bias for each offset of two pixels and each head, in a table made for one image size; for
-images of another size it is resized linearly without antialiasing, as the reference does it.
+Attention logits have a learned bias per relative offset and head, in a table for one image size; for images of another
+size it is resized linearly without antialiasing, as in the reference.
 
-We differ in two ways: the running variance of batch normalization is the unbiased one, as in our BatchNorm, and there
-is no attention in windows, which the reference has for dense tasks with large images.
+We differ in two ways: the running variance of batch normalization is unbiased, as in our BatchNorm, and there is no
+window attention, which the reference has for dense tasks with large images.
 """
 
 import functools
@@ -47,10 +47,10 @@ _BATCH_NORM = functools.partial(BatchNorm, epsilon=1e-3, momentum=0.99)
 
 
 class Excite(nn.Module):
-    """Squeeze-and-excitation with SiLU: ``x * sigmoid(up(silu(down(mean of x))))``.
+    """Squeeze-and-excitation with SiLU: ``x * sigmoid(up(silu(down(global_mean(x)))))``.
 
     Attributes:
-        hidden: channels in between.
+        hidden: hidden channels.
         dtype: compute type.
     """
 
@@ -59,17 +59,17 @@ class Excite(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the shape."""
+        """Returns a map of the same shape."""
         y = nn.silu(Dense(self.hidden, True, _NORMAL, self.dtype, name='down')(global_mean(x)))
         y = Dense(x.shape[-1], True, _NORMAL, self.dtype, name='up')(y)
         return x * nn.sigmoid(y)[:, None, None]
 
 
 class RelativeAttention(nn.Module):
-    """Attention of all pixels of a map to all, with a bias for each offset.
+    """Attention between all pixels of a map, with a bias per relative offset.
 
     Attributes:
-        table: rows and columns of the map that the biases are made for.
+        table: rows and columns of the map that the table of biases is for.
         head_width: channels of a head; divides the width.
         dtype: compute type; logits and softmax are float32.
     """
@@ -83,7 +83,7 @@ class RelativeAttention(nn.Module):
         """Mixes the pixels.
 
         Raises:
-            ValueError: the width does not divide into heads.
+            ValueError: `head_width` does not divide the width.
         """
         width, flat = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
         if width % self.head_width:
@@ -97,7 +97,7 @@ class RelativeAttention(nn.Module):
         source, target = (tuple(2 * side - 1 for side in sides) for sides in (self.table, grid))
         table = self.param('pos_embed', _NORMAL, (heads, *source))
         offsets = posemb.resize(table.reshape(heads, -1).T[None], source, target, matrix=posemb.linear_matrix)
-        # The table counts from the query to the key, `relative_index` the other way.
+        # The table is indexed by key minus query, `relative_index` by query minus key.
         return offsets[0, window.relative_index(grid).T].transpose(2, 0, 1)[None]
 
 
@@ -106,11 +106,11 @@ class Block(nn.Module):
 
     Attributes:
         features: output channels.
-        stride: 2 halves the sides, rounding up.
-        excite: channels in the middle of squeeze-and-excitation; 0 for none.
+        stride: 2 halves the resolution, rounded up.
+        excite: hidden channels of squeeze-and-excitation; 0 for none.
         mixer: factory of the attention; None for none.
-        norm: factory of the normalizations of the convolution.
-        expansion: channels inside the convolution over `features`.
+        norm: factory of the normalizations in the mobile convolution.
+        expansion: hidden channels of the mobile convolution over `features`.
         dtype: compute type.
     """
 
@@ -166,7 +166,7 @@ class SameConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up."""
+        """Returns a map of h / stride by w / stride pixels, rounded up."""
         kernel = self.param('kernel', _NORMAL, (3, 3, x.shape[-1], self.features))
         bias = self.param('bias', jax.nn.initializers.zeros, (self.features,))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
@@ -174,11 +174,11 @@ class SameConv(nn.Module):
 
 
 class Stem(nn.Module):
-    """Two convolutions, batch normalization and GELU between them.
+    """Two convolutions with batch normalization and GELU between them.
 
     Attributes:
-        features: channels of both.
-        stride: of the first.
+        features: channels of both convolutions.
+        stride: stride of the first convolution.
         norm: factory of the normalization.
         dtype: compute type.
     """
@@ -190,19 +190,19 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up."""
+        """Returns a map of h / stride by w / stride pixels, rounded up."""
         x = SameConv(self.features, self.stride, self.dtype, name='conv0')(x)
         x = gelu(self.norm(dtype=self.dtype, name='norm')(x, train=train))
         return SameConv(self.features, 1, self.dtype, name='conv1')(x)
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution; the first halves the map.
+    """The blocks of one resolution; the first block halves the resolution.
 
     Attributes:
-        block: factory of a block, but for its stride.
+        block: factory of a block, given its stride.
         depth: number of blocks.
-        remat: recompute a block's activations in the backward pass.
+        remat: whether to recompute the activations of each block in the backward pass.
     """
 
     block: Callable[..., nn.Module]
@@ -213,7 +213,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Runs the blocks; `masks` are those of this stage's blocks."""
+        """Returns the map after the stage; `masks` are those of its blocks."""
         names = trunk.names(self.depth)
         blocks = [self.block(stride=1 if index else 2, name=name) for index, name in enumerate(names)]
         return in_turn(blocks, x, masks, train=train, remat=self.remat)
@@ -224,17 +224,17 @@ class MOAT(ft.PyramidBackbone):
 
     Attributes:
         stem_width: channels of the stem.
-        widths, depths: of each stage.
-        attends: which stages have MOAT blocks; the others have mobile convolutions with squeeze-and-excitation.
+        widths, depths: channels and blocks of each stage.
+        attends: whether each stage has MOAT blocks; other stages have mobile convolutions with squeeze-and-excitation.
         head_width: channels of a head.
-        stem_stride: of the stem; 1 for small images.
-        image_size: what the tables of offsets are made for, a side or (height, width). Images of any other size get
-            them resized.
-        drop_path: stochastic depth; block i of n has i / n of it, in both branches.
+        stem_stride: stride of the stem; 1 for small images.
+        image_size: image size of the tables of biases, a side or (height, width). For images of any other size the
+            tables are resized.
+        drop_path: stochastic depth; block i of n has the rate drop_path * i / n in both branches.
         norm: factory of the batch normalizations.
         mixer: factory of the attention.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     stem_width: int = 64
@@ -267,7 +267,7 @@ class MOAT(ft.PyramidBackbone):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
-        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``, the norm of the mean of the pixels."""
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``, the normalized mean of the pixels."""
         x = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         count = sum(self.depths)
         masks = path_masks(self, self.drop_path * (count - 1) / count, count, len(x), train=train)
@@ -280,7 +280,7 @@ class MOAT(ft.PyramidBackbone):
         return {**features, ft.MAP: norm(x), ft.POOLED: pooled}
 
     def table(self, index: int) -> ft.Grid:
-        """Returns rows and columns of the map that a stage's table of offsets is made for."""
+        """Returns the rows and columns of the map that the tables of biases in a stage are for."""
         height, width = pair(self.image_size)
         return -(-height // self.strides[index]), -(-width // self.strides[index])
 
@@ -298,7 +298,7 @@ class MOAT(ft.PyramidBackbone):
         return Stage(block, self.depths[index], self.remat, name=ft.stage(index))
 
 
-# Table 1 of the paper. The tables of offsets stay those of 224 pixels when training at 256, 384 or 512.
+# Table 1 of the paper. The tables of biases stay those of 224 pixels when training at 256, 384 or 512.
 _DEEP, _DEEPER = {'depths': (2, 6, 14, 2)}, {'depths': (2, 12, 28, 2)}
 
 
@@ -343,7 +343,7 @@ def _refit(backbone: MOAT, path: str, table: np.ndarray) -> np.ndarray:
 
 RESIZE = {'MOAT': _refit}
 
-# The published names of a classifier's parameters and ours; see weights.py. 1x1 convolutions are matrices here.
+# Published names of a classifier's parameters, and ours; see weights.py. 1x1 convolutions are matrices here.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _BATCH = (*_NORM, ('running_mean', 'mean'), ('running_var', 'var'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))

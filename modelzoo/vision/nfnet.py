@@ -6,22 +6,23 @@ Without Normalization", https://arxiv.org/abs/2102.06171. Reference: timm 1.0.31
 (https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has DeepMind's published weights
 (https://github.com/google-deepmind/deepmind-research, nfnets, Apache-2.0).
 
-Kernels are standardized (layers/norms/weight_standardization.py), and each block divides its input by the deviation
-that it should have by construction:
+Kernels are standardized (layers/norms/weight_standardization.py), and each block divides its input by its analytic
+standard deviation:
 
     x <- shortcut + alpha * scale * branch(act(x) / sqrt(v)),    v <- v + alpha^2,
 
-from v = 1 at the start and again in the first block of each stage, before the addition.
+where v is reset to 1 in the first block of each stage, before the addition.
 
-What the published code does and the papers do not say, kept here:
-  * a projection reads the scaled activation, after 2x2 averages where the resolution changes;
-  * NFNets double what squeeze-and-excitation lets through, and multiply each activation by its gamma; NF-ResNets have
-    gamma in the kernels;
-  * NFNets pad as TensorFlow, unevenly at stride 2;
-  * NF-ResNets have no activation between stem and pooling, and their last 1x1 convolutions start at scale 0 in place
-    of SkipInit.
-We differ from DeepMind's Haiku code as timm does: GELU is exact, and a kernel's variance has an epsilon and no bound.
-A head starts as heads.py says (published: deviation 0.01), and dropout before it is not built.
+Details of the published code that are not in the papers, kept here:
+  * a projection reads the scaled activation, after 2x2 average pooling where the resolution changes;
+  * NFNets double the output of squeeze-and-excitation and multiply each activation by its gamma; NF-ResNets have gamma
+    in the kernels;
+  * NFNets have TensorFlow's padding, which is uneven at stride 2;
+  * NF-ResNets have no activation between stem and pooling, and in place of SkipInit the scales of their last 1x1
+    convolutions are initially 0.
+We differ from DeepMind's Haiku code as timm does: GELU is exact, and an epsilon is added to the variance of a kernel,
+which is not clipped. A head has the initial values of modelzoo/heads (published: standard deviation 0.01), and there is
+no dropout before it.
 """
 
 import functools
@@ -42,7 +43,7 @@ from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.frame.pool import global_mean, halve, max_pool
 from longview.modelzoo.layers.norms.weight_standardization import ScaledConv
 
-# What keeps the variance of a standard normal through each activation.
+# The factor after each activation that keeps the variance of a standard normal input.
 GELU_GAMMA, RELU_GAMMA, SILU_GAMMA = 1.7015043497085571, 1.7139588594436646, 1.7881293296813965
 
 
@@ -52,13 +53,13 @@ def scaled_gelu(x: Array) -> Array:
 
 
 class PoolStem(nn.Module):
-    """One convolution, and for stride 4 a max-pooling; nothing in between.
+    """One convolution, directly followed by max-pooling for stride 4.
 
     Attributes:
         features: output channels.
-        stride: 4, a 7x7 convolution, or 1, a 3x3 one for small images.
+        stride: 4 for a 7x7 convolution, or 1 for a 3x3 convolution on small images.
         conv: factory of the convolution.
-        activation: not used; for the sake of one signature with `DeepStem`.
+        activation: unused, for the same signature as `DeepStem`.
         dtype: compute type.
     """
 
@@ -70,7 +71,7 @@ class PoolStem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up.
+        """Returns a map of h / stride by w / stride pixels, rounded up.
 
         Raises:
             ValueError: another stride.
@@ -81,11 +82,11 @@ class PoolStem(nn.Module):
 
 
 class DeepStem(nn.Module):
-    """Four 3x3 convolutions with activations in between, of an eighth, a quarter, half and all of the features.
+    """Four 3x3 convolutions with activations between them; their widths are 1/8, 1/4, 1/2 and all of the features.
 
     Attributes:
-        features, conv, dtype: as `PoolStem`'s.
-        stride: 4, in the first and the last convolution, or 1 for small images.
+        features, conv, dtype: as in `PoolStem`.
+        stride: 4 (2 in the first and 2 in the last convolution), or 1 for small images.
         activation: between two convolutions.
     """
 
@@ -97,7 +98,7 @@ class DeepStem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up.
+        """Returns a map of h / stride by w / stride pixels, rounded up.
 
         Raises:
             ValueError: another stride.
@@ -115,16 +116,17 @@ class Block(nn.Module):
 
     Attributes:
         features: output channels.
-        stride: of the first 3x3 convolution.
-        variance: of the input, by construction.
+        stride: stride of the first 3x3 convolution.
+        variance: analytic variance of the input.
         alpha: weight of the branch.
         ratio: channels of the 3x3 convolutions over the features.
-        group_size: their channels in a group; None for one group.
+        group_size: channels per group of the 3x3 convolutions; None for one group.
         spatial: number of 3x3 convolutions, 1 or 2.
-        squeeze: factory of what follows the last convolution, doubled; None for nothing.
-        skip_init: the branch has a scale that starts at 0; else its last convolution starts there.
+        squeeze: factory of squeeze-and-excitation after the last convolution, whose output is doubled; None for none.
+        skip_init: whether the branch has a learned scalar, initially 0 (SkipInit); else the scale of its last
+            convolution is initially 0.
         conv: factory of every convolution.
-        activation: before each of them.
+        activation: before each convolution.
         dtype: compute type.
     """
 
@@ -148,7 +150,7 @@ class Block(nn.Module):
         """Returns the next map; `mask` is this block's part of `drop.path_masks`.
 
         Raises:
-            ValueError: the features are too few for one group.
+            ValueError: there are fewer channels than `group_size`.
         """
         del train
         conv = functools.partial(self.conv, dtype=self.dtype)
@@ -196,10 +198,10 @@ class NFNet(ft.PyramidBackbone):
         stem_stride: 4, or 1 for small images.
         final_width: channels of a last 1x1 convolution; None for none.
         alpha: weight of each branch.
-        conv, activation: of every block and the stem.
+        conv, activation: those of the stem and of every block.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -233,7 +235,7 @@ class NFNet(ft.PyramidBackbone):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
-        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``; the last two are activated."""
+        """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``; an activation precedes the last two."""
         conv, activation = self.conv, self.activation
         stem = self.stem(self.stem_width, self.stem_stride, conv, activation, self.dtype, name='stem')(x)
         maps = pyramid.run(self, stem, self._stages(), drop_path=self.drop_path, remat=self.remat, train=train)
@@ -245,7 +247,7 @@ class NFNet(ft.PyramidBackbone):
         return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
 
     def _stages(self) -> list[list[Callable[..., nn.Module]]]:
-        """Returns the blocks' factories, each with the variance that its input has by construction."""
+        """Returns the factories of the blocks, each with the analytic variance of its input."""
         stages, variance = [], 1.0
         for index, (width, depth) in enumerate(zip(self.widths, self.depths, strict=True)):
             block = functools.partial(
@@ -287,7 +289,8 @@ VARIANTS = {
     ),
 }
 
-# The first paper has 288-layer networks besides; tables 3 and 4 of the second have these, at the test resolution.
+# The first paper also has 288-layer networks. The figures are those of tables 3 and 4 of the second paper, at the test
+# resolution.
 _NF = functools.partial(ft.Published, 'https://arxiv.org/abs/2101.08692', (224, 224))
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2102.06171')
 PUBLISHED = {
@@ -304,11 +307,11 @@ PUBLISHED = {
 
 
 def nfnet(variant: str = 'dm_nfnet_f0', *, group_size: int | None = None, **fields: Any) -> NFNet:
-    """Returns a variant, with other values in some of the fields of `NFNet`.
+    """Returns a variant with some fields changed; for the fields see `NFNet`.
 
     Args:
         variant: one of `VARIANTS`.
-        group_size: of the blocks' convolutions; see `Block`.
+        group_size: channels per group of the 3x3 convolutions; see `Block`.
         **fields: see `layers.frame.variants.changed`.
 
     Raises:
@@ -318,7 +321,7 @@ def nfnet(variant: str = 'dm_nfnet_f0', *, group_size: int | None = None, **fiel
     return variants.variant(VARIANTS, variant, grouped | fields)
 
 
-# The published names of a classifier's parameters and ours; see weights.py. The goldens call a gain gain_scale.
+# Published names of a classifier's parameters, and ours; see weights.py. The goldens call a gain gain_scale.
 _GAINS = ('gain', 'gain_scale')
 
 

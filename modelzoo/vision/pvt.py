@@ -1,18 +1,18 @@
-"""PVT: a transformer in four resolutions whose queries look at a coarser map; versions 1 and 2.
+"""PVT: a four-stage transformer whose keys and values come from a coarser map; versions 1 and 2.
 
 Wang et al., 2021, "Pyramid Vision Transformer", https://arxiv.org/abs/2102.12122, and "PVT v2: Improved Baselines
 with Pyramid Vision Transformer", https://arxiv.org/abs/2106.13797. Reference: https://github.com/whai362/PVT
-(Apache-2.0), commit 57e2dfa, whose parameter names ours has.
+(Apache-2.0), commit 57e2dfa; `NAMES` maps its parameter names.
 
-Keys and values come from the map after one matrix on each square of pixels (spatial reduction), or, in v2's linear
-variant, from its 7x7 averages. v1 cuts the image into patches, adds position tables and reads a class token that
-joins in the last stage; v2 convolves overlapping patches, has a depthwise convolution inside its feed-forward layers
-in place of positions, a norm after each stage, and reads the mean. LayerNorm's epsilon is 1e-6 in blocks and after
-stages, 1e-5 after patch embeddings and spatial reductions.
+Keys and values come from a map reduced by one matrix on each square of pixels (spatial reduction) or, in the linear
+variant of v2, pooled to 7x7. v1 embeds patches, adds position tables and reads a class token that joins in the last
+stage. v2 has overlapping patches, a depthwise convolution inside its feed-forward layers in place of positions, a norm
+after each stage, and reads the mean. LayerNorm's epsilon is 1e-6 in blocks and after stages, 1e-5 after patch
+embeddings and spatial reductions.
 
-For images of another size v1's tables are resized linearly, as the reference resizes them.
+For images of another size the tables of v1 are resized linearly, as in the reference.
 
-We differ where sides do not divide: patches and squares are then filled up with zeros; the reference cuts off.
+Where sides do not divide we differ: patches and squares are then padded with zeros, where the reference crops.
 """
 
 import functools
@@ -43,12 +43,12 @@ _ZEROS = jax.nn.initializers.zeros
 
 
 class ReducedAttention(nn.Module):
-    """Attention of all pixels to fewer.
+    """Attention of all pixels to those of a reduced map.
 
     Attributes:
         heads: number of heads; divides the width.
-        memory: factory of what makes the map that keys and values come from; None for the map itself.
-        kernel_init: of the matrices.
+        memory: factory of the module that reduces the map for keys and values; None for no reduction.
+        kernel_init: initial values of the matrices.
         dtype: compute type; the softmax is float32.
     """
 
@@ -74,8 +74,8 @@ class Squares(nn.Module):
     """One matrix on each square of pixels, then LayerNorm.
 
     Attributes:
-        side: of the squares.
-        kernel_init, bias_init: by default torch's.
+        side: side of the squares.
+        kernel_init, bias_init: initial values; by default torch's.
         dtype: compute type.
     """
 
@@ -86,16 +86,16 @@ class Squares(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h2 w2 d']:
-        """Returns a pixel for each square."""
+        """Returns a map with one pixel per square."""
         x = Patches(x.shape[-1], self.side, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
         return LayerNorm(dtype=self.dtype, name='norm')(x)
 
 
 class Averages(nn.Module):
-    """The averages of 7x7 parts of a map, a matrix on each, LayerNorm and GELU.
+    """Adaptive average pooling to 7x7 pixels, a matrix, LayerNorm and GELU.
 
     Attributes:
-        kernel_init, bias_init: by default torch's.
+        kernel_init, bias_init: initial values; by default torch's.
         dtype: compute type.
     """
 
@@ -105,7 +105,7 @@ class Averages(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b 7 7 d']:
-        """Returns 7x7 pixels of a map of any size."""
+        """Returns a map of 7x7 pixels."""
         rows, columns = (jnp.asarray(_parts(side, 7), x.dtype) for side in x.shape[1:3])
         x = jnp.einsum('ph,bhwd,qw->bpqd', rows, x, columns)
         x = Patches(x.shape[-1], 1, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
@@ -113,24 +113,24 @@ class Averages(nn.Module):
 
 
 def _parts(size: int, parts: int) -> np.ndarray:
-    """Returns what each part averages: torch's adaptive pooling, parts that overlap where they do not divide."""
+    """Returns the matrix of torch's adaptive average pooling, `size` to `parts` pixels; its windows may overlap."""
     part, point = np.indices((parts, size))
     inside = (point >= part * size // parts) & (point < -(-(part + 1) * size // parts))
     return inside / inside.sum(1, keepdims=True)
 
 
 def squares(side: int) -> Callable[..., nn.Module] | None:
-    """v1's memory for a reduction by `side`."""
+    """The `memory` of v1 for a reduction by `side`."""
     return None if side == 1 else functools.partial(Squares, side)
 
 
 def he_squares(side: int) -> Callable[..., nn.Module] | None:
-    """v2's, which differs in its initial values."""
+    """The `memory` of v2, which differs in its initial values."""
     return None if side == 1 else functools.partial(Squares, side, _HE, _ZEROS)
 
 
 def averages(side: int) -> Callable[..., nn.Module]:
-    """The linear variant's, whatever the reduction of the others."""
+    """The `memory` of the linear variant, which does not depend on the reduction."""
     return functools.partial(Averages, _HE, _ZEROS)
 
 
@@ -139,8 +139,8 @@ class ConvMlp(nn.Module):
 
     Attributes:
         ratio: hidden width over width.
-        activation: of the hidden map before the convolution; None for none.
-        kernel_init: of both matrices.
+        activation: another activation, before the convolution; None for none.
+        kernel_init: initial values of both matrices.
         dtype: compute type.
     """
 
@@ -151,7 +151,7 @@ class ConvMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
-        """Acts on a map."""
+        """Returns a map of the same shape."""
         hidden = int(x.shape[-1] * self.ratio)
         y = Dense(hidden, True, self.kernel_init, self.dtype, name='up')(x)
         y = y if self.activation is None else self.activation(y)
@@ -170,7 +170,7 @@ class BiasedDepthwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the size."""
+        """Returns a map of the same shape."""
         kernel = self.param('kernel', jax.nn.initializers.normal((2 / 9) ** 0.5), (3, 3, 1, x.shape[-1]))
         bias = self.param('bias', _ZEROS, (x.shape[-1],))
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
@@ -178,12 +178,12 @@ class BiasedDepthwise(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """v1: patches, LayerNorm, a table of positions.
+    """The patch embedding of v1: patches, LayerNorm, a table of positions.
 
     Attributes:
         features: output channels.
         patch: side of the patches.
-        table: rows and columns that the table is made for.
+        table: rows and columns of the position table.
         dtype: compute type.
     """
 
@@ -196,7 +196,7 @@ class PatchEmbedding(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], token: Float[Array, '1 1 d'] | None = None
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns ``ceil(h / patch) x ceil(w / patch)`` pixels; with `token`, it and them as one row."""
+        """Returns ``ceil(h / patch) x ceil(w / patch)`` pixels; with a `token`, a sequence of it and the pixels."""
         x = Patches(self.features, self.patch, dtype=self.dtype, name='patches')(x)
         x = LayerNorm(dtype=self.dtype, name='norm')(x)
         before = 0 if token is None else 1
@@ -211,11 +211,11 @@ class PatchEmbedding(nn.Module):
 
 
 class OverlappingPatches(nn.Module):
-    """v2: a convolution of stride `patch` with a kernel of 2 patch - 1 pixels, then LayerNorm.
+    """The patch embedding of v2: a convolution of stride `patch` and kernel size ``2 * patch - 1``, then LayerNorm.
 
     Attributes:
         features: output channels.
-        patch: the stride.
+        patch: stride of the convolution.
         dtype: compute type.
     """
 
@@ -235,16 +235,16 @@ class OverlappingPatches(nn.Module):
 
 
 class _Pyramid(ft.PyramidBackbone):
-    """What both versions have.
+    """The common part of both versions.
 
     Attributes:
-        widths, depths, heads: of each stage.
-        ratios: hidden over outer width of each stage's feed-forward layers.
-        reductions: side of the squares that each stage's keys and values come from.
-        patch: stride of the first stage; each further one has twice its predecessor's.
+        widths, depths, heads: channels, blocks and heads of each stage.
+        ratios: hidden width over width of the feed-forward layers of each stage.
+        reductions: spatial reduction of keys and values in each stage.
+        patch: stride of the first stage; each further stage doubles the stride.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of the blocks' parts.
-        memory: reduction -> factory of what makes the map that keys and values come from.
+        memory: reduction -> factory of the module that reduces the map for keys and values.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks of a stage run; see layers/frame/trunk.py.
     """
@@ -283,12 +283,12 @@ class _Pyramid(ft.PyramidBackbone):
         return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
 
     def _masks(self, batch: int, *, train: bool) -> list[Array | None]:
-        """Returns each stage's masks of stochastic depth."""
+        """Returns the masks of stochastic depth of each stage."""
         masks = path_masks(self, self.drop_path, sum(self.depths), batch, train=train)
         return by_stage(masks, self.depths)
 
     def _blocks(self) -> list[list[str]]:
-        """Returns the paths of each block, what leads to the next stage with the last one before it."""
+        """Returns the paths of each block; a patch embedding belongs to the block before it."""
         return trunk.stage_paths(self.depths, [f'embed{index}' for index in range(1, len(self.depths))])
 
 
@@ -296,15 +296,15 @@ class PVT(_Pyramid):
     """Version 1; attributes as in `_Pyramid`.
 
     Attributes:
-        image_size: what the position tables are made for, a side or (height, width). Images of any other size that
-            the patch divides get them resized.
+        image_size: image size of the position tables, a side or (height, width). For images of any other size that
+            the patch divides the tables are resized.
     """
 
     image_size: int | tuple[int, int] = 224
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The first embedding, each block, the last norm; the class token goes with the embedding of its stage."""
+        """The first embedding, each block, the last norm; the class token belongs with the embedding of its stage."""
         blocks = self._blocks()
         blocks[sum(self.depths[:-1]) - 1].append('cls_token')
         return (('embed0',), *map(tuple, blocks), ('norm',))
@@ -314,7 +314,7 @@ class PVT(_Pyramid):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``, which is the class token.
 
         Raises:
-            ValueError: the patch does not divide the image, or the last stage reduces.
+            ValueError: the patch does not divide the image, or the last stage has a reduction.
         """
         if self.reductions[-1] != 1:
             raise ValueError(
@@ -342,11 +342,11 @@ class PVT(_Pyramid):
 
 
 class PVTv2(_Pyramid):
-    """Version 2; attributes as in `_Pyramid`. The stages it returns are normalized."""
+    """Version 2; attributes as in `_Pyramid`. The outputs of its stages are normalized."""
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The first embedding, each block, the last norm; other norms go with the last block before them."""
+        """The first embedding, each block, the last norm; other norms belong to the block before them."""
         blocks = self._blocks()
         for index in range(len(self.depths) - 1):
             blocks[sum(self.depths[: index + 1]) - 1].append(f'norm{index}')
@@ -372,7 +372,7 @@ class PVTv2(_Pyramid):
 
 
 def _grids(size: tuple[int, int], patch: int, stages: int) -> list[ft.Grid]:
-    """Returns rows and columns of each stage."""
+    """Returns the rows and columns of the map in each stage."""
     rows, columns = patch_grid(*size, patch)
     return [(-(-rows // 2**index), -(-columns // 2**index)) for index in range(stages)]
 
@@ -396,7 +396,7 @@ VARIANTS = {
     'pvt_v2_test': _V2((16, 32), (2, 1), (1, 2), (2, 2), (2, 1)),
 }
 
-# Accuracies and parameters of the repository's README, multiply-adds of the papers.
+# Accuracies and parameters from the README of the repository, multiply-adds from the papers.
 _V1_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2102.12122', (224, 224))
 _V2_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2106.13797', (224, 224))
 PUBLISHED = {
@@ -427,7 +427,7 @@ def _refit(backbone: PVT, path: str, table: np.ndarray) -> np.ndarray:
 
 RESIZE = {'PVT': _refit}
 
-# The published names of a classifier's parameters and ours; see weights.py. Stages count from 1 there, from 0 here.
+# Published names of a classifier's parameters, and ours; see weights.py. Stages count from 1 there, from 0 here.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _BLOCK = (

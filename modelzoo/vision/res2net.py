@@ -1,19 +1,19 @@
-"""Res2Net: a bottleneck whose 3x3 convolution is several small ones that pass their output on to the next.
+"""Res2Net: a bottleneck whose 3x3 convolution is split into small ones that are connected in series.
 
 Gao et al., 2019, "Res2Net: A New Multi-scale Backbone Architecture", https://arxiv.org/abs/1904.01169.
 References: https://github.com/Res2Net/Res2Net-PretrainedModels, and timm 1.0.31
-(https://github.com/huggingface/pytorch-image-models, Apache-2.0), whose parameter names are the same.
+(https://github.com/huggingface/pytorch-image-models, Apache-2.0), with the same parameter names.
 
 The channels after the first 1x1 convolution are split into s parts x_1, ..., x_s:
 
     y_1 = K_1(x_1),    y_i = K_i(x_i + y_{i-1}),    y_s = x_s.
 
-What the published code does and the paper does not say, kept here:
-  * the last part is the one that no convolution sees; the paper has the first;
-  * the first block of a stage adds nothing from part to part, and averages the last part over 3x3 pixels, its padding
-    counted as zeros;
-  * the last norm of each branch starts at scale 0.
-We differ in that a head starts as heads.py says.
+Details of the published code that are not in the paper, kept here:
+  * the part without a convolution is the last one; in the paper it is the first;
+  * in the first block of a stage the parts are not connected, and the last part is averaged over 3x3 pixels, with the
+    padding counted as zeros;
+  * the scale of the last norm of each branch is initially 0.
+We differ in the initial values of a head, which are those of modelzoo/heads.
 """
 
 import functools
@@ -38,10 +38,10 @@ class Bottle2neck(nn.Module):
 
     Attributes:
         features: output channels.
-        stride: of the small convolutions.
+        stride: stride of the small convolutions.
         scales: number of parts.
-        base_width: channels of a part, per 64 channels of a quarter of the features; for each group.
-        groups: of the small convolutions (Res2NeXt).
+        base_width: a part has ``features / 4 * base_width / 64`` channels in each group.
+        groups: groups of the small convolutions (Res2NeXt).
         norm: factory of the normalizations.
         dtype: compute type.
     """
@@ -73,7 +73,7 @@ class Bottle2neck(nn.Module):
     def _parts(
         self, parts: Sequence[Float[Array, 'b h w c']], first: bool, *, train: bool
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the outputs of the small convolutions side by side; `first` where the block changes the shape."""
+        """Returns the concatenated outputs of the small convolutions; `first` if the block changes the shape."""
         outputs = []
         for index, part in enumerate(parts[:-1]):
             if index and not first:
@@ -90,13 +90,13 @@ class Res2Net(ft.PyramidBackbone):
     Attributes:
         depths: blocks of each stage.
         widths: output channels of each stage.
-        scales, base_width, groups: of every block; see `Bottle2neck`.
+        scales, base_width, groups: those of every block; see `Bottle2neck`.
         norm: factory of every normalization.
         stem_width: channels after the stem.
         stem_stride: 4 for ImageNet, 1 for small images; see `conv_norm.Stem`.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -123,7 +123,7 @@ class Res2Net(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block; nothing but a head comes after."""
+        """The stem, each block; no other layer follows."""
         return pyramid.layers(self.depths)
 
     @nn.compact
@@ -144,7 +144,7 @@ class Res2Net(ft.PyramidBackbone):
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
 
 
-# Tables 1 and 3 of the paper: "26w x 4s" is a base width of 26 in 4 parts.
+# Tables 1 and 3 of the paper: "26w x 4s" is a base width of 26 and 4 parts.
 VARIANTS = {
     'res2net50_26w_4s': Res2Net(),
     'res2net50_48w_2s': Res2Net(scales=2, base_width=48),
@@ -168,7 +168,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and statistics and ours; see weights.py.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
 
 

@@ -7,11 +7,12 @@ References: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Ap
 parameter names are the same; for CIFAR https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause) and
 https://github.com/xternalz/WideResNet-pytorch (MIT).
 
-What the published code does and the papers do not say, kept here:
-  * a bottleneck has its stride in the 3x3 convolution; the paper, in the first 1x1;
-  * the last norm of each branch starts at scale 0 (Goyal et al., 2017, https://arxiv.org/abs/1706.02677);
-  * in wide ResNets for CIFAR a projection reads what the block's first norm and rectifier made, not its input.
-We differ in that a head starts as heads.py says, and that wide ResNets have no dropout inside their blocks.
+Details of the published code that are not in the papers, kept here:
+  * the stride of a bottleneck is in the 3x3 convolution; in the paper it is in the first 1x1 convolution;
+  * the scale of the last norm of each branch is initially 0 (Goyal et al., 2017, https://arxiv.org/abs/1706.02677);
+  * in wide ResNets for CIFAR a projection reads the output of the block's first norm and ReLU, not its input.
+We differ in the initial values of a head, which are those of modelzoo/heads, and in that wide ResNets have no dropout
+inside their blocks.
 """
 
 import functools
@@ -33,10 +34,10 @@ from longview.modelzoo.layers.residuals.residual import Add, SetsInitialValues, 
 
 
 class Subsample(nn.Module):
-    """The shortcut without parameters ("option A"): every second pixel, and zeros on both sides for new channels.
+    """The shortcut without parameters ("option A"): subsampling, and zeros on both sides for the additional channels.
 
     Attributes:
-        features, stride, norm, dtype: as `conv_norm.projection`'s; the last two do nothing here.
+        features, stride, norm, dtype: as in `conv_norm.projection`; the last two are unused.
     """
 
     features: int
@@ -45,7 +46,7 @@ class Subsample(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up."""
+        """Returns a map of h / stride by w / stride pixels, rounded up."""
         del train
         new = self.features - x.shape[-1]
         x = x[:, :: self.stride, :: self.stride]
@@ -57,14 +58,14 @@ class Basic(nn.Module):
 
     Attributes:
         features: output channels.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         norm: factory of the normalization.
-        shortcut: factory of what replaces the identity where the shape changes.
+        shortcut: factory of the module that replaces the identity where the shape changes.
         dtype: compute type.
         residual: factory of the connection.
-        act: what follows a norm inside the branch; `evonorm.unchanged` for a norm that activates by itself.
-        end_norm: factory of the norms that no activation follows, the branch's last and the shortcut's; by default
-            `norm`.
+        act: activation after each norm inside the branch; `evonorm.unchanged` for a norm that includes one.
+        end_norm: factory of the norms without an activation after them: the last one of the branch and that of the
+            shortcut; by default `norm`.
     """
 
     features: int
@@ -78,7 +79,7 @@ class Basic(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream of maps on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream of maps after the block; `mask` is this block's part of `drop.path_masks`."""
 
         def branch(x: Array) -> Array:
             conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
@@ -92,10 +93,10 @@ class Bottleneck(nn.Module):
     """``relu(shortcut(x) + branch(x))``: a 1x1 convolution to fewer channels, a 3x3 one, and a 1x1 one back.
 
     Attributes:
-        features, stride, norm, shortcut, dtype, residual, act, end_norm: as `Basic`'s; the stride is the 3x3
-            convolution's.
-        groups: of the 3x3 convolution ("cardinality").
-        base_width: its width for each group, per 64 channels of a quarter of the features.
+        features, stride, norm, shortcut, dtype, residual, act, end_norm: as in `Basic`; the stride is that of the 3x3
+            convolution.
+        groups: groups of the 3x3 convolution ("cardinality").
+        base_width: the 3x3 convolution has ``features / 4 * base_width / 64`` channels in each group.
     """
 
     features: int
@@ -111,7 +112,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
-        """Passes the stream of maps on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream of maps after the block; `mask` is this block's part of `drop.path_masks`."""
 
         def branch(x: Array) -> Array:
             width = self.features // 4 * self.base_width // 64 * self.groups
@@ -131,7 +132,8 @@ def _last_norm(block: Basic | Bottleneck) -> Callable[..., nn.Module]:
 def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array], *, train: bool) -> Stream:
     """Returns ``relu(shortcut(s) + branch(s))`` inside the block's ``__call__``.
 
-    A connection over several copies of the map cannot span a change of its shape: there it starts anew.
+    A connection with several copies of the map cannot span a block that changes the shape; it is closed before such a
+    block and opened again after it.
     """
     outer = block.residual(name='residual')
     if isinstance(outer, (SetsInitialValues, SharesValues)):
@@ -154,11 +156,11 @@ def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array]
 
 
 class WideBasic(nn.Module):
-    """Norm and rectifier before each of two 3x3 convolutions, as He et al., 2016, https://arxiv.org/abs/1603.05027.
+    """Two 3x3 convolutions, each after a norm and ReLU, as in He et al., 2016, https://arxiv.org/abs/1603.05027.
 
     Attributes:
         features: output channels.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         norm: factory of the normalization.
         dtype: compute type.
     """
@@ -183,7 +185,7 @@ class WideBasic(nn.Module):
 
 
 class ResNet(ft.PyramidBackbone):
-    """The network of the first paper and of ResNeXt; pixels of a stage see half the resolution of the one before.
+    """The network of the first paper and of ResNeXt; each stage halves the resolution of the one before.
 
     Attributes:
         depths: blocks of each stage.
@@ -194,9 +196,9 @@ class ResNet(ft.PyramidBackbone):
         stem_stride: 4 for ImageNet, 1 for CIFAR; see `conv_norm.Stem`.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
-        residual: factory of the blocks' connections to the stream of maps.
-        act, end_norm: of the stem and the blocks; see `Basic`. The rectifier after each sum stays.
+        remat: whether to recompute each block in the backward pass.
+        residual: factory of the connections of the blocks to the stream of maps.
+        act, end_norm: those of the stem and the blocks; see `Basic`. The ReLU after each sum is not affected.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -224,7 +226,7 @@ class ResNet(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block; nothing but a head comes after."""
+        """The stem, each block; no other layer follows."""
         return pyramid.layers(self.depths)
 
     @nn.compact
@@ -244,7 +246,7 @@ class WideResNet(ft.PyramidBackbone):
     """The wide network for CIFAR: a 3x3 convolution, stages of `WideBasic`, a last norm.
 
     Attributes:
-        depths: blocks of each stage; a network of d layers has (d - 4) / 6 in each of three.
+        depths: blocks of each stage; a network of d layers has three stages of (d - 4) / 6 blocks.
         widths: output channels of each stage: 16 k, 32 k, 64 k.
         norm: factory of every normalization.
         stem_width: channels after the stem.
@@ -303,8 +305,8 @@ def _wide(layers: int, factor: int) -> WideResNet:
     return WideResNet(((layers - 4) // 6,) * 3, (16 * factor, 32 * factor, 64 * factor))
 
 
-# Table 1 of the ResNet paper, section 4.2 for CIFAR (6 n + 2 layers); table 1 of ResNeXt (with torchvision's 101
-# layer sizes); table 1 of wide ResNets, and for ImageNet their WRN-50-2-bottleneck.
+# ResNet: table 1, and section 4.2 for CIFAR (6 n + 2 layers). ResNeXt: table 1, and torchvision's sizes of 101 layers.
+# Wide ResNets: table 1, and WRN-50-2-bottleneck for ImageNet.
 VARIANTS = {
     'resnet18': ResNet((2, 2, 2, 2), **_BASIC),
     'resnet34': ResNet((3, 4, 6, 3), **_BASIC),
@@ -329,7 +331,7 @@ VARIANTS = {
     'wrn_test': WideResNet((1, 1), (8, 16), stem_width=8),
 }
 
-# Accuracies are the papers': 10-crop for ImageNet's ResNet 18 to 34 and wide ResNets, one crop where a paper says so.
+# Accuracies are those of the papers: 10-crop for ResNet-18, ResNet-34 and wide ResNets on ImageNet, else one crop.
 _RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (224, 224))
 _CIFAR_RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (32, 32))
 _NEXT = functools.partial(ft.Published, 'https://arxiv.org/abs/1611.05431', (224, 224))
@@ -355,7 +357,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and statistics and ours; see weights.py.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
 
 
@@ -387,7 +389,7 @@ NAMES = {
         ),
         *(
             (f'{head}.{name}', f'head/{ours}')
-            for head in ('fc', 'linear')  # the second in the code for CIFAR
+            for head in ('fc', 'linear')  # the second name is that of the code for CIFAR
             for name, ours in (('weight', 'kernel'), ('bias', 'bias'))
         ),
     ),

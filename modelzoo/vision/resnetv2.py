@@ -1,4 +1,4 @@
-"""ResNets with norms before convolutions, and Big Transfer.
+"""Pre-activation ResNets, and Big Transfer (BiT).
 
 He et al., 2016, "Identity Mappings in Deep Residual Networks", https://arxiv.org/abs/1603.05027.
 Kolesnikov et al., 2019, "Big Transfer (BiT): General Visual Representation Learning",
@@ -6,11 +6,11 @@ https://arxiv.org/abs/1912.11370: group normalization and standardized kernels i
 Reference: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has BiT's published
 weights (https://github.com/google-research/big_transfer, Apache-2.0).
 
-What the published code does and the papers do not say, kept here:
-  * a bottleneck has its stride in the 3x3 convolution, and a projection reads the block's normalized input;
-  * nothing is normalized between the stem and the first block;
-  * BiT's max-pooling sees a border of zeros, which can win, where torch's own padding never does.
-We differ in that a head starts as heads.py says; BiT's published one starts at 0.
+Details of the published code that are not in the papers, kept here:
+  * the stride of a bottleneck is in the 3x3 convolution, and a projection reads the normalized input of the block;
+  * there is no norm between the stem and the first block;
+  * BiT's max-pooling pads with zeros, which can be the maximum; torch's padding never is.
+We differ in the initial values of a head, which are those of modelzoo/heads; BiT's are 0.
 """
 
 import functools
@@ -33,23 +33,23 @@ from longview.modelzoo.layers.norms.weight_standardization import StandardizedCo
 
 
 def torch_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
-    """3x3 max-pooling of stride 2 whose padding never wins."""
+    """3x3 max-pooling of stride 2, whose padding is never the maximum."""
     return max_pool(x, 3, 2, 1)
 
 
 def zero_padded_pool(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
-    """3x3 max-pooling of stride 2 of the image with a border of zeros."""
+    """3x3 max-pooling of stride 2 with padding by zeros."""
     return max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2, 0)
 
 
 class Stem(nn.Module):
-    """One convolution, and for stride 4 a pooling.
+    """One convolution, and pooling for stride 4.
 
     Attributes:
         features: output channels.
-        stride: 4, a 7x7 convolution, or 1, a 3x3 one for small images.
+        stride: 4 for a 7x7 convolution, or 1 for a 3x3 convolution on small images.
         conv: factory of the convolution.
-        pool: what follows it at stride 4.
+        pool: the pooling for stride 4.
         dtype: compute type.
     """
 
@@ -61,7 +61,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up.
+        """Returns a map of h / stride by w / stride pixels, rounded up.
 
         Raises:
             ValueError: another stride.
@@ -76,10 +76,10 @@ class Basic(nn.Module):
 
     Attributes:
         features: output channels.
-        stride: of the first convolution.
+        stride: stride of the first convolution.
         norm, conv: factories of the parts.
         dtype: compute type.
-        act: what follows each norm; `evonorm.unchanged` for a norm that activates by itself.
+        act: activation after each norm; `evonorm.unchanged` for a norm that includes one.
     """
 
     features: int
@@ -103,11 +103,11 @@ class Basic(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """``shortcut + branch(x)``: 1x1 to a quarter of the features, 3x3, 1x1 back, a norm and a rectifier before each.
+    """``shortcut + branch(x)``: convolutions 1x1 to a quarter of the features, 3x3, 1x1 back, each after norm and ReLU.
 
     Attributes:
-        features, norm, conv, dtype, act: as `Basic`'s.
-        stride: of the 3x3 convolution.
+        features, norm, conv, dtype, act: as in `Basic`.
+        stride: stride of the 3x3 convolution.
     """
 
     features: int
@@ -134,7 +134,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(block: Basic | Bottleneck, x: Array, normalized: Array) -> Array:
-    """Returns the input, or where the shape changes a projection of the normalized one."""
+    """Returns the input, or where the shape changes a projection of the normalized input."""
     if block.stride == 1 and x.shape[-1] == block.features:
         return x
     return block.conv(block.features, 1, block.stride, 0, dtype=block.dtype, name='shortcut')(normalized)
@@ -148,13 +148,13 @@ class ResNetV2(ft.PyramidBackbone):
         widths: output channels of each stage.
         block: factory of a block: `Basic` or `Bottleneck`.
         norm, conv: factories of every normalization and convolution.
-        act: what follows each norm; see `Basic`.
-        pool: what ends the stem.
+        act: activation after each norm; see `Basic`.
+        pool: pooling of the stem.
         stem_width: channels after the stem.
         stem_stride: 4, or 1 for small images; see `Stem`.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -207,7 +207,7 @@ def _bit(depths: Sequence[int], factor: int) -> ResNetV2:
     )
 
 
-# BiT: section 3.1 and table 5 of its appendix name the sizes R50x1 to R152x4: layers and a factor on every width.
+# BiT: section 3.1 and table 5 of the appendix have the sizes R50x1 to R152x4: number of layers, factor on every width.
 VARIANTS = {
     'resnetv2_18': ResNetV2((2, 2, 2, 2), **_BASIC),
     'resnetv2_34': ResNetV2((3, 4, 6, 3), **_BASIC),
@@ -224,8 +224,8 @@ VARIANTS = {
     'bit_test': ResNetV2((1, 2), (32, 64), stem_width=16, **{**_BIT, 'norm': functools.partial(GroupNorm, 4)}),
 }
 
-# Top-1 of BiT: pre-trained on ImageNet-21k and fine-tuned on ImageNet-1k at 480 pixels ("BiT-M"; table 1 has
-# R152x4), as the authors' repository lists it.
+# Top-1 of BiT: pre-trained on ImageNet-21k and fine-tuned on ImageNet-1k at 480 pixels ("BiT-M"), from the list in the
+# authors' repository (R152x4 is also in table 1).
 _V2 = functools.partial(ft.Published, 'https://arxiv.org/abs/1603.05027', (224, 224))
 _TRANSFER = functools.partial(ft.Published, 'https://arxiv.org/abs/1912.11370', (224, 224))
 PUBLISHED = {
@@ -236,11 +236,11 @@ PUBLISHED = {
 
 
 def resnetv2(variant: str = 'resnetv2_50', *, groups: int | None = None, **fields: Any) -> ResNetV2:
-    """Returns a variant, with other values in some of the fields of `ResNetV2`.
+    """Returns a variant with some fields changed; for the fields see `ResNetV2`.
 
     Args:
         variant: one of `VARIANTS`.
-        groups: of group normalization, which takes the place of the variant's norms.
+        groups: groups of the group normalization that replaces the norms of the variant.
         **fields: see `layers.frame.variants.changed`.
 
     Raises:
@@ -252,7 +252,7 @@ def resnetv2(variant: str = 'resnetv2_50', *, groups: int | None = None, **field
     return variants.variant(VARIANTS, variant, norm | fields)
 
 
-# The published names of a classifier's parameters and statistics and ours; see weights.py.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
 _BLOCK = 'backbone/stage{s}/block{i:02d}/'
 NAMES = {

@@ -1,23 +1,24 @@
-"""SkipNet: a residual network for CIFAR that decides image by image which blocks to run.
+"""SkipNet: a residual network for CIFAR that decides for each image which blocks to run.
 
 Wang et al., 2017, "SkipNet: Learning Dynamic Routing in Convolutional Networks", https://arxiv.org/abs/1711.09485.
-Reference: https://github.com/ucbdrive/skipnet at 4825e53 (no licence stated), cifar/models.py, read for facts;
-parameter names are its own. After each block a gate looks at the map x and says how much of the next block is used:
+Reference: https://github.com/ucbdrive/skipnet at 4825e53 (no licence stated), cifar/models.py, read for facts; `NAMES`
+maps its parameter names. After each block a gate reads the map x and computes how much of the next block is used:
 
     x <- g block(x) + (1 - g) shortcut(x),
 
-the shortcut being the identity, or the block's own projection where the shape changes. The first block always runs.
-Gates of one convolution or two each stand alone (`ConvGate`, `Apart`); recurrent ones are a matrix each and a small
-LSTM that all share (`MeanGate`, `Recurrent`). How a gate's logit becomes g is a function: `hard`, `soft` or `sampled`.
+where the shortcut is the identity, or the projection of the block where the shape changes. The first block always runs.
+Feed-forward gates have one or two convolutions and are independent (`ConvGate`, `Apart`); recurrent gates have a matrix
+each and share a small LSTM (`MeanGate`, `Recurrent`). A function maps the logit of a gate to g: `hard`, `soft` or
+`sampled`.
 
-What the published code does and the paper does not say, kept here:
-  * there is a gate after the last block, which nothing listens to;
-  * every block is computed for every image, also in evaluation, and g is what is multiplied with; so is it here, where
-    all images of a batch have one program. `gates` says what a program that skips would not have run;
-  * norms at the ends of branches start at scale 1.
-Where we differ: a projection is computed once, there twice with the same weights, whose running averages move twice a
-step; a gate takes the mean over its whole last map, which is the reference's window at the published size; biases of
-gates start at 0; a head starts as heads.py says.
+Details of the published code that are not in the paper, kept here:
+  * there is a gate after the last block, whose output is not used;
+  * every block is computed for every image, also in evaluation, and multiplied by g. The feature `gates` shows which
+    blocks a program that really skips would not have run;
+  * the scales of the norms at the ends of branches are initially 1.
+Where we differ: a projection is computed once; there it is computed twice with the same weights, and its running
+averages are updated twice per step. A gate averages its whole last map, which at the published size is the window of
+the reference. Biases of gates are initially 0; a head has the initial values of modelzoo/heads.
 """
 
 import functools
@@ -44,21 +45,21 @@ Draw = Callable[[], Float[Array, ' b']]
 
 
 def hard(logit: Logit, draw: Draw, *, train: bool) -> Float[Array, ' b']:
-    """Returns 1 where the gate is open, else 0, with the gradient of its probability (straight through)."""
+    """Returns 1 where the gate is open, else 0, with the gradient of the probability (straight-through)."""
     del draw, train
     probability = jax.nn.sigmoid(logit)
     return (probability > 0.5).astype(jnp.float32) + (probability - jax.lax.stop_gradient(probability))
 
 
 def soft(logit: Logit, draw: Draw, *, train: bool) -> Float[Array, ' b']:
-    """Returns the probability that the gate is open in training, after which it is `hard`."""
+    """Returns the probability that the gate is open in training, and `hard` in evaluation."""
     return jax.nn.sigmoid(logit) if train else hard(logit, draw, train=train)
 
 
 def sampled(logit: Logit, draw: Draw, *, train: bool) -> Float[Array, ' b']:
-    """Returns 1 as often as the gate's probability says in training, without a gradient; after it, it is `hard`.
+    """Returns a sample of 0 or 1 by the probability of the gate in training, and `hard` in evaluation.
 
-    For reinforcement: a task reads the logits and what was drawn, see methods/exits/skip.py.
+    It has no gradient, for training by REINFORCE: the task reads the logits and the samples, see methods/exits/skip.py.
     """
     if not train:
         return hard(logit, draw, train=train)
@@ -66,11 +67,11 @@ def sampled(logit: Logit, draw: Draw, *, train: bool) -> Float[Array, ' b']:
 
 
 class ConvGate(nn.Module):
-    """A map to two logits, closed and open: 3x3 convolutions of stride 2 in the end, the mean, a matrix.
+    """From a map to two logits, closed and open: 3x3 convolutions, the last one of stride 2, global mean, a matrix.
 
     Attributes:
         features: channels of the map and of the convolutions.
-        pooled: FFGate-I, a 2x2 max-pooling and a convolution more; else FFGate-II.
+        pooled: FFGate-I, with 2x2 max-pooling and a second convolution; else FFGate-II.
         dtype: compute type; the logits are float32.
     """
 
@@ -83,7 +84,7 @@ class ConvGate(nn.Module):
         """Returns the logits.
 
         Raises:
-            ValueError: a map too small to be pooled.
+            ValueError: the map is too small for the pooling.
         """
         conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
         strides = (1, 2) if self.pooled else (2,)
@@ -100,12 +101,12 @@ class ConvGate(nn.Module):
 
 
 class MeanGate(nn.Module):
-    """A map's mean to what the recurrent gate reads.
+    """From the global mean of a map to the input of the recurrent gate.
 
     Attributes:
-        features: channels of the map; means nothing here.
-        size: of the result.
-        dtype: means nothing here: the result is float32.
+        features: channels of the map; unused.
+        size: channels of the result.
+        dtype: unused; the result is float32.
     """
 
     features: int
@@ -114,16 +115,16 @@ class MeanGate(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b k']:
-        """Alike with and without `train`."""
+        """Returns the input of the recurrent gate; `train` is ignored."""
         del train
         return Dense(self.size, kernel_init=_HE, name='embed')(global_mean(x))
 
 
 class Apart(nn.Module):
-    """Each gate by itself: of its two logits, the one of being open less the other."""
+    """Independent gates: the logit is that of being open minus that of being closed."""
 
     def init_state(self, batch: int) -> tuple[()]:
-        """Returns nothing."""
+        """Returns the empty state."""
         del batch
         return ()
 
@@ -133,16 +134,16 @@ class Apart(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An LSTM over the blocks, torch's, and a matrix to one logit.
+    """An LSTM over the blocks, in torch's form, and a matrix to one logit.
 
     Attributes:
-        size: of its state.
+        size: size of the state.
     """
 
     size: int = 10
 
     def init_state(self, batch: int) -> tuple[Array, Array]:
-        """Returns zeros: output and cell."""
+        """Returns the zero state: output and cell."""
         return jnp.zeros((batch, self.size)), jnp.zeros((batch, self.size))
 
     @nn.compact
@@ -179,7 +180,7 @@ class Block(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, 'b h2 w2 d']:
-        """Returns the next map; `gate` is g, `mask` this block's part of `drop.path_masks`."""
+        """Returns the next map; `gate` is g, and `mask` is this block's part of `drop.path_masks`."""
         conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
         y = nn.relu(conv(stride=self.stride, name='conv1')(x, train=train))
         y = drop_path(conv(name='conv2')(y, train=train), mask)
@@ -190,18 +191,18 @@ class Block(nn.Module):
 
 
 class SkipNet(ft.PyramidBackbone):
-    """The network: a 3x3 convolution, stages of blocks of which each but the first halves the sides, gates.
+    """The network: a 3x3 convolution and stages of gated blocks; each stage but the first halves the resolution.
 
     Attributes:
         depths: blocks of each stage.
         widths: output channels of each stage.
-        gate: factory of what looks at the map after a block.
-        control: factory of what makes it a logit.
+        gate: factory of the module that reads the map after a block.
+        control: factory of the module that turns the outputs of the gates into logits.
         decide: logit -> g; see `hard`.
         stem_width: channels after the stem.
         drop_path: stochastic depth of the last block's branch; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     depths: Sequence[int] = (6, 6, 6)
@@ -226,7 +227,7 @@ class SkipNet(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block with the gate after it, what the gates share."""
+        """The stem, each block with the gate after it, and the module that the gates share."""
         blocks = [(f'{stage}_block{index:02d}', f'{stage}_gate{index:02d}') for stage, index, _, _ in self._blocks()]
         return (('stem',), *blocks, ('control',))
 
@@ -235,7 +236,7 @@ class SkipNet(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage2``, ``map``, ``pooled``, ``gates`` and ``gate_logits``.
 
         Raises:
-            ValueError: there is nothing to skip, or a map is too small for its gate.
+            ValueError: there is only one block, or a map is too small for its gate.
         """
         stem = x = Stem(self.stem_width, 1, dtype=self.dtype, name='stem')(x, train=train)
         blocks = self._blocks()
@@ -261,7 +262,7 @@ class SkipNet(ft.PyramidBackbone):
         return {**features, ft.MAP: x, ft.POOLED: global_mean(x), **said}
 
     def _blocks(self) -> list[tuple[str, int, int, int]]:
-        """Returns the stage, the number in it, the width and the stride of each block."""
+        """Returns (stage, index in the stage, width, stride) of each block."""
         return [
             (ft.stage(stage), index, width, 2 if stage and not index else 1)
             for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True))
@@ -275,8 +276,8 @@ class SkipNet(ft.PyramidBackbone):
 
 _SINGLE = functools.partial(ConvGate, pooled=False)
 
-# Section 4.1: ResNets for CIFAR of 6 n + 2 layers; in the code those of 110 layers have the smaller gates. Recurrent
-# gates were published for 74 and 110 layers too: depths of 12 and 18.
+# Section 4.1: ResNets for CIFAR with 6 n + 2 layers; in the code those with 110 layers have the smaller gates.
+# Recurrent gates were also published for 74 and 110 layers: depths of 12 and 18.
 VARIANTS = {
     'skipnet_ffgate1_38': SkipNet((6, 6, 6)),
     'skipnet_ffgate1_74': SkipNet((12, 12, 12)),
@@ -288,7 +289,7 @@ VARIANTS = {
 PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1711.09485', (32, 32)) for name in list(VARIANTS)[:-1]}
 
 
-# The published names of a classifier's parameters and statistics and ours; see weights.py.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
 _LSTM = (
     ('rnn.weight_ih_l0', 'input/kernel'),
@@ -310,7 +311,7 @@ def _conv_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
 def _stage_names(stage: int) -> tuple[tuple, ...]:
     there, here = f'group{stage + 1}_', f'backbone/stage{stage}_'
     gate, block = here + 'gate{i:02d}', here + 'block{i:02d}'
-    # A projection is in the files once more, as a part of its block.
+    # The files hold each projection twice: by itself and as a part of its block.
     shortcuts = [there + 'ds{i}', there + 'layer{i}.downsample']
     return (
         *_conv_names(there + 'layer{i}', block),

@@ -1,15 +1,15 @@
-"""Swin Transformer V2: attention inside windows of a pyramid's maps, every second block with shifted windows.
+"""Swin Transformer V2: a pyramid with window attention; every second block shifts its windows.
 
 Liu et al., 2021, "Swin Transformer V2: Scaling Up Capacity and Resolution", https://arxiv.org/abs/2111.09883.
 Reference: https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0), release 1.0.31, a port of
 https://github.com/microsoft/Swin-Transformer (MIT), with nearly the same parameter names.
 
-Attention compares directions, with a learned sharpness of each head that ends at 100, and adds a bias that a small
-network computes from the offset of two pixels on a logarithmic scale. Norms stand at the branches' ends and start at
-0. The keys have no bias. A map that does not divide into windows is filled up with zeros after the shift; the zeros
-are looked at, as in the reference. Pixels that only the shift makes neighbors lose 100 from their logits.
+Attention is by cosine similarity with a learned scale per head, at most 100, plus a bias that a small network computes
+from the relative offset on a logarithmic scale. Norms are at the ends of branches, and their scales are initially 0.
+Keys have no bias. A map that does not divide into windows is padded with zeros after the shift, and the zeros are
+attended to, as in the reference. Logits between pixels that are neighbors only because of the shift are lowered by 100.
 
-A window never exceeds the map: for small images it shrinks, and then does not shift.
+A window never exceeds the map: for small images it shrinks and is not shifted.
 """
 
 import functools
@@ -40,10 +40,10 @@ class WindowAttention(nn.Module):
 
     Attributes:
         heads: number of heads; divides the width.
-        side: of the windows.
-        shifted: whether the map is rolled by half a window before it is cut.
-        pretrained_side: of the windows that the weights were made for, where that differs; 0 where it does not.
-        kernel_init: of the matrices.
+        side: side of the windows.
+        shifted: whether the map is rolled by half a window before it is partitioned.
+        pretrained_side: side of the windows in pre-training, if it differs; else 0.
+        kernel_init: initial values of the matrices.
         dtype: compute type; logits and biases are float32.
     """
 
@@ -69,7 +69,7 @@ class WindowAttention(nn.Module):
         return jnp.roll(mixed, shift, (1, 2))
 
     def _attend(self, x: Float[Array, 'v n d'], bias: Float[Array, 'p h n n']) -> Float[Array, 'v n d']:
-        """Mixes all windows; `bias` has one entry for each place of a window in a map, or one for all."""
+        """Mixes the tokens of all windows; `bias` has one entry per position of a window in the map, or one for all."""
         width = x.shape[-1]
         q_bias, v_bias = (self.param(f'{name}_bias', jax.nn.initializers.zeros, (width,)) for name in 'qv')
         qkv = Dense(3 * width, False, self.kernel_init, self.dtype, name='qkv')(x)
@@ -85,7 +85,7 @@ class WindowAttention(nn.Module):
         return attention.merge_heads(weights @ v)
 
     def _bias(self, cut: window.Pair, full: window.Pair, shift: window.Pair) -> Float[Array, 'p h n n']:
-        """Returns what is added to the logits."""
+        """Returns the bias of the logits, with the mask of shifted windows."""
         table = jnp.asarray(log_offsets(cut, self.pretrained_side))
         hidden = nn.relu(Dense(512, name='bias_up')(table))
         values = Dense(self.heads, False, name='bias_down')(hidden)
@@ -96,21 +96,24 @@ class WindowAttention(nn.Module):
 
 
 def log_offsets(cut: window.Pair, pretrained_side: int) -> Float[np.ndarray, 'm 2']:
-    """Returns every offset within a window, in rows, (dy, dx); +-1 is 7/8 of the largest one or, with a pretrained
-    side, of its largest one."""
+    """Returns all relative offsets (dy, dx) within a window, row by row, on a logarithmic scale.
+
+    Offsets d are scaled so that the largest one (that of `pretrained_side`, if it is given) is 8, and become
+    ``sign(d) log2(|d| + 1) / log2(8)``.
+    """
     axes = [np.arange(1 - side, side) * 8 / max((pretrained_side or side) - 1, 1) for side in cut]
     offsets = np.stack(np.meshgrid(*axes, indexing='ij'), axis=-1).reshape(-1, 2)
     return (np.sign(offsets) * np.log2(np.abs(offsets) + 1) / np.log2(8)).astype(np.float32)
 
 
 def _direction(x: Float[Array, 'v h n k']) -> Float[Array, 'v h n k']:
-    """Returns ``x / max(|x|, 1e-12)``, with a gradient also at 0."""
+    """Returns ``x / max(|x|, 1e-12)``, whose gradient is finite also at 0."""
     squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
     return (x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))).astype(x.dtype)
 
 
 class ZeroLayerNorm(nn.Module):
-    """LayerNorm whose scale starts at 0, so that a block starts as the identity.
+    """LayerNorm whose scale is initially 0, so that a block is initially the identity.
 
     Attributes:
         epsilon: torch's default.
@@ -131,7 +134,7 @@ class ZeroLayerNorm(nn.Module):
 
 
 class Merge(nn.Module):
-    """Four pixels to one of twice the width, then LayerNorm.
+    """Patch merging: 2x2 pixels to one of twice the width, then LayerNorm.
 
     Attributes:
         dtype: compute type.
@@ -141,7 +144,7 @@ class Merge(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h2 w2 e']:
-        """Halves the sides, rounding up."""
+        """Returns a map of half the sides, rounded up."""
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, height, width, channels = x.shape
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 4, 2, 5)
@@ -164,18 +167,18 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns a pixel for each patch."""
+        """Returns a map with one pixel per patch."""
         x = Patches(self.features, self.patch, dtype=self.dtype, name='patches')(x)
         return LayerNorm(dtype=self.dtype, name='norm')(x)
 
 
 class Stage(nn.Module):
-    """The blocks of one resolution; every second one shifts its windows.
+    """The blocks of one resolution; every second block shifts its windows.
 
     Attributes:
-        block: factory of a block for `shifted`.
+        block: factory of a block, given `shifted`.
         depth: number of blocks.
-        residual: opens and closes the stream.
+        residual: factory of the connection that opens and closes the stream.
         remat, scan: see layers/frame/trunk.py; the blocks alternate, so `scan` compiles each of them.
     """
 
@@ -189,7 +192,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Keeps the shape; `masks` are those of this stage's blocks."""
+        """Returns the map after the stage, of the same shape; `masks` are those of its blocks."""
         join = self.residual(name='residual')
         s = join.open(x)
         for index, name in enumerate(trunk.names(self.depth)):
@@ -204,9 +207,9 @@ class SwinV2(ft.PyramidBackbone):
 
     Attributes:
         width: channels of the first stage; each stage doubles them.
-        depths, heads: of each stage.
+        depths, heads: blocks and heads of each stage.
         window: side of the windows.
-        pretrained_windows: of each stage, where the weights were made for others; see `WindowAttention`.
+        pretrained_windows: side of the windows in pre-training for each stage, if it differs; see `WindowAttention`.
         patch: side of the patches.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of the blocks' parts.
@@ -241,7 +244,7 @@ class SwinV2(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; what leads to a stage goes with the last block before it."""
+        """The stem, each block, the last norm; downsampling belongs to the block before it."""
         blocks = trunk.stage_paths(self.depths, [f'merge{index}' for index in range(1, len(self.depths))])
         return (('stem',), *map(tuple, blocks), ('norm',))
 
@@ -279,7 +282,7 @@ class SwinV2(ft.PyramidBackbone):
         return Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
 
 
-# Section 4.1 of the paper; the names are timm's, the last ones for weights of ImageNet-22k at 192 pixels.
+# Section 4.1 of the paper; the names are timm's. The last ones are for weights from ImageNet-22k at 192 pixels.
 _DEEP = (2, 2, 18, 2)
 _SMALL = functools.partial(SwinV2, 96, _DEEP)
 _BASE = functools.partial(SwinV2, 128, _DEEP, (4, 8, 16, 32))
@@ -312,7 +315,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _BLOCK = (

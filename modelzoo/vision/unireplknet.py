@@ -1,14 +1,14 @@
-"""UniRepLKNet: 13x13 depthwise convolutions that are trained as the sum of dilated smaller ones.
+"""UniRepLKNet: 13x13 depthwise convolutions, trained with parallel dilated convolutions that can be merged into them.
 
 Ding et al., 2023, "UniRepLKNet: A Universal Perception Large-Kernel ConvNet for Audio, Video, Point Cloud, Time-Series
 and Image Recognition", https://arxiv.org/abs/2311.15599. Reference: https://github.com/AILab-CVC/UniRepLKNet
-(Apache-2.0), commit b5677d8, whose parameter names ours has.
+(Apache-2.0), commit b5677d8; `NAMES` maps its parameter names.
 
 A block is a depthwise convolution, batch norm, squeeze-and-excitation, a feed-forward layer with global response
-normalization, batch norm, LayerScale. The large kernel is the sum of itself and dilated ones of the same reach, each
-with a batch norm of its own. `deploy` turns the parameters of a trained network into those of an equal one without
-branches, batch norms and LayerScale, whose blocks are `Deployed`. LayerNorm's epsilon is 1e-6 everywhere. The
-classifier reads the normalized mean of the last stage, not the mean of ``map``.
+normalization, batch norm, LayerScale. In training, dilated convolutions of about the same extent are added to the large
+one, each with a batch norm of its own. `deploy` turns the parameters of a trained network into those of an equivalent
+one without these branches, batch norms and LayerScale, whose blocks are `Deployed`. LayerNorm's epsilon is 1e-6
+everywhere. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
 """
 
 import functools
@@ -39,7 +39,7 @@ _Norm = functools.partial(LayerNorm, epsilon=1e-6)
 _Depthwise = functools.partial(DepthwiseConv, kernel_init=init.trunc_normal(0.02))
 _ZEROS = jax.nn.initializers.zeros
 
-# Side of a large kernel -> side and dilation of the kernels beside it; smaller kernels have none.
+# Side of a large kernel -> side and dilation of the kernels added to it; smaller kernels have none.
 BRANCHES = {
     7: ((5, 1), (3, 2), (3, 3)),
     9: ((5, 1), (5, 2), (3, 3), (3, 4)),
@@ -51,14 +51,14 @@ BRANCHES = {
 
 
 class Block(nn.Module):
-    """``s += norm(down(response(gelu(up(squeeze(norm(conv(s))))))))``, as it is trained.
+    """``s += norm(down(response(gelu(up(squeeze(norm(conv(s))))))))``, the block in training.
 
-    For a kernel that has `BRANCHES`, conv is ``norm(large(s)) + norm(dilated(s)) + ...``.
+    For a kernel size in `BRANCHES`, conv is ``norm(large(s)) + norm(dilated(s)) + ...``.
 
     Attributes:
         kernel_size: side of the depthwise kernel.
         ratio: hidden width over width.
-        residual: factory of what the branch enters the stream by.
+        residual: factory of the connection.
         dtype: compute type.
     """
 
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
-        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         norm = functools.partial(BatchNorm, dtype=self.dtype)
         join = self.residual(name='residual')
         x = join.read(s)
@@ -87,10 +87,10 @@ class Block(nn.Module):
 
 
 class Deployed(nn.Module):
-    """``s += down(response(gelu(up(squeeze(conv(s))))))``: what `deploy` makes of a `Block`.
+    """``s += down(response(gelu(up(squeeze(conv(s))))))``, the block after `deploy`.
 
     Attributes:
-        kernel_size, ratio, residual, dtype: as `Block`'s.
+        kernel_size, ratio, residual, dtype: as in `Block`.
     """
 
     kernel_size: int
@@ -100,7 +100,7 @@ class Deployed(nn.Module):
 
     @nn.compact
     def __call__(self, s: Array, mask: Float[Array, '1 b'] | None, *, train: bool = False) -> Array:
-        """Passes the stream on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         del train
         join = self.residual(name='residual')
         x = join.read(s)
@@ -123,11 +123,11 @@ def _hidden(x: Array, ratio: float, dtype: DTypeLike, *, use_bias: bool) -> Arra
 
 
 class Stem(nn.Module):
-    """Two 3x3 convolutions, each with LayerNorm, GELU in between; half of the features after the first.
+    """Two 3x3 convolutions, each with LayerNorm, and GELU between them.
 
     Attributes:
-        features: output channels.
-        patch: even number of pixels, the total stride; the second convolution has 2 of it.
+        features: output channels; the first convolution has half as many.
+        patch: total stride, an even number; the second convolution has stride 2.
         dtype: compute type.
     """
 
@@ -137,7 +137,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / patch rows."""
+        """Returns a map of h / patch by w / patch pixels."""
         x = _conv(self.features // 2, self.patch // 2, self.dtype, 'conv0')(x)
         x = gelu(_Norm(dtype=self.dtype, name='norm0')(x))
         x = _conv(self.features, 2, self.dtype, 'conv1')(x)
@@ -157,7 +157,7 @@ class Down(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Halves the sides, rounding up."""
+        """Returns a map of half the sides, rounded up."""
         return _Norm(dtype=self.dtype, name='norm')(_conv(self.features, 2, self.dtype, 'conv')(x))
 
 
@@ -169,14 +169,14 @@ class UniRepLKNet(ft.PyramidBackbone):
     """The network.
 
     Attributes:
-        widths, depths: of each stage.
-        periods: every how manyth block of each stage has a large kernel, from the first on; 0 for none.
-        kernel_size: side of the large kernels; the others have 3.
+        widths, depths: channels and blocks of each stage.
+        periods: for each stage the n with which blocks 0, n, 2n, ... have a large kernel; 0 for none.
+        kernel_size: side of the large kernels; other kernels are 3x3.
         block: factory of a block: `Block`, or `Deployed` for parameters that `deploy` made.
-        patch: even; the stride of the stem. Each further stage has twice its predecessor's.
+        patch: stride of the stem, an even number; each further stage doubles the stride.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
-        remat: recompute each block in the backward pass.
+        remat: whether to recompute each block in the backward pass.
     """
 
     widths: Sequence[int] = (96, 192, 384, 768)
@@ -201,7 +201,7 @@ class UniRepLKNet(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; what leads to the next stage goes with the last block before it."""
+        """The stem, each block, the last norm; downsampling belongs to the block before it."""
         return meta_next.layers(self.depths)
 
     @nn.compact
@@ -209,7 +209,7 @@ class UniRepLKNet(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``.
 
         Raises:
-            ValueError: the patch is odd or does not divide the image, or there are no branches for the kernel.
+            ValueError: the patch is odd or does not divide the image, or `BRANCHES` lacks the kernel size.
         """
         if self.patch % 2 or self.kernel_size not in BRANCHES:
             raise ValueError(
@@ -236,13 +236,13 @@ class UniRepLKNet(ft.PyramidBackbone):
 
 
 def deploy(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the variables of the network of `Deployed` blocks that answers what the trained one does in evaluation.
+    """Returns variables with which the network of `Deployed` blocks equals the trained network in evaluation.
 
-    A pure function of arrays: the batch norms go into the kernels before them, dilated kernels into the large one, the
-    bias of the response norm and LayerScale into the matrix after it.
+    A pure function of arrays: batch norms are merged into the kernels before them, dilated kernels into the large one,
+    and the bias of the response norm and LayerScale into the matrix after it.
 
     Args:
-        variables: ``params`` and ``batch_stats`` of the backbone, or of a network that has it in its tree.
+        variables: ``params`` and ``batch_stats`` of the backbone, or of a network that contains it.
     """
     return {'params': _walk(variables['params'], variables['batch_stats'])}
 
@@ -273,7 +273,7 @@ def _deploy_block(params: Mapping[str, Any], stats: Mapping[str, Any]) -> dict[s
 
 
 def _merge_branches(params: Mapping[str, Any], stats: Mapping[str, Any]) -> tuple[Array, Array]:
-    """Returns the one kernel and bias that do what the large one and its branches do."""
+    """Returns the kernel and bias equivalent to the large kernel and its branches."""
     kernel = params['large']['kernel']
     gain, bias = _affine(params['large_norm'], stats['large_norm'])
     size, kernel = len(kernel), kernel * gain[None, None, None]
@@ -288,12 +288,12 @@ def _merge_branches(params: Mapping[str, Any], stats: Mapping[str, Any]) -> tupl
 
 
 def _affine(norm: Mapping[str, Array], stats: Mapping[str, Array]) -> tuple[Array, Array]:
-    """Returns a and b of ``norm(x) = a x + b``."""
+    """Returns a and b with which a batch norm in evaluation is ``a x + b``."""
     gain = norm['scale'] / jnp.sqrt(stats['var'] + BatchNorm.epsilon)
     return gain, norm['bias'] - stats['mean'] * gain
 
 
-# Table 2 and section 3.3 of the paper, its appendix for the small ones. Each as it is trained, and deployed.
+# Table 2 and section 3.3 of the paper, and its appendix for the small ones; each in its training and deployed form.
 _SMALL = {'depths': (2, 2, 6, 2), 'periods': (0, 1, 1, 1)}
 _TRAINED = {
     'unireplknet_a': UniRepLKNet((40, 80, 160, 320), **_SMALL),
@@ -314,7 +314,7 @@ VARIANTS = {
     'unireplknet_deploy_test': _TEST.clone(block=Deployed),
 }
 
-# The repository's tables: parameters of the deployed form; B, L and XL were trained on ImageNet-22k first.
+# The tables of the repository: parameters are those of the deployed form; B, L and XL were pre-trained on ImageNet-22k.
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2311.15599', (224, 224))
 PUBLISHED = {
     'unireplknet_a_deploy': _PAPER(4.4, 0.6, 77.0),
@@ -329,7 +329,7 @@ PUBLISHED = {
 }
 
 
-# The published names of a classifier's parameters and statistics and ours; see weights.py.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _LAYER_NORM = (('weight', 'scale'), ('bias', 'bias'))
 _NORM = (*_LAYER_NORM, ('running_mean', 'mean'), ('running_var', 'var'))

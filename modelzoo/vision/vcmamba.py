@@ -1,17 +1,17 @@
-"""VCMamba: convolutional stages, and at the end a few blocks that scan the map in four directions.
+"""VCMamba: convolutional stages, and a few last blocks that scan the map in four directions.
 
 Munir et al., 2025, "VCMamba: Bridging Convolutions with Multi-Directional Mamba for Efficient Visual Representation",
 https://arxiv.org/abs/2509.04669. Reference: https://github.com/Wertyuui345/VCMamba (no licence stated), commit f8795a0,
 model/mambacnn.py and model/plain_mamba_layer.py; read for facts, no code was taken.
 
-What the published code does and the paper does not say, kept here because the published weights expect it:
-  * only the input of the scan goes in the order of a direction; step sizes, B and C stay in rows for all four;
+Details of the published code that are not in the paper, kept here because the published weights need them:
+  * only the input of the scan is permuted for a direction; step sizes, B and C keep the row-major order in all four;
   * the bias of the step sizes is added twice, once by their matrix and once by the scan;
-  * there is no gate; the four outputs, each with its skip, are added, normalized, and pass a rectifier;
-  * its initial values reset those of Mamba's step sizes to normal ones and zero biases;
+  * there is no gate; the four outputs, each with its skip, are summed, normalized, and pass a ReLU;
+  * step sizes are initialized normally with zero biases, not as in Mamba;
   * logits are the mean of two linear heads; in training the second one learns from a teacher (`HEADS`).
-We differ in three ways: for other image sizes the position table is resized, which the reference refuses; biases in
-front of a batch normalization, which takes them away, start at 0; and logits are the mean in training too.
+We differ in three ways: for other image sizes the position table is resized, which the reference refuses; biases before
+a batch normalization, which cancels them, are initially 0; and logits are the mean in training too.
 """
 
 import functools
@@ -43,14 +43,15 @@ from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 _NORMAL = init.trunc_normal(0.02)
 _ZEROS = jax.nn.initializers.zeros
 _LECUN = jax.nn.initializers.lecun_normal()
-# Rows and columns from a token to the next, by the number of its row in the table of directions; 0 is the first token.
+# (rows, columns) from one token of a scan to the next -> row of the table of directions; row 0 is for the first token.
 _MOVES = {(0, 1): 1, (0, -1): 2, (-1, 0): 3, (1, 0): 4}
 
 
 def snakes(rows: int, columns: int) -> tuple[Int[np.ndarray, '4 n'], Int[np.ndarray, '4 n']]:
-    """Returns four orders of the pixels of a map, and by which move each pixel is reached.
+    """Returns four orders of the pixels of a map, and the index of the move by which each pixel is reached.
 
-    Row by row from the top left, every other row from the right; back again; the same by columns; back again.
+    The orders are boustrophedon: row by row from the top left, every other row reversed; the reverse of that; the same
+    by columns; the reverse of that.
     """
     places = np.arange(rows * columns).reshape(rows, columns)
     by_rows, by_columns = (np.where(np.arange(len(x))[:, None] % 2, x[:, ::-1], x).ravel() for x in (places, places.T))
@@ -64,8 +65,8 @@ class FourScans(nn.Module):
     """The mixer: 1x1 and 7x7 depthwise convolution, the selective scan in four directions, 1x1 convolution.
 
     Attributes:
-        states: of each channel of the scan.
-        norm: factory of the normalization after both 1x1 convolutions.
+        states: number of states per channel of the scan.
+        norm: factory of the normalization after each 1x1 convolution.
         dtype: compute type; the scan is float32 inside.
     """
 
@@ -85,7 +86,7 @@ class FourScans(nn.Module):
         return norm(name='down_norm')(y, train=train)
 
     def _scan(self, x: Float[Array, 'b h w e']) -> Float[Array, 'b h w e']:
-        """Returns the sum of four directions, which are one batch."""
+        """Returns the sum over the four directions, which are scanned as one batch."""
         batch, rows, columns, inner = x.shape
         orders, moves = snakes(rows, columns)
         u = x.reshape(batch, -1, inner)
@@ -112,7 +113,7 @@ def _point(features: int, channels: int, dtype: DTypeLike, name: str) -> Dense:
 
 
 class ConvMlp(nn.Module):
-    """``down(act(conv(act(up(x)))))``, the convolution 3x3 and depthwise, each followed by a batch normalization.
+    """``down(act(conv(act(up(x)))))`` with a 3x3 depthwise convolution; a batch normalization follows each layer.
 
     Attributes:
         ratio: hidden width over width.
@@ -126,7 +127,7 @@ class ConvMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
-        """Acts on a map."""
+        """Returns a map of the same shape."""
         norm = functools.partial(self.norm, dtype=self.dtype)
         y = Dense(int(x.shape[-1] * self.ratio), True, _NORMAL, self.dtype, name='up')(x)
         y = gelu(norm(name='up_norm')(y, train=train))
@@ -140,7 +141,7 @@ class ConvBlock(nn.Module):
     """``x + scale * mlp(x)``.
 
     Attributes:
-        mlp: factory.
+        mlp: factory of the branch.
     """
 
     mlp: Callable[..., nn.Module]
@@ -149,7 +150,7 @@ class ConvBlock(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Passes the map on; `mask` is this block's part of `drop.path_masks`, of which it needs the second part."""
+        """Returns the next map; of `mask`, this block's part of `drop.path_masks`, only the second branch is used."""
         y = drop_path(self.mlp(name='mlp')(x, train=train), None if mask is None else mask[1])
         return LayerScale(1e-5, name='residual').write(x, y)
 
@@ -169,7 +170,7 @@ class ScanBlock(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w d'], mask: Float[Array, 'r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Passes the map on; `mask` is this block's part of `drop.path_masks`."""
+        """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         mixer_mask, mlp_mask = (None, None) if mask is None else mask
         y = self.mixer(name='mixer')(self.norm(name='mixer_norm')(x, train=train), train=train)
         x = x + drop_path(y, mixer_mask)
@@ -178,28 +179,28 @@ class ScanBlock(nn.Module):
 
 
 class Positions(nn.Module):
-    """Adds a learned table, stored with channels first.
+    """Adds a learned position table, stored with channels first.
 
     Attributes:
-        grid: rows and columns that the table is made for; maps of any other size get it resized.
+        grid: rows and columns of the table; for maps of any other size it is resized.
     """
 
     grid: ft.Grid
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
-        """Keeps the shape."""
+        """Returns a map of the same shape."""
         table = self.param('pos_embed', _NORMAL, (1, x.shape[-1], *self.grid))
         flat = posemb.resize(table.reshape(1, x.shape[-1], -1).swapaxes(1, 2), self.grid, x.shape[1:3])
         return x + flat.reshape(1, *x.shape[1:]).astype(x.dtype)
 
 
 class Stem(nn.Module):
-    """Two 3x3 convolutions, each with batch normalization and a rectifier.
+    """Two 3x3 convolutions, each with batch normalization and ReLU.
 
     Attributes:
-        features: output channels; half of them after the first.
-        stride: 4, 2 or 1 in all.
+        features: output channels; the first convolution has half as many.
+        stride: total stride: 4, 2 or 1.
         norm: factory of the normalizations.
         dtype: compute type.
     """
@@ -211,10 +212,10 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up.
+        """Returns a map of h / stride by w / stride pixels, rounded up.
 
         Raises:
-            ValueError: the stride is another one.
+            ValueError: the stride is not 4, 2 or 1.
         """
         if self.stride not in (1, 2, 4):
             raise ValueError(f'stem_stride is {self.stride}: use 4 as published, or 2 or 1 for small images.')
@@ -231,12 +232,12 @@ class Stage(nn.Module):
 
     Attributes:
         features: channels.
-        shrinks: whether a convolution halves the map first.
-        convs, scans: factories of the blocks, first these, then those.
-        positions: what the scans get added first; None without scans.
+        shrinks: whether a convolution halves the resolution first.
+        convs, scans: factories of the convolutional blocks, which come first, and of the scanning blocks.
+        positions: factory of the position table that is added before the scanning blocks; None without these.
         norm: factory of the normalization after the convolution.
         dtype: compute type.
-        remat: recompute a block's activations in the backward pass.
+        remat: whether to recompute the activations of each block in the backward pass.
     """
 
     features: int
@@ -252,7 +253,7 @@ class Stage(nn.Module):
     def __call__(
         self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
-        """Runs the blocks; `masks` are those of this stage's blocks."""
+        """Returns the map after the stage; `masks` are those of its blocks."""
         if self.shrinks:
             x = Conv(self.features, 3, 2, 1, self.dtype, name='down')(x)
             x = self.norm(dtype=self.dtype, name='down_norm')(x, train=train)
@@ -268,15 +269,15 @@ class VCMamba(ft.PyramidBackbone):
     """The network.
 
     Attributes:
-        widths, depths: of each stage.
-        scans: blocks at the end of the last stage that scan; all others convolve.
-        stem_stride: of the stem; 2 or 1 for small images.
-        image_size: what the position table is made for, a side or (height, width). Images of any other size get it
-            resized.
+        widths, depths: channels and blocks of each stage.
+        scans: number of scanning blocks at the end of the last stage; all other blocks are convolutional.
+        stem_stride: stride of the stem; 2 or 1 for small images.
+        image_size: image size of the position table, a side or (height, width). For images of any other size the table
+            is resized.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp: factories of a block's parts.
         dtype: compute type; parameters are float32.
-        remat: recompute a block's activations in the backward pass.
+        remat: whether to recompute the activations of each block in the backward pass.
     """
 
     widths: Sequence[int] = (32, 64, 144, 288)
@@ -303,7 +304,7 @@ class VCMamba(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; what stands before a block goes with it."""
+        """The stem, each block, the last norm; downsampling and positions belong to the block after them."""
         blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
         for index in range(1, len(self.depths)):
             blocks[sum(self.depths[:index])] += [f'stage{index}/down', f'stage{index}/down_norm']
@@ -313,7 +314,7 @@ class VCMamba(ft.PyramidBackbone):
 
     @property
     def table(self) -> ft.Grid:
-        """Rows and columns of the position table."""
+        """The rows and columns of the position table."""
         return tuple(-(-side // self.strides[-1]) for side in pair(self.image_size))
 
     @nn.compact
@@ -346,7 +347,7 @@ class VCMamba(ft.PyramidBackbone):
 
 
 class TwoHeads(nn.Module):
-    """The mean of two linear heads, of which the second one may learn from a teacher.
+    """The mean of two linear heads; the second one can be trained by distillation.
 
     Attributes:
         num_classes: number of logits.
@@ -362,7 +363,7 @@ class TwoHeads(nn.Module):
         return (logits[0] + logits[1]) / 2
 
 
-# Table 1 of the paper and the README; the names are the paper's, S, M and B.
+# Table 1 of the paper, and the README; the names are the paper's: S, M and B.
 VARIANTS = {
     'vcmamba_s': VCMamba(),
     'vcmamba_m': VCMamba((48, 96, 224, 448), (4, 4, 12, 6)),
@@ -370,7 +371,7 @@ VARIANTS = {
     'vcmamba_test': VCMamba((8, 32), (1, 1), 1, image_size=16),
 }
 
-# What a published classifier's head is.
+# The head of the published classifiers.
 HEADS = {'VCMamba': TwoHeads}
 
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2509.04669', (224, 224))
@@ -388,7 +389,7 @@ def _refit(backbone: VCMamba, path: str, table: np.ndarray) -> np.ndarray:
 
 RESIZE = {'VCMamba': _refit}
 
-# The published names of a classifier's parameters and ours; see weights.py. 1x1 convolutions are matrices here.
+# Published names of a classifier's parameters, and ours; see weights.py. 1x1 convolutions are matrices here.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _BATCH = (*_NORM, ('running_mean', 'mean'), ('running_var', 'var'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))

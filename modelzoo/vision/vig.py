@@ -3,23 +3,23 @@
 Liao et al., 2024, "ViG: Linear-complexity Visual Sequence Learning with Gated Linear Attention",
 https://arxiv.org/abs/2405.18425. Reference: https://github.com/hustvl/ViG (MIT), commit dfb9d32.
 
-A block reads the image row by row as a sequence, from both ends at once: with q, k, v shared and one gate a direction,
+A block reads the image row by row as a sequence in both directions, which share q, k and v and have their own gates,
 
     S_t = exp(g_t) * S_{t-1} + k_t v_t^T,    o_t = (q_t / sqrt(K)) S_t,
 
-and blends the mean of both directions with its own input, ``m * norm(o) + (1 - m) * norm(x)``, where x has passed a
-3x3 depthwise convolution.
+and mixes the mean of both directions with its own input, ``m * norm(o) + (1 - m) * norm(x)``, where x is the output of
+a 3x3 depthwise convolution.
 
-What the published code does and the paper does not say, kept here because the published weights expect it:
-  * plain ViG halves the scan's output once more outside training (`BiGLA.eval_scale`); a norm follows, so it is
-    felt only through that norm's epsilon;
-  * the two norms of the blend share one scale among the heads;
-  * the position table decays like a kernel (every parameter of two or more axes does);
-  * plain ViG sets Xavier values in its mixers after those of the linear layers, so they win; the hierarchical
-    network sets them before, so only the depthwise convolutions keep them. Its truncated normal cuts at 100
-    deviations, which is the normal.
-We differ in that a stem whose patch is not 16 (hierarchical: 4) has the total stride of the patch, and the position
-table the grid that its convolutions really make.
+Details of the published code that are not in the paper, kept here because the published weights need them:
+  * outside of training plain ViG halves the output of the scan once more (`BiGLA.eval_scale`); a norm follows, so this
+    has an effect only through the epsilon of that norm;
+  * in each of the two norms of the mixture all heads share one scale;
+  * the position table has weight decay (as every parameter of two or more axes);
+  * plain ViG sets Xavier values in its mixers after the initialization of linear layers, so they prevail; the
+    hierarchical network sets them before it, so only the depthwise convolutions keep them. Its truncated normal is cut
+    at 100 standard deviations, which is the normal distribution.
+Where we differ: a stem whose patch is not 16 (hierarchical: 4) has the total stride of the patch, and the position
+table has the size of the grid that its convolutions really make.
 """
 
 import functools
@@ -58,12 +58,12 @@ class BiGLA(nn.Module):
     Attributes:
         heads: number of heads.
         expand_k: width of queries and keys over the width of the values.
-        gate_rank: width between the two matrices that make the gates.
-        gate_divisor: log gates are divided by this, so that states forget slowly.
-        conv_activation: after the depthwise convolution.
-        out_activation: before the last matrix.
-        eval_scale: what the scan's output is multiplied with outside training.
-        kernel_init: of all matrices.
+        gate_rank: rank of the product of the two matrices that compute the gates.
+        gate_divisor: log gates are divided by this, so that states decay slowly.
+        conv_activation: activation after the depthwise convolution.
+        out_activation: activation before the last matrix.
+        eval_scale: factor on the output of the scan outside of training.
+        kernel_init: initial values of all matrices.
         dtype: compute type; gates and states are float32.
     """
 
@@ -91,7 +91,7 @@ class BiGLA(nn.Module):
         return self._linear(width, 'out')(out)
 
     def _scan(self, local: Float[Array, 'b t d']) -> Float[Array, 'b t n v']:
-        """Returns the sum of both directions."""
+        """Returns the sum of the scans in both directions."""
         width, keys = local.shape[-1], self._keys(local.shape[-1])
         qkv = self._linear(2 * keys + width, 'qkv')(local)
         q, k, v = map(self._heads, jnp.split(qkv, (keys, 2 * keys), axis=-1))
@@ -122,9 +122,9 @@ class ViG(ft.TokenBackbone):
         width: channels of the tokens.
         depth: number of blocks.
         heads: heads of each block.
-        patch: even; the stride of the stem.
-        image_size: what the position table is made for, a side or (height, width). Images of any other size that
-            the patch divides get it resized.
+        patch: stride of the stem, an even number.
+        image_size: image size of the position table, a side or (height, width). For images of any other size that
+            the patch divides the table is resized.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
@@ -146,7 +146,7 @@ class ViG(ft.TokenBackbone):
     scan: bool = False
 
     def setup(self) -> None:
-        """Makes the parts; `grid` refuses an `image_size` that does not fit."""
+        """Makes the parts; `grid` raises ValueError for an `image_size` that does not fit."""
         self.stem = ConvStem(self.width, self.patch, nn.silu, self.dtype)
         rows, columns = self._table_grid()
         self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), (1, rows * columns, self.width))
@@ -177,18 +177,18 @@ class ViG(ft.TokenBackbone):
         return stem_grid(height, width, self.patch)
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
-        """Returns the stem's pixels in rows, without positions."""
+        """Returns the pixels of the stem, row by row, without positions."""
         return self.stem(x).reshape(len(x), -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
-        """Returns the position table, resized where `grid` is not its own."""
+        """Returns the position table, resized if `grid` is another one."""
         return posemb.resize(self.pos_embed, self._table_grid(), grid).astype(self.dtype)
 
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
         """Runs the blocks on a whole grid of tokens.
 
         Raises:
-            ValueError: `grid` is None: the blocks look at a token's neighbours.
+            ValueError: `grid` is None; the blocks convolve the tokens as a map.
         """
         if grid is None:
             raise ValueError(
@@ -210,9 +210,8 @@ class HierViG(ft.PyramidBackbone):
 
     Attributes:
         width: channels of the first stage; each stage doubles them.
-        depths: blocks of each stage.
-        heads: heads of each stage's blocks.
-        patch: even; the stride of the stem.
+        depths, heads: blocks and heads of each stage.
+        patch: stride of the stem, an even number.
         drop_path, dtype, remat, scan, norm, mixer, mlp, residual: as in `ViG`; scan runs within each stage.
     """
 
@@ -241,7 +240,7 @@ class HierViG(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; a stage's downsampling goes with its last block."""
+        """The stem, each block, the last norm; downsampling belongs to the block before it."""
         return meta_next.layers(self.depths)
 
     @nn.compact
@@ -271,7 +270,7 @@ class HierViG(ft.PyramidBackbone):
         return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
 
 
-# Tables 1 and 3 of the paper name the sizes; widths, heads, activations and drop rates are those of the published
+# The sizes of tables 1 and 3 of the paper; widths, heads, activations and drop rates are those of the published
 # configurations (classification/configs). All were trained for 300 epochs at 224 pixels.
 VARIANTS = {
     'vig_tiny': ViG(
@@ -286,8 +285,8 @@ VARIANTS = {
     'vig_h_test': HierViG(16, (1, 2), (1, 2)),
 }
 
-# Multiply-adds: the abstract says 20 % of DeiT-B's 17.5 G. With the plain recurrence ours are 4.42; the published
-# network ends its feed-forward layers in one fused operation, and without those matrices the count is 3.49.
+# Multiply-adds: the abstract says 20 % of DeiT-B's 17.5 G. With the plain recurrence ours are 4.42 G; the published
+# network ends its feed-forward layers in one fused operation, and without those matrices the count is 3.49 G.
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2405.18425', (224, 224))
 PUBLISHED = {
     'vig_tiny': _PAPER(params=6, top1=77.2),
@@ -305,7 +304,7 @@ def _refit(backbone: ViG, path: str, table: np.ndarray) -> np.ndarray:
 
 RESIZE = {'ViG': _refit}
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _MIXER = (
     ('in_proj.0.weight', 'conv/kernel'),
     ('qkv_proj.weight', 'qkv/kernel'),

@@ -3,15 +3,15 @@
 Dosovitskiy et al., 2020, "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929; the two small sizes are
 those of Touvron et al., 2020, "Training data-efficient image transformers" (DeiT), https://arxiv.org/abs/2012.12877,
 and of Steiner et al., 2021, "How to train your ViT?" (AugReg), https://arxiv.org/abs/2106.10270. Reference:
-https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0), release 1.0.31, whose names and numbers ours
-has; in it the JAX weights of AugReg and those of DeiT are the same network.
+https://github.com/huggingface/pytorch-image-models (timm, Apache-2.0), release 1.0.31: variants have its names, and
+outputs agree with it. There the JAX weights of AugReg and those of DeiT belong to the same network.
 
-The class token stands before the patches and has the first row of the position table. LayerNorm's epsilon is 1e-6,
-GELU is the exact one; the last norm is over all tokens, and the classifier reads the class token. For images of
-another size the table's other rows are resized with antialiasing, as timm does it (DeiT's own fine-tuning does not
-antialias, the JAX original resizes linearly).
+The class token precedes the patches and has the first row of the position table. LayerNorm's epsilon is 1e-6, GELU is
+the exact one; the last norm acts on all tokens, and the classifier reads the class token. For images of another size
+the other rows of the table are resized with antialiasing, as in timm (DeiT's own fine-tuning does not antialias, the
+JAX original resizes linearly).
 
-`pool='mean'` without a class token and `fixed_positions=posemb.sincos2d` make the network of Beyer et al., 2022,
+`pool='mean'` without a class token and with `fixed_positions=posemb.sincos2d` is the network of Beyer et al., 2022,
 "Better plain ViT baselines", https://arxiv.org/abs/2205.01580.
 
 Where we differ: initial values are timm's, not the JAX original's; there is no dropout, which none of the recipes
@@ -44,19 +44,20 @@ POOLS = ('token', 'mean')
 
 
 class ViT(ft.TokenBackbone):
-    """The network, of one resolution.
+    """The network; all its blocks have the same resolution.
 
     Attributes:
         width: channels of the tokens.
         depth: number of blocks.
         heads: heads of each block.
         patch: side of the patches.
-        image_size: what the position table is made for, a side or (height, width). Images of any other size that
-            the patch divides get it resized.
+        image_size: image size of the position table, a side or (height, width). For images of any other size that
+            the patch divides the table is resized.
         prefix: names of the learned tokens before the patches.
-        pool: what ``pooled`` is, the first ('token') or the mean of the patches ('mean').
-        fixed_positions: (grid, width) -> positions that are not learned; the tokens before the patches have none.
-        token_init: initial values of the tokens before the patches.
+        pool: what ``pooled`` is: the first token ('token') or the mean of the patches ('mean').
+        fixed_positions: (grid, width) -> positions of the patches, in place of a learned table; learned tokens then
+            have no positions.
+        token_init: initial values of the learned tokens.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
@@ -82,7 +83,7 @@ class ViT(ft.TokenBackbone):
     scan: bool = False
 
     def setup(self) -> None:
-        """Makes the parts; `grid` refuses an `image_size` that does not fit."""
+        """Makes the parts; `grid` raises ValueError for an `image_size` that does not fit."""
         self._check_pool()
         self.stem = Patches(self.width, self.patch, dtype=self.dtype)
         self.tokens = [self.param(name, self.token_init, (1, 1, self.width)) for name in self.prefix]
@@ -106,7 +107,7 @@ class ViT(ft.TokenBackbone):
         return (('stem', *table, *self.prefix), *((name,) for name in trunk.names(self.depth)), ('norm',))
 
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
-        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``; the first three are of the patches.
+        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``; the first three leave out the learned tokens.
 
         Raises:
             ValueError: the patch does not divide the image.
@@ -121,18 +122,18 @@ class ViT(ft.TokenBackbone):
         return patch_grid(height, width, self.patch)
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
-        """Returns the embedded patches in rows, without positions."""
+        """Returns the patch embeddings, row by row, without positions."""
         return self.stem(x).reshape(len(x), -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
-        """Returns the patches' positions, from a table that is resized where `grid` is not its own."""
+        """Returns the positions of the patches; a table of another grid is resized."""
         if self.fixed_positions is not None:
             return jnp.asarray(self.fixed_positions(grid, self.width), self.dtype)
         table = self.pos_embed[:, len(self.prefix) :]
         return posemb.resize(table, self._table_grid(), grid, matrix=posemb.smooth_cubic_matrix).astype(self.dtype)
 
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
-        """Runs the blocks on any subset of the patches, in any order; ``map`` only where there is a `grid`."""
+        """Runs the blocks on any subset of the patches, in any order; ``map`` is returned only with a `grid`."""
         masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
         s = self.join.open(jnp.concatenate([*self._before(len(tokens)), tokens], axis=1))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
@@ -178,7 +179,7 @@ VARIANTS = {
     'vit_test': ViT(32, 2, 2, patch=4, image_size=16),
 }
 
-# AugReg's accuracies are after other pre-training; ViT gives none at 224 pixels without.
+# AugReg's accuracies are those after pre-training on other data; ViT has none at 224 pixels without that.
 _AUGREG = functools.partial(ft.Published, 'https://arxiv.org/abs/2106.10270', (224, 224))
 _DEIT_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2012.12877')
 PUBLISHED = {
@@ -194,11 +195,12 @@ PUBLISHED = {
 
 
 def vit(variant: str = 'vit_small_patch16_224', *, plain: bool = False, **fields: Any) -> ViT:
-    """Returns a variant, with other values in some of the fields of `ViT`.
+    """Returns a variant with some fields changed; for the fields see `ViT`.
 
     Args:
         variant: one of `VARIANTS`.
-        plain: no class token, the mean instead; fixed sines instead of a table (Beyer et al., 2022).
+        plain: whether to pool the mean instead of a class token, and to use fixed sines instead of a position table
+            (Beyer et al., 2022).
         **fields: see `layers.frame.variants.changed`.
 
     Raises:
@@ -215,7 +217,7 @@ def _refit(backbone: ViT, path: str, table: np.ndarray) -> np.ndarray:
 
 RESIZE = {'ViT': _refit}
 
-# The published names of a classifier's parameters and ours; see weights.py.
+# Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 NAMES = {

@@ -1,1 +1,1 @@
-"""Attention among the places of an image, and their positions."""
+"""Attention over the tokens of an image, and position embeddings."""

@@ -1,8 +1,8 @@
 """Multi-head self-attention over all tokens.
 
 Vaswani et al., 2017, https://arxiv.org/abs/1706.03762. Queries, keys and values come from one matrix, in that order,
-as in the published vision transformers. Heads are an axis of their own before the tokens, B H N K: of the forms tried
-on a CPU this one, with plain matrix products, is the fastest. Logits become float32 before the softmax.
+as in the published vision transformers. Heads are an axis before the tokens, B H N K; with plain matrix products this
+was the fastest of the layouts tried on a CPU. Logits are cast to float32 before the softmax.
 """
 
 import jax
@@ -22,9 +22,9 @@ class Attention(nn.Module):
     Attributes:
         heads: number of heads; divides the width.
         qkv_bias: whether `qkv` has a bias; `out` always has one.
-        kernel_init: of both matrices.
+        kernel_init: initial values of both matrices.
         dtype: compute type; the softmax is float32.
-        out_init: of the second one, if otherwise.
+        out_init: initial values of the second matrix, if they differ.
     """
 
     heads: int
@@ -34,7 +34,7 @@ class Attention(nn.Module):
     out_init: init.Initializer | None = None
 
     def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
-        """Mixes the tokens; any number of them, in any order."""
+        """Mixes the tokens, of any number and in any order."""
         del train
         return self.with_values(x, None)[0]
 
@@ -86,10 +86,10 @@ def weights(
 
 
 def split_heads(x: Float[Array, 'b n d'], heads: int) -> Float[Array, 'b h n k']:
-    """Returns each head's share of the last axis.
+    """Splits the last axis into heads, the second axis of the result.
 
     Raises:
-        ValueError: the width does not divide.
+        ValueError: the heads do not divide the width.
     """
     if x.shape[-1] % heads:
         raise ValueError(f'width {x.shape[-1]} does not divide into {heads} heads: change width or heads.')

@@ -1,10 +1,10 @@
-"""Positions: resizing of learned tables, each as its reference resizes it, and fixed sines.
+"""Position embeddings: resizing of learned tables in the way of each reference, and fixed sines.
 
 A table is resized along its rows and its columns by two small matrices:
   * `cubic_matrix`: PyTorch's ``interpolate(mode='bicubic', align_corners=False)``: cubic convolution with a = -0.75,
     clamped at the border (Keys, 1981; torch's upsample_bicubic2d);
-  * `smooth_cubic_matrix`: the same with ``antialias=True``, as timm resizes: a = -0.5, stretched where the table
-    becomes smaller, weights that leave the table dropped;
+  * `smooth_cubic_matrix`: the same with ``antialias=True``, as timm resizes: a = -0.5, the kernel stretched for
+    downsampling, and weights outside of the table dropped;
   * `linear_matrix`: ``mode='bilinear'``.
 """
 
@@ -18,17 +18,17 @@ from jaxtyping import Array, Float
 
 
 def cubic_matrix(source: int, target: int) -> Float[np.ndarray, 't s']:
-    """Returns the weights of `source` points in each of `target` points along one axis."""
+    """Returns the matrix that interpolates `source` points at `target` points along one axis."""
     return _clamped(source, target, (-1, 0, 1, 2), lambda distance: _cubic(distance, -0.75))
 
 
 def linear_matrix(source: int, target: int) -> Float[np.ndarray, 't s']:
-    """Returns the weights of `source` points in each of `target` points along one axis."""
+    """Returns the matrix that interpolates `source` points at `target` points along one axis."""
     return _clamped(source, target, (0, 1), lambda distance: 1 - distance)
 
 
 def smooth_cubic_matrix(source: int, target: int) -> Float[np.ndarray, 't s']:
-    """Returns the weights of `source` points in each of `target` points along one axis."""
+    """Returns the matrix that interpolates `source` points at `target` points along one axis."""
     step = source / target
     centers = (np.arange(target)[:, None] + 0.5) * step
     distance = np.abs(np.arange(source)[None] + 0.5 - centers) / max(step, 1.0)
@@ -43,13 +43,13 @@ def resize(
     *,
     matrix: Callable[[int, int], np.ndarray] = cubic_matrix,
 ) -> Float[Array, '1 m d']:
-    """Resizes a row-major table of positions; returns it as it is where the grids are the same.
+    """Resizes a row-major table of positions; a table of the wanted size is returned unchanged.
 
     Args:
-        table: one vector for each position.
+        table: one vector per position.
         source: rows and columns of the table.
         target: rows and columns wanted.
-        matrix: how; see above.
+        matrix: the interpolation, one of the functions above.
 
     Raises:
         ValueError: the table does not have source[0] * source[1] positions.
@@ -74,16 +74,16 @@ def refit(
     before: int = 0,
     matrix: Callable[[int, int], np.ndarray] = cubic_matrix,
 ) -> Float[np.ndarray, '1 m d']:
-    """Resizes a published table, whose grid is a square, for another grid: once, where `resize` does it in the network.
+    """Resizes a published table of a square grid when weights are loaded; inside of a network see `resize`.
 
     Args:
-        table: one vector for each position, in rows.
+        table: one vector per position, row by row.
         grid: rows and columns wanted.
-        before: positions of learned tokens, which stand first and stay as they are.
-        matrix: how; see above.
+        before: number of leading positions that belong to learned tokens; they are not resized.
+        matrix: the interpolation, one of the functions above.
 
     Raises:
-        ValueError: the table's grid is not a square.
+        ValueError: the grid of the table is not a square.
     """
     side = math.isqrt(table.shape[1] - before)
     if side * side != table.shape[1] - before:
@@ -98,7 +98,7 @@ def refit(
 
 
 def sincos2d(grid: tuple[int, int], width: int, temperature: float = 10_000.0) -> Float[np.ndarray, '1 n d']:
-    """Returns fixed positions: a quarter of the channels each for sin x, cos x, sin y, cos y.
+    """Returns fixed sine positions; sin x, cos x, sin y and cos y get a quarter of the channels each.
 
     Chen et al., 2021, https://arxiv.org/abs/2104.02057; frequencies as in Beyer et al., 2022,
     https://arxiv.org/abs/2205.01580: from 1 to 1 / temperature, both included.

@@ -1,4 +1,4 @@
-"""Windows of a map, and the shifted windows that connect them.
+"""Windows of a feature map, and the shift that connects them.
 
 Liu et al., 2021, "Swin Transformer", https://arxiv.org/abs/2103.14030.
 """
@@ -10,9 +10,9 @@ Pair = tuple[int, int]
 
 
 def fit(size: Pair, side: int) -> tuple[Pair, Pair]:
-    """Returns the window for a map of `size` and how far every second block shifts it.
+    """Returns the window for a map of `size`, and the shift of every second block.
 
-    A window ends with the map, and does not move along an axis that it spans.
+    The window is cropped to the map; along an axis that it covers there is no shift.
     """
     window = min(size[0], side), min(size[1], side)
     shift = tuple(0 if length <= side else side // 2 for length in size)
@@ -20,7 +20,7 @@ def fit(size: Pair, side: int) -> tuple[Pair, Pair]:
 
 
 def partition(x: Float[Array, 'b h w c'], window: Pair) -> Float[Array, 'v n c']:
-    """Returns the windows of each image in rows, and their pixels in rows; the sides must divide."""
+    """Returns the windows of all images, row by row, with flattened pixels; the window must divide the map."""
     (rows, columns), (batch, height, width, channels) = window, x.shape
     x = x.reshape(batch, height // rows, rows, width // columns, columns, channels)
     return x.swapaxes(2, 3).reshape(-1, rows * columns, channels)
@@ -34,12 +34,12 @@ def merge(windows: Float[Array, 'v n c'], window: Pair, size: Pair) -> Float[Arr
 
 
 def apart(size: Pair, window: Pair, shift: Pair) -> Bool[np.ndarray, 'v n n']:
-    """Returns which pixels of each window of a shifted map were not neighbors before the shift.
+    """Returns which pairs of pixels in each window of a shifted map come from different regions of the original map.
 
     Args:
-        size: of the map, a multiple of the window.
-        window: rows and columns.
-        shift: how far the map was rolled towards its start.
+        size: rows and columns of the map, a multiple of the window's.
+        window: rows and columns of the window.
+        shift: rows and columns by which the map was rolled towards its start.
     """
     rows, columns = (_regions(*axis) for axis in zip(size, window, shift))
     regions = (3 * rows[:, None] + columns[None]).reshape(len(rows) // window[0], window[0], -1, window[1])
@@ -48,7 +48,7 @@ def apart(size: Pair, window: Pair, shift: Pair) -> Bool[np.ndarray, 'v n n']:
 
 
 def relative_index(window: Pair) -> Int[np.ndarray, 'n n']:
-    """Returns for each pair of a window's pixels the row of a table of (2 h - 1) (2 w - 1) offsets."""
+    """Returns the index into a table of (2 h - 1) (2 w - 1) relative offsets for each pair of pixels of a window."""
     rows, columns = np.indices(window).reshape(2, -1)
     return (
         (rows[:, None] - rows[None] + window[0] - 1) * (2 * window[1] - 1)

@@ -1,1 +1,1 @@
-"""Convolutions and what stands around them."""
+"""Convolutions, and layers built on them."""

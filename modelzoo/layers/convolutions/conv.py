@@ -1,7 +1,8 @@
 """Convolutions with PyTorch's padding and initial values.
 
-`nn.Conv(padding='SAME')` pads unevenly at stride 2 and torch does not; here padding is a number of pixels on each
-side. Convolutions are `kernels.conv2d`'s and, depthwise, `kernels.depthwise_conv`'s, whose forms go by the platform.
+`nn.Conv(padding='SAME')` pads unevenly at stride 2, torch does not; here padding is a number of pixels on each side.
+The convolutions are those of `kernels.conv2d` and `kernels.depthwise_conv`, whose implementation depends on the
+platform.
 """
 
 import math
@@ -24,9 +25,9 @@ class Conv(nn.Module):
         features: output channels.
         kernel_size: side of the kernel.
         stride: step of the output grid.
-        padding: zeros on each side, or 'SAME' for TensorFlow's, which is uneven where the stride is not 1.
+        padding: zeros on each side, or 'SAME' for TensorFlow's padding, which is uneven where the stride is not 1.
         dtype: compute type.
-        groups: channels are split into so many parts that do not see each other.
+        groups: number of groups of channels; see torch's Conv2d.
         use_bias: whether there is a bias.
         kernel_init: initial values of the kernel; by default torch's.
         bias_init: initial values of the bias; by default torch's.
@@ -76,25 +77,25 @@ def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) ->
 def convolve(
     x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
 ) -> Float[Array, 'b h2 w2 d']:
-    """Returns a correlation; the groups are the channels over those that the kernel has."""
+    """Returns the convolution (a correlation); the number of groups is the channels of `x` over those of `kernel`."""
     return conv2d(x, kernel, stride=stride, padding=padding)
 
 
 def out_size(size: int, kernel_size: int, stride: int, padding: int) -> int:
-    """Returns the output pixels along one side, by torch's rule."""
+    """Returns the number of output pixels along one side, by torch's rule."""
     return (size + 2 * padding - kernel_size) // stride + 1
 
 
 class DepthwiseConv(nn.Module):
-    """One odd kernel a channel, stride 1, zero padding that keeps the size.
+    """One kernel per channel, stride 1, zero padding that keeps the size.
 
     Attributes:
-        kernel_size: side of the kernel, or (height, width).
+        kernel_size: odd side of the kernel, or (height, width).
         kernel_init: initial values; by default torch's.
         dtype: compute type.
         use_bias: whether there is a bias.
         bias_init: its initial values; by default torch's.
-        dilation: pixels from tap to tap.
+        dilation: distance in pixels between taps.
     """
 
     kernel_size: int | tuple[int, int]
@@ -106,7 +107,7 @@ class DepthwiseConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Convolves each channel with its kernel."""
+        """Convolves each channel with its kernel; returns a map of the same shape."""
         size, channels = self.kernel_size, x.shape[-1]
         rows, columns = (size, size) if isinstance(size, int) else size
         torch_s = init.uniform_fan_in(rows * columns)
@@ -119,5 +120,5 @@ class DepthwiseConv(nn.Module):
 
 
 def spread(kernel: Float[Array, 'i j c d'], dilation: int) -> Float[Array, 'i2 j2 c d']:
-    """Returns the kernel without dilation that does the same: zeros between its taps."""
+    """Returns the equivalent kernel without dilation, with zeros between its taps."""
     return lax.pad(kernel, jnp.zeros((), kernel.dtype), [(0, 0, dilation - 1)] * 2 + [(0, 0, 0)] * 2)

@@ -1,7 +1,7 @@
-"""Convolution and normalization, and the first layers of a residual network made of them.
+"""Convolution with normalization, and the shortcut and stem of a residual network.
 
-He et al., 2015, https://arxiv.org/abs/1512.03385, as torchvision builds it; kernels start by He's rule over the
-outputs, https://arxiv.org/abs/1502.01852.
+He et al., 2015, https://arxiv.org/abs/1512.03385, in torchvision's form; initial kernels by He's rule with the fan-out,
+https://arxiv.org/abs/1502.01852.
 """
 
 import functools
@@ -23,7 +23,7 @@ PlainConv = functools.partial(
 
 
 class ConvNorm(nn.Module):
-    """``norm(conv(x))``, no bias, padding that keeps the size at stride 1.
+    """``norm(conv(x))`` without bias; the padding keeps the size at stride 1.
 
     Attributes:
         features: output channels.
@@ -31,7 +31,7 @@ class ConvNorm(nn.Module):
         stride: step of the output grid.
         norm: factory of the normalization.
         dtype: compute type.
-        groups: of the convolution.
+        groups: groups of the convolution.
     """
 
     features: int
@@ -43,7 +43,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up."""
+        """Returns a map of h / stride by w / stride pixels, rounded up."""
         conv = PlainConv(
             self.features,
             self.kernel_size,
@@ -57,19 +57,19 @@ class ConvNorm(nn.Module):
 
 
 def projection(features: int, stride: int, norm: Callable[..., nn.Module], dtype: DTypeLike, name: str) -> ConvNorm:
-    """Returns the shortcut where a block changes the shape: a 1x1 convolution and a norm ("option B")."""
+    """Returns the shortcut of a block that changes the shape: a 1x1 convolution and a norm ("option B")."""
     return ConvNorm(features, 1, stride, norm, dtype, name=name)
 
 
 class Stem(nn.Module):
-    """An image to the first map: one convolution, the norm, an activation, and for stride 4 a 3x3 max-pooling.
+    """A convolution, a norm and an activation; for stride 4 also 3x3 max-pooling.
 
     Attributes:
         features: output channels.
-        stride: 4, a 7x7 convolution as for ImageNet, or 1, a 3x3 convolution as for CIFAR.
+        stride: 4 for a 7x7 convolution as on ImageNet, or 1 for a 3x3 convolution as on CIFAR.
         norm: factory of the normalization.
         dtype: compute type.
-        act: the activation.
+        act: activation.
     """
 
     features: int
@@ -80,7 +80,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / stride rows, rounded up.
+        """Returns a map of h / stride by w / stride pixels, rounded up.
 
         Raises:
             ValueError: another stride.

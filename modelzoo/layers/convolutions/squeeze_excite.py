@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation: channels weighed by what the whole image holds.
+"""Squeeze-and-excitation: channels are rescaled by a function of their global means.
 
 Hu et al., 2017, https://arxiv.org/abs/1709.01507; the rounding of the hidden width is timm's
 (https://github.com/huggingface/pytorch-image-models, Apache-2.0).
@@ -15,11 +15,11 @@ from longview.modelzoo.layers.frame.pool import global_mean
 
 
 class SqueezeExcite(nn.Module):
-    """``x * sigmoid(up(relu(down(mean of x))))``.
+    """``x * sigmoid(up(relu(down(global_mean(x)))))``.
 
     Attributes:
         ratio: hidden width over the number of channels.
-        multiple_of: the hidden width is rounded to a multiple of this, at least one of it.
+        multiple_of: the hidden width is rounded to a multiple of this, at least to this itself.
         dtype: compute type.
     """
 
@@ -29,7 +29,7 @@ class SqueezeExcite(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the shape."""
+        """Returns the rescaled map."""
         channels, step = x.shape[-1], self.multiple_of
         hidden = max(step, int(channels * self.ratio + step / 2) // step * step)
         initial = jax.nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')

@@ -1,4 +1,4 @@
-"""Depthwise convolution with a stride and PyTorch's or TensorFlow's padding."""
+"""Depthwise convolution with a stride, and PyTorch's or TensorFlow's padding."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -10,12 +10,12 @@ from longview.modelzoo.layers.frame import init
 
 
 class StridedDepthwise(nn.Module):
-    """One square kernel a channel, no bias.
+    """One square kernel per channel, without bias.
 
     Attributes:
         kernel_size: side of the kernel.
         stride: step of the output grid.
-        padding: zeros on each side; 'SAME' for TensorFlow's.
+        padding: zeros on each side, or 'SAME' for TensorFlow's padding.
         kernel_init: initial values; by default torch's.
         dtype: compute type.
     """

@@ -56,7 +56,7 @@ class PatchStem(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns h / patch rows, rounded up."""
+        """Returns a map of h / patch by w / patch pixels, rounded up."""
         return self.norm(dtype=self.dtype, name='norm')(squares(self.features, self.patch, self.dtype)(x), train=train)
 
 
@@ -73,7 +73,7 @@ class PatchDown(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Halves the sides, rounding up."""
+        """Returns a map of half the sides, rounded up."""
         return squares(self.features, 2, self.dtype)(self.norm(dtype=self.dtype, name='norm')(x, train=train))
 
 

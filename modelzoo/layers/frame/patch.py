@@ -122,6 +122,6 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Halves the sides, rounding up."""
+        """Returns a map of half the sides, rounded up."""
         x = Conv(self.features, 3, 2, 1, self.dtype, name='conv')(x)
         return LayerNorm(dtype=self.dtype, name='norm')(x)

@@ -1,10 +1,10 @@
-"""Normalizations of each example apart, computed in float32 with two passes, as PyTorch's.
+"""Normalizations of each example by itself, computed in float32 with two passes like PyTorch's.
 
 Layer normalization: Ba et al., 2016, https://arxiv.org/abs/1607.06450.
 Root mean square normalization: Zhang and Sennrich, 2019, https://arxiv.org/abs/1910.07467.
 Group normalization: Wu and He, 2018, https://arxiv.org/abs/1803.08494.
 Global response normalization: Woo et al., 2023, https://arxiv.org/abs/2301.00808.
-Flax's own LayerNorm has epsilon 1e-6 and the variance as ``E[x^2] - E[x]^2``; torch has 1e-5 and two passes.
+Flax's LayerNorm has epsilon 1e-6 and computes the variance as ``E[x^2] - E[x]^2``; torch has 1e-5 and two passes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d'], *, train: bool = False) -> Float[Array, '*n d']:
-        """Normalizes the last axis, alike with and without `train`, so that it can stand where `BatchNorm` does."""
+        """Normalizes the last axis; `train` is ignored, so that the layer can replace `BatchNorm`."""
         del train
         scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
         bias = self.param('bias', jax.nn.initializers.zeros, (x.shape[-1],))
@@ -43,7 +43,7 @@ class RMSNorm(nn.Module):
     """``x / sqrt(mean(x^2) + epsilon) * scale``.
 
     Attributes:
-        epsilon: as in the gated linear attention code that ViG builds on.
+        epsilon: by default that of the gated linear attention code on which ViG builds.
         dtype: of the result.
     """
 
@@ -52,7 +52,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
-        """Normalizes the last axis; leading axes, heads for one, share the scale."""
+        """Normalizes the last axis; leading axes, such as heads, share the scale."""
         scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
@@ -60,10 +60,10 @@ class RMSNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` with one mean and variance a group of channels.
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` with one mean and variance per group of channels.
 
     Attributes:
-        groups: runs of channels that share their statistics, over all pixels.
+        groups: number of groups of adjacent channels; a group shares its statistics over all pixels.
         epsilon: torch's default.
         scale_init: initial values of the scale.
         dtype: of the result.
@@ -76,7 +76,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
-        """Normalizes each example, alike with and without `train`, so that it can stand where `BatchNorm` does.
+        """Normalizes each example; `train` is ignored, so that the layer can replace `BatchNorm`.
 
         Raises:
             ValueError: the groups do not divide the channels.
@@ -97,13 +97,13 @@ class GroupNorm(nn.Module):
 
 
 class GlobalResponseNorm(nn.Module):
-    """``x * (1 + scale * n) + bias``, where n is a channel's length over all pixels by the mean of all channels'.
+    """``x * (1 + scale * n) + bias``; n is the L2 norm of a channel over all pixels, divided by its mean over channels.
 
-    Woo et al., 2023, https://arxiv.org/abs/2301.00808. Scale and bias start at 0, so that it does nothing.
+    Woo et al., 2023, https://arxiv.org/abs/2301.00808. Scale and bias are initially 0, so the layer is the identity.
 
     Attributes:
         use_bias: whether there is a bias.
-        epsilon: added to the mean length.
+        epsilon: added to the mean of the norms.
         dtype: of the result.
     """
 
@@ -113,12 +113,12 @@ class GlobalResponseNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h w d']:
-        """Weighs the channels of each example."""
+        """Rescales the channels of each example."""
         shape = (1, 1, 1, x.shape[-1])  # as published
         scale = self.param('scale', jax.nn.initializers.zeros, shape)
         x = x.astype(jnp.float32)
         squares = jnp.sum(x * x, axis=(1, 2), keepdims=True)
-        # A channel of zeros has no direction: its length's gradient is 0, not the root's.
+        # For a channel of zeros the gradient of the norm is set to 0; that of the root is infinite.
         length = jnp.sqrt(jnp.where(squares > 0, squares, 1)) * (squares > 0)
         x = x * (1 + scale * (length / (jnp.mean(length, axis=-1, keepdims=True) + self.epsilon)))
         if self.use_bias:
@@ -127,10 +127,10 @@ class GlobalResponseNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """Stands where a norm would, and does nothing: for residual connections that make norms unnecessary.
+    """The identity in place of a norm, for residual connections that make norms unnecessary.
 
     Attributes:
-        scale_init: means nothing here.
+        scale_init: unused, for the signature that norms share.
         dtype: of the result.
     """
 
@@ -144,7 +144,7 @@ class NoNorm(nn.Module):
 
 
 def l2_normalize(x: Float[Array, '*n'], axis: int) -> Float[Array, '*n']:
-    """Returns ``x / max(|x|, 1e-12)``, with Euclidean lengths along `axis`."""
+    """Returns ``x / max(|x|, 1e-12)`` with the L2 norm along `axis`."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)
 
 

@@ -1,9 +1,9 @@
-"""Convolutions whose kernel is standardized before use, over all inputs of each output channel.
+"""Convolutions whose kernel is standardized over all inputs of each output channel.
 
-Weight standardization: Qiao et al., 2019, https://arxiv.org/abs/1903.10520. Scaled: Brock, De and Smith, 2021,
-https://arxiv.org/abs/2101.08692. Conventions of epsilon and of the biased variance are those of timm's StdConv2d and
-ScaledStdConv2d (https://github.com/huggingface/pytorch-image-models, Apache-2.0); DeepMind's Haiku code clips the
-variance times the fan-in from below instead of adding an epsilon.
+Weight standardization: Qiao et al., 2019, https://arxiv.org/abs/1903.10520; scaled: Brock, De and Smith, 2021,
+https://arxiv.org/abs/2101.08692. The epsilon and the biased variance follow timm's StdConv2d and ScaledStdConv2d
+(https://github.com/huggingface/pytorch-image-models, Apache-2.0); DeepMind's Haiku code clips the variance times the
+fan-in from below instead of adding an epsilon.
 """
 
 import math
@@ -19,13 +19,13 @@ from longview.modelzoo.layers.frame import init
 
 
 class StandardizedConv(nn.Module):
-    """``x * (kernel - mean) / sqrt(var + epsilon)``, no bias.
+    """A convolution with the kernel ``(kernel - mean) / sqrt(var + epsilon)``, without bias.
 
     Attributes:
-        features, kernel_size, stride, padding, dtype, groups: as `conv.Conv`'s; without a padding it is what keeps
-            the size at stride 1.
-        kernel_init: initial values; which scale they have does not matter to the result.
-        epsilon: 1e-8 as in BiT's networks.
+        features, kernel_size, stride, padding, dtype, groups: as in `conv.Conv`; the default padding keeps the size at
+            stride 1.
+        kernel_init: initial values of the kernel; their scale does not affect the output.
+        epsilon: added to the variance of the kernel; the default is that of BiT's networks.
     """
 
     features: int
@@ -39,7 +39,7 @@ class StandardizedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns as many pixels as `conv.Conv`."""
+        """Returns an image of the size that `conv.Conv` returns."""
         shape = kernel_shape(x.shape[-1], self.features, self.kernel_size, self.groups)
         kernel = standardize(self.param('kernel', self.kernel_init, shape), self.epsilon)
         padding = self.kernel_size // 2 if self.padding is None else self.padding
@@ -47,14 +47,14 @@ class StandardizedConv(nn.Module):
 
 
 class ScaledConv(nn.Module):
-    """``x * scale * gamma / sqrt(fan_in) * (kernel - mean) / sqrt(var + epsilon) + bias``.
+    """A convolution with bias and the kernel ``scale * gamma / sqrt(fan_in) * (kernel - mean) / sqrt(var + epsilon)``.
 
     Attributes:
-        features, kernel_size, stride, padding, dtype, groups: as `conv.Conv`'s; without a padding it is what keeps
-            the size at stride 1.
-        gamma: makes up for what the activation before does to the variance.
-        scale_init: initial values of the scale, one an output channel.
-        epsilon: of the variance of a kernel.
+        features, kernel_size, stride, padding, dtype, groups: as in `conv.Conv`; the default padding keeps the size at
+            stride 1.
+        gamma: compensates for the change of the variance by the preceding activation.
+        scale_init: initial values of the scale, one per output channel.
+        epsilon: added to the variance of the kernel.
     """
 
     features: int
@@ -69,7 +69,7 @@ class ScaledConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns as many pixels as `conv.Conv`."""
+        """Returns an image of the size that `conv.Conv` returns."""
         shape = kernel_shape(x.shape[-1], self.features, self.kernel_size, self.groups)
         initial = jax.nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
         kernel = standardize(self.param('kernel', initial, shape), self.epsilon)

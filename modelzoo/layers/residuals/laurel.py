@@ -63,7 +63,7 @@ class Laurel(Single):
         return alpha.astype(y.dtype) * y + beta.astype(s.dtype) * s
 
 
-# The published names of the block's parameters and ours; see weights.py.
+# Published names of the block's parameters, and ours; see weights.py.
 NAMES = (
     ('linear_left.weight', 'left/kernel'),
     ('linear_right.weight', 'right/kernel'),

@@ -78,7 +78,7 @@ class Filter(nn.Module):
     Attributes:
         channels: kernels.
         places: taps.
-        kernel_init: of the matrices.
+        kernel_init: initial values of the matrices.
     """
 
     channels: int
@@ -93,7 +93,7 @@ class Filter(nn.Module):
         return Dense(self.channels, True, self.kernel_init, name='linear1')(z)
 
 
-# The published names of the mixer's parameters and ours; see weights.py.
+# Published names of the mixer's parameters, and ours; see weights.py.
 NAMES = (
     *(
         (f'{there}.{a}', f'{here}/{b}')

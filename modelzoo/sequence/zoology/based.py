@@ -92,5 +92,5 @@ def taylor(x: Float[Array, 'b h t f']) -> Float[Array, 'b h t m']:
     return jnp.concatenate([jnp.ones_like(x[..., :1]), x / root, square], axis=-1)
 
 
-# The published names of the mixer's parameters and ours; see weights.py.
+# Published names of the mixer's parameters, and ours; see weights.py.
 NAMES = (*((f'proj_{name}.weight', f'{name}/kernel') for name in 'qkv'), ('proj_o.weight', 'out/kernel'))

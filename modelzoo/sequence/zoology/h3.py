@@ -92,7 +92,7 @@ class H3(Mixer):
         return jnp.log(after / before), product * step / before
 
 
-# The published names of the mixer's parameters and ours; see weights.py.
+# Published names of the mixer's parameters, and ours; see weights.py.
 NAMES = (
     *(
         (f'{there}.{a}', f'{here}/{b}')

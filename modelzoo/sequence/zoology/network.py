@@ -175,7 +175,7 @@ VARIANTS = {
 }
 PUBLISHED: dict[str, ft.Published] = {}
 
-# The published names of a network's parameters and ours; see weights.py.
+# Published names of a network's parameters, and ours; see weights.py.
 _PAIR = (('weight', 'kernel'), ('bias', 'bias'))
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 

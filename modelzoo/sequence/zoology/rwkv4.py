@@ -49,7 +49,7 @@ class TimeMix(Mixer):
     Attributes:
         depth: where in the network the block is, from 0 for the first one to 1 for the last; for initial values only.
         fade: 1 for the first block, falling to 1 / blocks; likewise.
-        kernel_init: of the matrices.
+        kernel_init: initial values of the matrices.
         dtype: compute type of the matrices.
     """
 
@@ -175,7 +175,7 @@ def _bonus(key: Array, shape: Sequence[int]) -> Array:
     return math.log(0.3) + 0.5 * ((jnp.arange(shape[0]) + 1) % 3 - 1)
 
 
-# The published names of the two mixers' parameters and ours; see weights.py.
+# Published names of the parameters of the two mixers, and ours; see weights.py.
 NAMES = (
     ('time_decay', 'decay'),
     ('time_first', 'bonus'),
