@@ -45,7 +45,12 @@ class Classifier(nn.Module):
     head: nn.Module
 
     def __call__(self, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> ft.Features:
-        """Returns the backbone's features, and ``logits`` among them."""
+        """Returns the backbone's features, and ``logits`` among them.
+
+        Raises:
+            ValueError: the input lies on a mesh with explicit axes.
+        """
+        _refuse_explicit(x)
         return self._with_logits(self.backbone(x, train=train))
 
     def init_state(self, batch: int) -> Any:
@@ -64,3 +69,13 @@ class Classifier(nn.Module):
 
     def _with_logits(self, features: ft.Features) -> ft.Features:
         return {**features, 'logits': self.head(features)}
+
+
+def _refuse_explicit(x: Array) -> None:
+    """Raises where jax would want every reshape and gather of a network to say how its result is laid out."""
+    mesh = jax.typeof(x).sharding.mesh
+    if jax.sharding.AxisType.Explicit in mesh.axis_types:
+        raise ValueError(
+            f'the input lies on a mesh with explicit axes ({", ".join(mesh.axis_names)}), which networks do not take: '
+            f'make the mesh with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}).'
+        )

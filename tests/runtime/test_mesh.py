@@ -1,9 +1,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from longview.modelzoo.heads import Classifier
 from longview.runtime.mesh import MeshConfig, make_mesh, tree_shardings
+from tests.toys import Head, Net
 
 TREE = {
     'params': {
@@ -57,3 +60,17 @@ def test_rules_come_first() -> None:
 def test_rules_that_cannot_hold_are_refused(rule: tuple, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         specs(MeshConfig(2, 2, 2, rules=(rule,)))
+
+
+def test_networks_take_our_mesh_and_refuse_explicit_axes() -> None:
+    """jax's own default for a mesh is explicit axes; what comes of them inside a network explains nothing."""
+    model = Classifier(Net(), Head())
+
+    def logits(mesh: jax.sharding.Mesh) -> tuple[int, ...]:
+        image = jax.ShapeDtypeStruct((8, 4, 4, 1), jnp.float32, sharding=NamedSharding(mesh, P('data')))
+        variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((8, 4, 4, 1)))
+        return jax.eval_shape(model.apply, variables, image)['logits'].shape
+
+    assert logits(make_mesh(MeshConfig())) == (8, 10)
+    with pytest.raises(ValueError, match=r'explicit axes \(data\), .* axis_types=\(jax.sharding.AxisType.Auto,\) \* 1'):
+        logits(jax.make_mesh((8,), ('data',)))
