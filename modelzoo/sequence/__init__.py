@@ -1,1 +1,1 @@
-"""Networks for sequences, one family a file; `trunk.py` is what they share."""
+"""Sequence models, one family per file; `trunk.py` is the network around their mixers."""

@@ -4,8 +4,9 @@ Yang et al., 2023, "Gated Linear Attention Transformers with Hardware-Efficient 
 https://arxiv.org/abs/2312.06635. Reference: https://github.com/fla-org/flash-linear-attention (MIT), commit bc3b101,
 fla/layers/gla.py and fla/models/gla, read for facts; parameter names are those of its models on the Hugging Face hub.
 
-Epsilon of the norms is 1e-6 in its models and 1e-5 in its layer alone. Where we differ: decays, states and the norm
-of the output are float32 whatever the compute type; gates other than swish and maps of queries and keys are left out.
+The epsilon of norms is 1e-6 in the reference's models and 1e-5 in its layer alone. Where we differ: decays, states and
+the output norm are float32 whatever the compute type; gates other than swish and feature maps of queries and keys are
+left out.
 """
 
 import functools
@@ -31,25 +32,25 @@ _NORMAL = jax.nn.initializers.normal(0.02)
 
 
 class State(NamedTuple):
-    """What a mixer keeps: each head's memory, and the last inputs of the short convolutions of q, k and v."""
+    """The state matrix of each head, and the last inputs of the short convolutions over q, k and v."""
 
     memory: Float[Array, 'b h k v']
     inputs: tuple[Float[Array, 'b n c'], ...]
 
 
 class GatedLinearAttention(Mixer):
-    """``out(norm(attention) * silu(gate(x)))``, the norm for each head apart.
+    """``out(norm(attention) * silu(gate(x)))`` with a norm over each head.
 
     Attributes:
-        heads: of queries.
-        shared_by: heads of queries that share one of keys, values and decays.
-        key_ratio, value_ratio: channels of all keys and values over the width.
-        rank: of the decays' matrix.
-        normalizer: the log decays are log sigmoids divided by this.
-        least: bound of the log decays from below; None for none.
-        taps: of short convolutions over queries, keys and values; None for no convolutions.
-        output_gate: whether there is a gate.
-        epsilon: of the norm.
+        heads: number of query heads.
+        shared_by: number of query heads that share one head of keys, values and decays.
+        key_ratio, value_ratio: channels of all keys and of all values over the width.
+        rank: rank of the projection to the decays.
+        normalizer: log decays are log sigmoids divided by this.
+        least: lower bound of the log decays; None for none.
+        taps: taps of the short convolutions over queries, keys and values; None for no convolutions.
+        output_gate: whether the output is gated.
+        epsilon: epsilon of the norm.
         dtype: compute type.
     """
 
@@ -82,7 +83,7 @@ class GatedLinearAttention(Mixer):
         return self.init_state(*x.shape[::2])
 
     def _channels(self, width: int) -> tuple[int, int]:
-        """Returns the channels of all keys and of all values."""
+        """Returns the total number of key channels and of value channels."""
         keys, values = int(width * self.key_ratio), int(width * self.value_ratio)
         if keys % self.heads or values % self.heads or self.heads % self.shared_by:
             raise ValueError(
@@ -115,7 +116,7 @@ class GatedLinearAttention(Mixer):
         return g if self.least is None else jnp.maximum(g, self.least)
 
     def _heads(self, x: Float[Array, 'b t c'], name: str) -> Float[Array, 'b t h k']:
-        """Splits into heads; those that are shared stand as often as they are read."""
+        """Splits the channels into heads; a shared head is repeated for each query head that reads it."""
         groups = 1 if name == 'q' else self.shared_by
         return jnp.repeat(x.reshape(*x.shape[:2], self.heads // groups, -1), groups, axis=2)
 
@@ -124,7 +125,7 @@ class GatedLinearAttention(Mixer):
 
 
 def _read(q: Array, k: Array, v: Array, g: Array, memory: Array) -> tuple[Array, Array]:
-    """Gated linear attention from a memory; of one token without the machinery of chunks."""
+    """Returns the outputs from the state `memory`, and the next state; a single token takes one recurrent step."""
     if q.shape[1] > 1:
         return attend(q, k, v, g, initial_state=memory)
     o, memory = gla_step(*(x[:, 0] for x in (q, k, v, g)), memory)
@@ -139,7 +140,7 @@ _NORM = functools.partial(RMSNorm, epsilon=1e-6)
 _MIXER = functools.partial(GatedLinearAttention, epsilon=1e-6)
 _MLP = functools.partial(GatedMlp, multiple_of=256)
 _LM = functools.partial(GLA, mlp=_MLP, norm=_NORM, last_norm=_NORM)
-# Section 5 of the paper; the 340 M model has 1,024 channels, the 1.3 B model 2,048, both 24 blocks of 4 heads.
+# Section 5 of the paper: 1,024 channels (340 M) and 2,048 channels (1.3 B), each with 24 blocks of 4 heads.
 VARIANTS = {
     'gla_340m': _LM(1024, 24, _MIXER, vocabulary=32000),
     'gla_1_3b': _LM(2048, 24, _MIXER, vocabulary=32000),

@@ -4,8 +4,8 @@ Poli et al., 2023, "Hyena Hierarchy: Towards Larger Convolutional Language Model
 Reference: https://github.com/HazyResearch/safari (Apache-2.0), commit 02220c6, src/models/sequence/long_conv_lm.py
 and configs/experiment/pile/hyena.yaml; read for facts, no code was taken. The operator is in layers/mixers/hyena.py.
 
-The network around the operator is GPT-2's: norms before the branches, GELU by tanh, one table for reading and saying
-words. Where we differ: there is no dropout.
+The network around the operator is GPT-2's: norms before the branches, the tanh approximation of GELU, and tied word
+embeddings. Where we differ: there is no dropout.
 """
 
 import functools

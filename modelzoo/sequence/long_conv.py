@@ -1,13 +1,13 @@
-"""Simple long convolutions: every tap of a kernel as long as the sequence is a parameter, kept small by squashing.
+"""Simple long convolutions: a kernel as long as the sequence, whose taps are parameters regularized by squashing.
 
 Fu et al., 2023, "Simple Hardware-Efficient Long Convolutions for Sequence Modeling",
 https://arxiv.org/abs/2302.06646. Reference: https://github.com/HazyResearch/safari (Apache-2.0), commit 02220c6,
 src/models/sequence/long_conv.py and long_conv_kernel.py; read for facts, no code was taken. The network around it is
 that of S4's example, https://github.com/state-spaces/s4 (Apache-2.0).
 
-Where we differ: there is no dropout, of taps neither; the smoothing by frequencies is left out. The reference squashes
-by 0.1 unless told otherwise, which makes zeros of the taps it starts with; the paper's recipes say 0.001 to 0.005, and
-so does ours.
+Where we differ: there is no dropout, neither of activations nor of taps, and smoothing in the frequency domain is left
+out. The default squash of the reference is 0.1, which turns the initial taps into zeros; ours is in the range of the
+paper's recipes, 0.001 to 0.005.
 """
 
 import functools
@@ -25,7 +25,7 @@ from longview.modelzoo.sequence.trunk import Trunk, s4_example_names
 
 
 def decaying(key: Array, shape: tuple[int, int, int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Normal taps (K, D, S) that decay with the distance, and the faster the later the channel: ``double_exp``."""
+    """Normal taps (K, D, S) with an exponential decay, faster for later channels: ``double_exp`` in the reference."""
     taps, channels, _ = shape
     speed = (channels // 2) ** (jnp.arange(channels, dtype=dtype) / channels)
     envelope = jnp.exp(-(jnp.arange(taps, dtype=dtype) / taps)[:, None] * speed[None])
@@ -33,7 +33,7 @@ def decaying(key: Array, shape: tuple[int, int, int], dtype: DTypeLike = jnp.flo
 
 
 def squashed(kernel: Float[Array, 'k d s'], smooth: int, squash: float) -> Float[Array, 'k d s']:
-    """Returns the mean of `smooth` neighbouring taps for each, brought nearer to zero by `squash`, and no further."""
+    """Returns the kernel after a moving average over `smooth` taps and soft thresholding by `squash`."""
     if smooth > 1:
         padded = jnp.pad(kernel, ((smooth // 2, smooth // 2), (0, 0), (0, 0)))
         kernel = sum(padded[tap : tap + len(kernel)] for tap in range(smooth)) / smooth
@@ -44,9 +44,9 @@ class LongConv(LongFilter):
     """``glu(out(gelu(convolution(x) + D x)))``.
 
     Attributes:
-        places, bidirectional, dtype: see `layers.long_filter.LongFilter`; `places` is the number of taps.
-        squash: taps smaller than this are zero, others so much nearer to it.
-        smooth: taps whose mean each tap is replaced by before, an odd number; 1 for none.
+        places, bidirectional, dtype: see `layers.mixers.long_filter.LongFilter`; `places` is the number of taps.
+        squash: threshold of the soft thresholding of taps.
+        smooth: length of the moving average before it, an odd number; 1 for none.
         kernel_init: initial values of the taps, (K, D, directions).
     """
 
@@ -65,7 +65,7 @@ class LongConv(LongFilter):
 
 
 class LongConvNetwork(Trunk):
-    """`Trunk` with long convolutions; the names around them are S4's example's."""
+    """`Trunk` with long convolutions; the other published names are those of S4's example."""
 
 
 _CLASSIFIER = functools.partial(LongConvNetwork, last_norm=None, pre_norm=False)

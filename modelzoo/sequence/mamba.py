@@ -2,10 +2,11 @@
 
 Gu & Dao, 2023, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", https://arxiv.org/abs/2312.00752.
 References: https://github.com/state-spaces/mamba (Apache-2.0), commit e9594ce, mamba_ssm/models/mixer_seq_simple.py,
-and Hugging Face's transformers (Apache-2.0), release 5.23, MambaForCausalLM, whose parameter names ours has; those of
-the original files (``backbone.embedding``, the table once more as ``lm_head``) are read too.
+and Hugging Face's transformers (Apache-2.0), release 5.23, MambaForCausalLM. `NAMES` maps the parameter names of the
+latter; those of the original files (``backbone.embedding``, and the same table as ``lm_head``) can be read too.
 
-Where we differ: the mixer's last matrix starts as torch's linear layers do, not divided by the root of the depth.
+Where we differ: the last matrix of the mixer is initialized like torch's linear layers, without the division by the
+root of the depth.
 """
 
 import functools
@@ -52,7 +53,7 @@ def mamba(variant: str = 'mamba_130m', *, states: int | None = None, **fields: A
 
     Args:
         variant: one of `VARIANTS`.
-        states: of each channel.
+        states: number of states per channel.
         **fields: see `layers.frame.variants.changed`.
 
     Raises:

@@ -1,14 +1,14 @@
-"""ResFormer and SVFormer: Llama's language model in which the first block's values reach every later attention.
+"""ResFormer and SVFormer: Llama with value residual connections from the first block to every later attention.
 
 Zhou et al., 2024, "Value Residual Learning For Alleviating Attention Concentration In Transformers",
 https://arxiv.org/abs/2410.17897. Reference: https://github.com/Zcchill/Value-Residual-Learning (MIT) at 95652f6,
-src/modeling/modeling_llama_resformer.py and modeling_llama_svformer.py, read for facts; parameter names are theirs,
-which are Llama's (Touvron et al., 2023, https://arxiv.org/abs/2302.13971). Positions are rotations of queries and keys
-(Su et al., 2021, https://arxiv.org/abs/2104.09864), the first half of a head's channels paired with the second.
+src/modeling/modeling_llama_resformer.py and modeling_llama_svformer.py, read for facts; `NAMES` maps their parameter
+names, which are Llama's (Touvron et al., 2023, https://arxiv.org/abs/2302.13971). Positions are rotary embeddings
+(Su et al., 2021, https://arxiv.org/abs/2104.09864) that pair the first half of the channels of a head with the second.
 
-The residual connections do it, see layers/residuals/value_residual.py; the values that blocks share are those after
-their matrix. Epsilon of the norms is 1e-5 in the published scripts and 1e-6 by default. Where we differ: keys and
-values have as many heads as queries.
+The values are shared by the residual connection, see layers/residuals/value_residual.py; they are taken after the value
+projection. The epsilon of norms is 1e-5 in the published scripts and 1e-6 by default. Where we differ: keys and values
+have as many heads as queries.
 """
 
 import functools
@@ -33,12 +33,12 @@ _NORMAL = jax.nn.initializers.normal(0.02)
 
 
 class RotaryAttention(CachedAttention):
-    """``out(softmax(q k^T / sqrt(K)) v)`` over what came before, queries and keys turned by their places; no biases.
+    """``out(softmax(q k^T / sqrt(K)) v)`` with a causal mask and rotary position embeddings, without biases.
 
     Attributes:
-        heads, places, dtype: see `layers.causal_attention.CachedAttention`.
-        base: of the angles.
-        kernel_init, out_init: of the first three matrices and of the last one.
+        heads, places, dtype: see `layers.mixers.causal_attention.CachedAttention`.
+        base: base of the rotary frequencies.
+        kernel_init, out_init: initial values of the first three matrices and of the last one.
     """
 
     places: int = 2048
@@ -61,7 +61,7 @@ class RotaryAttention(CachedAttention):
 
 
 def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float[Array, 'b h t k']:
-    """Turns each pair of channels by an angle that grows with the place; `first` is the place of the first element."""
+    """Applies rotary position embeddings; `first` is the position of the first element."""
     half = x.shape[-1] // 2
     speeds = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = (first + jnp.arange(x.shape[2]))[:, None].astype(jnp.float32) * speeds[None]
@@ -71,7 +71,7 @@ def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float
 
 
 class ResFormer(Trunk):
-    """`Trunk` with rotary attention and published names, whatever its residual connections."""
+    """`Trunk` with rotary attention and published names, with any residual connection."""
 
 
 _NORM = functools.partial(RMSNorm, epsilon=1e-5)
@@ -96,7 +96,7 @@ _SMALL = functools.partial(
     _SMALL_NORM,
     vocabulary=32,
 )
-# The published scripts' 82 M parameters (scripts/run_llama_*_82M.sh).
+# The 82 M parameters of the published scripts (scripts/run_llama_*_82M.sh).
 VARIANTS = {
     'resformer_82m': _LM(residual=ValueResidual),
     'svformer_82m': _LM(residual=SharedValue),
@@ -114,8 +114,9 @@ def resformer(
 
     Args:
         variant: one of `VARIANTS`.
-        heads: of each block, with `places` of room for decoding.
-        **fields: see `layers.frame.variants.changed`; `residual.Add` as `residual` makes it Llama.
+        heads: number of heads.
+        places: room in the cache for decoding; takes effect together with `heads`.
+        **fields: see `layers.frame.variants.changed`; with `residual.Add` as `residual` it is Llama.
 
     Raises:
         ValueError: there is no such variant or field.

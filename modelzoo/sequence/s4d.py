@@ -1,4 +1,4 @@
-"""S4D: state spaces with a diagonal matrix that do not depend on the input, read as a convolution.
+"""S4D: time-invariant state spaces with a diagonal matrix, computed as a convolution.
 
 Gu et al., 2022, "On the Parameterization and Initialization of Diagonal State Space Models",
 https://arxiv.org/abs/2206.11893. Reference: https://github.com/state-spaces/s4 (Apache-2.0), commit e757cef,
@@ -6,9 +6,9 @@ models/s4/s4d.py and the network of example.py; read for facts, no code was take
 
     h_t = exp(dt A) h_{t-1} + u_t    y_t = 2 Re(C (exp(dt A) - 1) / A h_t) + D u_t
 
-which is S4D-Lin (A = -1/2 + i pi n, zero-order hold, B = 1). Where we differ: there is no dropout. The kernel is made
-of two short tables of powers (layers/mixers/diagonal_ssm.py). The published recipes give dt and A a rate of their own
-(0.001) and no decay, which is for the config to say.
+which is S4D-Lin (A = -1/2 + i pi n, zero-order hold, B = 1). Where we differ: there is no dropout. The kernel is
+computed from two short tables of powers (layers/mixers/diagonal_ssm.py). In the published recipes dt and A have their
+own learning rate (0.001) and no weight decay, which is left to the config.
 """
 
 import functools
@@ -35,7 +35,7 @@ class S4D(Mixer):
     """``glu(out(gelu(ssm(x))))``.
 
     Attributes:
-        states: of each channel; half as many are kept, for the others are their conjugates.
+        states: number of states per channel; only half of them are stored, since the others are their conjugates.
         dtype: compute type of the last matrix; the state space is float32.
     """
 
@@ -72,10 +72,10 @@ class S4D(Mixer):
 
 
 class S4DNetwork(Trunk):
-    """`Trunk` with S4D and the names of the reference's example."""
+    """`Trunk` with S4D; the published names are those of the reference's example."""
 
 
-# The example's network (128 channels, 4 blocks), which is for images as sequences of pixels.
+# The network of the example (128 channels, 4 blocks), for images as sequences of pixels.
 _CLASSIFIER = functools.partial(S4DNetwork, last_norm=None, pre_norm=False)
 VARIANTS = {
     's4d_example': _CLASSIFIER(128, 4, S4D),

@@ -1,14 +1,14 @@
-"""SGConv: convolutions as long as the sequence whose kernels have few parameters and decay with the distance.
+"""SGConv: convolutions as long as the sequence, with kernels of few parameters that decay with the distance.
 
 Li et al., 2022, "What Makes Convolutional Models Great on Long Sequence Modeling?", https://arxiv.org/abs/2210.09298.
 Reference: https://github.com/ctlllll/SGConv (no licence stated), commit 97862df, gconv_standalone.py; read for facts,
 no code was taken. The network around it is that of S4's example, https://github.com/state-spaces/s4 (Apache-2.0).
 
-A kernel is a row of bands, each as many taps as all before it, made from equally many parameters by linear
-interpolation and scaled by ``decay ** -band``. As in the reference the kernel is divided by its length when the
-network first runs, and by that same number ever after, without a gradient through it; here the number is worked out
-with the initial values and kept beside the parameters (collection ``constants``). Where we differ: the published code
-allows a learned decay and other modes, which the paper does not use.
+A kernel is a concatenation of bands, each as long as all bands before it together. All bands have equally many
+parameters, which are stretched by linear interpolation and scaled by ``decay ** -band``. As in the reference the kernel
+is always divided by the L2 norm that it has at initialization, without a gradient through this number; here it is
+computed together with the initial values and stored beside the parameters (collection ``constants``). Where we differ:
+the published code also has a learned decay and other interpolation modes, which the paper does not use.
 """
 
 import functools
@@ -31,9 +31,9 @@ class SGConv(LongFilter):
     """``out(gelu(convolution(x) + D x))``.
 
     Attributes:
-        places, bidirectional, dtype: see `layers.long_filter.LongFilter`.
-        band: parameters of each band of a channel's kernel.
-        decays: how much weaker each band is than the one before, for the first and for the last channel.
+        places, bidirectional, dtype: see `layers.mixers.long_filter.LongFilter`.
+        band: number of parameters per band and channel.
+        decays: the decay from one band to the next, for the first and for the last channel.
     """
 
     band: int = 64
@@ -51,7 +51,7 @@ class SGConv(LongFilter):
         return Dense(y.shape[-1], True, init.uniform_fan_in(y.shape[-1]), self.dtype, name='out')(y)
 
     def _kernel(self, width: int) -> Float[Array, 'k d s']:
-        """Returns the taps of each channel, divided by their length at the start."""
+        """Returns the taps of each channel, divided by their initial L2 norm."""
         shape = (self.band, width, 1 + self.bidirectional)
         decay = jnp.linspace(*self.decays, width)[None, :, None]
         bands = []
@@ -70,12 +70,12 @@ class Taps(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, 'k d s']:
-        """Returns them."""
+        """Returns the parameters."""
         return self.param('kernel', jax.nn.initializers.normal(1.0), self.shape)
 
 
 def stretched(taps: Float[Array, 'k d s'], factor: int) -> Float[Array, 'k2 d s']:
-    """Returns `factor` times as many taps, by linear interpolation between the middles of the old ones."""
+    """Returns the taps stretched by `factor` by linear interpolation, as for an image with ``align_corners=False``."""
     last = len(taps) - 1
     place = np.clip((np.arange(len(taps) * factor) + 0.5) / factor - 0.5, 0, last)
     below = np.minimum(place.astype(int), max(last - 1, 0))
@@ -84,7 +84,7 @@ def stretched(taps: Float[Array, 'k d s'], factor: int) -> Float[Array, 'k2 d s'
 
 
 class SGConvNetwork(Trunk):
-    """`Trunk` with SGConv; the names around it are S4's example's."""
+    """`Trunk` with SGConv; the other published names are those of S4's example."""
 
 
 _CLASSIFIER = functools.partial(SGConvNetwork, last_norm=None, pre_norm=False)

@@ -1,10 +1,10 @@
-"""The network around a sequence mixer: embedding, blocks, last norm. As a language model or as a classifier.
+"""The network around a sequence mixer: embedding, blocks, last norm; for a language model or a classifier.
 
-The mixer is a field, and so are norm, feed-forward layer and residual connection; a family is this network with its
-mixer, as its paper published it (modelzoo/sequence/*.py). With a vocabulary it reads words, and with
-`heads.LanguageHead` on top is a language model; without one it reads vectors (or an image, pixel by pixel), and with
-`heads.Linear` on ``pooled`` is a classifier, which also serves a network that reads words. `init_state` and `step`
-read one element at a time in constant memory, `extend` several, with the features of the whole sequence's run.
+Mixer, norm, feed-forward layer and residual connection are fields; a family is this network with the mixer of its paper
+(modelzoo/sequence/*.py). With a vocabulary it reads words, and with `heads.LanguageHead` it is a language model.
+Without one it reads vectors, or an image pixel by pixel. With `heads.Linear` on ``pooled`` it is a classifier, of words
+or of vectors. `init_state` and `step` read one element at a time in constant memory, `extend` reads several; the
+features are those that the network computes for the whole sequence in parallel.
 """
 
 import functools
@@ -36,8 +36,8 @@ class WordEmbedding(nn.Module):
 
     Attributes:
         vocabulary: number of words.
-        width: of the vectors.
-        places: rows of the table of positions; 0 for none.
+        width: width of the embedding.
+        places: number of learned positions; 0 for none.
         dtype: compute type.
     """
 
@@ -54,7 +54,7 @@ class WordEmbedding(nn.Module):
             self.pos_embed = self.param('pos_embed', normal, (self.places, self.width))
 
     def __call__(self, words: Int[Array, 'b t'], first: Any = 0) -> Float[Array, 'b t d']:
-        """Returns the vectors of words at the places `first`, `first` + 1, ...
+        """Returns the embeddings of words at positions `first`, `first` + 1, ...
 
         Raises:
             ValueError: the sequence is longer than the table of positions.
@@ -76,7 +76,7 @@ class Elements(nn.Module):
     """``x @ kernel + bias`` for each element; an image is the sequence of its pixels, row by row.
 
     Attributes:
-        width: of the vectors.
+        width: width of the embedding.
         dtype: compute type.
     """
 
@@ -85,19 +85,19 @@ class Elements(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b t c'] | Float[Array, 'b h w c']) -> Float[Array, 'b t d']:
-        """Returns the vectors."""
+        """Returns the embeddings."""
         x = x.reshape(len(x), -1, x.shape[-1])
         fan_in = init.uniform_fan_in(x.shape[-1])
         return Dense(self.width, True, fan_in, self.dtype, name='linear')(x)
 
 
 class State(NamedTuple):
-    """What the network keeps of the elements it has read.
+    """The state of the network after some elements.
 
     Attributes:
-        count: how many.
-        blocks: what each block keeps.
-        total: the sum of their last features, for the mean.
+        count: number of elements read.
+        blocks: states of the blocks.
+        total: sum of the last features over the elements, for the mean.
     """
 
     count: Int[Array, '']
@@ -106,22 +106,22 @@ class State(NamedTuple):
 
 
 class Trunk(ft.SequenceBackbone):
-    """The network; a family's class says no more than which paper's names its parameters have.
+    """The network. The subclass of a family only tells weights.py which published names its parameters have.
 
     Attributes:
         width: channels.
         depth: number of blocks.
-        mixer: factory of a block's mixer, see layers/mixers/mixer.py; or a sequence of them, which the blocks take in
-        turn.
-        mlp: factory of a block's feed-forward layer, or of several in turn; None for none.
-        norm: factory of a block's norms.
+        mixer: factory of the mixer of a block, see layers/mixers/mixer.py; or a sequence of factories that the blocks
+            use in turn.
+        mlp: factory of the feed-forward layer, or a sequence of factories likewise; None for none.
+        norm: factory of the norms of a block.
         last_norm: factory of the norm after the blocks; None for none.
-        pre_norm: see `layers.mixer.Block`.
+        pre_norm: see `layers.mixers.mixer.Block`.
         vocabulary: number of words; None to read vectors.
-        places: rows of a learned table of positions; 0 for none. No sequence of words may be longer.
-        tied: put the table of words out, for a head that has none of its own.
+        places: number of learned positions, the longest sequence of words; 0 for no positions.
+        tied: whether to return the word embedding as ``table``, for a head tied to it.
         pool: what ``pooled`` is: the 'mean' of all elements or the 'last' one.
-        residual: factory of a branch's connection to the stream.
+        residual: factory of the connection of a branch to the stream.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks run; see layers/frame/trunk.py.
@@ -173,16 +173,16 @@ class Trunk(ft.SequenceBackbone):
 
     @property
     def longest(self) -> int | None:
-        """The most elements that may be read, by positions and mixers; None for any number. For an unbound network."""
+        """The longest sequence that positions and mixers allow; None if there is no limit. For an unbound network."""
         rooms = [self.places, *(getattr(mixer(), 'longest', None) for mixer in self._in_turn(self.mixer))]
         return min((room for room in rooms if room), default=None)
 
     def __call__(self, x: ft.Sequences, *, train: bool = False) -> ft.Features:
-        """Returns ``stem``, ``tokens``, ``pooled`` and, where it is tied, ``table``.
+        """Returns ``stem``, ``tokens``, ``pooled`` and, if `tied`, ``table``.
 
         Raises:
-            ValueError: a sequence of words is longer than the positions.
-            NotImplementedError: `scan` with parts that differ from block to block.
+            ValueError: a sequence of words is longer than the number of positions.
+            NotImplementedError: `scan` with parts that differ between blocks.
         """
         embedded = self.stem(x)
         masks = path_masks(self, self.drop_path, self.depth, len(x), branches=1 + (self.mlp is not None), train=train)
@@ -193,18 +193,18 @@ class Trunk(ft.SequenceBackbone):
         return self._features(embedded, tokens, jnp.mean(tokens.astype(jnp.float32), axis=1))
 
     def init_state(self, batch: int) -> State:
-        """Returns the state before the first element; to be called inside `apply` (``method='init_state'``)."""
+        """Returns the state before the first element; call it by `apply` with ``method='init_state'``."""
         blocks = [block.init_state(batch, self.width) for block in self.blocks]
         return State(jnp.zeros((), jnp.int32), blocks, jnp.zeros((batch, self.width)))
 
     def step(self, state: State, x: ft.Element) -> tuple[State, ft.Features]:
-        """Returns the next state and the features of this element; ``pooled`` is of all that were read."""
+        """Returns the next state and the features of this element; ``pooled`` is that of all elements read."""
         return self.extend(state, x[:, None])
 
     def extend(self, state: State, x: ft.Sequences) -> tuple[State, ft.Features]:
-        """Returns the state after the next elements, and their features; ``pooled`` is of all that were read.
+        """Returns the state after the next elements, and their features; ``pooled`` is that of all elements read.
 
-        More elements than a mixer's or the positions' length must not be read: inside of `jit` nobody can tell.
+        The caller must not read more than `longest` elements, which cannot be checked under `jit`.
         """
         embedded = self.stem(x) if self.vocabulary is None else self.stem(x, state.count)
         s, after = self.join.open(embedded), []
@@ -217,7 +217,7 @@ class Trunk(ft.SequenceBackbone):
         return State(count, after, total), self._features(embedded, tokens, total / count)
 
     def _in_turn(self, parts: Parts | None) -> list[Callable[..., nn.Module] | None]:
-        """Returns the factory for each block."""
+        """Returns one factory per block."""
         some = parts if isinstance(parts, Sequence) else [parts]
         return [some[index % len(some)] for index in range(self.depth)]
 
@@ -232,11 +232,13 @@ class Trunk(ft.SequenceBackbone):
 
 
 def s4_example_names(mixers: str, names: Sequence[tuple]) -> tuple[tuple, ...]:
-    """Returns the published names of a classifier of S4's example, https://github.com/state-spaces/s4, and ours.
+    """Returns pairs of published name and our path for the classifier of S4's example.
+
+    See https://github.com/state-spaces/s4, example.py.
 
     Args:
-        mixers: what its list of mixers is called.
-        names: those of a mixer's parameters; a number in them is a part's, not the block's.
+        mixers: published name of the list of mixers.
+        names: the pairs of a mixer; ``{i}`` in them is the index of a part, not of the block.
     """
     pair = (('weight', 'kernel'), ('bias', 'bias'))
     inner = lambda name: name.replace('{i}', '{j}')

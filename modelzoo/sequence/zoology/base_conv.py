@@ -1,10 +1,10 @@
-"""BaseConv: a convolution times a gate, the simplest of what Zoology calls gated convolutions.
+"""BaseConv: a convolution times a gate, the simplest gated convolution of Zoology.
 
 Arora et al., 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models",
 https://arxiv.org/abs/2312.04927. Reference: https://github.com/HazyResearch/zoology (Apache-2.0), commit d88d6f5,
-zoology/mixers/base_conv.py and convolution.py; read for facts, no code was taken. As published the mixer adds its own
-input, besides the block's residual connection, and the long convolution adds it once more; the table of places that
-the long kernel is made from is a parameter that never learns.
+zoology/mixers/base_conv.py and convolution.py; read for facts, no code was taken. As published, the mixer adds its
+input to its output, in addition to the residual connection of the block, and so does the long convolution inside it;
+the table of positions from which the long kernel is computed is a parameter without a gradient.
 """
 
 from typing import Any
@@ -29,10 +29,10 @@ class BaseConv(Mixer):
     """``conv(x) * gate(x) + x``.
 
     Attributes:
-        taps: of the convolution; None for one as long as the sequence, whose kernel a small network makes.
-        places: the longest sequence, for a long convolution.
-        kernel_init: of the matrices, the network's too.
-        dtype: compute type; a long convolution is float32.
+        taps: taps of the convolution; None for one as long as the sequence, whose kernel a small network computes.
+        places: length of the longest sequence, for a long convolution.
+        kernel_init: initial values of the matrices, also of those in the network.
+        dtype: compute type; a long convolution is computed in float32.
     """
 
     taps: int | None = 3
@@ -42,7 +42,7 @@ class BaseConv(Mixer):
 
     @property
     def longest(self) -> int | None:
-        """The most elements that may be read; None for any number."""
+        """The length of the longest sequence; None if there is no limit."""
         return self.places if self.taps is None else None
 
     def init_state(self, batch: int, width: int) -> Any:
@@ -73,11 +73,11 @@ class BaseConv(Mixer):
 
 
 class Filter(nn.Module):
-    """The taps as a function of the place: two matrices with a rectifier between them.
+    """A network that maps each position to the taps of all channels: two matrices with ReLU between them.
 
     Attributes:
-        channels: kernels.
-        places: taps.
+        channels: number of kernels.
+        places: number of taps.
         kernel_init: initial values of the matrices.
     """
 

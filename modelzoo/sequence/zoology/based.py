@@ -1,10 +1,10 @@
-"""Based's linear attention: softmax with its exponential cut after the square.
+"""Based's linear attention: softmax with the second-order Taylor approximation of the exponential.
 
 Arora et al., 2024, "Simple linear attention language models balance the recall-throughput tradeoff",
 https://arxiv.org/abs/2402.18668; in the comparison of https://arxiv.org/abs/2312.04927. Reference:
 https://github.com/HazyResearch/zoology (Apache-2.0), commit d88d6f5, zoology/mixers/based.py; read for facts, no code
-was taken. A sequence at once is read as attention with ``1 + s + s^2 / 2`` in place of ``exp(s)``, without the features
-whose product that is; what goes on reading has them, and a memory of all that was read (kernels.gla without decay).
+was taken. A whole sequence is computed in the quadratic form, with ``1 + s + s^2 / 2`` in place of ``exp(s)``. Decoding
+uses the recurrent form over feature maps whose inner product is that polynomial (kernels.gla without decay).
 """
 
 from typing import NamedTuple
@@ -25,18 +25,18 @@ _LEAST = 1e-12
 
 
 class State(NamedTuple):
-    """What was read: for each feature of the keys the sum of the values, and of ones."""
+    """For each feature of the keys the sum of the values, and of ones."""
 
     memory: Float[Array, 'b h f v']
 
 
 class Based(Mixer):
-    """``out(sum_i f(q k_i) v_i / sum_i f(q k_i))`` over what was read, with ``f(s) = 1 + s + s^2 / 2``.
+    """``out(sum_i f(q k_i) v_i / sum_i f(q k_i))`` over the elements i so far, with ``f(s) = 1 + s + s^2 / 2``.
 
     Attributes:
         heads: number of heads; divides the width.
-        features: of each head's queries and keys.
-        kernel_init, out_init: of the first matrices and of the last one.
+        features: channels of the queries and keys of each head.
+        kernel_init, out_init: initial values of the first matrices and of the last one.
         dtype: compute type of the matrices; the attention is float32.
     """
 
@@ -86,7 +86,7 @@ def _go_on(
 
 
 def taylor(x: Float[Array, 'b h t f']) -> Float[Array, 'b h t m']:
-    """Returns the features whose product is ``1 + s + s^2 / 2`` for ``s = q k / sqrt(F)``."""
+    """Returns the feature map whose inner product is ``1 + s + s^2 / 2`` for ``s = q k / sqrt(F)``."""
     root = x.shape[-1] ** 0.25
     square = (x[..., :, None] * x[..., None, :]).reshape(*x.shape[:-1], -1) / (2**0.5 * root**2)
     return jnp.concatenate([jnp.ones_like(x[..., :1]), x / root, square], axis=-1)

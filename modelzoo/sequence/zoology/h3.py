@@ -1,10 +1,9 @@
-"""H3: two state spaces between three projections, one that shifts the keys and one that remembers keys times values.
+"""H3: a shift state space over the keys and a diagonal state space over keys times values, read by the queries.
 
 Fu et al., 2022, "Hungry Hungry Hippos: Towards Language Modeling with State Space Models",
 https://arxiv.org/abs/2212.14052. Reference: https://github.com/HazyResearch/zoology (Apache-2.0), commit d88d6f5,
-zoology/mixers/h3; read for facts, no code was taken. The diagonal state space is S4D-Lin with the bilinear rule. As
-published channel c of queries, keys and values is part d of head h for c = h * D + d, and of the outputs for
-c = d * H + h.
+zoology/mixers/h3; read for facts, no code was taken. The diagonal state space is S4D-Lin, discretized by the bilinear
+rule. As published, channel d of head h is channel h * D + d of queries, keys and values, but d * H + h of the outputs.
 """
 
 import math
@@ -26,7 +25,7 @@ _ONE = jax.nn.initializers.normal(1.0)
 
 
 class State(NamedTuple):
-    """The last keys, and the states of keys times values."""
+    """The last keys, and the states of the diagonal state space."""
 
     keys: Float[Array, 'b n d']
     states: Complex[Array, 'b e m']
@@ -36,9 +35,9 @@ class H3(Mixer):
     """``out(sum_d q_d * diagonal(shift(k)_d * v))`` for each head.
 
     Attributes:
-        states: of each channel of both state spaces.
+        states: number of states per channel, in both state spaces.
         head: channels of a head.
-        kernel_init, out_init: of the first matrices and of the last one.
+        kernel_init, out_init: initial values of the first matrices and of the last one.
         dtype: compute type of the matrices; the state spaces are float32.
     """
 
@@ -69,7 +68,7 @@ class H3(Mixer):
         return y, None if state is None else State(keys, states)
 
     def _shift(self, width: int) -> Float[Array, 'k d']:
-        """Returns the taps of the state space that shifts: tap l is ``sum_n B_n C_{n + l}``."""
+        """Returns the taps of the shift state space: tap l is ``sum_n B_n C_{n + l}``."""
         first = lambda key, shape: jnp.zeros(shape).at[:, 0].set(1.0)
         B = self.param('shift_B', first, (width, self.states))
         C = self.param('shift_C', init.uniform_fan_in(self.states), (1, width, self.states))[0]
@@ -78,7 +77,7 @@ class H3(Mixer):
         return jnp.einsum('dn,kdn->kd', B, later)
 
     def _diagonal(self, heads: int) -> tuple[Complex[Array, 'h m'], Complex[Array, 'h m']]:
-        """Returns the logarithm of the decays, and C, by the bilinear rule."""
+        """Returns the logarithm of the decays, and C, discretized by the bilinear rule."""
         half = self.states // 2
         log_real = self.param('log_A_real', jax.nn.initializers.constant(math.log(0.5)), (heads, half))
         line = lambda key, shape: jnp.broadcast_to(math.pi * jnp.arange(half)[None], shape)

@@ -1,14 +1,14 @@
-"""Zoology's language models: one small network, and the mixers that its synthetic recall task compares.
+"""Zoology's language models: a small network with the mixers that the paper compares on synthetic recall.
 
 Arora et al., 2023, "Zoology: Measuring and Improving Recall in Efficient Language Models",
 https://arxiv.org/abs/2312.04927. Reference: https://github.com/HazyResearch/zoology (Apache-2.0), commit d88d6f5,
 zoology/model.py and zoology/mixers; read for facts, no code was taken. Mixers of other papers are beside this file and
 in layers/mixers.
 
-In the runs of the paper there is no feed-forward layer, but its norm stays: a block's second branch is a norm alone
-(`mlp=False`). Attention alone has positions; in the reference's later runs it takes turns with short convolutions
-instead (`attention_conv`), as Based's always does there. Where we differ: there is no dropout (0.1 on embeddings and
-attention's weights in the reference).
+In the runs of the paper there is no feed-forward layer, but its norm remains: the second branch of a block is a norm
+alone (`mlp=False`). Only attention has positions; in later runs of the reference it alternates with short convolutions
+instead (`attention_conv`), as Based's attention always does there. Where we differ: there is no dropout (0.1 on
+embeddings and attention weights in the reference).
 """
 
 import functools
@@ -95,13 +95,13 @@ def zoology(
     remat: bool = False,
     scan: bool = False,
 ) -> Trunk:
-    """Returns the network of a mixer.
+    """Returns the network with a mixer.
 
     Args:
         mixer: a key of `KINDS`.
         width, depth, vocabulary, drop_path, dtype, remat, scan: see `Trunk`.
-        places: the longest sequence: positions, long kernels, the room for keys and values.
-        mlp: whether blocks have a feed-forward layer, of 4 times the width.
+        places: length of the longest sequence: number of positions, taps of long kernels, size of the cache.
+        mlp: whether blocks have a feed-forward layer, with 4 times the width.
         options: fields of the mixer to change, such as ``{'heads': 2}``.
 
     Raises:

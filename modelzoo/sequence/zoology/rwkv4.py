@@ -1,4 +1,4 @@
-"""RWKV-4's two mixers: an average of past values whose weights fade, and a feed-forward layer that sees one step back.
+"""RWKV-4: time mixing, a weighted average of past values with decaying weights, and channel mixing.
 
 Peng et al., 2023, "RWKV: Reinventing RNNs for the Transformer Era", https://arxiv.org/abs/2305.13048. Reference:
 https://github.com/HazyResearch/zoology (Apache-2.0), commit d88d6f5, zoology/mixers/rwkv.py, which is the authors'
@@ -6,8 +6,9 @@ https://github.com/BlinkDL/RWKV-LM (Apache-2.0); read for facts, no code was tak
 
     wkv_t = (sum_{i < t} e^{(t - 1 - i) w + k_i} v_i + e^{u + k_t} v_t) / (the same with v = 1),  w = -e^decay
 
-Sums carry their logarithm apart, so that no exponential overflows; a sequence is read by an associative scan. Where we
-differ: the sums are float32 always (the reference rounds its result to bfloat16).
+Both begin with a token shift, which interpolates each element with the one before it. Sums are stored with a separate
+logarithmic scale, so that no exponential overflows; a sequence is read by an associative scan. Where we differ: the
+sums are always float32 (the reference rounds the result to bfloat16).
 """
 
 import math
@@ -29,7 +30,7 @@ _NOTHING = -1e30
 
 
 class Sums(NamedTuple):
-    """``e^scale * values`` and ``e^scale * ones``: the weighted sums of values and of ones."""
+    """The weighted sums of values and of ones, stored as ``e^scale * values`` and ``e^scale * ones``."""
 
     scale: Float[Array, 'b t d']
     values: Float[Array, 'b t d']
@@ -37,18 +38,18 @@ class Sums(NamedTuple):
 
 
 class State(NamedTuple):
-    """The element before, and the sums over all that were read."""
+    """The previous element, and the sums over all elements read."""
 
     before: Float[Array, 'b 1 d']
     sums: Sums
 
 
 class TimeMix(Mixer):
-    """``out(sigmoid(r) * wkv)`` with receptance, keys and values of each element mixed with the one before it.
+    """``out(sigmoid(r) * wkv)`` with receptance, keys and values computed after a token shift.
 
     Attributes:
-        depth: where in the network the block is, from 0 for the first one to 1 for the last; for initial values only.
-        fade: 1 for the first block, falling to 1 / blocks; likewise.
+        depth: relative position of the block, from 0 for the first to 1 for the last; used for initial values only.
+        fade: 1 for the first block, falling to 1 / blocks for the last; used for initial values only.
         kernel_init: initial values of the matrices.
         dtype: compute type of the matrices.
     """
@@ -72,7 +73,7 @@ class TimeMix(Mixer):
         shares = {'k': rising(self.fade), 'v': rising(self.fade, 0.3 * self.depth), 'r': rising(0.5 * self.fade)}
         mixed, before = {}, state.before
         for name, initial in shares.items():
-            mixed[name], last = mix_back(self.param(f'mix_{name}', initial, (1, 1, width)), x, before)
+            mixed[name], last = token_shift(self.param(f'mix_{name}', initial, (1, 1, width)), x, before)
         linear = lambda name: Dense(width, False, self.kernel_init, self.dtype, name=name)
         r, k, v = (linear(name)(mixed[name]).astype(jnp.float32) for name in 'rkv')
         decay = -jnp.exp(self.param('decay', self._decays, (width,)))
@@ -86,7 +87,7 @@ class TimeMix(Mixer):
 
 
 class ChannelMix(Mixer):
-    """``sigmoid(r) * down(relu(up)^2)`` of each element mixed with the one before it.
+    """``sigmoid(r) * down(relu(up)^2)`` after a token shift.
 
     Attributes:
         fade, kernel_init, dtype: as in `TimeMix`.
@@ -99,7 +100,7 @@ class ChannelMix(Mixer):
     dtype: DTypeLike = jnp.float32
 
     def init_state(self, batch: int, width: int) -> Float[Array, 'b 1 d']:
-        """Returns the element before the first one."""
+        """Returns the element before the first one: zeros."""
         return jnp.zeros((batch, 1, width), self.dtype)
 
     def _sequence_state(self, x: Float[Array, 'b t d']) -> Float[Array, 'b 1 d']:
@@ -111,16 +112,22 @@ class ChannelMix(Mixer):
     ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
         width = x.shape[-1]
         linear = lambda size, name: Dense(size, False, self.kernel_init, self.dtype, name=name)
-        k, last = mix_back(self.param('mix_k', rising(self.fade), (1, 1, width)), x, state)
-        r, _ = mix_back(self.param('mix_r', rising(self.fade), (1, 1, width)), x, state)
+        k, last = token_shift(self.param('mix_k', rising(self.fade), (1, 1, width)), x, state)
+        r, _ = token_shift(self.param('mix_r', rising(self.fade), (1, 1, width)), x, state)
         hidden = jax.nn.relu(linear(self.ratio * width, 'up')(k)) ** 2
         return jax.nn.sigmoid(linear(width, 'r')(r)) * linear(width, 'down')(hidden), last
 
 
-def mix_back(
+def token_shift(
     share: Float[Array, '1 1 d'], x: Float[Array, 'b t d'], before: Float[Array, 'b 1 d']
 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b 1 d']]:
-    """Returns each element's share of itself and the rest of the one before it; and the last element."""
+    """Returns ``share * x_t + (1 - share) * x_{t - 1}`` for each element t, and the last element.
+
+    Args:
+        share: weight of the element itself, per channel.
+        x: the elements.
+        before: the element before the first one.
+    """
     seen = jnp.concatenate([before.astype(x.dtype), x], axis=1)
     share = share.astype(x.dtype)
     return x * share + seen[:, :-1] * (1 - share), seen[:, -1:]
@@ -133,7 +140,14 @@ def weighted_mean(
     bonus: Float[Array, ' d'],
     initial: Sums,
 ) -> tuple[Float[Array, 'b t d'], Sums]:
-    """Returns ``wkv``, and the sums after the last element; `initial` has those before the first one, `decay` is w."""
+    """Returns ``wkv``, and the sums after the last element.
+
+    Args:
+        k, v: keys and values.
+        decay: w, at most 0.
+        bonus: u, the bonus of the current element.
+        initial: the sums before the first element.
+    """
     decay = decay[None, None]
     places = 1 + jnp.arange(k.shape[1], dtype=jnp.float32)[None, :, None]
     here = _shown(Sums(k, v, jnp.ones_like(v)))
@@ -149,7 +163,7 @@ def weighted_mean(
 
 
 def _shown(sums: Sums) -> Sums:
-    """The same sums with a scale that has no gradient: whatever the scale is, they are the same."""
+    """Returns equal sums whose scale has no gradient; they do not depend on how the scale is chosen."""
     scale = lax.stop_gradient(sums.scale)
     factor = jnp.exp(sums.scale - scale)
     return Sums(scale, sums.values * factor, sums.ones * factor)
@@ -166,7 +180,7 @@ def _added(one: Sums, two: Sums) -> Sums:
 
 
 def rising(power: float, more: float = 0.0) -> Callable[..., Array]:
-    """Initial shares that rise from 0 for the first channel towards 1, and `more` for all."""
+    """Initial shares that rise from 0 for the first channel towards 1, plus `more`."""
     return lambda key, shape: ((jnp.arange(shape[-1]) / shape[-1]) ** power + more).reshape(shape)
 
 
