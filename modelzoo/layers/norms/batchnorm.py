@@ -1,13 +1,12 @@
-"""Batch normalization as PyTorch's (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167).
+"""Batch normalization by PyTorch's conventions (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167).
 
-The running averages live in the collection ``batch_stats``, as ``mean`` and ``var``. Flax's own layer differs in
-two places: it averages the biased variance where torch averages the unbiased one, and it computes the variance as
-``E[x^2] - E[x]^2``.
+The running averages are ``mean`` and ``var`` in the collection ``batch_stats``. Flax's layer differs in two points: it
+averages the biased variance, torch the unbiased one, and it computes the variance as ``E[x^2] - E[x]^2``.
 
-A batch sharded over devices is one array under jit, so these are statistics of the whole batch, whatever the mesh:
-what elsewhere is called synchronized batch normalization. Of a step in microbatches (``config.accumulate``) each is
-normalized by itself, so accumulation does change numbers here; the running averages move once a step, by the moments of
-all its microbatches together (`merged`).
+A batch sharded over devices is one array under jit, so the statistics are those of the whole batch on any mesh, which
+elsewhere is called synchronized batch normalization. With microbatches (``config.accumulate``) each microbatch is
+normalized by itself, so accumulation does change numbers here; the running averages are updated once per step, with the
+moments of all its microbatches together (`merged`).
 """
 
 import jax
@@ -18,12 +17,13 @@ from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.frame import init
 
-# The collection of a step in microbatches (methods/microbatches.py), and what it holds of a layer beside the moments.
+# The collection in which a step merges the moments of its microbatches (methods/microbatches.py), and the variable in
+# it that counts the values merged so far.
 MOMENTS, COUNT = 'moments', 'values_merged'
 
 
 class BatchNorm(nn.Module):
-    """``(x - mean) / sqrt(var + epsilon) * scale + bias``, one mean and variance a channel.
+    """``(x - mean) / sqrt(var + epsilon) * scale + bias`` with one mean and variance per channel.
 
     Attributes:
         epsilon: torch's default.
@@ -41,12 +41,12 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
-        """Normalizes with the batch's statistics in training, else with the running averages.
+        """Normalizes with the statistics of the batch in training, else with the running averages.
 
         Training updates ``batch_stats``, which the caller has to make mutable.
 
         Raises:
-            ValueError: training on a single value a channel, which has no variance.
+            ValueError: training with one value per channel, which has no variance.
         """
         channels = x.shape[-1]
         mean = self.variable('batch_stats', 'mean', jnp.zeros, (channels,))
@@ -73,15 +73,15 @@ class BatchNorm(nn.Module):
 def merged(
     module: nn.Module, mean: Float[Array, ' c'], var: Float[Array, ' c'], count: int
 ) -> tuple[Float[Array, ' c'], Float[Array, ' c'], Float[Array, ''] | int]:
-    """Returns mean, biased variance and number of values a channel of the step so far, this microbatch included.
+    """Returns mean, biased variance and number of values per channel over the step so far, with this microbatch.
 
-    Without a collection `MOMENTS` for the module, which is where it keeps them, the batch is the whole step: the
-    arguments come back. Moments are merged as in Chan, Golub and LeVeque, 1979 (Updating Formulae and a Pairwise
-    Algorithm for Computing Sample Variances), which is the law of total variance.
+    The moments so far are in the collection `MOMENTS` of the module. Without it the batch is the whole step, and the
+    arguments are returned. Moments are merged as in Chan, Golub and LeVeque, 1979 (Updating Formulae and a Pairwise
+    Algorithm for Computing Sample Variances), by the law of total variance.
 
     Args:
         module: the layer, inside its compact method.
-        mean, var, count: of this microbatch.
+        mean, var, count: moments of this microbatch.
     """
     if not module.has_variable(MOMENTS, COUNT):
         return mean, var, count
@@ -109,5 +109,5 @@ def _statistics(x: Float[Array, 'b h w c']) -> tuple[Float[Array, ' c'], Float[A
 
 
 def per_channel(vector: Float[Array, ' c']) -> Float[Array, '1 1 1 c']:
-    """Returns one number a channel in a shape that meets a map's."""
+    """Returns a vector over the channels in a shape that broadcasts to a map."""
     return vector[None, None, None]

@@ -6,14 +6,14 @@ https://github.com/tensorflow/tpu (Apache-2.0), models/official/resnet/resnet_mo
 
     B0:  x / max(s_batch, v x + s_instance) * scale + bias        S0:  x sigmoid(v x) / s_group * scale + bias
 
-with s the root of a biased variance plus epsilon: of a channel over the batch and the pixels, of a channel over the
-pixels of each image, of a group of channels over the pixels of each image. No mean is taken away. Where a network has a
-norm without an activation the authors keep the affine part only: `Affine`. A block that takes these for its `norm`
-takes `unchanged` for its `act`.
+where s is the root of a biased variance plus epsilon: s_batch of a channel over the batch and the pixels, s_instance of
+a channel over the pixels of each image, s_group of a group of channels over the pixels of each image. No mean is
+subtracted. Where a network has a norm without an activation, the authors keep the affine part only: `Affine`. A block
+with one of these layers as its `norm` has `unchanged` as its `act`.
 
-Where we differ: the running average is of the unbiased variance, as our `BatchNorm`'s and timm's; the authors' is of
-the biased one. Epsilon is the authors' 1e-5; timm has 1e-3 in B0. Groups have to divide the channels; the authors' code
-takes the next smaller number that does.
+Where we differ: the running average is that of the unbiased variance, as in our `BatchNorm` and in timm; the authors'
+is that of the biased one. Epsilon is the authors' 1e-5; timm has 1e-3 in B0. The groups have to divide the channels;
+the authors' code takes the next smaller number that does.
 """
 
 import jax
@@ -27,7 +27,7 @@ from longview.modelzoo.layers.norms.batchnorm import merged, per_channel
 
 
 def unchanged(x: Array) -> Array:
-    """Returns `x`: the activation after a layer that activates by itself."""
+    """Returns `x`: the activation after a layer that includes one."""
     return x
 
 
@@ -51,12 +51,12 @@ class EvoNormB0(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
-        """Divides by the batch's deviation in training, else by that of the running average.
+        """Divides by the standard deviation of the batch in training, else by that of the running average.
 
         Training updates ``batch_stats``, which the caller has to make mutable.
 
         Raises:
-            ValueError: training on a single value a channel, which has no variance.
+            ValueError: training with one value per channel, which has no variance.
         """
         channels = x.shape[-1]
         v = self.param('v', jax.nn.initializers.ones, (channels,))
@@ -74,10 +74,10 @@ class EvoNormB0(nn.Module):
 
 
 class EvoNormS0(nn.Module):
-    """``x sigmoid(v x) / s_group * scale + bias``, alike with and without `train`.
+    """``x sigmoid(v x) / s_group * scale + bias``, in training and evaluation.
 
     Attributes:
-        groups: runs of channels that share their deviation.
+        groups: number of groups of adjacent channels; a group shares its standard deviation.
         epsilon: added to the variance.
         scale_init: initial values of the scale.
         dtype: of the result.
@@ -90,7 +90,7 @@ class EvoNormS0(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
-        """Treats each example apart.
+        """Normalizes each example by itself.
 
         Raises:
             ValueError: the groups do not divide the channels.
@@ -109,7 +109,7 @@ class EvoNormS0(nn.Module):
 
 
 class Affine(nn.Module):
-    """``x * scale + bias``: what is left of an EvoNorm where no activation is wanted.
+    """``x * scale + bias``: the affine part of EvoNorm, where no activation is wanted.
 
     Attributes:
         scale_init: initial values of the scale; zeros at the end of a residual branch.
@@ -121,7 +121,7 @@ class Affine(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h w c']:
-        """Alike with and without `train`."""
+        """Returns the scaled and shifted map; `train` is ignored."""
         del train
         return _affine(self, x.astype(jnp.float32))
 
@@ -133,7 +133,7 @@ def _affine(module: EvoNormB0 | EvoNormS0 | Affine, x: Float[Array, 'b h w c']) 
 
 
 def _variance(x: Float[Array, 'b h w *c'], axes: tuple[int, ...]) -> Float[Array, '...']:
-    """Returns the biased variance over some axes, which are kept with size 1."""
+    """Returns the biased variance over `axes`, which are kept with size 1."""
     centred = x - jnp.mean(x, axis=axes, keepdims=True)
     return jnp.mean(centred * centred, axis=axes, keepdims=True)
 
@@ -148,5 +148,5 @@ def _count(x: Float[Array, 'b h w c']) -> int:
     return batch * height * width
 
 
-# The published names of a layer's parameters and statistics and ours; see weights.py.
+# Published names of a layer's parameters and statistics, and ours; see weights.py.
 NAMES = (('weight', 'scale'), ('bias', 'bias'), ('v', 'v'), ('running_var', 'var'))
