@@ -143,7 +143,7 @@ class _Trainer:
         self.rng = jax.jit(jax.random.key, out_shardings=self.everywhere)(np.uint32(run.seed))
         self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep)))
         self.profiler = stack.enter_context(contextlib.closing(profile.Profiler(span, workdir)))
-        # What runs on each device's part alone, as the kernels do, has to know the mesh while it is traced.
+        # Kernels run on each device's part alone, and have to know the mesh while they are traced.
         stack.enter_context(jax.set_mesh(self.mesh))
         self._build()
 
@@ -179,7 +179,7 @@ class _Trainer:
         return f'set {flags}' if found else 'change the head'
 
     def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
-        """Finds out from shapes alone what would otherwise come to light after an epoch, or never."""
+        """Checks by shapes alone what would otherwise fail after an epoch, or not at all."""
         task, transform = self.run.task, chain(self.run.eval_transforms)
 
         def shapes(what: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -249,7 +249,7 @@ class _Trainer:
         return state, start
 
     def _finish_step(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
-        """What is due after `step` steps: metrics, evaluation, checkpoints."""
+        """Does what is due after `step` steps: metrics, evaluation, checkpoints."""
         self.progress.advance()
         if step % self.run.log_every == 0 or step == self.plan.steps:
             self._stop_if_bad(bad_step, state)
@@ -307,7 +307,7 @@ class _Trainer:
 
 
 def _without_fixed(state: TrainState) -> TrainState:
-    """What a checkpoint holds: a teacher or a frozen base is loaded from where it came from."""
+    """Returns what a checkpoint holds: all but teachers and frozen bases, which are loaded anew."""
     return state._replace(variables=state.variables._replace(fixed=None))
 
 

@@ -6,11 +6,13 @@ https://github.com/huggingface/pytorch-image-models (Apache-2): RandomFlip and R
 
 Every draw is a function of (rng, epoch, index) of the example or, where a whole batch shares it, of
 the batch's first row; `rng` stays the same for the whole run. So an example is augmented alike in
-any batch, at any place in it and on any mesh, and a resumed run goes on as it would have. Two uses
-of one transform on the same examples, such as the two views of a contrastive method, need two keys.
+any batch, at any place in it and on any mesh, and a resumed run draws what an uninterrupted one
+would have drawn. A transform that is used twice on the same examples, as for the two views of a
+contrastive method, needs two keys.
 
-Where we differ from timm: randomness as above instead of global state; random erasing of one
-rectangle with noise in each pixel, and mixing with one lambda per batch, are all there is of those.
+Where we differ from timm: randomness as above instead of global state. Of timm's modes of random
+erasing there is one (one rectangle, with noise in each pixel), and of its modes of mixing one (a
+lambda for the whole batch).
 """
 
 from __future__ import annotations
@@ -148,7 +150,7 @@ class Mix:
     border cuts off. Row i is mixed with row B-1-i of the global batch, whatever the mesh.
 
     Attributes:
-        num_classes: length of the soft labels.
+        num_classes: length of the soft labels; the data set's number of classes, as the head's.
         mixup_alpha: lambda of mixup is Beta(alpha, alpha); 0 leaves mixup out.
         cutmix_alpha: likewise for CutMix.
         switch_probability: of CutMix rather than mixup, where both are on.

@@ -37,7 +37,7 @@ class Variables(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A training method. Final dataclasses implement it; of what is implemented, only `Wrapper` is overridden.
+    """A training method: an abstract class that frozen dataclasses implement. `Wrapper` apart, none is subclassed.
 
     Attributes:
         batchwide: whether the loss compares the examples of a batch with each other, as contrastive losses do; such a
@@ -71,7 +71,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        """Returns metrics per example, for exact averages over a padded evaluation split."""
+        """Returns metrics, one value per example, so that averages leave the padding of the last batch out."""
 
     def depth_of(self, path: str) -> tuple[int, int]:
         """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
@@ -85,7 +85,7 @@ class Task(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper(Task):
-    """Task -> Task that passes everything on to `inner`; a method that wraps one implements what it does otherwise.
+    """Task -> Task that passes everything on to `inner`; subclasses override what their method changes.
 
     Attributes:
         inner: the task underneath.

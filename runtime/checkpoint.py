@@ -33,7 +33,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 2):
-        # Orbax logs each of its stages, and each failure in each of its threads; all are raised too.
+        # Orbax logs each stage of a save, and each failure of a thread, which it raises as well.
         logging.getLogger('absl').setLevel(logging.CRITICAL)
         self.workdir = workdir.absolute()
         self._last = _manager(self.workdir / 'checkpoints', keep)
@@ -101,8 +101,8 @@ class Checkpoints:
             self.wait()
         try:
             if step in manager.all_steps():
-                # A run killed after its best score and before its next checkpoint comes by here again
-                # with the same bits.
+                # A run that was killed after its best score and before its next checkpoint reaches that score again,
+                # and the state has the same bits.
                 return
             manager.save(step, args=ocp.args.StandardSave(state), force=True)
         except Exception as error:
@@ -164,10 +164,10 @@ class Best:
 
 
 def quiet_failed_writes() -> None:
-    """For a program that says itself what went wrong: one failed write is not reported by all the others.
+    """Silences what libraries print after a write has failed, for a program that reports the failure itself.
 
     When the first write of a checkpoint fails, Orbax closes the event loop that the other writes still report to;
-    TensorStore and asyncio then print a traceback for each of them, and Python a warning for each that had not begun.
+    TensorStore and asyncio then print a traceback for each of those, and Python a warning for each that had not begun.
     """
     logging.getLogger('asyncio').setLevel(logging.CRITICAL)
     warnings.filterwarnings('ignore', 'coroutine .* was never awaited', RuntimeWarning)

@@ -51,7 +51,11 @@ def _with_our_configs(argv: Sequence[str]) -> list[str]:
 
 
 def _our_config(path: str) -> str:
-    """Returns `path`, FILE:PRESET; where there is no such file, what it is called now, of our own if nowhere else."""
+    """Returns where the file of `path`, FILE:PRESET, is.
+
+    A file that is not there is looked for under its present name (renames.py), and then among the configs that the
+    package brings along.
+    """
     if _there(path):
         return path
     path = renames.config_file(path)
@@ -64,7 +68,7 @@ def _there(path: str) -> bool:
 
 
 def _touch_config(values: flags.FlagValues) -> None:
-    """A config file that is not there says so only when it is looked at; this looks."""
+    """Reads the config, because a file that is missing raises only when its config is used."""
     config = values['config'].value
     if config is not None and not hasattr(config, 'to_dict'):
         raise ConfigError('--config names no config: its get_config() must return an ml_collections.ConfigDict.')

@@ -4,5 +4,5 @@
 class RunError(RuntimeError):
     """Something stopped the run; the message says what was found, what was wanted, and what to do.
 
-    What was saved before is still there: `train.py` prints the message and exits with status 1.
+    `train.py` prints the message and exits with status 1. What was saved before is still there.
     """

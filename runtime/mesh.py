@@ -4,7 +4,7 @@ The mesh has three axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` al
 optimizer state (fully sharded data parallelism: each device keeps a slice and gathers on use); ``tensor``
 splits what a path rule says it splits. Arrays are placed by their path in the tree: the first rule whose
 pattern is found in the path decides; without one, the longest axis that ``fsdp`` divides is split. Optimizer
-moments and averages contain the parameter's path in their own, so one rule places them all.
+moments and averages have paths that contain the parameter's, so one rule places them all.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class MeshConfig:
         data, fsdp, tensor: devices along each axis; one of them may be -1, for all that remain.
         rules: pairs of a regular expression and a partition spec, as a sequence with one axis name,
             tuple of names or None per array axis: ``('.*/qkv/kernel', (None, 'tensor'))``.
-        fsdp_min_size: arrays with fewer values than this are copied to every device; splitting them
-            costs more in latency than it saves in memory.
+        fsdp_min_size: arrays with fewer values than this are not split but copied to every device, because
+            gathering them would cost more time than it saves memory.
     """
 
     data: int = -1

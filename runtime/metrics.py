@@ -78,7 +78,7 @@ class Metrics:
         return bool(multihost_utils.broadcast_one_to_all(best))
 
     def last(self, prefix: str) -> dict[str, float]:
-        """The newest row that has keys beginning with `prefix`; of those keys."""
+        """Returns the keys that begin with `prefix` of the newest row that has any."""
         rows = [{k: v for k, v in row.items() if k.startswith(prefix)} for row in self._rows]
         return next((row for row in reversed(rows) if row), {})
 
@@ -101,7 +101,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """A bar with rate and time left on a terminal; a plain line per log elsewhere."""
+    """Shows a bar with rate and time left on a terminal, and prints a plain line for each log elsewhere."""
 
     def __init__(self, total: int, start: int, batch_size: int):
         self._batch_size, self._total, self._start = batch_size, total, start
@@ -124,7 +124,7 @@ class Progress:
         }
 
     def pause(self) -> None:
-        """Leaves out of the rate what has passed since the last call of `rate`: an evaluation, say."""
+        """Keeps the time since the last call of `rate` out of the next rate, as that of an evaluation."""
         self._clock = (time.perf_counter(), self._clock[1])
 
     def report(self, step: int, values: dict[str, float]) -> None:

@@ -2,8 +2,8 @@
 
 A config is plain data. A dict with the key ``fn`` stands for a call, ``{'fn': 'package.module:name',
 **arguments}``; with ``partial`` in its place it stands for the function with those arguments already
-given (``functools.partial``), for slots that somebody else calls. Arguments are resolved first, depth first;
-lists become tuples. There is no registry: the import path is the name. A key that the function does
+given (``functools.partial``), which the object that gets it will call. Arguments are resolved before the call that
+they are of; lists become tuples. There is no registry: the import path is the name. A key that the function does
 not take is refused with the nearest one that it does, before anything is called.
 """
 
@@ -107,7 +107,7 @@ def _import(module_name: str, path: str) -> Any:
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # An import that fails inside the module is that module's own trouble, not a misspelt name.
+        # A module that exists and fails to import something else was not misspelt.
         if error.name is None or not (module_name + '.').startswith(error.name + '.'):
             raise
         parent, _, missing = error.name.rpartition('.')
