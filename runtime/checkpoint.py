@@ -11,6 +11,7 @@ import logging
 import pathlib
 import sys
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -18,7 +19,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from longview.runtime.errors import RunError
-from longview.trees import path_of
+from longview.trees import by_path, path_of
+
+# What is saved at a step, each in a folder of its own; Orbax's name for the only thing that is saved.
+_STATE = 'default'
+_DEPLOYED = 'deployed'
 
 
 class Checkpoints:
@@ -45,11 +50,11 @@ class Checkpoints:
 
     def save(self, step: int, state: Any) -> None:
         """Starts saving `state` as the last checkpoint; returns before it is written."""
-        self._save(self._last, step, state)
+        self._save(self._last, step, {_STATE: state})
 
-    def save_best(self, step: int, state: Any) -> None:
-        """Starts saving `state` as the best one so far."""
-        self._save(self._best, step, state)
+    def save_best(self, step: int, state: Any, deployed: Any = None) -> None:
+        """Starts saving `state` as the best one so far; beside it the network alone, which `Task.deployed` gives."""
+        self._save(self._best, step, {_STATE: state} if deployed is None else {_STATE: state, _DEPLOYED: deployed})
 
     def restore(self, abstract: Any, step: int | None = None, best: bool = False) -> Any:
         """Returns the state at `step` (default: the last), placed as `abstract` says.
@@ -68,7 +73,8 @@ class Checkpoints:
             raise RunError(f'{manager.directory} holds no finished checkpoint: train first, or name another --workdir.')
         self._check(manager, step, abstract)
         try:
-            return manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            args = ocp.args.Composite(**{_STATE: ocp.args.StandardRestore(abstract)})
+            return manager.restore(step, args=args)[_STATE]
         except (ValueError, OSError, KeyError) as error:
             raise RunError(
                 f'{manager.directory}/{step} cannot be read ({_first_line(error)}): remove that '
@@ -94,7 +100,7 @@ class Checkpoints:
         self._last.close()
         self._best.close()
 
-    def _save(self, manager: ocp.CheckpointManager, step: int, state: Any) -> None:
+    def _save(self, manager: ocp.CheckpointManager, step: int, items: dict[str, Any]) -> None:
         if jax.process_count() > 1:
             # Orbax numbers the barriers of all its saves together: of two at once, one process may wait at
             # the first one's while another waits at the second one's.
@@ -104,7 +110,8 @@ class Checkpoints:
                 # A run that was killed after its best score and before its next checkpoint reaches that score again,
                 # and the state has the same bits.
                 return
-            manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+            manager.save(step, args=ocp.args.Composite(**args), force=True)
         except Exception as error:
             raise self._failed(manager, error) from error
 
@@ -117,7 +124,7 @@ class Checkpoints:
         )
 
     def _check(self, manager: ocp.CheckpointManager, step: int, abstract: Any) -> None:
-        saved = _shapes(manager.item_metadata(step))
+        saved = _shapes(manager.item_metadata(step)[_STATE].tree)
         wanted = _shapes(abstract)
         if saved == wanted:
             return
@@ -132,7 +139,11 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """Reads the best checkpoint of another run when called; as text, it is that run's workdir.
+    """The best checkpoint of another run; as text, it is that run's workdir.
+
+    Arrays go by their paths in the run's state, such as ``variables/params/head/kernel``. Those below ``deployed`` are
+    the variables of the network alone, as the run evaluates it, such as ``deployed/params/head/kernel``; a run of an
+    earlier version has not saved these.
 
     Attributes:
         workdir: of that run.
@@ -140,27 +151,60 @@ class Best:
 
     workdir: str
 
-    def __call__(self) -> dict[str, np.ndarray]:
-        """Returns the arrays by their paths, such as ``variables/params/head/kernel``.
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of all arrays by path; the arrays themselves are not read.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is no checkpoint.
         """
+        trees = [(prefix, _metadata(folder)) for prefix, folder in self._items().items()]
+        return {prefix + path: tuple(leaf.shape) for prefix, tree in trees for path, leaf in by_path(tree).items()}
+
+    def __call__(self, paths: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Returns the arrays of some paths, reading no others; of all by default.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+        """
+        arrays = {}
+        for prefix, folder in self._items().items():
+            tree = _metadata(folder)
+            wanted = {path for path in by_path(tree) if paths is None or prefix + path in paths}
+            if wanted:
+                arrays |= {prefix + path: array for path, array in _restored(folder, tree, wanted).items()}
+        return arrays
+
+    def _items(self) -> dict[str, pathlib.Path]:
+        """Returns the folders of what is saved together, by what the paths in each begin with."""
         folder = pathlib.Path(self.workdir).absolute() / 'best'
         steps = sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
         if not steps:
             raise FileNotFoundError(
                 f'{folder} holds no checkpoint: train that run first, or name the workdir of another.'
             )
-        path = folder / str(steps[-1]) / 'default'
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(path).item_metadata.tree
-            whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            restored = checkpointer.restore(path, restore_args=whole)
-        return {path_of(key): array for key, array in jax.tree_util.tree_leaves_with_path(restored)}
+        step = folder / str(steps[-1])
+        folders = {'': step / _STATE, f'{_DEPLOYED}/': step / _DEPLOYED}
+        return {prefix: folder for prefix, folder in folders.items() if folder.is_dir()}
 
     def __str__(self) -> str:
         return self.workdir
+
+
+def _metadata(folder: pathlib.Path) -> Any:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        return checkpointer.metadata(folder).item_metadata.tree
+
+
+def _restored(folder: pathlib.Path, tree: Any, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns the `wanted` arrays of a saved tree, by path."""
+    keep = lambda key_path, leaf: leaf if path_of(key_path) in wanted else ocp.PLACEHOLDER
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        restored = checkpointer.restore(
+            folder,
+            item=jax.tree_util.tree_map_with_path(keep, tree),
+            restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree),
+        )
+    return {path: array for path, array in by_path(restored).items() if path in wanted}
 
 
 def quiet_failed_writes() -> None:
@@ -184,7 +228,8 @@ def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     try:
         # Registered at once so that the metadata of a checkpoint can be read before it is restored.
-        return ocp.CheckpointManager(folder, options=options, item_handlers=ocp.StandardCheckpointHandler())
+        handlers = {name: ocp.StandardCheckpointHandler() for name in (_STATE, _DEPLOYED)}
+        return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
     except OSError as error:
         raise RunError(f'the workdir cannot be written ({error}): choose a --workdir where you may write.') from error
 
