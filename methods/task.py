@@ -37,7 +37,7 @@ class Variables(NamedTuple):
 
 
 class Task(abc.ABC):
-    """A training method: an abstract class that frozen dataclasses implement. `Wrapper` apart, none is subclassed.
+    """A training method. Implementations are frozen dataclasses, and none but `Wrapper` has subclasses.
 
     Attributes:
         batchwide: whether the loss compares the examples of a batch with each other, as contrastive losses do; such a

@@ -2,8 +2,8 @@
 
 A config is plain data. A dict with the key ``fn`` stands for a call, ``{'fn': 'package.module:name',
 **arguments}``; with ``partial`` in its place it stands for the function with those arguments already
-given (``functools.partial``), which the object that gets it will call. Arguments are resolved before the call that
-they are of; lists become tuples. There is no registry: the import path is the name. A key that the function does
+given (``functools.partial``), which the object that gets it will call. The arguments of a call are resolved before
+it; lists become tuples. There is no registry: the import path is the name. A key that the function does
 not take is refused with the nearest one that it does, before anything is called.
 """
 
