@@ -1,4 +1,4 @@
-"""Ops whose speed depends on how they are lowered: a folder each, several implementations."""
+"""Ops with several implementations, one folder per op; their speed depends on how they are lowered."""
 
 from longview.names import check
 

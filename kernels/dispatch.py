@@ -1,10 +1,10 @@
-"""Which implementation of an op runs where: the choice and its error contract, once for all ops.
+"""Chooses the implementation of an op, for all ops in the same way and with the same errors.
 
-An op keeps a table `{name: Form}`. Asked for no name, `run` never fails for lack of hardware: it
-takes the first form that runs anywhere, or the one that a platform has for itself. The platform is
-looked at when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for
-a TPU pod. Asked for a name, it takes that form or says in words why it cannot. A name is an argument
-of each op; `prefer` gives one to all calls of an op that pass none, those inside networks too.
+An op has a table `{name: Form}` of implementations. If the caller names none, `run` never fails for lack of hardware:
+it takes the form that is specific to the platform if there is one, else the first form that runs on all platforms. The
+platform is known when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for a TPU pod.
+If the caller names a form, `run` takes it or raises an error that says why it cannot. The name is an argument of each
+op; `prefer` sets it for all calls of an op that pass none, including those inside networks.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.words import nearest
 
-# Dimensions that an op may be split along, and the axis of a mesh that splits the second.
+# Dimensions along which an op may be split over devices, and the mesh axis that splits the second one.
 BATCH, WIDTH, TENSOR = 'batch', 'heads or channels', 'tensor'
 
 Names = tuple[str | None, ...]
@@ -41,27 +41,27 @@ OPS = (
     'causal_conv1d',
 )
 
-# The implementations of `prefer`, as pairs, for they are a part of the key that jit finds a traced program by.
+# The (op, name) pairs of `prefer`, in a tuple since they are part of jit's cache key.
 _preferred = jax.make_user_context(())
 
 
 def _nothing(*args: Any) -> None:
-    """The answer of a form that serves every call."""
+    """The `missing` of a form that serves every call."""
 
 
 @contextlib.contextmanager
 def prefer(**implementations: str | None) -> Iterator[None]:
-    """Chooses the implementation of ops wherever a call inside of the ``with`` names none.
+    """Sets the implementation of ops for all calls inside of the ``with`` that name none.
 
         with dispatch.prefer(gla='reference', conv2d='conv'):
             jax.hessian(loss)(params)
 
-    What `jax.jit` has traced outside is traced anew. Inside another `prefer` this one counts; None leaves an op as it
-    was.
+    A function under `jax.jit` that was traced outside is traced again inside. The innermost `prefer` counts; None
+    leaves an op unchanged.
 
     Args:
-        **implementations: op (one of `OPS`) -> name of its implementation; a call raises where there is none of that
-            name, or where it cannot serve.
+        **implementations: op (one of `OPS`) -> name of its implementation. A call of the op raises an error if there is
+            no implementation of that name, or if it cannot serve the call.
 
     Raises:
         ValueError: there is no such op.
@@ -77,10 +77,10 @@ def prefer(**implementations: str | None) -> Iterator[None]:
 class Form(NamedTuple):
     """One implementation of an op.
 
-    run: the function; takes the op's arrays, whatever is static already bound.
-    platform: the only platform it can be lowered for ('tpu', 'cuda', 'rocm'), or None for all.
-    missing: takes the same arrays, says in words what this call lacks to be served, or None.
-    proven: whether its platform takes it by itself, and not only when asked for the name.
+    run: function of the op's arrays; static arguments are already bound.
+    platform: the only platform that the form can be lowered for ('tpu', 'cuda', 'rocm'), or None for all.
+    missing: function of the same arrays that returns why the form cannot serve the call, in words, or None if it can.
+    proven: whether the form is the default on its platform; otherwise it runs only when it is named.
     """
 
     run: Callable[..., Any]
@@ -90,10 +90,11 @@ class Form(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Along what the work of an op is independent, and may be split over devices.
+    """The dimensions along which the work of an op is independent and may be split over devices.
 
-    inputs: for each argument of the op, BATCH, WIDTH (heads or channels) or None a dimension; one
-      for the dimensions behind may be left out. outputs: the same for each output, in a tree.
+    inputs: for each argument of the op a tuple with BATCH, WIDTH (heads or channels) or None per dimension; trailing
+      dimensions may be left out.
+    outputs: a tree with such a tuple for each output.
     """
 
     inputs: tuple[Names, ...]
@@ -101,16 +102,18 @@ class Split(NamedTuple):
 
 
 def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any, split: Split) -> Any:
-    """Runs `op` on `args` by the implementation named, or by the best for the platform of lowering.
+    """Runs `op` on `args` with the named implementation, or with the default of the platform that it is lowered for.
 
-    Over a mesh with explicit axes each device works on its batch and heads or channels, by the
-    layout of the first argument that has a batch. Over automatic axes XLA's partitioner splits what
-    is plain XLA, but cannot look into a kernel: a platform's own form then runs on the pieces that
-    the axis 'tensor' makes of heads or channels, and all other axes together of the batch.
+    Over a mesh with explicit axes each device works on its shard of batch and heads or channels, by the layout of the
+    first argument that has a batch. Over automatic axes XLA's partitioner splits plain XLA by itself but cannot split a
+    Pallas kernel: a platform-specific form then runs in `shard_map` on shards, for which the axis 'tensor' splits heads
+    or channels and all other axes together split the batch.
 
-    Raises ValueError for a name that is not in `forms` or a layout that splits anything else, and
-    NotImplementedError where the form named cannot serve: at once for what the arguments lack,
-    when lowered for a wrong platform.
+    Raises:
+      ValueError: the name is not in `forms`, or the layout of the arguments splits another dimension.
+      NotImplementedError: the named form cannot serve the call. It is raised at once if this is due to the arguments,
+          and
+        when the program is lowered if it is due to the platform.
     """
     args = _alike(args)
     if implementation is None:
@@ -141,7 +144,7 @@ def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], *arg
 
 
 class _Pieces(NamedTuple):
-    """What each device of a mesh gets of an op's arrays; axes: of the mesh, for BATCH and WIDTH."""
+    """How the arrays of an op are split into shards; `axes` are the mesh axes that split BATCH and WIDTH."""
 
     mesh: Any
     axes: Mapping[str, Any]
@@ -151,7 +154,7 @@ class _Pieces(NamedTuple):
         return PartitionSpec(*map(self.axes.get, names))
 
     def over(self, function: Callable[..., Any], *args: Any) -> Any:
-        """The function on every piece."""
+        """Runs the function on every shard, in `shard_map`."""
         given = {n: x for n, x in enumerate(args) if x is not None}
         split = jax.shard_map(
             lambda given: function(*_alike(tuple(map(given.get, range(len(args)))))),
@@ -162,12 +165,12 @@ class _Pieces(NamedTuple):
         return split(given)
 
     def placed(self, args: tuple) -> tuple:
-        """The arguments laid out as the pieces want them."""
+        """Reshards the arguments to the layout of the shards."""
         place = lambda x, names: jax.sharding.reshard(x, NamedSharding(self.mesh, self.spec(names[: x.ndim])))
         return tuple(x if x is None else place(x, n) for x, n in zip(args, self.split.inputs))
 
     def form(self, form: Form) -> Form:
-        """The form on every piece; it lacks what it lacks for a piece, or a batch that divides."""
+        """Returns the form that runs on every shard; it cannot serve where the form cannot serve a shard."""
 
         def missing(*args: Any) -> str | None:
             found = self.indivisible(args)
@@ -185,7 +188,7 @@ class _Pieces(NamedTuple):
         return form._replace(run=partial(self.over, form.run), missing=missing)
 
     def indivisible(self, args: tuple) -> str | None:
-        """Says in words what of the arguments does not divide over the devices, or None."""
+        """Returns which dimension does not divide over the devices, in words, or None."""
         for x, names in zip(args, self.split.inputs):
             for size, name in zip(() if x is None else x.shape, names):
                 parts = _parts(self.mesh, self.axes.get(name))
@@ -198,7 +201,7 @@ class _Pieces(NamedTuple):
 
 
 def _by_layout(op: str, split: Split, args: tuple) -> _Pieces:
-    """By how the first argument with a batch lies on a mesh with explicit axes."""
+    """Returns the shards by the layout of the first argument with a batch on a mesh with explicit axes."""
     x, names = next((x, names) for x, names in zip(args, split.inputs) if BATCH in names)
     where = jax.typeof(x).sharding
     spec = [*where.spec, *[None] * (x.ndim - len(where.spec))]
@@ -213,7 +216,7 @@ def _by_layout(op: str, split: Split, args: tuple) -> _Pieces:
 
 
 def _by_names(split: Split, mesh: Any, args: tuple) -> _Pieces:
-    """By the names of automatic axes; heads or channels that do not all divide stay whole."""
+    """Returns the shards by the names of automatic axes; heads or channels stay whole unless all of them divide."""
     axes = {
         BATCH: tuple(name for name in mesh.axis_names if name != TENSOR) or None,
         WIDTH: TENSOR if TENSOR in mesh.axis_names else None,
@@ -240,9 +243,9 @@ def _is_names(tree: Any) -> bool:
 
 
 def _alike(args: tuple) -> tuple:
-    """Inside of `jax.shard_map`: marks all arrays as varying over the axes that any varies over.
+    """Inside of `jax.shard_map`: marks all arrays as varying over the axes that any of them varies over.
 
-    Loops and custom derivatives want that of all that meets in them; the cotangent is summed back.
+    Loops and custom derivatives require this of their arguments; cotangents are summed over the added axes.
     """
     axes = [jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(args)]
     every = frozenset().union(*axes)
@@ -282,12 +285,12 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
     def pullback(args: tuple, cotangents: Any) -> tuple:
         return jax.tree.map(lambda x: refuse(aval=jax.typeof(x)), args)
 
-    # Without it the refusal would be a constant, and its gradient zero.
+    # Without this rule the refusal would be a constant, whose gradient is zero.
     elsewhere.defvjp(lambda *args: (elsewhere(*args), args), pullback)
     return lax.platform_dependent(*args, default=elsewhere, **{form.platform: form.run})
 
 
-# An array that can be traced and differentiated but not lowered: the platform is known only then.
+# An array that can be traced and differentiated but not lowered, since the platform is known only when lowering.
 _refused = jax.extend.core.Primitive('implementation_for_another_platform')
 
 
@@ -308,7 +311,7 @@ mlir.register_lowering(_refused, _refuse)
 
 
 def lacking(arrays: Any, dtypes: tuple[str, ...]) -> str | None:
-    """What the dtypes of a tree of arrays keep a Pallas kernel from, in words, or None."""
+    """Returns which dtype in a tree of arrays a Pallas kernel does not take, in words, or None."""
     for array in jax.tree.leaves(arrays):
         if array.dtype.name not in dtypes:
             *others, last = dtypes
@@ -317,20 +320,20 @@ def lacking(arrays: Any, dtypes: tuple[str, ...]) -> str | None:
 
 
 def sharded(x: jax.Array) -> bool:
-    """Whether `x` may be split over devices: it lives on a mesh, and not inside of `shard_map`."""
+    """Whether `x` may be split over devices: it is on a mesh of several devices, and not inside of `shard_map`."""
     mesh = _mesh_of(x)
     manual = jax.sharding.AxisType.Manual
     return any(size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types))
 
 
 def _mesh_of(x: jax.Array) -> Any:
-    """The mesh that `x` lies on, or that of the context (`jax.set_mesh`) where `x` says none."""
+    """The mesh that `x` is on, or that of the context (`jax.set_mesh`) if `x` has none."""
     mesh = jax.typeof(x).sharding.mesh
     return jax.sharding.get_abstract_mesh() if mesh.empty else mesh
 
 
 def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward pass of an op without second derivatives: refuses to be differentiated."""
+    """Returns the backward pass of an op without second derivatives; differentiating it raises an error."""
 
     @jax.custom_jvp
     def once(*args: Any) -> Any:

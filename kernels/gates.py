@@ -1,7 +1,7 @@
-"""What is done around a long convolution, of sequences and of images: gates before and after it, and a skip.
+"""Gates before and after a long convolution, and a skip connection around it; for sequences and images.
 
-The convolutions of FlashFFTConv, Fu et al., 2023, https://arxiv.org/abs/2311.05908, have them inside of the kernel; the
-forms here are for implementations that have no such kernel.
+FlashFFTConv (Fu et al., 2023, https://arxiv.org/abs/2311.05908) fuses them into its kernel; the functions here are for
+implementations that do not.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 
 def gated(core: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
-    """Returns `run(u, kernel, pre, post, skip)`, `post * (core(pre * u) + skip * pre * u)`.
+    """Returns the function `run(u, kernel, pre, post, skip)` that computes `post * (core(pre * u) + skip * pre * u)`.
 
-    Each of the three may be None. `core(x, kernel)` is a convolution that has none of them, its channels last.
+    `pre`, `post` and `skip` may each be None. `core(x, kernel)` is the convolution, with channels last.
     """
 
     def run(
@@ -33,7 +33,7 @@ def gated(core: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., ja
 
 
 def check(u: jax.Array, gates: dict[str, jax.Array | None], skip: jax.Array | None) -> None:
-    """Refuses in words gates that are not of the shape of `u`, and a skip that is not a number a channel."""
+    """Raises ValueError unless gates have the shape of `u` and the skip has one number per channel."""
     for name, x in gates.items():
         if x is not None and x.shape != u.shape:
             raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')

@@ -24,16 +24,16 @@ roll = pltpu.roll
 
 
 def vmem(shape: tuple[int, ...], dtype: DTypeLike) -> object:
-    """Scratch memory of a TPU kernel, kept from one grid step to the next."""
+    """Scratch memory of a TPU kernel; it keeps its contents from one grid step to the next."""
     return pltpu.VMEM(shape, dtype)
 
 
 @jax.jit
 @jax.custom_batching.custom_vmap
 def in_hbm(x: jax.Array) -> jax.Array:
-    """Keeps an operand of a TPU kernel in the main memory, from where the kernel reads blocks.
+    """Keeps an operand of a TPU kernel in HBM, from which the kernel reads blocks.
 
-    The compiler may otherwise copy the whole of it to the vector memory first, which saves nothing.
+    Otherwise the compiler may first copy the whole operand to VMEM, which saves nothing.
     """
     return pltpu.with_memory_space_constraint(x, pltpu.HBM)
 
@@ -44,18 +44,18 @@ def _(size: int, batched: list[bool], x: jax.Array) -> tuple[jax.Array, bool]:
 
 
 def output(shape: tuple[int, ...], dtype: DTypeLike, like: jax.Array) -> jax.ShapeDtypeStruct:
-    """An output of a kernel; inside of `jax.shard_map` it differs over the axes `like` does."""
+    """The type of an output; inside of `jax.shard_map` it varies over the same axes as `like`."""
     kind = jax.typeof(like).manual_axis_type
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
 
 
 def output_like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    """An output of the shape and type of `x`."""
+    """The type of an output of the shape and dtype of `x`."""
     return output(x.shape, x.dtype, x)
 
 
 def output_float32(like: jax.Array, *shape: int) -> jax.ShapeDtypeStruct:
-    """A float32 output, by default of the shape of `like`."""
+    """The type of a float32 output, by default of the shape of `like`."""
     return output(shape or like.shape, jnp.float32, like)
 
 
@@ -98,8 +98,8 @@ def joining_batch(run: Callable[[int, dict], dict], batch: int) -> Callable[[dic
 def tpu_params(dimension_semantics: tuple[str, ...], vmem_limit_bytes: int | None = None) -> object:
     """Compiler parameters of a TPU kernel.
 
-    dimension_semantics: per grid dimension 'parallel' or, where scratch is carried, 'arbitrary'.
-    vmem_limit_bytes: what the kernel may take of the vector memory; the compiler's own by default.
+    dimension_semantics: 'parallel' per grid dimension, or 'arbitrary' where scratch memory is carried along it.
+    vmem_limit_bytes: how much VMEM the kernel may use; by default the compiler's limit.
     """
     return pltpu.CompilerParams(dimension_semantics=dimension_semantics, vmem_limit_bytes=vmem_limit_bytes)
 
@@ -112,9 +112,9 @@ def gpu_params(warps: int, stages: int = 2) -> object:
 
 
 def interpret_tpu_kernels() -> contextlib.AbstractContextManager:
-    """TPU kernels traced inside run as a simulation of the chip's memories, anywhere.
+    """TPU kernels that are traced inside run on any platform, in a simulation of the chip's memories.
 
-    Memory not yet written holds NaN, reads out of bounds raise, and races are looked for.
+    Unwritten memory holds NaN, out-of-bounds reads raise an error, and races are detected.
     """
     return pltpu.force_tpu_interpret_mode(
         pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan', out_of_bounds_reads='raise')
@@ -122,7 +122,7 @@ def interpret_tpu_kernels() -> contextlib.AbstractContextManager:
 
 
 def reset_tpu_interpreter() -> None:
-    """Forgets what an interpreted kernel that raised left behind."""
+    """Clears the state of the interpreter after an interpreted kernel has raised an error."""
     pltpu.reset_tpu_interpret_mode_state()
 
 

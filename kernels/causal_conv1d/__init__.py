@@ -1,4 +1,4 @@
-"""Short causal depthwise convolution along a sequence: `causal_conv1d` and its one-token form."""
+"""Short causal depthwise convolution of a sequence: `causal_conv1d`, and its step for one token."""
 
 from longview.kernels.causal_conv1d.api import causal_conv1d, causal_conv1d_step
 

@@ -3,15 +3,15 @@
 The depthwise convolution of a few taps before Mamba's scan (Gu & Dao, 2023,
 https://arxiv.org/abs/2312.00752), in Hyena (Poli et al., 2023, https://arxiv.org/abs/2302.10866)
 and in the published layer of gated linear attention. Its definition is Dao-AILab/causal-conv1d's
-(BSD-3-Clause; facts only, no code was taken). Where we differ: channels are last (B T D, not
-B D T), the kernel is (K, D), and an activation is left to the caller, whose fusion takes the sum.
+(BSD-3-Clause; facts only, no code was taken). Where we differ: channels are last (B T D, not B D T), the kernel is
+(K, D), and an activation is left to the caller, where XLA fuses it with the sum.
 
-B batch, T tokens, D channels, K taps, the last of which weighs the token itself:
+B batch, T tokens, D channels, K taps, the last of which is for the token itself:
 
     y_t = bias + sum_{j = 0..K-1} kernel_j x_{t - (K-1) + j}
 
-There is no Pallas kernel: XLA's one fusion moves each array once, and a kernel could not do less.
-The ops are jitted so that the equal layers of a network trace them once.
+There is no Pallas kernel: XLA's single fusion moves each array once, and a kernel could not do better. The ops are
+jitted so that they are traced once for equal layers of a network.
 """
 
 from functools import partial
@@ -37,18 +37,18 @@ def causal_conv1d(
     initial_state: State | None = None,
     implementation: str | None = None,
 ) -> tuple[Tokens, State]:
-    """Convolves each channel with its own few taps; a token sees itself and the K - 1 before it.
+    """Convolves each channel causally with its own K taps.
 
     Args:
       x: the sequence, of any length.
-      kernel: taps, from the oldest token on.
+      kernel: taps, that of the oldest token first.
       bias: added to each token; none by default.
       initial_state: the K - 1 tokens before the first one; zeros by default.
-      implementation: 'xla', 'reference', or None for what suits the platform.
+      implementation: 'xla', 'reference', or None for the default of the platform.
 
     Returns:
-      The outputs, and the last K - 1 tokens seen, both in the dtype of `x`; sums are float32
-      (float64 for float64 inputs).
+      The outputs, and the last K - 1 tokens (including those before the sequence if it is shorter), both in the dtype
+      of `x`; sums are float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
@@ -73,17 +73,17 @@ def causal_conv1d_step(
     bias: Float[Array, ' d'] | None = None,
     state: State,
 ) -> tuple[Float[Array, 'b d'], State]:
-    """One token of `causal_conv1d`, from the K - 1 before it: for decoding in constant memory.
+    """One token of `causal_conv1d`, given the K - 1 before it; for decoding in constant memory.
 
     Returns the output in the dtype of `x`, and the last K - 1 tokens in the dtype of `state`.
-    Raises ValueError where shapes do not fit.
+    Raises ValueError for shapes that do not fit.
     """
     _check(('batch',), x, kernel, bias, state)
     return reference.step(x, kernel, bias, state)
 
 
 def _last(x: jax.Array, before: jax.Array | None, count: int) -> jax.Array:
-    """The last `count` tokens, of those before the sequence too where it is too short."""
+    """Returns the last `count` tokens, including those before the sequence if it is shorter."""
     tokens = x.shape[1]
     if tokens >= count:
         return x[:, tokens - count :]
@@ -99,7 +99,7 @@ def _check(
     bias: jax.Array | None,
     state: jax.Array | None,
 ) -> None:
-    """Refuses in words what the implementations take for granted."""
+    """Raises ValueError for shapes that do not fit."""
     if x.ndim != len(axes) + 1 or not x.size:
         raise ValueError(f'x has shape {x.shape}; wanted ({", ".join(axes)}, channels), none 0.')
     channels = x.shape[-1]

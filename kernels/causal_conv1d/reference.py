@@ -1,6 +1,6 @@
-"""The causal convolution tap by tap, the definition that the fast form is held to.
+"""The causal convolution tap by tap: the definition against which the fast form is tested.
 
-In float32, or in float64 where `jax_enable_x64` is on. Gradients are JAX's own.
+In float32, or in float64 with `jax_enable_x64`. Gradients are JAX's own.
 """
 
 import jax
@@ -15,7 +15,7 @@ def step(
     bias: Float[Array, ' d'] | None,
     state: Float[Array, 'b s d'],
 ) -> tuple[Float[Array, 'b d'], Float[Array, 'b s d']]:
-    """One token: a sum over it and those kept, the oldest of which is forgotten."""
+    """One token: the sum over it and the state; the state then drops its oldest token."""
     seen = jnp.concatenate([state, x[:, None].astype(state.dtype)], axis=1)
     wide = jnp.result_type(seen.dtype, kernel.dtype, jnp.float32)
     y = jnp.sum(seen.astype(wide) * kernel[None].astype(wide), axis=1)
@@ -29,7 +29,7 @@ def convolve(
     bias: Float[Array, ' d'] | None,
     before: Float[Array, 'b s d'] | None,
 ) -> Float[Array, 'b t d']:
-    """`bias + sum_j kernel[j] x[t - (K - 1) + j]`; `before`: the tokens before, or zeros."""
+    """`bias + sum_j kernel[j] x[t - (K - 1) + j]`; `before` are the tokens before the sequence, or None for zeros."""
     taps, tokens = len(kernel), x.shape[1]
     wide = jnp.result_type(float)
     if before is None:

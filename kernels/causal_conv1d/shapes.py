@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, T, D and the taps K as in `kernels.causal_conv1d`; `timed`: benchmarks run it."""
+    """B, T, D and the taps K as in `kernels.causal_conv1d`; benchmarks run the shapes marked `timed`."""
 
     batch: int
     tokens: int

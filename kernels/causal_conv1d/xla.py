@@ -1,10 +1,9 @@
 """The causal convolution in plain XLA, with gradients: a sum of shifted sequences, in float32.
 
-One fusion reads each token once and writes it once, on every platform; a TPU needs no kernel of its
-own for that, nor for the gradients, which read two arrays and write one (docs/kernels.md). On a CPU
-sums over tokens are slow, so there the gradients of kernel and bias add up a few rows at a time and
-sum over what is left at the end. Batch and channels meet elementwise operations only, so that they
-stay where they are on a mesh.
+One fusion reads and writes each token once, on every platform. So a TPU needs no kernel of its own, nor for the
+gradients, which read two arrays and write one (docs/kernels.md). On a CPU sums over tokens are slow; there the
+gradients of kernel and bias are accumulated over blocks of rows and summed over the rows of a block at the end. All
+operations are elementwise in batch and channels, so these stay split on a mesh.
 """
 
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float
 
 from longview.kernels import dispatch
 
-_ROWS = 64  # of batch and tokens that a CPU adds up at a time
+_ROWS = 64  # rows (of batch and tokens) of a block on a CPU
 
 Optional = jax.Array | None
 
@@ -26,7 +25,7 @@ def convolve(
     bias: Float[Array, ' d'] | None,
     before: Float[Array, 'b s d'] | None,
 ) -> Float[Array, 'b t d']:
-    """See `reference.convolve`; sums are float32, float64 where an input is."""
+    """See `reference.convolve`; sums are float32, or float64 if an input is float64."""
     wide, tokens = _wide(x, kernel), x.shape[1]
     seen = _joined(x, before, len(kernel))
     y = _weighed(kernel, wide, [seen[:, j : j + tokens] for j in range(len(kernel))])
@@ -48,7 +47,7 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 def _backward(
     x: jax.Array, kernel: jax.Array, bias: Optional, before: Optional, dy: jax.Array
 ) -> tuple[jax.Array, jax.Array, Optional, Optional]:
-    """The cotangents of all inputs."""
+    """Returns the cotangents of all inputs."""
     last, tokens = len(kernel) - 1, x.shape[1]
     wide = _wide(x, kernel)
     ahead = 0 if before is None else last
@@ -64,7 +63,7 @@ def _backward(
 
 
 def _sums(seen: jax.Array, dy: jax.Array) -> jax.Array:
-    """(K + 1, D): over batch and tokens, dy with each shift of the sequence, and dy alone."""
+    """Returns (K + 1, D): sums over batch and tokens of dy times each shift of the sequence, and of dy itself."""
     wide, tokens = _wide(seen, dy), dy.shape[1]
     dy = dy.astype(wide)
     shifts = range(seen.shape[1] - tokens + 1)
@@ -73,7 +72,7 @@ def _sums(seen: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _sums_by_rows(seen: jax.Array, dy: jax.Array) -> jax.Array:
-    """`_sums`, block of tokens by block of tokens."""
+    """`_sums`, accumulated over blocks of tokens."""
     wide, last = _wide(seen, dy), seen.shape[1] - dy.shape[1]
     block = min(max(1, _ROWS // dy.shape[0]), dy.shape[1])
     blocks = -(-dy.shape[1] // block)
@@ -92,14 +91,14 @@ def _sums_by_rows(seen: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _joined(x: jax.Array, before: Optional, taps: int) -> jax.Array:
-    """The sequence with the tokens before its first."""
+    """Returns the sequence with the tokens before it."""
     if before is None:
         return jnp.pad(x, ((0, 0), (taps - 1, 0), (0, 0)))
     return jnp.concatenate([before.astype(x.dtype), x], axis=1)
 
 
 def _weighed(kernel: jax.Array, wide: jnp.dtype, shifted: list[jax.Array]) -> jax.Array:
-    """The sum. Shifts are widened one by one: a TPU would keep a wide copy of the whole."""
+    """Returns the weighted sum of shifts, each cast by itself: a TPU would otherwise store a float32 copy of all."""
     return sum(x.astype(wide) * tap[None, None].astype(wide) for x, tap in zip(shifted, kernel))
 
 

@@ -1,4 +1,4 @@
-"""Convolution of images, all channels with all: `conv2d`."""
+"""Convolution of images: `conv2d`."""
 
 from longview.kernels.conv2d.api import conv2d
 

@@ -1,15 +1,15 @@
 """Convolution of images: the public function, its checks and its implementations.
 
 The layer of LeCun et al., 1989 (https://doi.org/10.1162/neco.1989.1.4.541) as XLA defines it. No
-code was taken from others. One kernel a channel is `kernels.depthwise_conv`.
+code was taken from others. For one kernel per channel see `kernels.depthwise_conv`.
 
-B batch, H W image, C channels, kernels (I, J, D, N) as XLA's and Flax's, D dividing C: the channels
-are C / D groups, each with its N D / C outputs; s strides, and zeros outside of the image:
+B batch, H W image, C channels, kernels (I, J, D, N) as XLA's and Flax's, D dividing C: the channels are C / D groups
+with N D / C outputs each; s strides, zeros outside of the image:
 
     y[p, q, n] = sum_ijd kernel[i, j, d, n] x[s p + i - before, s q + j - before, g(n) D + d]
 
-A correlation, as convolutional networks have it. The op is jitted so that the equal layers of a
-network trace it once.
+It is a correlation, as usual in convolutional networks. The op is jitted so that it is traced once for equal layers of
+a network.
 """
 
 from collections.abc import Sequence
@@ -41,12 +41,13 @@ def conv2d(
 
     Args:
       x: images.
-      kernel: of any height and width; the groups are the channels over those that it has.
-      stride: pixels from one output to the next, along height and width.
-      padding: 'SAME' (H / stride outputs, rounded up; an odd pixel goes behind), 'VALID', zeros on
+      kernel: a kernel of any height and width; the number of groups is the channels of `x` over those of the kernel.
+      stride: distance between outputs in pixels, along height and width.
+      padding: 'SAME' (H / stride outputs, rounded up; an odd pixel is padded at the end), 'VALID', a number of zeros on
         every side, or ((top, bottom), (left, right)).
-      implementation: 'xla'; the forms that it chooses from by platform and size, 'products' and
-        'conv'; 'reference'; or None for what suits the platform.
+      implementation: 'xla'; 'products' or 'conv', from which 'xla' chooses by platform and size; 'reference'; or None
+          for
+        the default of the platform.
 
     Returns:
       The outputs in the dtype of `x`.

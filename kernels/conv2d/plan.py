@@ -1,4 +1,4 @@
-"""The geometry of a convolution: what is static about a call, and what follows."""
+"""The geometry of a convolution: the static arguments of a call, and sizes that follow from them."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ Pair = tuple[int, int]
 
 
 class Plan(NamedTuple):
-    """Pixels from one output to the next, and zeros before and after, along height and width."""
+    """Stride and zero padding (before, after), along height and width."""
 
     stride: Pair
     padding: tuple[Pair, Pair]
@@ -23,14 +23,14 @@ class Plan(NamedTuple):
         return rows, columns
 
     def groups(self, x: jax.Array, kernel: jax.Array) -> int:
-        """Parts of the channels that do not see each other."""
+        """The number of groups of channels."""
         return x.shape[3] // kernel.shape[2]
 
     def is_matrix(self, kernel: jax.Array) -> bool:
-        """Whether each output is a matrix times one pixel."""
+        """Whether each output pixel is a matrix times one input pixel."""
         return kernel.shape[:2] == (1, 1) and self.padding == ((0, 0), (0, 0))
 
     def read(self, padded: jax.Array, tap: Pair, sizes: Pair) -> jax.Array:
-        """What a tap reads of one padded image (H, W, C) for so many rows and columns."""
+        """Returns what a tap reads of one padded image (H, W, C) for `sizes` rows and columns of the output."""
         stop = [n + (size - 1) * step + 1 for n, size, step in zip(tap, sizes, self.stride)]
         return lax.slice(padded, (*tap, 0), (*stop, padded.shape[2]), (*self.stride, 1))

@@ -1,13 +1,12 @@
-"""Convolution as products of matrices, for CPUs, where XLA's own derivatives are slow.
+"""Convolution as matrix products, for CPUs, where XLA's derivatives of convolutions are slow.
 
-A kernel of 1 x 1 is a matrix on every pixel, and so are its gradients. XLA's convolution takes 2 to
-15 times as long for the gradient of such a kernel: it is one convolution whose window is the image
-and whose channels are the batch, of transposed operands.
+A 1 x 1 kernel is a matrix on every pixel, and its gradients are matrix products too. XLA's convolution takes 2 to 15
+times as long for the gradient of such a kernel: it is one convolution of transposed operands, whose window is the image
+and whose channels are the batch.
 
-The gradient of a kernel with area is, image by image and tap by tap, a product of the cotangent and
-the pixels that the tap reads. The cotangent is what is transposed, once for all taps, and an
-image's pixels stay in a cache. The other two walks are XLA's convolution. Sums are float32, float64
-where an input is.
+The gradient of a larger kernel is, for each image and tap, a product of the cotangent and the pixels that the tap
+reads. The cotangent is transposed, once for all taps, and the pixels of an image stay in the cache. Output and gradient
+of the image are left to XLA's convolution. Sums are float32, or float64 if an input is float64.
 """
 
 import jax
@@ -18,14 +17,14 @@ from longview.kernels.conv2d.plan import Plan
 
 
 def matrix(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The output of a kernel of 1 x 1."""
+    """Returns the output of a 1 x 1 kernel."""
     pixels = _thinned(plan, x)
     y = pixels.reshape(-1, x.shape[3]) @ kernel[0, 0].astype(x.dtype)
     return y.reshape(*pixels.shape[:3], kernel.shape[3])
 
 
 def matrix_gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The cotangents of images and kernel of 1 x 1."""
+    """Returns the cotangents of images and a 1 x 1 kernel."""
     pixels, cotangent = _thinned(plan, x), dy.reshape(-1, dy.shape[3])
     dkernel = _product(pixels.reshape(-1, x.shape[3]).T, cotangent)[None, None]
     dx = (cotangent @ kernel[0, 0].astype(dy.dtype).T).reshape(pixels.shape)
@@ -39,13 +38,13 @@ def matrix_gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array)
 
 
 def kernel_gradient(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-    """The cotangent of a kernel with area. A loop over the batch, so for one device."""
+    """Returns the cotangent of a kernel larger than 1 x 1; it loops over the batch, so it is for one device."""
     taps = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
     padded = jnp.pad(x, ((0, 0), *plan.padding, (0, 0)))
 
     def add(sums: list[jax.Array], pair: tuple[jax.Array, jax.Array]) -> tuple:
         image, cotangent = pair
-        # In the loop, or the products would be of a transposed view, which takes twice as long.
+        # Transposed here, or the products would have a transposed view as operand, which takes twice as long.
         turned = lax.optimization_barrier(cotangent.reshape(-1, dy.shape[3]).T)
         read = lambda tap: plan.read(image, tap, dy.shape[1:3]).reshape(-1, x.shape[3])
         return [total + _product(turned, read(tap)) for total, tap in zip(sums, taps)], None
@@ -57,7 +56,7 @@ def kernel_gradient(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) 
 
 
 def _thinned(plan: Plan, x: jax.Array) -> jax.Array:
-    """The pixels that are read."""
+    """Returns the pixels that a strided 1 x 1 kernel reads."""
     return x[:, :: plan.stride[0], :: plan.stride[1]]
 
 

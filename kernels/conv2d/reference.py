@@ -1,6 +1,6 @@
-"""Convolution tap by tap, the definition that the fast forms are held to.
+"""Convolution tap by tap: the definition against which the fast forms are tested.
 
-In float32, or in float64 where `jax_enable_x64` is on. Gradients are JAX's own.
+In float32, or in float64 with `jax_enable_x64`. Gradients are JAX's own.
 """
 
 import jax

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, H, W, C, outputs, the kernel's sides and the stride as in `kernels.conv2d`."""
+    """B, H, W, C, outputs, sides of the kernel and stride as in `kernels.conv2d`."""
 
     batch: int
     height: int

@@ -1,9 +1,8 @@
-"""Convolution in plain XLA, with gradients: in the form that suits the platform.
+"""Convolution in plain XLA, with gradients, in the form that suits the platform.
 
-Off CPUs it is XLA's convolution and XLA's derivatives of it. On a CPU a kernel of 1 x 1 is a
-product of matrices, and the gradient of a kernel with area on a large image is products too
-(products.py).
-What is kept for the gradients is the inputs; they may be differentiated again.
+On other platforms than CPUs it is XLA's convolution and its derivatives. On a CPU a 1 x 1 kernel is a matrix product,
+and so is the gradient of a larger kernel on a large image (products.py). Only the inputs are kept for the gradients,
+which may be differentiated again.
 """
 
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from longview.kernels import dispatch
 from longview.kernels.conv2d import products
 from longview.kernels.conv2d.plan import Plan
 
-# Output pixels and input channels from which the kernel's gradient is faster tap by tap on a CPU;
-# measured, see docs/kernels.md. Below, a program with a product a tap costs more than it saves.
+# From this many output pixels and input channels on, and up to this many taps, the gradient of the kernel is faster tap
+# by tap on a CPU (measured, see docs/kernels.md). Otherwise a program with one product per tap costs more than it
+# saves.
 _PIXELS, _CHANNELS, _TAPS = 400, 32, 9
 
 
@@ -29,7 +29,7 @@ def convolve(
     kernel: Float[Array, 'i j d n'],
     form: str | None = None,
 ) -> Float[Array, 'b p q n']:
-    """See `reference.convolve`. form: 'products' or 'conv', or None for what suits."""
+    """See `reference.convolve`. form: 'products' or 'conv', or None to choose by platform and size."""
     pays = form == 'products' or (form is None and _pays(plan, x, kernel))
     if plan.groups(x, kernel) > 1 or not pays:
         return conv(plan, x, kernel)
@@ -53,7 +53,7 @@ def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
     if plan.is_matrix(kernel):
         return True
     large = rows * columns >= _PIXELS and x.shape[3] >= _CHANNELS
-    # XLA's partitioner would gather what a loop over the batch reads.
+    # XLA's partitioner would gather the arrays that a loop over the batch reads.
     return large and kernel.shape[0] * kernel.shape[1] <= _TAPS and not dispatch.sharded(x)
 
 

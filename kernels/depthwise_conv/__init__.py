@@ -1,4 +1,4 @@
-"""Depthwise 2-D convolution: `depthwise_conv`, and the Inception form `inception_conv`."""
+"""Depthwise 2-D convolution: `depthwise_conv`, and InceptionNeXt's mixer: `inception_conv`."""
 
 from longview.kernels.depthwise_conv.api import depthwise_conv, inception_conv
 

@@ -1,9 +1,8 @@
-"""Runs a form on the images and channels of each device, whatever XLA's partitioner knows of it.
+"""Runs a form on each device's shard of images and channels, by custom partitioning.
 
-The partitioner gathers what a Fourier transform or a loop over the batch works on. Told so by
-`custom_partitioning`, it leaves batch and channels where they are; what the kernel's gradient sums
-over the batch is summed over the devices too. Under vmap the mapped axis joins the channels, which
-are as independent.
+By itself XLA's partitioner would gather the inputs of a Fourier transform or of a loop over the batch. With
+`custom_partitioning` batch and channels stay split, and the gradient of the kernel, a sum over the batch, is summed
+over the devices. Under vmap the mapped axis joins the channels, which are independent of each other too.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,7 @@ _RULES = {
 
 
 def on_each_device(form: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """`form` of an image and a kernel, or of these and a cotangent, which has two results."""
+    """Runs `form` on images and a kernel, or on these and a cotangent, for which it has two results."""
     piece = custom_partitioning(form)
     piece.def_partition(
         partition=partial(_partition, form),

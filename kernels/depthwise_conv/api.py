@@ -8,12 +8,12 @@ InceptionNeXt (Yu et al., 2023,
 https://arxiv.org/abs/2303.16900). No code was taken from others.
 
 B batch, H W image, C channels, kernels (I, J, 1, D) as XLA's and Flax's, D a multiple of C; s
-strides, d dilations, and zeros outside of the image:
+strides, d dilations, zeros outside of the image:
 
     y[p, q, n] = sum_ij kernel[i, j, 0, n] x[s p + d i - before, s q + d j - before, n // (D / C)]
 
-A correlation, as convolutional networks have it. The ops are jitted so that the equal layers of a
-network trace them once.
+It is a correlation, as usual in convolutional networks. The ops are jitted so that they are traced once for equal
+layers of a network.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ from longview.kernels.depthwise_conv.plan import Plan
 Images = Float[Array, 'b h w c']
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
 
-# Taps that a TPU's vector unit keeps up with; more are left to XLA's convolution (docs/kernels.md).
+# Most taps for which the vector unit of a TPU is fast enough; larger kernels use XLA's convolution (docs/kernels.md).
 _FEW = 49
 
 _IMAGES = (dispatch.BATCH, None, None, dispatch.WIDTH)
@@ -53,20 +53,20 @@ def depthwise_conv(
 
     Args:
       x: images.
-      kernel: of any height and width, a band (1 x k or k x 1) too; D / C kernels for each channel.
-      stride: pixels from one output to the next, along height and width.
-      dilation: pixels from one tap to the next.
-      padding: 'SAME' (H / stride outputs, rounded up; an odd pixel goes behind), 'VALID', zeros on
+      kernel: kernels of any height and width, also bands (1 x k or k x 1); D / C kernels per channel.
+      stride: distance between outputs in pixels, along height and width.
+      dilation: distance between taps in pixels.
+      padding: 'SAME' (H / stride outputs, rounded up; an odd pixel is padded at the end), 'VALID', a number of zeros on
         every side, or ((top, bottom), (left, right)).
-      implementation: 'xla'; the forms that it chooses from by platform and size, 'shift',
-        'spectral' and 'conv'; 'reference'; 'pallas_tpu'; or None for what suits the platform.
+      implementation: 'xla'; 'shift', 'spectral' or 'conv', from which 'xla' chooses by platform and size; 'reference';
+        'pallas_tpu'; or None for the default of the platform.
 
     Returns:
       The outputs in the dtype of `x`; sums are float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve this call.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check_image(x)
     _check_kernel('kernel', kernel, x.shape[3])
@@ -98,23 +98,23 @@ def inception_conv(
     bias: Float[Array, '3 n'] | None = None,
     implementation: str | None = None,
 ) -> Images:
-    """InceptionNeXt's mixer: most channels pass, three parts of N at the end are convolved.
+    """InceptionNeXt's mixer: most channels pass unchanged, the last 3 N channels are convolved.
 
-    The last 3 N channels are the square's, the row's and the column's, in this order; stride 1 and
-    zeros that keep the size.
+    The last 3 N channels are convolved with the square, the row and the column, in this order, with stride 1 and zero
+    padding that keeps the size.
 
     Args:
       x: images of at least 3 N channels.
       square, row, column: kernels of odd sides.
-      bias: of the square, the row and the column; none by default.
-      implementation: 'xla', 'reference', 'pallas_tpu', or None for what suits the platform.
+      bias: biases of the square, the row and the column; none by default.
+      implementation: 'xla', 'reference', 'pallas_tpu', or None for the default of the platform.
 
     Returns:
       Images like `x`, and in its dtype.
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve this call.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check_image(x)
     kernels = {'square': square, 'row': row, 'column': column}
@@ -139,7 +139,7 @@ def inception_conv(
 
 
 def _inception(core: Callable[..., jax.Array], x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> jax.Array:
-    """The definition: each part by an implementation of the convolution."""
+    """Computes each part with an implementation `core` of the convolution."""
     part = kernels[0].shape[3]
     whole, *parts = jnp.split(x, [x.shape[3] - n * part for n in (3, 2, 1)], axis=3)
     plans = [_plan(x, kernel, (1, 1), (1, 1), 'SAME') for kernel in kernels]

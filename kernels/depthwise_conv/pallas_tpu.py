@@ -1,12 +1,12 @@
 """Depthwise convolution as Pallas kernels for TPUs, forward and backward.
 
-No code was taken from others. An image and its channels, or 128 of them, come to the vector memory
-once, are laid into zeros there in float32, and are walked row by row of the output: a loop over the
-rows of taps, whose columns are written out. So each array is moved once, and nothing is padded in the main memory. The
-cotangent of the image is the same kernel; that of the taps adds up over the batch in its output.
+No code was taken from others. An image with all its channels, or 128 of them, is loaded into VMEM once and copied into
+a zero-padded buffer in float32. For each row of the output a loop goes over the rows of taps, whose columns are
+unrolled. So each array is moved once, and nothing is padded in HBM. The cotangent of the image is computed by the same
+kernel; that of the taps is accumulated over the batch in the output.
 
-Taps are rectangles: one for a convolution; for the Inception form a square, a row and a column,
-each zero on the channels of the others, and a one in the middle of the square for those that pass.
+Taps are rectangles: one for a convolution; for InceptionNeXt's mixer a square, a row and a column, each of which is
+zero on the channels of the others, and a one at the center of the square for the channels that pass unchanged.
 """
 
 from collections.abc import Callable
@@ -23,19 +23,19 @@ from longview.kernels import dispatch, pallas
 from longview.kernels.depthwise_conv.plan import Pair, Plan
 
 _LANES, _SUBLANES = 128, 8
-_COLUMNS = 8  # of taps whose sums are carried at a time
-_MEMORY = 12 * 2**20  # bytes of the vector memory that a kernel may take; the least chip has 16 MiB
+_COLUMNS = 8  # columns of taps whose sums are carried at a time
+_MEMORY = 12 * 2**20  # bytes of VMEM that a kernel may use; the smallest chip has 16 MiB
 
 
 class Rectangle(NamedTuple):
-    """Taps: rows and columns, and where in the padded image the first reads for pixel 0."""
+    """A rectangle of taps: its sides, and the pixel of the padded image that its first tap reads for output 0."""
 
     sides: Pair
     corner: Pair
 
 
 class Call(NamedTuple):
-    """What is static: the sides of images and outputs, where images lie in zeros, and the taps."""
+    """Static arguments: sides of images and outputs, position of an image in its padded buffer, and the taps."""
 
     image: Pair
     output: Pair
@@ -45,12 +45,12 @@ class Call(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """Of an output in whole registers."""
+        """The columns of an output, padded to whole registers."""
         return -(-self.output[1] // _SUBLANES) * _SUBLANES
 
     @property
     def padded(self) -> Pair:
-        """Of the memory for an image."""
+        """The rows and columns of the padded buffer for an image."""
         ends = [
             [
                 start + (n - 1) * far + size
@@ -92,7 +92,7 @@ def inception(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> jax.
 
 
 def missing(plan: Plan, x: jax.Array, kernel: jax.Array) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     if plan.stride != (1, 1):
         return f'the stride is {plan.stride}; wanted 1'
     if any(pads[0] >= span for pads, span in zip(plan.padding, plan.spans(kernel))):
@@ -101,7 +101,7 @@ def missing(plan: Plan, x: jax.Array, kernel: jax.Array) -> str | None:
 
 
 def inception_missing(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     sides = x.shape[1:3]
     longest = tuple(max(kernel.shape[axis] for kernel in kernels) for axis in (0, 1))
     middle, rectangle = (longest[0] // 2, longest[1] // 2), Rectangle(longest, (0, 0))
@@ -128,7 +128,7 @@ def _call_of(plan: Plan, x: jax.Array, kernel: jax.Array) -> Call:
 
 
 def _width(call: Call, channels: int) -> int:
-    """Channels of a block, or 0 where none fits: 128, or all where these do not divide."""
+    """Returns the channels of a block: 128, or all of them if 128 does not divide them; 0 if they do not fit."""
     width = _LANES if channels % _LANES == 0 else channels
     lanes = -(-width // _LANES) * _LANES
     rows, columns = call.padded
@@ -139,7 +139,7 @@ def _width(call: Call, channels: int) -> int:
 
 
 def _adjoint(call: Call) -> Call:
-    """Of the convolution with reversed taps that makes the cotangent of the images."""
+    """Returns the convolution with reversed taps that computes the cotangent of the images."""
     span = [max(r.corner[a] + (r.sides[a] - 1) * call.dilation[a] for r in call.rectangles) for a in (0, 1)]
     turned = tuple(
         Rectangle(r.sides, tuple(span[a] - r.corner[a] - (r.sides[a] - 1) * call.dilation[a] for a in (0, 1)))
@@ -151,7 +151,7 @@ def _adjoint(call: Call) -> Call:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(call: Call, x: jax.Array, weights: tuple[jax.Array, ...]) -> jax.Array:
-    """Of images and taps (I, J, C), for each rectangle."""
+    """Convolves images with the taps (I, J, C) of each rectangle."""
     shape = pallas.output((x.shape[0], *call.output, x.shape[3]), x.dtype, x)
     return _run(_outputs_kernel, call, (x,), weights, (shape,))[0]
 
@@ -175,7 +175,7 @@ def _cotangents(call: Call, x: jax.Array, weights: tuple, dy: jax.Array) -> tupl
 
 
 def _lay(call: Call, image: Any, memory: Any, corner: Pair) -> None:
-    """Copies an image into a memory of zeros, a row at a time."""
+    """Copies an image into a zeroed buffer, one row at a time."""
     memory[...] = jnp.zeros(memory.shape, memory.dtype)
 
     def copy(row: jax.Array, _: None) -> None:
@@ -239,9 +239,9 @@ def _taps_kernel(call: Call, ins: tuple, weights: tuple, outs: tuple, memory: di
 
 
 def _run(kernel: Callable, call: Call, images: tuple, weights: tuple, outs: tuple) -> tuple[jax.Array, ...]:
-    """Runs a kernel over blocks of channels and the batch, the last in order.
+    """Runs a kernel over blocks of channels and the batch; the batch runs in order.
 
-    Under vmap one call follows the other.
+    Under vmap the calls run one after the other.
     """
     channels, batch = images[0].shape[3], images[0].shape[0]
     width = _width(call, channels)
@@ -274,7 +274,7 @@ def _spec(width: int, x: Any) -> pl.BlockSpec:
 
 
 def _cost(call: Call, images: tuple, arrays: tuple) -> object:
-    """Of a kernel that reads and writes everything once."""
+    """The cost of a kernel that reads and writes every array once."""
     taps = sum(rect.sides[0] * rect.sides[1] for rect in call.rectangles)
     pixels = call.output[0] * call.output[1] * images[0].shape[0] * images[0].shape[3]
     return pallas.CostEstimate(

@@ -1,4 +1,4 @@
-"""The geometry of a depthwise convolution: what is static about a call, and what follows."""
+"""The geometry of a depthwise convolution: the static arguments of a call, and sizes that follow from them."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ Pair = tuple[int, int]
 
 
 class Plan(NamedTuple):
-    """Along height and width: steps of the output and of the taps, zeros before and after."""
+    """Stride, dilation and zero padding (before, after), along height and width."""
 
     stride: Pair
     dilation: Pair
     padding: tuple[Pair, Pair]
 
     def spans(self, kernel: jax.Array) -> Pair:
-        """Pixels from the first tap to the last, both included."""
+        """The number of pixels from the first tap to the last one, both included."""
         rows, columns = ((side - 1) * step + 1 for side, step in zip(kernel.shape[:2], self.dilation))
         return rows, columns
 
@@ -28,11 +28,11 @@ class Plan(NamedTuple):
         return rows, columns
 
     def flat(self, channels: int) -> 'Plan':
-        """Of rows whose pixels are the channels of a pixel, one after the other; stride 1."""
+        """The plan for images whose channels are flattened into their rows; for stride 1."""
         return self._replace(dilation=(self.dilation[0], self.dilation[1] * channels))
 
     def adjoint(self, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> 'Plan':
-        """Of `spread_out(dy)` with the reversed kernel, which makes the cotangent of x."""
+        """The plan for `spread_out(dy)` with the reversed kernel, which computes the cotangent of x."""
         pads = []
         for side, (before, _), span, count, step in zip(
             x.shape[1:3], self.padding, self.spans(kernel), dy.shape[1:3], self.stride
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
 
 
 def spread_out(x: jax.Array, steps: Pair, axes: Pair = (1, 2)) -> jax.Array:
-    """Puts zeros between pixels, or taps, so that they are `steps` apart."""
+    """Inserts zeros between pixels, or taps, so that they are `steps` apart."""
     if steps == (1, 1):
         return x
     holes = dict(zip(axes, steps))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, H, W, C and the kernel's sides as in `kernels.depthwise_conv`; `timed` by benchmarks."""
+    """B, H, W, C and the sides of the kernel as in `kernels.depthwise_conv`; benchmarks run those marked `timed`."""
 
     batch: int
     height: int
@@ -23,10 +23,10 @@ SHAPES = {
     'thirty_one': Shape(2, 31, 31, 2, 5, 5),
     'fifty_six': Shape(1, 56, 56, 2, 7, 7),
     'large': Shape(1, 56, 56, 2, 51, 51),  # transforms of 81 points
-    'larger': Shape(2, 14, 14, 2, 31, 31),  # taps that no pixel meets
+    'larger': Shape(2, 14, 14, 2, 31, 31),  # a kernel larger than the image
     'row': Shape(2, 9, 31, 3, 1, 11),
     'column': Shape(2, 31, 9, 3, 11, 1),
-    'wide': Shape(2, 6, 5, 33, 3, 3),  # channels enough for a loop of their own
+    'wide': Shape(2, 6, 5, 33, 3, 3),  # enough channels for a loop over them
     'wide_row': Shape(1, 4, 13, 33, 1, 11),
     'wide_column': Shape(2, 13, 4, 33, 11, 1),
     'even': Shape(2, 9, 8, 3, 4, 2),

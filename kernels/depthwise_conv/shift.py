@@ -1,13 +1,14 @@
 """Depthwise convolution as a sum of shifted images, for CPUs and kernels that are not large.
 
-All taps are one loop over the output that reads the image as it lies, channels last. Two sums run
-side by side, for one would wait for its last addition. A band (1 x k or k x 1) reads its image
-without a padded copy: outside of it the nearest pixel, with a weight of zero.
+All taps are fused into one loop over the output, which reads the image with channels last. There are two sums, since
+with one each addition would wait for the one before. A band (1 x k or k x 1) reads its image without a padded copy:
+outside of the image it reads the nearest pixel, with a weight of zero.
 
-The gradient of the kernel adds up blocks of rows of an image, each pixel of the row and each
-channel for itself, and sums over what is left at the end, for XLA sums slowly on a CPU. The rows of
-the next block are read in the step before: sliced where they are used, they would not be vectors.
-Sums are float32, float64 where an input is. For one device; see alone.py.
+The gradient of the kernel is accumulated over blocks of rows, for each pixel of a row and each channel separately, and
+summed over these at the end, since XLA's reductions are slow on a CPU. The rows of the next block are read one step
+ahead: sliced where they are used, they would not be vectorized. Sums are float32, or float64 if an input is float64.
+    The
+functions are for one device; see alone.py.
 """
 
 import jax
@@ -16,8 +17,8 @@ from jax import lax
 
 from longview.kernels.depthwise_conv.plan import Pair, Plan, spread_out
 
-_ROWS = 14  # of a block, at most
-_FEW = 32  # channels that do not fill a loop of their own
+_ROWS = 14  # most rows of a block
+_FEW = 32  # with fewer channels a loop over them is too short
 
 
 def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -29,7 +30,7 @@ def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The cotangents of image and kernel."""
+    """Returns the cotangents of images and kernel."""
     back = plan.adjoint(x, kernel, dy)
     dx = convolve(back, spread_out(dy, plan.stride), kernel[::-1, ::-1])
     return dx.astype(x.dtype), _kernel_gradient(plan, x, kernel, dy).astype(kernel.dtype)
@@ -53,23 +54,23 @@ def _terms(plan: Plan, x: jax.Array, kernel: jax.Array) -> list[jax.Array]:
 
 
 def _is_flat(plan: Plan, channels: int) -> bool:
-    """Whether a row of pixels with few channels is taken as one long vector."""
+    """Whether a row of pixels with few channels is treated as one long vector."""
     return plan.stride[1] == 1 and channels < _FEW
 
 
 def _flattened(x: jax.Array) -> jax.Array:
-    """Rows of pixels with channels as rows of so many more pixels with one channel."""
+    """Returns images whose channels are flattened into their rows, with one channel left."""
     return x.reshape(*x.shape[:-2], -1, 1)
 
 
 def _pad(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
-    """Pads or, where negative, cuts."""
+    """Pads with zeros; negative padding crops."""
     config = [(0, 0, 0), *((*pads, 0) for pads in padding), (0, 0, 0)]
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _pixels(padded: jax.Array, plan: Plan, tap: Pair, sizes: Pair) -> jax.Array:
-    """What a tap reads for each pixel of the output."""
+    """Returns the pixel that a tap reads for each pixel of the output."""
     start = [place * step for place, step in zip(tap, plan.dilation)]
     stop = [n + (size - 1) * s + 1 for n, size, s in zip(start, sizes, plan.stride)]
     batch, _, _, channels = padded.shape
@@ -77,7 +78,7 @@ def _pixels(padded: jax.Array, plan: Plan, tap: Pair, sizes: Pair) -> jax.Array:
 
 
 def _band(plan: Plan, kernel: jax.Array) -> int:
-    """The axis of the images along which the kernel has its taps, or 0 for a kernel with area."""
+    """Returns the axis of the images along which a band has its taps, or 0 for other kernels."""
     rows, columns = kernel.shape[:2]
     axis = 2 if rows == 1 else 1
     plain = plan.stride == (1, 1) and plan.padding[2 - axis] == (0, 0)
@@ -100,7 +101,7 @@ def _band_terms(plan: Plan, axis: int, x: jax.Array, kernel: jax.Array) -> list[
 
 
 def _kernel_gradient(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> jax.Array:
-    """The cotangent of the kernel in the wide type."""
+    """Returns the cotangent of the kernel in the accumulation type."""
     (batch, height, width, channels), (rows, columns) = dy.shape, kernel.shape[:2]
     wide, spans, (down, right) = _wide(x, dy), plan.spans(kernel), plan.stride
     blocks = -(-height // _ROWS)
@@ -134,7 +135,7 @@ def _kernel_gradient(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array)
 
 
 def _column(plan: Plan, pixels: jax.Array, place: Pair, like: jax.Array) -> jax.Array:
-    """What a column of taps reads for a row of the output; `place` is the row and the column."""
+    """Returns what a column of taps reads for a row of the output; `place` is (row, column)."""
     (down, right), (tall, far) = plan.stride, plan.dilation
     rows, width, channels = like.shape
     start = (0, place[0] * down, place[1] * far, 0)

@@ -1,11 +1,10 @@
 """Depthwise convolution as a product of spectra, for CPUs and large kernels.
 
-An image goes with the next one waiting, so that what is in between is small enough for a cache. Its
-transform has only as many points as keep what comes around out of the pixels that are kept: a
-kernel of 13 on 14 pixels takes 20, not 26. Taps that never meet the image are cut off before. Real
-along the width, then complex along the height, channels first between. Sums are float32, float64
-where an input is. For one device, which is needed here, for XLA gathers what it transforms; see
-alone.py.
+Images are processed one after the other, so that intermediate arrays fit into the cache. The transform has only as many
+points as are needed for no kept pixel to be affected by wrapping around: a kernel of 13 on 14 pixels takes 20, not 26.
+Taps that never meet the image are cropped first. The transform is real along the width, then complex along the height,
+with channels first in between. Sums are float32, or float64 if an input is float64. The functions are for one device,
+since XLA gathers the inputs of an FFT; see alone.py.
 """
 
 from functools import partial
@@ -19,8 +18,11 @@ from longview.kernels.depthwise_conv.plan import Pair, Plan, spread_out
 
 
 class Axis(NamedTuple):
-    """Of one axis: `first` tap that counts, `taps` from it on, zeros `before` the image, the
-    output's `count` before the stride thins it, the image's `side`, the transform's `size`."""
+    """The sizes along one axis.
+
+    first: the first tap that meets the image; taps: number of taps from it on; before: zeros before the image; count:
+      size of the output before striding; side: size of the image; size: size of the transform.
+    """
 
     first: int
     taps: int
@@ -44,7 +46,7 @@ def convolve(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The cotangents of image and kernel."""
+    """Returns the cotangents of images and kernel."""
     axes, taps = _axes(plan, x, kernel)
     weights = _spectrum(axes, taps, (0, 0))
     before = tuple(axis.before for axis in axes)
@@ -63,7 +65,7 @@ def gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tup
 
 
 def _axes(plan: Plan, x: jax.Array, kernel: jax.Array) -> tuple[tuple[Axis, ...], jax.Array]:
-    """The axes, and of the kernel without holes (I, J, C) the taps that meet the image."""
+    """Returns the axes, and the taps (I, J, C) of the undilated kernel that meet the image."""
     wide = spread_out(kernel, plan.dilation, (0, 1))[:, :, 0]
     axes = tuple(map(_axis, x.shape[1:3], wide.shape[:2], plan.padding))
     for place, axis in enumerate(axes):
@@ -77,13 +79,13 @@ def _axis(side: int, taps: int, padding: Pair) -> Axis:
     first = max(0, before - count + 1)
     last = min(taps, side + before)
     before, taps = before - first, last - first
-    # What comes around must not meet an output, nor a tap on the way back.
+    # Wrapping around must affect neither an output nor the gradient of a tap.
     size = max(side + before, count, count + taps - 1 - before)
     return Axis(first, taps, before, count, side, _fast(size))
 
 
 def _fast(size: int) -> int:
-    """The next size without prime factors above 5, which transforms are fast for."""
+    """Returns the next size without prime factors above 5, for which transforms are fast."""
     rest = size
     for prime in (2, 3, 5):
         while rest % prime == 0:
@@ -92,7 +94,7 @@ def _fast(size: int) -> int:
 
 
 def _spectrum(axes: tuple[Axis, ...], x: jax.Array, before: Pair) -> jax.Array:
-    """(H, W, C), with so many zeros before it, to (C, frequencies of the width, of the height)."""
+    """Returns (C, frequencies of the width, frequencies of the height) for (H, W, C) after `before` zeros."""
     x = jnp.moveaxis(x, 2, 0).astype(jnp.promote_types(x.dtype, jnp.float32))
     x = jnp.fft.rfft(_filled(x, before[1], axes[1].size))
     return jnp.fft.fft(_filled(jnp.swapaxes(x, 1, 2), before[0], axes[0].size))
@@ -103,7 +105,7 @@ def _filled(x: jax.Array, before: int, size: int) -> jax.Array:
 
 
 def _back(axes: tuple[Axis, ...], spectrum: jax.Array, start: Pair, count: Pair) -> jax.Array:
-    """Undoes `_spectrum`, and returns so many pixels from `start` on."""
+    """Undoes `_spectrum`, and returns `count` pixels from `start` on."""
     cut = partial(lax.slice_in_dim, axis=2)
     x = cut(jnp.fft.ifft(spectrum), start[0], start[0] + count[0])
     x = jnp.fft.irfft(jnp.swapaxes(x, 1, 2), axes[1].size)

@@ -1,9 +1,9 @@
-"""Depthwise convolution in plain XLA, with gradients: in the form that suits the platform.
+"""Depthwise convolution in plain XLA, with gradients, in the form that suits the platform.
 
-On a CPU XLA's own grouped convolution is tens of times slower than need be and its weight gradient
-worse, so there it is a sum of shifted images (shift.py) or, for large kernels, a product of spectra
-(spectral.py). Elsewhere it is XLA's convolution: on a TPU shifts would lay all taps down in the
-main memory. What is kept for the gradients is the inputs.
+On a CPU XLA's grouped convolution is tens of times slower than necessary, and the gradient of its kernel even more so;
+there the op is a sum of shifted images (shift.py) or, for large kernels, a product of spectra (spectral.py). On other
+platforms it is XLA's convolution: on a TPU shifts would write an array per tap to HBM. Only the inputs are kept for the
+gradients.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from longview.kernels.depthwise_conv import shift, spectral
 from longview.kernels.depthwise_conv.alone import on_each_device
 from longview.kernels.depthwise_conv.plan import Plan
 
-# Most taps that shifts are faster for on a CPU; measured, see docs/kernels.md.
+# Up to this many taps shifts are faster on a CPU (measured, see docs/kernels.md).
 _SHIFTS = 81
 
 _CPU = {'shift': shift, 'spectral': spectral}

@@ -1,18 +1,18 @@
 """Gated linear attention (GLA): the public functions, their checks and their implementations.
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
-https://arxiv.org/abs/2312.06635. Read in two directions: Liao et al., ViG: Linear-complexity Visual
-Sequence Learning with Gated Linear Attention, 2024, https://arxiv.org/abs/2405.18425. Shapes and
-conventions are those of flash-linear-attention (MIT licence); no code was taken.
+https://arxiv.org/abs/2312.06635. In two directions: Liao et al., ViG: Linear-complexity Visual Sequence Learning with
+Gated Linear Attention, 2024, https://arxiv.org/abs/2405.18425. Shapes and conventions are those of
+flash-linear-attention (MIT licence); no code was taken.
 
-B batch, T tokens, H heads, K key channels, V value channels. A head's memory is a (K, V) matrix S:
+B batch, T tokens, H heads, K key channels, V value channels. The state of a head is a (K, V) matrix S:
 
     S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T        o_t = scale * q_t S_t
 
-The memory fades before a token is added, so a token reads itself undimmed. Where we differ: the
-decay may be one number a head (as in RetNet and Mamba-2), and a log decay of -inf is allowed.
+The decay is applied before a token is added, so the weight of a token for itself has no decay. Where we differ: the
+decay may be one number per head (as in RetNet and Mamba-2), and a log decay of -inf is allowed.
 
-The ops are jitted so that the equal layers of a network trace them once.
+The ops are jitted so that they are traced once for equal layers of a network.
 """
 
 from functools import partial
@@ -51,20 +51,21 @@ def gla(
       v: values.
       g: log decay, at most 0, per key channel or one per head.
       scale: factor on the queries; K ** -0.5 by default.
-      initial_state: the memory before the first token read; zero by default.
-      reverse: read from the last token to the first: `initial_state` enters after the last token,
-        and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu', or None for what suits the
-        platform. 'pallas_gpu' is not timed yet and never chosen by itself.
-      chunk: tokens that 'xla' works on at once, rounded up to a power of two; by default chosen
-        from the shapes. No number depends on it but by rounding.
+      initial_state: the state before the first token; zero by default.
+      reverse: whether to scan from the last token to the first. Then `initial_state` is the state after the last token,
+        and the last state is the one at token 0.
+      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so never the default), or
+        None for the default of the platform.
+      chunk: tokens per chunk of 'xla', rounded up to a power of two; by default chosen from the shapes. It affects
+          results
+        by rounding only.
 
     Returns:
       The outputs in the dtype of `v`, and the last state in float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve this call.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check(_AXES, q, k, v, {'g': g}, initial_state)
     _check_chunk(chunk)
@@ -91,10 +92,10 @@ def bidirectional_gla(
     implementation: str | None = None,
     chunk: int | None = None,
 ) -> Output:
-    """The sum of gated linear attention read forwards and read backwards, in one pass.
+    """The sum of gated linear attention in both directions, computed in one pass.
 
-    Both include the current token, which therefore counts twice; halve the sum for the mean of the
-    two, as ViG does. Share gates by passing one array twice. Arguments and errors as in `gla`.
+    Both directions include the current token, which therefore counts twice; halve the sum for the mean of the two, as
+    in ViG. Pass the same array twice to share gates. Arguments and errors are as in `gla`.
     """
     _check(_AXES, q, k, v, {'g_forward': g_forward, 'g_backward': g_backward}, None)
     _check_chunk(chunk)
@@ -123,10 +124,10 @@ def gla_step(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Array, 'b h v'], State]:
-    """One token of `gla` read forwards, from the state before it: for decoding in constant memory.
+    """One token of `gla`, given the state before it; for decoding in constant memory.
 
-    Returns the output in the dtype of `v` and the state after the token, in the dtype of `state`.
-    Raises ValueError where shapes do not fit.
+    Returns the output in the dtype of `v`, and the state after the token in the dtype of `state`.
+    Raises ValueError for shapes that do not fit.
     """
     _check(('batch', 'heads'), q, k, v, {'g': g}, state)
     o, state = reference.step(q, k, v, g, state, scale=_scale(scale, q))
@@ -145,7 +146,7 @@ def _check(
     gates: dict[str, jax.Array],
     state: jax.Array | None,
 ) -> None:
-    """Refuses in words what the implementations take for granted."""
+    """Raises ValueError for shapes that do not fit."""
     rows = q.shape[:-1]
     if len(rows) != len(axes):
         raise ValueError(f'q has shape {q.shape}; wanted ({", ".join(axes)}, channels).')

@@ -3,19 +3,18 @@
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
 https://arxiv.org/abs/2312.06635 (section 4.3). No code was taken from others.
 
-The score of query i for key j < i is sum_k q_ik k_jk exp(g_{j+1,k} + .. + g_{i,k}). The paper
-divides exponentials of prefix sums, which overflows for strong decay, and cures that by a second
-level of tiles, the innermost done pair by pair. We halve the chunk again and again instead: where
-i lies in the right half of a block and j in the left, the decay between them is (from the middle
-to i) times (from j to the middle), two products of numbers in [0, 1]. Each of the log2 C levels is
-one matrix product. No exponential of a positive number is formed and no long sum is subtracted
-from another, so log decays of -50, -1e4 or -inf need no special care.
+The score of query i for key j < i is sum_k q_ik k_jk exp(g_{j+1,k} + .. + g_{i,k}). The paper divides exponentials of
+prefix sums, which overflows for strong decays, and avoids the overflow by a second level of tiles, the innermost of
+which are computed pair by pair. Here the chunk is halved recursively instead: if i is in the right half of a block and
+j in the left half, the decay between them is (from the middle to i) times (from j to the middle), two products of
+numbers in [0, 1]. Each of the log2 C levels is one matrix product. There are no exponentials of positive numbers and no
+differences of long sums, so log decays of -50, -1e4 or -inf need no special treatment.
 
-Reading backwards is the mirror image (i left, j right). It fills the upper triangle of the same
-score matrix, so two directions cost the matrix products of one.
+The backward direction is the mirror image (i left, j right). It fills the upper triangle of the same score matrix, so
+two directions cost no more matrix products than one.
 
-All arrays are (B, H, C, ..), C a power of two; pairs hold one entry per direction of reading
-(forward, backward), None where it is not asked for.
+All arrays are (B, H, C, ..), C a power of two. Pairs have one entry per direction of the scan (forward, backward),
+which is None if that direction is not wanted.
 """
 
 from collections.abc import Iterator
@@ -30,12 +29,12 @@ Pair = tuple[Any, Any]
 
 
 class Decays(NamedTuple):
-    """How one direction fades inside a chunk: numbers in [0, 1]. K is 1 for one decay a head.
+    """Products of the decays inside a chunk for one direction: numbers in [0, 1]. K is 1 for one decay per head.
 
-    query[n]: (B, H, C, K), in blocks of 2 ** n tokens, from the edge where the reading enters the
-      block up to the token and with it.
-    key[n]: (B, H, C, K), from behind the token to the edge where the reading leaves the block.
-    total: (B, H, K), over the chunk.
+    query[n]: (B, H, C, K), for blocks of 2 ** n tokens: the product from the edge where the scan enters the block up to
+      the token, this included.
+    key[n]: (B, H, C, K): the product from the token, this excluded, to the edge where the scan leaves the block.
+    total: (B, H, K): the product over the chunk.
     """
 
     query: list[jax.Array]
@@ -44,9 +43,10 @@ class Decays(NamedTuple):
 
 
 def decays(a: jax.Array, direction: int) -> Decays:
-    """From the decay of each token; doubles the blocks until one is the chunk.
+    """Returns the products of the decays `a` of each token; blocks are doubled until one block is the chunk.
 
-    A half then fades further by the total of its sibling, if that is what lies before or behind.
+    When two blocks are joined, the products of one half are multiplied by the total of the other half, where that comes
+    before (query) or after (key) it.
     """
     query, key = [a], [jnp.ones_like(a)]
     for half in _halves(a.shape[2]):
@@ -62,7 +62,7 @@ def decays(a: jax.Array, direction: int) -> Decays:
 
 
 def scores(q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
-    """(B, H, C, C): what query i takes of value j; on the diagonal, once per direction."""
+    """Returns (B, H, C, C): the weight of value j for query i; the diagonal counts once per direction."""
     if _per_head(pair, q):
         return jnp.einsum('bhik,bhjk->bhij', q, k) * _faded(pair)
     found = _diagonal(jnp.sum(q * k, axis=-1, keepdims=True), pair)
@@ -75,13 +75,13 @@ def scores(q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
 def cotangents(
     q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, pair: Pair, edges: Pair
 ) -> tuple[jax.Array, jax.Array, jax.Array, Pair]:
-    """Cotangents of a chunk's q, k, v and log decays, from that of its outputs.
+    """Returns the cotangents of q, k, v and the log decays of a chunk, given that of its outputs.
 
-    Every score fades with each decay between its key and its query, so forwards
-    dg_t = sum_{i >= t} q_i dq_i - sum_{j >= t} k_j dk_j, where keys count the scores only: what
-    they add to the state that leaves fades with all decays behind them, and is summed from there.
+    A score is multiplied by every decay between its key and its query, so in the forward direction
+    dg_t = sum_{i >= t} q_i dq_i - sum_{j >= t} k_j dk_j, where dk counts only the contributions to scores. What a key
+    adds to the state that leaves the chunk is multiplied by all later decays, and is summed over these.
 
-    edges: per direction the state that enters the chunk and the cotangent of the one that leaves.
+    edges: per direction the state that enters the chunk, and the cotangent of the state that leaves it.
     """
     dscores = jnp.einsum('bhiv,bhjv->bhij', do, v)
     own = sum(d is not None for d in pair) * jnp.sum(do * v, axis=-1, keepdims=True)
@@ -110,9 +110,9 @@ def cotangents(
 def _from_scores(
     q: jax.Array, k: jax.Array, dscores: jax.Array, pair: Pair, direction: int
 ) -> tuple[jax.Array, jax.Array]:
-    """What the scores of one direction, off the diagonal, give to queries and keys.
+    """Returns the cotangents of queries and keys from the off-diagonal scores of one direction.
 
-    The products are those of both directions and shared: the compiler makes them once.
+    The matrix products are the same for both directions; the compiler computes them once.
     """
     if _per_head(pair, q):
         faded = dscores * _faded(pair)
@@ -130,7 +130,7 @@ def _from_scores(
 
 
 class Level(NamedTuple):
-    """One halving: the scores it makes (1, 1, C, C), which rows are right halves (1, 1, C, 1)."""
+    """One halving: a mask of the scores that it computes (1, 1, C, C), and of the rows in right halves (1, 1, C, 1)."""
 
     mask: np.ndarray
     right: np.ndarray
@@ -155,7 +155,7 @@ def _levels(pair: Pair) -> Iterator[Level]:
 
 
 def _halves(size: int) -> Iterator[int]:
-    """1, 2, 4, .. size / 2: what blocks of 2, 4, 8, .. tokens are halved into."""
+    """Yields 1, 2, 4, .., size / 2: the halves of blocks of 2, 4, 8, .., size tokens."""
     half = 1
     while half < size:
         yield half
@@ -167,12 +167,12 @@ def _any(pair: Pair) -> Decays:
 
 
 def _per_head(pair: Pair, q: jax.Array) -> bool:
-    """Whether all channels of a head share a decay: scores are then one product, faded."""
+    """Whether all channels of a head share a decay: then the scores are one matrix product times the decays."""
     return _any(pair).total.shape[-1] != q.shape[-1]
 
 
 def _faded(pair: Pair) -> jax.Array:
-    """(B, H, C, C), for one decay a head: what is left of token j at token i."""
+    """Returns (B, H, C, C), for one decay per head: the decay from token j to token i."""
     found = _diagonal(jnp.ones_like(_any(pair).query[0]), pair)
     for level in _levels(pair):
         found = jnp.where(level.mask, level.query * jnp.swapaxes(level.key, -1, -2), found)
@@ -180,20 +180,20 @@ def _faded(pair: Pair) -> jax.Array:
 
 
 def _diagonal(x: jax.Array, pair: Pair) -> jax.Array:
-    """(B, H, C, 1) -> (B, H, C, C), once per direction."""
+    """Returns the diagonal matrices (B, H, C, C) of x (B, H, C, 1), times the number of directions."""
     directions = sum(d is not None for d in pair)
     return x * (directions * np.eye(x.shape[2], dtype=x.dtype))[None, None]
 
 
 def _like_gate(x: jax.Array, d: Decays) -> jax.Array:
-    """Summed over the channels where they share a decay."""
+    """Returns x, summed over the channels if they share a decay."""
     return x if d.total.shape[-1] == x.shape[-1] else jnp.sum(x, axis=-1, keepdims=True)
 
 
 def _running(x: jax.Array, direction: int, own: bool) -> jax.Array:
-    """At each token the sum of x over all that are read after it, and its own if asked for.
+    """Returns the sum of x over all tokens that the scan reads after each token, which is included with `own`.
 
-    A product with a constant: a cumulative sum is slower on CPUs and no better on matrix units.
+    It is a product with a constant matrix: a cumulative sum is slower on CPUs and no better on matrix units.
     """
     size = x.shape[2]
     after = np.triu(np.ones((size, size), x.dtype), 0 if own else 1)

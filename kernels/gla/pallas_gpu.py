@@ -3,13 +3,12 @@
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
 https://arxiv.org/abs/2312.06635. No code was taken from others.
 
-A program takes one head of one sequence and walks over its chunks with the state in registers. What
-happens inside of a chunk is that of the TPU kernels, with a head to a tile; only decays are made
-otherwise, since Triton cuts no tiles: sums of log decays over parts of a chunk are products with
-matrices of zeros and ones. Two directions are two calls.
+Each program scans the chunks of one head of one sequence with the state in registers. The computation inside of a chunk
+is that of the TPU kernels, with one head per tile, except for the decays: Triton cannot slice tiles, so sums of log
+decays over parts of a chunk are products with matrices of zeros and ones. Two directions are two calls.
 
-Not measured on a GPU: it lowers for CUDA, and its numbers are those of the interpreter. So it runs
-where it is asked for by name, and XLA elsewhere.
+It has not been measured on a GPU: it lowers for CUDA, and its numbers were checked in the interpreter. So it runs only
+when it is named.
 """
 
 from collections.abc import Callable
@@ -28,12 +27,12 @@ from longview.kernels.gla.pallas_tpu_chunk import Decays, Tile
 
 _LEAST = 16  # rows and columns of the smallest matrix product
 _CHUNK = 32
-_STATE = 2**15  # numbers of a state, K x V: more do not fit into the registers of a block of threads
-_LOWEST = -1e30  # of log decays: times zero it is zero, as -inf is not
+_STATE = 2**15  # most numbers of a state, K x V: it must fit into the registers of a block of threads
+_LOWEST = -1e30  # bound of log decays: unlike -inf, its product with zero is zero
 
 
 class Plan(NamedTuple):
-    """What is static: the tile, in which direction tokens are read, the factor on the queries."""
+    """Static arguments: the tile, the direction of the scan, the factor on the queries."""
 
     tile: Tile
     direction: int
@@ -41,7 +40,7 @@ class Plan(NamedTuple):
     interpret: bool
 
     def spec(self, x: Any) -> pl.BlockSpec:
-        """All of a head: its tokens, its state, or its states at the edges of the chunks."""
+        """The block of an array for a head: its tokens, its state, or its states at the edges of the chunks."""
         zeros = (0,) * (x.ndim - 2)
         return pl.BlockSpec((None, None, *x.shape[2:]), lambda b, h: (b, h, *zeros))
 
@@ -57,7 +56,7 @@ def gla(
     reverse: bool = False,
     interpret: bool = False,
 ) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
-    """One direction; see `kernels.gla.gla`. interpret: run the kernels as XLA, anywhere."""
+    """One direction; see `kernels.gla.gla`. `interpret` runs the kernels as XLA programs, on any platform."""
     batch, tokens, heads, keys = q.shape
     values = v.shape[-1]
     g = g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape)
@@ -85,7 +84,7 @@ def bidirectional_gla(
     scale: float,
     interpret: bool = False,
 ) -> Float[Array, 'b t h v']:
-    """Both directions summed; see `kernels.gla.bidirectional_gla`."""
+    """The sum of both directions; see `kernels.gla.bidirectional_gla`."""
     how = {'scale': scale, 'interpret': interpret}
     forward, _ = gla(q, k, v, g_forward, **how)
     backward, _ = gla(q, k, v, g_backward, reverse=True, **how)
@@ -93,7 +92,7 @@ def bidirectional_gla(
 
 
 def missing(q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
@@ -111,7 +110,7 @@ def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
 def _attend(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, start: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(B, H, T, ..) and states (B, H, V, K), all padded to the tile."""
+    """Arrays are (B, H, T, ..) and states (B, H, V, K), all padded to the tile."""
     ins = {'q': q, 'k': k, 'v': v, 'g': g, 'start': start}
     outs = {'o': pallas.output_like(v), 'last': pallas.output_like(start)}
     found = _call(_outputs_kernel, plan, ins, outs)
@@ -201,12 +200,12 @@ def _read(ref: Any, rows: Any) -> jax.Array:
 
 
 def _place(plan: Plan, x: Any) -> tuple:
-    """A pair with one entry, of the direction of reading."""
+    """Returns a pair with `x` as the entry of the direction of the scan, and None as the other one."""
     return (None, x) if plan.direction else (x, None)
 
 
 def _decays(plan: Plan, g: jax.Array) -> Decays:
-    """From log decays (C, K): per level the sums up to a token in its block, and behind it."""
+    """Returns the products of decays, given log decays (C, K): sums up to each token in its block, and after it."""
     size = plan.tile.tokens
     g = jnp.maximum(g, _LOWEST)
     token, other = (lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
@@ -226,7 +225,7 @@ def _sum(which: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
-    """Runs a kernel, a program a head."""
+    """Runs a kernel with one program per head."""
     batch, heads, tokens = ins['k'].shape[:3]
     arrays = jax.tree.leaves((ins, outs))
     rows, levels = batch * heads * tokens, plan.tile.tokens.bit_length()

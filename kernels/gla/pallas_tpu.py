@@ -4,19 +4,17 @@ Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Trainin
 https://arxiv.org/abs/2312.06635; both directions in one pass: Liao et al., ViG, 2024,
 https://arxiv.org/abs/2405.18425. No code was taken from others.
 
-Arrays are (B, T, H K) with dense lanes; a grid step takes a group of heads and a block of tokens
-into the vector memory and walks over its chunks there (`pallas_tpu_chunk.py`). The (K, V) states
-stay in that memory from block to block, in float32.
+Arrays are (B, T, H K) with dense lanes. A grid step loads a group of heads and a block of tokens into VMEM and loops
+over its chunks there (`pallas_tpu_chunk.py`). The (K, V) states stay in VMEM from block to block, in float32.
 
-Two memories that are needed at once may be carried in opposite directions: the states of the two
-directions of reading, or a state and its cotangent. Then one of them is carried from block to
-block, and the other is laid down first for all chunks of a block, from what it holds at the edge of
-that block. A sequence that is one block needs no more; for a longer one a first kernel, `_edges`,
-computes what is held at the edges of all blocks. So the outputs are made in one pass, the gradients
-in another, and nothing is kept between them but the inputs.
+A kernel may need two recurrent quantities that are carried in opposite directions: the states of the two directions, or
+a state and its cotangent. Then one of them is carried from block to block, and the other one is first computed and
+stored for all chunks of a block, from its value at the edge of the block. If the sequence is a single block, nothing
+else is needed; otherwise a first kernel, `_edges`, computes the values at the edges of all blocks. So the outputs take
+one pass and the gradients another one, and only the inputs are kept in between.
 
-"Forward" and "backward" name directions of reading (0 and 1) below, derivatives are "cotangents".
-With bfloat16 inputs the operands of matrix products are rounded to bfloat16.
+"Forward" and "backward" (0 and 1) are directions of the scan below; derivatives are "cotangents". With bfloat16 inputs
+the operands of matrix products are rounded to bfloat16.
 """
 
 from collections.abc import Callable
@@ -37,7 +35,7 @@ Pair = tuple[Any, Any]
 
 
 class Memory(NamedTuple):
-    """What is carried: the state of a direction of reading, or (`cotangent`) its cotangent."""
+    """A quantity that is carried along the sequence: the state of a direction, or its cotangent."""
 
     direction: int
     cotangent: bool = False
@@ -60,8 +58,8 @@ def gla(
 ) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
     """One direction; see `kernels.gla.gla`.
 
-    sizes: tokens of a chunk (a power of two, 16 or more) and of a block (a multiple of that); by
-      default what fits the matrix units and the vector memory.
+    sizes: tokens of a chunk (a power of two, 16 or more) and of a block (a multiple of that); by default what fits the
+      matrix units and VMEM.
     """
     plan = plan_for(q, v, (g,), scale, sizes)
     gate = to_lanes(plan, _with_channels(g, q))
@@ -81,7 +79,7 @@ def bidirectional_gla(
     scale: float,
     sizes: tuple[int, int] | None = None,
 ) -> Float[Array, 'b t h v']:
-    """Both directions summed; see `kernels.gla.bidirectional_gla`, and `gla` here for `sizes`."""
+    """The sum of both directions; see `kernels.gla.bidirectional_gla`, and `gla` in this file for `sizes`."""
     plan = plan_for(q, v, (g_forward, g_backward), scale, sizes)
     gates = tuple(to_lanes(plan, _with_channels(g, q)) for g in (g_forward, g_backward))
     o, _ = _attend(plan, *(to_lanes(plan, x) for x in (q, k, v)), gates, None)
@@ -89,7 +87,7 @@ def bidirectional_gla(
 
 
 def missing(directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None) -> str | None:
-    """What a call lacks to be served here, in words, or None; gates are the first of `others`."""
+    """Returns why this form cannot serve a call, in words, or None; the gates are the first of `others`."""
     lacking = dispatch.lacking((q, k, v, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
@@ -106,7 +104,7 @@ def _with_channels(g: jax.Array, q: jax.Array) -> jax.Array:
 def _attend(
     plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, start: jax.Array | None
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The outputs; of one direction also its last states."""
+    """Returns the outputs and, for a single direction, its last states."""
     return _outputs(plan, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
 
 
@@ -123,7 +121,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _order(gates: Pair) -> tuple[int, int]:
-    """The direction that the outputs are made in, and the other one."""
+    """Returns the direction in which the outputs are computed, and the other one."""
     return (0, 1) if gates[0] is not None else (1, 0)
 
 
@@ -215,7 +213,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
 
 
 def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, jax.Array]:
-    """What memories carried the same way hold before each block, (B, groups, blocks, ..)."""
+    """Returns the values before each block, (B, groups, blocks, ..), of memories that are carried in one direction."""
     names, gates = {'gates'}, [None, None]
     for m in memories.values():
         names |= {'q', 'do'} if m.cotangent else {'k', 'v', 'start'}
@@ -244,7 +242,7 @@ def _edges_kernel(memories: dict[str, Memory], plan: Plan, ins: dict, outs: dict
 
 
 class Step:
-    """One step of the grid: a block of tokens, and how its chunks are read, written and walked."""
+    """One step of the grid: reads, writes and loops over the chunks of a block of tokens."""
 
     def __init__(self, plan: Plan, ins: dict, walk: int) -> None:
         self.plan, self.ins = plan, ins
@@ -252,14 +250,14 @@ class Step:
         self.block = plan.blocks - 1 - self.count if walk else self.count
 
     def begin(self, held: Any, start: Any) -> None:
-        """Before the first block: what a memory holds, zero without a start."""
+        """Before the first block: sets the scratch memory `held` to `start`, or to zero if that is None."""
 
         @pl.when(self.count == 0)
         def _() -> None:
             held[...] = jnp.zeros(held.shape, held.dtype) if start is None else start[0, 0]
 
     def end(self, held: Any, out: Any) -> None:
-        """After the last block: what the memory holds, if anybody wants it."""
+        """After the last block: writes the scratch memory `held` to an output, if there is one."""
         if out is None:
             return
 
@@ -268,7 +266,7 @@ class Step:
             out[0, 0] = held[...]
 
     def walk(self, direction: int, body: Callable[[Any], None], chunks: int | None = None) -> None:
-        """`body(n)` for the chunks of the block in order, the first `chunks` of them."""
+        """Calls `body(n)` for the chunks of the block in order, or for the first `chunks` of them."""
         last = self.plan.chunks - 1
         if last == 0 and chunks is None:
             body(0)
@@ -280,7 +278,7 @@ class Step:
         lax.fori_loop(0, last + 1 if chunks is None else chunks, one, None)
 
     def lay_down(self, memory: Memory, edge: Any, out: Any) -> None:
-        """What a memory holds before each chunk, from what it holds before the block."""
+        """Stores the values of a memory before each chunk, given its value before the block."""
         back = memory.walk
         begin = self.plan.chunks - 1 if back else 0
         if edge is None:
@@ -295,7 +293,7 @@ class Step:
             self.walk(back, chunk, self.plan.chunks - 1)
 
     def advance(self, memory: Memory, held: jax.Array, n: Any) -> jax.Array:
-        """What a memory holds after a chunk."""
+        """Returns the value of a memory after a chunk."""
         names = ('q', 'do') if memory.cotangent else ('k', 'v')
         rows, columns = (self.read(self.ins[name], n) for name in names)
         fading = self.decays(n)[memory.direction]
@@ -306,14 +304,14 @@ class Step:
         return chunk_of.advance(self.plan.tile, held, rows, columns, fading.total)
 
     def decays(self, n: Any) -> Pair:
-        """Of a chunk, per direction."""
+        """Returns the products of decays in a chunk, per direction."""
         gates = enumerate(self.ins['gates'])
         return tuple(
             None if g is None else chunk_of.decays(jnp.exp(self.read(g, n)), direction) for direction, g in gates
         )
 
     def read(self, ref: Any, n: Any) -> jax.Array:
-        """The rows of a chunk in float32, zero behind the end of the sequence."""
+        """Returns the rows of a chunk in float32; they are 0 after the end of the sequence."""
         size = self.plan.tile.tokens
         x = ref[0, self._rows(n), :].astype(jnp.float32)
         if self.plan.tokens % self.plan.block == 0:
@@ -331,7 +329,7 @@ class Step:
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int) -> dict:
-    """Runs a kernel over batch, groups of heads and blocks of tokens, the last in order.
+    """Runs a kernel over batch, groups of heads and blocks of tokens; blocks of tokens run in order.
 
     Under vmap the mapped axis joins the batch, the first axis of every array.
     """

@@ -1,17 +1,16 @@
-"""Gated linear attention inside one chunk of tokens, as values in the vector memory of a TPU.
+"""Gated linear attention inside one chunk of tokens, on values in the VMEM of a TPU.
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
-https://arxiv.org/abs/2312.06635 (section 4.3). No code was taken from others. Scores and their
-cotangents by halving the chunk again and again, as `intra.py` explains; what differs is for the
-chip:
+https://arxiv.org/abs/2312.06635 (section 4.3). No code was taken from others. Scores and their cotangents are computed
+by halving the chunk recursively, as explained in `intra.py`. Differences due to the chip:
 
-* The channels of a group of G heads lie side by side in the lanes: keys are (C, G K), values
-  (C, G V). `stack` turns one operand of a product into G copies below each other, each with the
-  lanes of one head alone, so that one product over all lanes serves all heads. Where heads are
-  narrow this costs a matrix unit of 128 x 128 nothing: the lanes it masks would lie idle.
-* Scores of query i are (C, G C): the keys of head h in columns h C and up.
-* A state is kept as (G V, G K), its transpose, for decays to lie in lanes; between heads it is 0.
-* Blocks of less than 8 tokens, the rows of a register, are doubled by rotating rows.
+* The channels of a group of G heads are concatenated in the lanes: keys are (C, G K), values (C, G V). `stack` turns
+  one operand of a product into G copies below each other, each of which keeps the lanes of one head only, so that one
+  product over all lanes serves all heads. For narrow heads this is free on a matrix unit of 128 x 128, since the masked
+  lanes would be idle anyway.
+* Scores of query i are (C, G C); those of head h are in columns h C to (h + 1) C - 1.
+* A state is stored transposed, as (G V, G K), so that decays are in lanes; it is 0 between different heads.
+* Blocks of less than 8 tokens, the rows of a register, are joined by rotating rows.
 """
 
 from collections.abc import Iterator
@@ -28,9 +27,9 @@ _ROWS = 8  # of a register
 
 
 class Tile(NamedTuple):
-    """What is static of a chunk: C tokens (a power of two, 16 or more), G heads, K, V.
+    """Static sizes of a chunk: C tokens (a power of two, 16 or more), G heads, K and V channels.
 
-    narrow: operands of matrix products are rounded to bfloat16; sums are float32 always.
+    narrow: whether operands of matrix products are rounded to bfloat16; sums are always float32.
     """
 
     tokens: int
@@ -45,7 +44,7 @@ class Tile(NamedTuple):
 
 
 class Decays(NamedTuple):
-    """How one direction fades inside a chunk; see `intra.Decays`. (C, G K), total (1, G K)."""
+    """Products of the decays inside a chunk; see `intra.Decays`. Arrays are (C, G K), total is (1, G K)."""
 
     query: list[jax.Array]
     key: list[jax.Array]
@@ -53,7 +52,7 @@ class Decays(NamedTuple):
 
 
 class Level(NamedTuple):
-    """One halving into blocks of `half` tokens; query and key fade up to the middle."""
+    """One halving into blocks of `half` tokens; `query` and `key` are the decays to and from the middle."""
 
     half: int
     query: jax.Array
@@ -61,7 +60,7 @@ class Level(NamedTuple):
 
 
 def decays(a: jax.Array, direction: int) -> Decays:
-    """From the decay of each token; doubles the blocks until one is the chunk."""
+    """Returns the products of the decays `a` of each token; blocks are doubled until one block is the chunk."""
     query, key = [a], [jnp.ones_like(a)]
     half = 1
     while half < a.shape[0]:
@@ -75,7 +74,7 @@ def decays(a: jax.Array, direction: int) -> Decays:
 
 
 def _siblings(x: jax.Array, half: int, direction: int) -> tuple[jax.Array, jax.Array]:
-    """For each token, what its sibling block fades by: if it is read before, if after; else 1."""
+    """Returns the total decay of each token's sibling block, if that is read before it, and if after it; else 1."""
     blocks = x.reshape(-1, 2, half, x.shape[-1])
     edge = 0 if direction else half - 1
     totals = jnp.broadcast_to(blocks[:, :, edge : edge + 1], blocks.shape)
@@ -86,7 +85,7 @@ def _siblings(x: jax.Array, half: int, direction: int) -> tuple[jax.Array, jax.A
 
 
 def _siblings_in_register(x: jax.Array, half: int, direction: int) -> tuple[jax.Array, jax.Array]:
-    """The same for blocks smaller than a register."""
+    """`_siblings` for blocks smaller than a register."""
     rows = x.reshape(-1, _ROWS, x.shape[-1])
     place = lax.broadcasted_iota(jnp.int32, rows.shape, 1) & (2 * half - 1)
     edge = 0 if direction else half - 1
@@ -103,7 +102,7 @@ def _down(rows: jax.Array, by: int) -> jax.Array:
 
 
 def advance(tile: Tile, held: jax.Array, keys: jax.Array, values: jax.Array, total: jax.Array) -> jax.Array:
-    """A state after a chunk: fade, then add the products of keys (faded already) and values."""
+    """Returns the state after a chunk: decayed, plus the products of keys (already decayed) and values."""
     added = dot(tile, values, keys, 'tn')
     if tile.heads > 1:
         heads = (_head(x, w) for x, w in zip(_places(added.shape), (tile.values, tile.keys)))
@@ -112,7 +111,7 @@ def advance(tile: Tile, held: jax.Array, keys: jax.Array, values: jax.Array, tot
 
 
 def outputs(tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair) -> jax.Array:
-    """(C, G V), from the tokens of the chunk and the state that enters it per direction."""
+    """Returns (C, G V), from the tokens of the chunk and the state that enters it in each direction."""
     found = jnp.where(_own(tile), _count(pair) * dot(tile, q, stack(tile, k), 'nt'), 0.0)
     for level in _levels(pair):
         product = dot(tile, q * level.query, stack(tile, k * level.key), 'nt')
@@ -133,9 +132,9 @@ def cotangents(
     pair: Pair,
     edges: Pair,
 ) -> tuple[jax.Array, jax.Array, jax.Array, Pair]:
-    """Cotangents of q, k, v and the log decays of a chunk, from that of its outputs.
+    """Returns the cotangents of q, k, v and the log decays of a chunk, given that of its outputs.
 
-    edges: per direction the state that enters the chunk and the cotangent of the one that leaves.
+    edges: per direction the state that enters the chunk, and the cotangent of the state that leaves it.
     """
     dq, dk, dv, scored = _through_scores(tile, q, k, v, do, pair)
     dgates = [None, None]
@@ -155,10 +154,10 @@ def cotangents(
 def _through_scores(
     tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, do: jax.Array, pair: Pair
 ) -> tuple[jax.Array, jax.Array, jax.Array, list[jax.Array]]:
-    """What scores give to q, k and v; per direction q dq - k dk, but for a token's own.
+    """Returns the cotangents of q, k and v from scores and, per direction, q dq - k dk without the diagonal.
 
-    That difference cancels between the two tokens of a score, wherever both fade alike. It does
-    so to float32 only if both sides are made of the same rounded numbers.
+    Summed over the two tokens of a score this difference cancels. It cancels to float32 precision only if both terms
+    are computed from the same rounded numbers.
     """
     own, count = _own(tile), _count(pair)
     by_query, by_key = dot(tile, do, stack(tile, v), 'nt'), dot(tile, v, stack(tile, do), 'nt')
@@ -184,8 +183,8 @@ def _through_scores(
 
 
 def _running(tile: Tile, own: jax.Array, others: jax.Array, direction: int) -> jax.Array:
-    """At each token the sum of `own` over all that are read from it on, of `others` before it."""
-    count = 1 if tile.heads == 1 else 2  # side by side they fill what one leaves of a matrix unit
+    """Returns at each token the sum of `own` over the tokens from it on, plus that of `others` over those before it."""
+    count = 1 if tile.heads == 1 else 2  # both in one product fill a matrix unit
     row, lane = _places((tile.tokens, count * tile.tokens))
     token = lane & (tile.tokens - 1)
     after = (token <= row) if direction else (token >= row)
@@ -195,7 +194,7 @@ def _running(tile: Tile, own: jax.Array, others: jax.Array, direction: int) -> j
 
 
 def _exact(tile: Tile, which: jax.Array, x: jax.Array) -> jax.Array:
-    """Sums of rows of x, in narrow tiles too."""
+    """Returns sums of rows of x, in float32 precision also for narrow tiles."""
     ones = jnp.where(which, 1.0, 0.0)
     if not tile.narrow:
         return dot(tile, ones, x)
@@ -204,7 +203,7 @@ def _exact(tile: Tile, which: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def dot(tile: Tile, a: jax.Array, b: jax.Array, how: str = 'nn') -> jax.Array:
-    """a b, a b^T ('nt') or a^T b ('tn') in float32."""
+    """Returns a b ('nn'), a b^T ('nt') or a^T b ('tn') in float32."""
     contract = (0 if how[0] == 't' else 1, 1 if how[1] == 't' else 0)
     if tile.narrow:
         a, b = a.astype(jnp.bfloat16), b.astype(jnp.bfloat16)
@@ -218,7 +217,7 @@ def dot(tile: Tile, a: jax.Array, b: jax.Array, how: str = 'nn') -> jax.Array:
 
 
 def stack(tile: Tile, x: jax.Array) -> jax.Array:
-    """(C, G W) -> (G C, G W): below each other the lanes of one head after the other."""
+    """Returns (G C, G W) for x (C, G W): one copy per head, which keeps the lanes of that head only."""
     if tile.heads == 1:
         return x
     head = _head(_places(x.shape)[1], x.shape[1] // tile.heads)
@@ -230,7 +229,7 @@ def _rounded(tile: Tile, x: jax.Array) -> jax.Array:
 
 
 def _levels(pair: Pair) -> Iterator[Level]:
-    """The halvings; with two directions right halves query left ones, and left ones right ones."""
+    """Yields the halvings; with two directions, right halves query left ones and left halves query right ones."""
     forward, backward = pair
     for n in range(len((forward or backward).query) - 1):
         query, key = ([None if d is None else d[side][n] for d in pair] for side in (0, 1))
@@ -244,7 +243,7 @@ def _levels(pair: Pair) -> Iterator[Level]:
 
 
 def _mask(tile: Tile, half: int, pair: Pair) -> jax.Array:
-    """(C, G C): the scores that a halving makes, rows being right halves where read forwards."""
+    """Returns the mask (C, G C) of the scores that a halving computes; forwards, their queries are in right halves."""
     row, lane = _places((tile.tokens, tile.heads * tile.tokens))
     found = (row ^ lane & (tile.tokens - 1)) & -half == half
     if pair[1] is None:
@@ -253,7 +252,7 @@ def _mask(tile: Tile, half: int, pair: Pair) -> jax.Array:
 
 
 def _own(tile: Tile) -> jax.Array:
-    """(C, G C): the scores of tokens for themselves."""
+    """Returns the mask (C, G C) of the scores of tokens for themselves."""
     row, lane = _places((tile.tokens, tile.heads * tile.tokens))
     return row == lane & (tile.tokens - 1)
 
@@ -263,7 +262,7 @@ def _places(shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
 
 
 def _head(index: jax.Array, width: int) -> jax.Array:
-    # Not `//`: it asks for the sign, which is lowered for a chip that must be there.
+    # Not `//`, which computes the sign; that can be lowered only if the chip is present.
     return lax.div(index, jnp.full_like(index, width))
 
 

@@ -1,8 +1,7 @@
-"""How gated linear attention lies in the memories of a TPU: lanes, groups of heads, blocks, bytes.
+"""The layout of gated linear attention in the memory of a TPU: lanes, groups of heads, blocks, bytes.
 
-A TPU stores arrays in tiles of 128 lanes, so (B, T, H, K) with K = 64 takes twice its size. The
-kernels take (B, T, H K) instead, and of that a group of heads whose lanes are a multiple of 128, or
-all of them where there is no such group.
+A TPU stores arrays in tiles of 128 lanes, so (B, T, H, K) with K = 64 takes twice its size. The kernels take (B, T, H
+K) instead, in groups of heads whose lanes are a multiple of 128, or all heads in one group if there is no such group.
 """
 
 import math
@@ -17,21 +16,21 @@ from longview.kernels import pallas, scans
 from longview.kernels.gla.pallas_tpu_chunk import Tile
 
 _LANES = 128
-_CHUNK = 64  # the least that fills a matrix unit with two heads; a head alone takes twice that
-_WHOLE = 512  # lanes up to which all heads may be one group, though it masks most products
-_BUDGET = 12 * 2**20  # of 16 MiB, the vector memory of a TPU v4; the rest is the compiler's
+_CHUNK = 64  # tokens with which two heads fill a matrix unit; a single head takes twice as many
+_WHOLE = 512  # most lanes with which all heads are one group, though most of the products are masked
+_BUDGET = 12 * 2**20  # bytes for the kernel, of the 16 MiB of VMEM of a TPU v4; the compiler needs the rest
 
 
 class Plan(NamedTuple):
-    """What is static. keys and values are as given; those of `tile`, and `heads`, as laid out."""
+    """Static arguments. `given` are the sizes of the caller; `heads` and `tile` are those of the layout."""
 
     tile: Tile
     batch: int
     tokens: int
     heads: int
     given: tuple[int, int, int]  # H, K, V of the caller
-    block: int  # tokens in the vector memory at a time; 0 if not even a chunk fits
-    coblock: int  # the same of the backward kernels, which hold more
+    block: int  # tokens in VMEM at a time; 0 if not even a chunk fits
+    coblock: int  # the same for the backward kernels, which need more memory per token
     scale: float
 
     @property
@@ -44,7 +43,7 @@ class Plan(NamedTuple):
 
     @property
     def chunks(self) -> int:
-        """In a block."""
+        """The number of chunks in a block."""
         return self.block // self.tile.tokens
 
     @property
@@ -52,7 +51,7 @@ class Plan(NamedTuple):
         return (self.batch, self.groups, *self.tile.state)
 
     def spec(self, x: Any, walk: int) -> pl.BlockSpec:
-        """The block of an array that a grid step sees, the grid walking the tokens either way."""
+        """The block of an array for a grid step; the grid goes over the tokens in either direction."""
         place = (lambda t: self.blocks - 1 - t) if walk else (lambda t: t)
         if x.ndim == 3:
             width = x.shape[-1] // self.groups
@@ -62,7 +61,7 @@ class Plan(NamedTuple):
         return pl.BlockSpec((1, 1, 1, *self.tile.state), lambda b, h, t: (b, h, place(t), 0, 0))
 
     def cost(self, ins: Any, outs: Any) -> pl.CostEstimate:
-        """Of a kernel that reads and writes each block once."""
+        """The cost of a kernel that reads and writes each block once."""
         arrays = jax.tree.leaves((ins, outs))
         rows = self.batch * self.groups * self.blocks * self.block
         lanes = self.tile.heads * self.tile.keys
@@ -83,7 +82,7 @@ def plan_for(
     scale: float,
     sizes: tuple[int, int] | None = None,
 ) -> Plan:
-    """Lays out a call; see `pallas_tpu.gla` for `sizes`."""
+    """Returns the layout of a call; see `pallas_tpu.gla` for `sizes`."""
     batch, tokens, *given = *q.shape, v.shape[-1]
     heads, group, keys, values = _group(*given)
     narrow = q.dtype == v.dtype == jnp.bfloat16
@@ -101,9 +100,9 @@ def plan_for(
 
 
 def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
-    """Tokens of a block: the sequence in as few equal parts as fit into the vector memory.
+    """Returns the tokens of a block: the sequence is split into the fewest equal parts that fit into VMEM.
 
-    row: bytes of all arrays of a token; lists: how many states are laid down for each chunk.
+    row: bytes of all arrays per token; lists: number of states that are stored for each chunk.
     """
     lanes = pallas.round_up(tile.state[1], _LANES)
     state = 4 * pallas.round_up(tile.state[0], 8) * lanes
@@ -118,7 +117,7 @@ def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
 
 
 def _group(heads: int, keys: int, values: int) -> tuple[int, int, int, int]:
-    """How many heads there are, in what groups, and their channels; more than given if padded."""
+    """Returns the number of heads, the heads of a group, and the channels K and V; they may be padded."""
     found = _dense(heads, keys, values)
     if found is None and heads * max(keys, values) <= _WHOLE:
         found = heads
@@ -131,7 +130,7 @@ def _group(heads: int, keys: int, values: int) -> tuple[int, int, int, int]:
 
 
 def _dense(heads: int, keys: int, values: int) -> int | None:
-    """The smallest group of heads whose keys and values fill their lanes."""
+    """Returns the smallest group of heads whose keys and values fill whole rows of lanes."""
     for group in range(1, heads + 1):
         if heads % group == 0 and group * keys % _LANES == 0 == group * values % _LANES:
             return group if group * max(keys, values) <= 2 * _WHOLE or group == 1 else None
@@ -139,27 +138,27 @@ def _dense(heads: int, keys: int, values: int) -> int | None:
 
 
 def _padded(channels: int) -> int:
-    """A divisor or a multiple of the lanes."""
+    """Returns the channels, padded to a divisor or a multiple of the lanes."""
     if channels >= _LANES:
         return -(-channels // _LANES) * _LANES
     return scans.power_of_two(channels)
 
 
 def _bytes(x: Any) -> int:
-    """Of an array as stored, in whole tiles."""
+    """Returns the bytes of an array as stored, in whole tiles."""
     size = x.dtype.itemsize
     *outer, rows, lanes = x.shape
     return math.prod(outer) * pallas.round_up(rows, 32 // size) * pallas.round_up(lanes, _LANES) * size
 
 
 def to_lanes(plan: Plan, x: jax.Array) -> jax.Array:
-    """(B, T, H, W) -> (B, T, H W), padded with zeros where the layout asks for it."""
+    """Returns (B, T, H W) for x (B, T, H, W), padded with zeros to the layout."""
     x = _pad(plan, x, {2: plan.heads, 3: _width(plan, x.shape[3])})
     return x.reshape(*x.shape[:2], -1)
 
 
 def to_states(plan: Plan, x: jax.Array) -> jax.Array:
-    """(B, H, K, V) -> (B, groups, G V, G K) in float32, zero between heads."""
+    """Returns (B, groups, G V, G K) in float32 for states (B, H, K, V); it is 0 between different heads."""
     tile = plan.tile
     x = _pad(plan, x.astype(jnp.float32), {1: plan.heads, 2: tile.keys, 3: tile.values})
     x = x.reshape(plan.batch, plan.groups, tile.heads, tile.keys, tile.values)
@@ -168,7 +167,7 @@ def to_states(plan: Plan, x: jax.Array) -> jax.Array:
 
 
 def to_heads(plan: Plan, x: jax.Array, v: jax.Array) -> jax.Array:
-    """Back from either layout: outputs (B, T, H, V), or states (B, H, K, V)."""
+    """Undoes `to_lanes` for outputs (B, T, H, V), or `to_states` for states (B, H, K, V)."""
     heads, keys, values = plan.given
     tile = plan.tile
     if x.ndim == 3:
@@ -180,7 +179,7 @@ def to_heads(plan: Plan, x: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _diagonal(tile: Tile) -> jax.Array:
-    """One where both heads are the same, (1, 1, G, 1, G, 1)."""
+    """Returns the identity over pairs of heads, (1, 1, G, 1, G, 1)."""
     return jnp.eye(tile.heads, dtype=jnp.float32)[None, None, :, None, :, None]
 
 

@@ -1,8 +1,8 @@
-"""Gated linear attention token by token, the definition that the fast forms are held to.
+"""Gated linear attention token by token: the definition against which the fast forms are tested.
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
-https://arxiv.org/abs/2312.06635 (section 4.1). In float32, or in float64 where `jax_enable_x64` is
-on. Gradients are JAX's own, and need memory for the state after each token.
+https://arxiv.org/abs/2312.06635 (section 4.1). In float32, or in float64 with `jax_enable_x64`. Gradients are JAX's
+own, and need memory for the state after each token.
 """
 
 import jax
@@ -20,7 +20,7 @@ def step(
     *,
     scale: float,
 ) -> tuple[Float[Array, 'b h v'], Float[Array, 'b h k v']]:
-    """One token: fade the memory, add the token, read."""
+    """One token: decay the state, add the token, read the output."""
     decay = jnp.exp(g.astype(state.dtype))
     decay = decay[..., None] if g.ndim == q.ndim else decay[..., None, None]
     q, k, v = (x.astype(state.dtype) for x in (q, k, v))
@@ -63,7 +63,7 @@ def bidirectional_gla(
     *,
     scale: float,
 ) -> Float[Array, 'b t h v']:
-    """Both directions summed; see `kernels.gla.bidirectional_gla`."""
+    """The sum of both directions; see `kernels.gla.bidirectional_gla`."""
     forward, _ = gla(q, k, v, g_forward, scale=scale)
     backward, _ = gla(q, k, v, g_backward, scale=scale, reverse=True)
     return forward + backward

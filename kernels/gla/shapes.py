@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, T, H, K, V as in `kernels.gla`; `timed` marks those that benchmarks run."""
+    """B, T, H, K, V as in `kernels.gla`; benchmarks run the shapes marked `timed`."""
 
     batch: int
     tokens: int
@@ -26,7 +26,7 @@ SHAPES = {
     'wide': Shape(1, 1000, 1, 128, 60),
     'long_prime': Shape(1, 4097, 1, 16, 16),
     'very_long': Shape(1, 65536, 1, 16, 16),
-    'padded': Shape(1, 17, 9, 60, 64),  # on a TPU: its lanes cannot be filled but by more heads
+    'padded': Shape(1, 17, 9, 60, 64),  # on a TPU its lanes can be filled only by adding heads
     'digits': Shape(128, 25, 2, 16, 32, timed=True),
     'vig_small_224': Shape(32, 196, 6, 32, 64, timed=True),
     'vig_small_448': Shape(8, 784, 6, 32, 64, timed=True),

@@ -1,10 +1,9 @@
-"""Gated linear attention of a sequence that is split over devices: to be called inside `jax.shard_map`.
+"""Gated linear attention of a sequence that is split over devices; to be called inside `jax.shard_map`.
 
-Each device reads its piece of the tokens from an empty memory. What a piece does to a memory is a
-pair: it fades it by the product of its decays, and adds a state. Such pairs compose, so the state
-that enters every piece is an exclusive scan over the devices, in about log2 n exchanges of a pair
-with a device 1, 2, 4, .. further. What a device then still lacks is what its queries read of the
-state that entered: one matrix product. Devices exchange states only, whatever the length.
+Each device scans its shard of the tokens from a zero state. The effect of a shard on a state is a pair: the product of
+its decays, and a state to add. Such pairs compose, so the states that enter the shards are an exclusive scan over the
+devices, in about log2 n rounds in which a pair is sent to the device 1, 2, 4, .. further. Then each device adds what
+its queries read from the state that enters: one matrix product. Only states are exchanged, whatever the length.
 
 The split of a linear scan over processors is that of Blelloch, Prefix Sums and Their Applications,
 1990, https://www.cs.cmu.edu/~guyb/papers/Ble93.pdf; the op is that of `kernels.gla`. No code was
@@ -36,10 +35,10 @@ def sequence_parallel_gla(
     implementation: str | None = None,
     chunk: int | None = None,
 ) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
-    """`gla` of tokens split over the mesh axis `axis_name`, pieces of equal length in its order.
+    """`gla` of the whole sequence, whose tokens are split evenly over the mesh axis `axis_name` in its order.
 
-    Arrays are the piece of a device; `initial_state` and the state returned are those of the whole
-    sequence, the same on all devices. Other arguments and errors as in `gla`.
+    Arrays are the shard of a device; `initial_state` and the last state are those of the whole sequence, the same on
+    all devices. Other arguments and errors are as in `gla`.
     """
     last_one = lax.axis_size(axis_name) - 1
     place = lax.axis_index(axis_name)
@@ -65,7 +64,7 @@ def sequence_parallel_bidirectional_gla(
     implementation: str | None = None,
     chunk: int | None = None,
 ) -> Float[Array, 'b t h v']:
-    """`bidirectional_gla` of tokens split over a mesh axis; see `sequence_parallel_gla`."""
+    """`bidirectional_gla` of the whole sequence; see `sequence_parallel_gla`."""
     how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
     o = bidirectional_gla(q, k, v, g_forward, g_backward, **how)
     for g, reverse in ((g_forward, False), (g_backward, True)):
@@ -76,14 +75,14 @@ def sequence_parallel_bidirectional_gla(
 
 
 def _decay(g: jax.Array, state: jax.Array) -> jax.Array:
-    """What is left of a state (B, H, K, V) after all tokens of a piece; (B, H, K, 1) or (B, H, 1, 1)."""
+    """Returns the factor on a state (B, H, K, V) after all tokens of a shard, (B, H, K, 1) or (B, H, 1, 1)."""
     decay = jnp.exp(jnp.sum(g.astype(state.dtype), axis=1))
     return decay.reshape(*decay.shape, *[1] * (state.ndim - decay.ndim))
 
 
 @partial(jax.checkpoint, static_argnums=(4, 5))
 def _read(q: jax.Array, g: jax.Array, state: jax.Array, v: jax.Array, scale: float | None, reverse: bool) -> jax.Array:
-    """What the queries of a piece read of the state that entered it."""
+    """Returns what the queries of a shard read from the state that enters it."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     faded = _faded(q, lax.cumsum(g.astype(state.dtype), axis=1, reverse=reverse))
     return jnp.einsum('bthk,bhkv->bthv', faded * scale, state, precision='highest').astype(v.dtype)
@@ -91,7 +90,7 @@ def _read(q: jax.Array, g: jax.Array, state: jax.Array, v: jax.Array, scale: flo
 
 @partial(jax.checkpoint, static_argnums=3)
 def _state(k: jax.Array, v: jax.Array, g: jax.Array, reverse: bool) -> jax.Array:
-    """What a piece adds to a memory: each key fades by the decays read after it."""
+    """Returns the state that a shard adds; each key is multiplied by the decays read after it."""
     wide = jnp.promote_types(jnp.result_type(k, v, g), jnp.float32)
     none = jnp.zeros_like(g[:, :1], wide)
     rest = g.astype(wide)[:, :-1] if reverse else g.astype(wide)[:, 1:]

@@ -1,17 +1,17 @@
-"""Gated linear attention by walks over chunks of tokens: plain XLA, any length, with gradients.
+"""Gated linear attention by chunks of tokens, in plain XLA, for any length and with gradients.
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
 https://arxiv.org/abs/2312.06635 (the chunkwise form, section 4.2). No code was taken from others.
 
-A walk carries the (K, V) state from chunk to chunk; between chunks everything is a matrix product.
-What happens inside one is in `intra.py`. Two directions of reading share that: the states that
-enter a chunk from its right are computed by a first walk, and the outputs of both by a second. A
+A pass over the sequence carries the (K, V) state from chunk to chunk; between chunks everything is a matrix product.
+The computation inside of a chunk is in `intra.py`, and is shared by both directions of a bidirectional scan: a first
+pass computes the states that enter the chunks from the right, and a second pass the outputs of both directions. A
 sequence of one chunk needs no state, which is the parallel, quadratic form.
 
-The backward pass keeps the inputs only, so its memory is linear in T. A first walk rebuilds the
-states at the edges of the chunks; a second, against it, carries the cotangent of the state.
+The backward pass keeps the inputs only, so its memory is linear in T. A first pass recomputes the states at the edges
+of the chunks; a second pass in the opposite direction carries the cotangent of the state.
 
-"Forward" and "backward" name directions of reading (0 and 1) below, derivatives are "cotangents".
+"Forward" and "backward" (0 and 1) are directions of the scan below; derivatives are "cotangents".
 Inputs may be bfloat16; arithmetic and state are float32 (float64 for float64 inputs).
 """
 
@@ -27,14 +27,14 @@ from jaxtyping import Array, Float
 from longview.kernels import dispatch, scans
 from longview.kernels.gla import intra
 
-_CHUNK = 32  # the fastest of 16 .. 128 on a CPU, for heads of (32, 64) and (64, 128)
-_BYTES = 2**18  # of keys and values in a chunk: with all that is made of them, about a cache
+_CHUNK = 32  # the fastest of 16 to 128 on a CPU, for heads of (32, 64) and (64, 128)
+_BYTES = 2**18  # of keys and values in a chunk: with the arrays computed from them, about a cache
 
-Pair = tuple[Any, Any]  # one entry per direction of reading; None where it is not asked for
+Pair = tuple[Any, Any]  # one entry per direction of the scan; None if that direction is not wanted
 
 
 class Plan(NamedTuple):
-    """What is static: tokens per chunk, factor on the queries, whether last states are wanted."""
+    """Static arguments: tokens per chunk, factor on the queries, whether last states are returned."""
 
     chunk: int
     scale: float
@@ -69,7 +69,7 @@ def bidirectional_gla(
     scale: float,
     chunk: int | None = None,
 ) -> Float[Array, 'b t h v']:
-    """Both directions summed; see `kernels.gla.bidirectional_gla`."""
+    """The sum of both directions; see `kernels.gla.bidirectional_gla`."""
     gates = tuple(_with_channels(g, q) for g in (g_forward, g_backward))
     if gates[0].shape != gates[1].shape:
         gates = tuple(jnp.broadcast_to(g, q.shape) for g in gates)
@@ -79,18 +79,18 @@ def bidirectional_gla(
 
 
 def _with_channels(g: jax.Array, q: jax.Array) -> jax.Array:
-    """(B, T, H, K), with K = 1 for one decay a head."""
+    """Returns (B, T, H, K), with K = 1 for one decay per head."""
     return g if g.ndim == q.ndim else g[..., None]
 
 
 def _of_one_width(*inputs: Any) -> tuple:
-    """All in float64 where one is: the state has the dtype of whatever it meets."""
+    """Returns all inputs in float64 if any of them is float64, so that the state has one dtype throughout."""
     wide = jnp.result_type(*jax.tree.leaves(inputs)) == jnp.float64
     return jax.tree.map(lambda x: x.astype(jnp.float64), inputs) if wide else inputs
 
 
 def _chunk(chunk: int | None, q: jax.Array, v: jax.Array, directions: int) -> int:
-    """Tokens per chunk: more for wide heads, so that states at the edges take less than inputs."""
+    """Returns the tokens per chunk: more for wide heads, so that states at the edges take less than the inputs."""
     if chunk is None:
         keys, values = q.shape[-1], v.shape[-1]
         inputs, state = (2 + directions) * keys + 2 * values, directions * keys * values
@@ -106,7 +106,7 @@ def _place(direction: int, x: Any) -> Pair:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, states: Pair) -> tuple[jax.Array, Pair]:
-    """The outputs of one direction or of both, and the last states where the plan wants them."""
+    """Returns the outputs of one direction or of both, and the last states if the plan wants them."""
     return _by_sequences(_forward, plan, (q, k, v, gates, states))
 
 
@@ -124,11 +124,11 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any:
-    """Runs on the whole batch; on a CPU in float32, a few sequences at a time.
+    """Runs on the whole batch; on a CPU in float32, on a few sequences at a time.
 
-    A chunk of a few sequences stays cached, which doubles the speed of large batches. It is not for
-    a batch that may be split over devices: a loop over it would have to gather it. And a loop that
-    slices bfloat16 arrays makes XLA on CPUs widen the whole of them, in every step where it writes.
+    A chunk of a few sequences stays in the cache, which doubles the speed for large batches. A batch that may be split
+    over devices is not looped over, for the loop would have to gather it. Inputs are cast to float32 on a CPU since in
+    a loop that slices bfloat16 arrays XLA would cast whole arrays there, in every iteration.
     """
     whole = partial(run, plan)
     few = _few(plan, inputs[0], inputs[2])
@@ -147,7 +147,7 @@ def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any
 
 
 def _few(plan: Plan, q: jax.Array, v: jax.Array) -> int:
-    """How many sequences to run at a time on a CPU: a divisor of their number."""
+    """Returns the number of sequences to run at a time on a CPU: a divisor of the batch size."""
     batch, _, heads, keys = q.shape
     if dispatch.sharded(q):
         return batch
@@ -156,9 +156,9 @@ def _few(plan: Plan, q: jax.Array, v: jax.Array) -> int:
 
 
 class Memory(NamedTuple):
-    """A (K, V) matrix that a walk over the chunks carries, and what makes it.
+    """A (K, V) matrix that a pass over the chunks carries, and the arrays from which it is computed.
 
-    A state (sum of k v^T) is carried with the reading; its cotangent (sum of q do^T), against it.
+    A state (sum of k v^T) is carried in the direction of the scan, its cotangent (sum of q do^T) in the opposite one.
     """
 
     gate: jax.Array
@@ -206,7 +206,7 @@ def _backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     def step(carry: Any, start: Any, size: int, edge: Any) -> tuple[Any, None]:
         walked, outs = carry
         edge = _unstack(edge)
-        # Per direction: the state that enters the chunk, the cotangent of the one that leaves it.
+        # Per direction: the state that enters the chunk, and the cotangent of the state that leaves it.
         pairs = ((edge[0], walked[0]), (walked[1], edge[1]))
         qc, kc, vc, doc = (_read(x, start, size) for x in (q, k, v, do))
         decays = _decays(gates, start, size)
@@ -223,12 +223,12 @@ def _backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
 
 
 def _order(gates: Pair) -> tuple[int, int]:
-    """The direction that the outputs are made in, and the other one."""
+    """Returns the direction in which the outputs are computed, and the other one."""
     return (0, 1) if gates[0] is not None else (1, 0)
 
 
 def _start(state: jax.Array | None, plan: Plan, q: jax.Array, v: jax.Array) -> jax.Array | None:
-    """What a walk starts from: None, which costs nothing, for zero before an only chunk."""
+    """Returns the initial state of a pass; a zero state before a single chunk is None, which costs nothing."""
     if state is not None:
         return state.astype(scans.wide(q.dtype))
     if q.shape[1] <= plan.chunk:
@@ -238,9 +238,9 @@ def _start(state: jax.Array | None, plan: Plan, q: jax.Array, v: jax.Array) -> j
 
 
 def _edges(plan: Plan, memories: tuple, begin: tuple, direction: int) -> Pair:
-    """What the memories hold before each chunk, walking in the direction given; see `_unstack`.
+    """Returns the values of the memories before each chunk, in a pass in the given direction; see `_unstack`.
 
-    One array for all of them: XLA would give each a buffer of zeros and keep another to copy from.
+    They are in one array, since for each array XLA would allocate a buffer of zeros and another one to copy it from.
     """
 
     def step(carry: Any, start: Any, size: int, _: None) -> tuple[Any, Any]:
@@ -252,7 +252,7 @@ def _edges(plan: Plan, memories: tuple, begin: tuple, direction: int) -> Pair:
 
 
 def _unstack(edge: jax.Array | None) -> Pair:
-    """What two memories held before a chunk, from one array; None where nothing or nobody did."""
+    """Returns the values of two memories before a chunk, from the stacked array; None for one that is not in it."""
     held = () if edge is None else tuple(edge)
     return (*held, None, None)[:2]
 
@@ -262,7 +262,7 @@ def _advance_all(memories: tuple, held: tuple, start: Any, size: int) -> tuple:
 
 
 def _advance(memory: Memory | None, held: jax.Array | None, start: Any, size: int) -> Any:
-    """What the memory holds after a chunk, from what it held before: fade, then add the chunk."""
+    """Returns the value of a memory after a chunk, given the value before it: decay, then add the chunk."""
     if memory is None:
         return None
     a = _read_gate(memory.gate, start, size)
@@ -274,16 +274,16 @@ def _advance(memory: Memory | None, held: jax.Array | None, start: Any, size: in
 
 
 def _read(x: jax.Array, start: Any, size: int) -> jax.Array:
-    """`size` tokens from `start` as (B, H, C, ..), C the next power of two, filled with zeros."""
+    """Returns `size` tokens from `start` on as (B, H, C, ..), padded with zeros to a power of two C."""
     x = lax.dynamic_slice_in_dim(x, start, size, axis=1)
     x = jnp.pad(x, ((0, 0), (0, scans.power_of_two(size) - size), (0, 0), (0, 0)))
     return x.astype(scans.wide(x.dtype)).transpose(0, 2, 1, 3)
 
 
 def _read_gate(g: jax.Array, start: Any, size: int) -> jax.Array:
-    """The decays of a chunk.
+    """Returns the decays of a chunk.
 
-    Heads and channels are one axis for the exponential: XLA on CPUs vectorises long rows only.
+    Heads and channels are one axis for the exponential, since XLA on CPUs vectorizes long rows only.
     """
     rows = g.reshape(*g.shape[:2], 1, -1)
     a = jnp.exp(_read(rows, start, size))

@@ -1,15 +1,14 @@
 """The linear scan: the public functions, their checks and their implementations.
 
-B batch, T tokens, D channels, each on its own:
+B batch, T tokens, D independent channels:
 
     h_t = a_t h_{t-1} + x_t
 
-It is the core of diagonal state spaces with fixed decay (S4D, https://arxiv.org/abs/2206.11893;
-LRU, https://arxiv.org/abs/2303.06349) and of gated recurrences without a nonlinearity in the loop.
-No code was taken from others.
+It is the core of diagonal state spaces with fixed decay (S4D, https://arxiv.org/abs/2206.11893; LRU,
+https://arxiv.org/abs/2303.06349) and of gated recurrences that are linear in the state. No code was taken from others.
 
-Complex numbers are complex arrays, not pairs of reals: one signature and one state serve both, and
-gradients follow JAX's own convention, so `jax.grad` of a real loss composes as for any other op.
+Complex numbers are complex arrays, not pairs of reals, so that real and complex scans have the same signature.
+Gradients follow JAX's convention, so `jax.grad` of a real loss works as for any other op.
 """
 
 from functools import partial
@@ -34,26 +33,27 @@ def linear_scan(
     reverse: bool = False,
     implementation: str | None = None,
 ) -> tuple[Tokens, State]:
-    """The linear recurrence over a sequence, one channel apart from the other.
+    """The linear recurrence over a sequence, independently in each channel.
 
     Args:
-      a: decays, (B, T, D), or (D,) where they are the same for all tokens; real or complex. At most
-        1 in absolute value, or long sequences overflow.
-      x: what each token adds; real or complex.
-      initial_state: the state before the first token read; zero by default.
-      reverse: read from the last token to the first: `initial_state` enters after the last token,
-        and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so
-        only by name), or None for what suits the platform.
+      a: decays, (B, T, D), or (D,) if they are the same for all tokens; real or complex. Absolute values above 1
+          overflow
+        on long sequences.
+      x: inputs; real or complex.
+      initial_state: the state before the first token; zero by default.
+      reverse: whether to scan from the last token to the first. Then `initial_state` is the state after the last token,
+        and the last state is the one at token 0.
+      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so never the default), or
+        None for the default of the platform.
 
     Returns:
-      The state after each token, and the last one. Where any input is complex both are complex64
-      (complex128 with double precision inputs); else the states have the dtype of `x`, and the last
-      one is float32 (float64 for float64 inputs).
+      The state after each token, and the last state. If any input is complex both are complex64 (complex128 for double
+      precision inputs). Otherwise the states have the dtype of `x`, and the last one is float32 (float64 for float64
+      inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve this call.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check(('batch', 'tokens'), a, x, initial_state)
     static = {'reverse': reverse}
@@ -72,10 +72,10 @@ def linear_scan(
 
 
 def linear_scan_step(a: Inexact[Array, 'b d'] | Constant, x: Inexact[Array, 'b d'], *, state: State) -> State:
-    """One token of `linear_scan`, from the state before it: for decoding in constant memory.
+    """One token of `linear_scan`, given the state before it; for decoding in constant memory.
 
-    Returns the state after the token, which is the output too, in the dtype of `state`.
-    Raises ValueError where shapes do not fit, or a real state meets complex numbers.
+    Returns the state after the token, which is also the output, in the dtype of `state`.
+    Raises ValueError for shapes that do not fit, and for complex inputs with a real state.
     """
     _check(('batch',), a, x, state)
     for name, given in (('a', a), ('x', x)):
@@ -85,7 +85,7 @@ def linear_scan_step(a: Inexact[Array, 'b d'] | Constant, x: Inexact[Array, 'b d
 
 
 def _check(axes: tuple[str, ...], a: jax.Array, x: jax.Array, state: jax.Array | None) -> None:
-    """Refuses in words what the implementations take for granted."""
+    """Raises ValueError for shapes that do not fit."""
     if x.ndim != len(axes) + 1:
         raise ValueError(f'x has shape {x.shape}; wanted ({", ".join(axes)}, channels).')
     if not x.size:

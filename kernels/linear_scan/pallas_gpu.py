@@ -1,11 +1,11 @@
 """The linear scan as Pallas kernels for GPUs (the Triton backend), forward and backward.
 
-No code was taken from others. A program takes a block of channels of one sequence and walks over
-its tokens with the state in registers, reading and writing each array once. The backward pass makes
-the states of all tokens again, one array as large as the inputs, and walks against the reading.
+No code was taken from others. Each program scans a block of channels of one sequence with the state in registers, and
+reads and writes each array once. The backward pass recomputes the states of all tokens, an array as large as the
+inputs, and scans in the opposite direction.
 
-Not measured on a GPU: it lowers for CUDA, and its numbers are those of the interpreter. So it runs
-where it is asked for by name, and XLA elsewhere.
+It has not been measured on a GPU: it lowers for CUDA, and its numbers were checked in the interpreter. So it runs only
+when it is named.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _WIDEST = 128  # channels of a program
 
 
 class Plan(NamedTuple):
-    """What is static: tokens, channels of a program, one decay for all tokens, the direction."""
+    """Static arguments; `width`: channels of a program, `constant`: whether the decays are the same for all tokens."""
 
     tokens: int
     width: int
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     interpret: bool
 
     def walk(self, body: Callable, carry: Any, backwards: bool = False) -> Any:
-        """`body(token, is it the first one read, carry) -> carry` over the tokens."""
+        """Loops over the tokens; the body is `body(token, is_first, carry) -> carry`."""
         last = self.tokens - 1
         place = (lambda n: last - n) if self.reverse != backwards else (lambda n: n)
         first = last if self.reverse else 0
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
         return lax.fori_loop(0, self.tokens, step, carry)
 
     def spec(self, x: Any) -> pl.BlockSpec:
-        """All tokens of a block of channels."""
+        """The block of an array with all tokens of a block of channels."""
         return pl.BlockSpec((None, x.shape[1], self.width), lambda b, d: (b, 0, d))
 
 
@@ -53,7 +53,7 @@ def linear_scan(
     reverse: bool,
     interpret: bool = False,
 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d']]:
-    """See `kernels.linear_scan.linear_scan`. interpret: run the kernels as XLA, anywhere."""
+    """See `kernels.linear_scan.linear_scan`. `interpret` runs the kernels as XLA programs, on any platform."""
     batch, tokens, channels = x.shape
     width = min(_WIDEST, 1 << (channels - 1).bit_length())
     plan = Plan(tokens, width, a.ndim == 1, reverse, interpret)
@@ -67,13 +67,13 @@ def linear_scan(
 
 
 def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     return dispatch.lacking((a, x, initial_state), ('float32', 'bfloat16'))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From decays (B, T, D) or (B, 1, D), tokens and the first state (B, 1, D)."""
+    """The scan of decays (B, T, D) or (B, 1, D), inputs (B, T, D) and the initial state (B, 1, D)."""
     found = _states(plan, inputs, inputs[1].dtype)
     return found['h'], found['last']
 
@@ -139,7 +139,7 @@ def _decay(plan: Plan, ins: dict, t: Any) -> jax.Array:
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
-    """Runs a kernel, a program a block of channels of a sequence."""
+    """Runs a kernel with one program per block of channels of a sequence."""
     batch, _, channels = ins['start'].shape
     arrays = jax.tree.leaves((ins, outs))
     return pl.pallas_call(

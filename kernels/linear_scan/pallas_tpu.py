@@ -1,12 +1,11 @@
 """The linear scan as Pallas kernels for TPUs, forward and backward. No code was taken from others.
 
-The state stays in the vector memory from one block of tokens to the next; the kernels read and
-write each array once, which is what bounds them. With gradients one state a block is kept. The
-backward kernel makes the states of a block again and then reads it in the other order.
+The state stays in VMEM from one block of tokens to the next. The kernels read and write each array once, and this
+traffic bounds their speed. For gradients one state per block is stored; the backward kernel recomputes the states of a
+block and then scans it in the opposite direction.
 
-A TPU has no complex numbers, so the kernels take them as two planes, the real and the imaginary.
-Everything outside of a kernel is complex, and so are the formulas: a cotangent is multiplied by a
-decay, not by its conjugate, as JAX has it.
+A TPU has no complex numbers, so the kernels take them as two planes, real and imaginary. Outside of the kernels, and in
+the formulas, numbers are complex: by JAX's convention a cotangent is multiplied by a decay, not by its conjugate.
 """
 
 from collections.abc import Callable
@@ -22,15 +21,15 @@ from jaxtyping import Array, Inexact
 from longview.kernels import dispatch, pallas
 
 _LANES = 128
-_TILE = 16  # tokens that are read at once and walked without a loop: rows of a bfloat16 register
-_BLOCK = 256  # tokens in the vector memory at a time
-_WIDEST = 512  # channels of a block
+_TILE = 16  # tokens that are read together and processed in an unrolled loop: rows of a bfloat16 register
+_BLOCK = 256  # tokens in VMEM at a time
+_WIDEST = 512  # most channels of a block
 
-Planes = tuple[Any, ...]  # of one number: real, or real and imaginary
+Planes = tuple[Any, ...]  # (real,) or (real, imaginary)
 
 
 class Plan(NamedTuple):
-    """What is static; `width` is the channels of a block, 0 where none fits."""
+    """Static arguments; `width` is the number of channels of a block, 0 if no width fits."""
 
     batch: int
     tokens: int
@@ -48,7 +47,7 @@ class Plan(NamedTuple):
         return (self.batch, self.channels // self.width, -(-self.tokens // self.block))
 
     def spec(self, x: Any, backwards: bool) -> pl.BlockSpec:
-        """The block of an array that a grid step sees, the grid walking the tokens either way."""
+        """The block of an array for a grid step; the grid goes over the tokens in either direction."""
         last = self.grid[2] - 1
         place = (lambda t: last - t) if backwards else (lambda t: t)
         if x.ndim == 4:
@@ -80,7 +79,7 @@ def linear_scan(
 
 
 def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     lacking = dispatch.lacking((a, x, initial_state), ('float32', 'bfloat16', 'complex64'))
     if lacking is not None:
         return lacking
@@ -101,7 +100,7 @@ def _plan(a: jax.Array, x: jax.Array, reverse: bool) -> Plan:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From decays (B, T, D) or (B, 1, D), tokens and the first state (B, 1, D)."""
+    """The scan of decays (B, T, D) or (B, 1, D), inputs (B, T, D) and the initial state (B, 1, D)."""
     found = _outputs(plan, inputs, False)
     return found['h'], found['last']
 
@@ -220,7 +219,7 @@ def _set(refs: Planes, values: Planes) -> None:
 
 
 class Step:
-    """One step of the grid: a block of tokens, and how its tiles are read, written and walked."""
+    """One step of the grid: reads, writes and loops over the tiles of a block of tokens."""
 
     def __init__(self, plan: Plan, backwards: bool, grid_is_backwards: bool) -> None:
         self.plan, self.backwards = plan, backwards
@@ -229,7 +228,7 @@ class Step:
         self.block = plan.grid[2] - 1 - self.count if grid_is_backwards else self.count
 
     def begin(self, held: Planes, start: Planes | None) -> None:
-        """Before the first block: what a memory holds, zero without a start."""
+        """Before the first block: sets the scratch memory `held` to `start`, or to zero if that is None."""
 
         @pl.when(self.count == 0)
         def _() -> None:
@@ -237,7 +236,7 @@ class Step:
             _set(held, zeros if start is None else tuple(x[0] for x in start))
 
     def end(self, held: Planes, out: Planes) -> None:
-        """After the last block: what the memory holds."""
+        """After the last block: writes the scratch memory `held` to an output."""
 
         @pl.when(self.count == self.plan.grid[2] - 1)
         def _() -> None:
@@ -245,7 +244,7 @@ class Step:
                 ref[0] = x[...]
 
     def walk(self, tile: Callable, carry: Any) -> Any:
-        """`tile(n, carry) -> carry` for the tiles of the block in order."""
+        """Loops over the tiles of the block in order; the body is `tile(n, carry) -> carry`."""
         last = self.plan.block // _TILE - 1
         place = (lambda n: last - n) if self.backwards else (lambda n: n)
         return lax.fori_loop(0, last + 1, lambda n, carry: tile(place(n), carry), carry)
@@ -254,11 +253,11 @@ class Step:
         return pl.ds(pl.multiple_of(n * _TILE, _TILE), _TILE)
 
     def rows(self, refs: Planes, n: Any) -> list[Planes]:
-        """The tokens of a tile, in float32."""
+        """The tokens of a tile in float32."""
         return self.split([x[0, self.place(n), :].astype(jnp.float32) for x in refs], n)
 
     def decays(self, refs: Planes, n: Any) -> list[Planes]:
-        """The decays of a tile, behind the end of the sequence 1: the state stays what it is."""
+        """The decays of a tile; they are 1 after the end of the sequence, so that the state does not change there."""
         if self.plan.constant:
             planes = [jnp.broadcast_to(x[0], (_TILE, self.plan.width)) for x in refs]
         else:
@@ -266,7 +265,7 @@ class Step:
         return self.split(planes, n, (1.0, 0.0))
 
     def split(self, planes: list[jax.Array], n: Any, behind: Planes = (0.0, 0.0)) -> list[Planes]:
-        """The rows of a tile as (1, channels); given what is `behind` the end of the sequence."""
+        """The rows of a tile as (1, channels), with the values `behind` after the end of the sequence."""
         if self.plan.tokens % self.plan.block:
             token = lax.broadcasted_iota(jnp.int32, planes[0].shape, 0)
             token += self.block * self.plan.block + n * _TILE
@@ -280,7 +279,7 @@ class Step:
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) -> dict:
-    """Runs a kernel over batch, blocks of channels and blocks of tokens, the last in order.
+    """Runs a kernel over batch, blocks of channels and blocks of tokens; blocks of tokens run in order.
 
     Under vmap the mapped axis joins the batch, the first axis of every array.
     """
@@ -311,7 +310,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
 
 
 def _cost(plan: Plan, planes: int, ins: dict, outs: dict) -> object:
-    """Of a kernel that reads and writes everything once."""
+    """The cost of a kernel that reads and writes every array once."""
     _, _, blocks = plan.grid
     numbers = plan.batch * blocks * plan.block * plan.channels
     one = 8 if planes == 2 else 2

@@ -1,10 +1,9 @@
-"""The linear recurrence token by token, the definition that the fast forms are held to.
+"""The linear recurrence token by token: the definition against which the fast forms are tested.
 
-Gated recurrences of this form are as old as leaky integrators; for their use as layers see Gupta et
-al., Diagonal State Spaces are as Effective as Structured State Spaces, 2022,
-https://arxiv.org/abs/2203.14343, and Orvieto et al., Resurrecting Recurrent Neural Networks for
-Long Sequences, 2023, https://arxiv.org/abs/2303.06349. In float32 or complex64, or in double
-precision where `jax_enable_x64` is on. Gradients are JAX's own.
+Gated recurrences of this form are as old as leaky integrators; for their use as layers see Gupta et al., Diagonal State
+Spaces are as Effective as Structured State Spaces, 2022, https://arxiv.org/abs/2203.14343, and Orvieto et al.,
+Resurrecting Recurrent Neural Networks for Long Sequences, 2023, https://arxiv.org/abs/2303.06349. In float32 or
+complex64, or in double precision with `jax_enable_x64`. Gradients are JAX's own.
 """
 
 import jax
@@ -18,7 +17,7 @@ def step(
     x: Inexact[Array, 'b d'],
     state: Inexact[Array, 'b d'],
 ) -> Inexact[Array, 'b d']:
-    """One token: fade the state, add the token."""
+    """One token: decay the state, add the input."""
     a = a if a.ndim == x.ndim else a[None]
     return a.astype(state.dtype) * state + x.astype(state.dtype)
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, T, D as in `kernels.linear_scan`; `timed` marks those that benchmarks run."""
+    """B, T, D as in `kernels.linear_scan`; benchmarks run the shapes marked `timed`."""
 
     batch: int
     tokens: int

@@ -1,10 +1,9 @@
 """The linear scan of a sequence whose tokens are split over devices, inside of `jax.shard_map`.
 
-What a device does to the state that enters its piece is one decay and one state to add. Devices
-find the two by reading their pieces once, compose them along the mesh axis in log2 of its size
-rounds, and read their pieces again from the state that really enters. What is exchanged is states,
-so it does not grow with the length of the sequence; each token is read twice. Gradients are those
-of the parts.
+Each device holds a shard of the tokens. The effect of a shard on the state that enters it is one decay and one state to
+add. Devices compute both by scanning their shards from a zero state, compose them along the mesh axis in
+log2(axis size) rounds, and scan their shards again from the states that really enter. Only states are exchanged, so
+communication does not grow with the length of the sequence; each token is read twice. Gradients are those of the parts.
 """
 
 from collections.abc import Hashable
@@ -28,20 +27,19 @@ def sequence_parallel_linear_scan(
     reverse: bool = False,
     implementation: str | None = None,
 ) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
-    """`linear_scan` of the whole sequence, called on each device with its piece of the tokens.
+    """`linear_scan` of the whole sequence, called on each device with its shard of the tokens.
 
     Args:
-      a, x: as in `linear_scan`, of the piece; a constant decay is the same on all devices.
-      axis_name: the mesh axis that tokens are split over, in order.
-      initial_state: the state before the first token of the whole sequence, on all devices.
+      a, x: as in `linear_scan`, for the shard; a constant decay is the same on all devices.
+      axis_name: the mesh axis over which the tokens are split, in order.
+      initial_state: the state before the first token of the whole sequence, the same on all devices.
       reverse, implementation: as in `linear_scan`.
 
     Returns:
-      The states after each token of the piece, and the last one of the whole sequence, which is
-      the same on all devices.
+      The states after each token of the shard, and the last state of the whole sequence, the same on all devices.
 
     Raises:
-      ValueError, NotImplementedError: as `linear_scan`.
+      ValueError, NotImplementedError: as in `linear_scan`.
     """
     scan = partial(api.linear_scan, a, x, reverse=reverse, implementation=implementation)
     place, end = lax.axis_index(axis_name), lax.axis_size(axis_name) - 1
@@ -58,7 +56,7 @@ def sequence_parallel_linear_scan(
 
 
 def _decay(a: jax.Array, x: jax.Array) -> jax.Array:
-    """What is left of a state after all tokens of the piece."""
+    """The factor on a state after all tokens of the shard."""
     a = a.astype(jnp.promote_types(a.dtype, jnp.float32))
     if a.ndim == 1:
         return jnp.broadcast_to(a[None] ** x.shape[1], (x.shape[0], x.shape[2]))

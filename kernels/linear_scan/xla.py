@@ -1,13 +1,12 @@
-"""The linear scan by walks over chunks of tokens: plain XLA, any length, with gradients.
+"""The linear scan by chunks of tokens, in plain XLA, for any length and with gradients.
 
-The associative form inside of a chunk is that of Blelloch, Prefix Sums and Their Applications,
-1990. No code was taken from others.
+The associative scan inside of a chunk is that of Blelloch, Prefix Sums and Their Applications, 1990. No code was taken
+from others.
 
-A walk carries the state from chunk to chunk. Inside of one, a CPU goes token by token (32 ns a
-token and a row of a cache line; every parallel form tried is slower), everything else takes
-log2 C rounds of an associative scan. With gradients the walk also keeps the state that enters each
-chunk; the backward pass walks the other way, makes the states of a chunk again and differentiates
-the chunk. So its memory is that of its results, whatever becomes of the outputs.
+A loop carries the state from chunk to chunk. Inside of a chunk, a CPU goes token by token (32 ns per token and cache
+line; every parallel form tried is slower), other platforms take log2 C rounds of an associative scan. For gradients the
+loop also stores the state that enters each chunk; the backward pass goes over the chunks in the opposite order,
+recomputes the states of a chunk and differentiates it. So little more memory is needed than for inputs and gradients.
 
 Inputs may be bfloat16; arithmetic and state are float32 (float64 for float64 inputs), or complex.
 """
@@ -25,19 +24,19 @@ from longview.kernels import dispatch, scans
 
 _CHUNK = 128
 
-# The states after each token of a chunk, from (decays, tokens, state before).
+# (decays, inputs, state before the chunk) -> states after each token of the chunk.
 Recur = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Plan(NamedTuple):
-    """What is static: direction of reading, dtype of the outputs."""
+    """Static arguments: the direction of the scan and the dtype of the outputs."""
 
     reverse: bool
     dtype: Any
 
 
 class Tokens(NamedTuple):
-    """Of a sequence (B, T, D) or a chunk (C, B, D), read or not; a is None where it is constant."""
+    """Decays and inputs of a sequence (B, T, D) or a chunk (C, B, D); `a` is None if it is constant."""
 
     a: jax.Array | None
     x: jax.Array
@@ -58,7 +57,7 @@ def linear_scan(
         state = initial_state.astype(wide)
     constant = None
     if a.ndim == 1:
-        # A copy a sequence: a batch over devices then adds their cotangents up once, at the end.
+        # One copy per sequence: then the cotangents of a batch over devices are summed once, at the end.
         constant, a = jnp.broadcast_to(a.astype(wide)[None], state.shape), None
     dtype = wide if jnp.issubdtype(wide, jnp.complexfloating) else x.dtype
     return _scan(Plan(reverse, jnp.dtype(dtype)), constant, Tokens(a, x), state)
@@ -84,10 +83,10 @@ _scan.defvjp(_scan_forward, _scan_backward)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _where_it_runs(walk: Callable, plan: Plan, inputs: tuple) -> Any:
-    """Walks in the way that suits the platform.
+    """Runs `walk` in the way that suits the platform.
 
-    On a CPU everything is widened first: a loop that slices bfloat16 arrays makes XLA there widen
-    the whole of them, in every step where it writes.
+    On a CPU all inputs are cast to float32 first: in a loop that slices bfloat16 arrays XLA would cast whole arrays
+    there, in every iteration.
     """
     whole = partial(walk, plan, _parallel)
     given = jax.eval_shape(whole, *inputs)
@@ -108,7 +107,7 @@ def _forward(
     tokens: Tokens,
     state: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """The states after each token, the last one and, to `keep`, those that enter the chunks."""
+    """The states after each token, the last state and, with `keep`, the states that enter the chunks."""
 
     def step(carry: tuple, start: Any, size: int, _: Any) -> tuple[tuple, Any]:
         state, h = carry
@@ -130,7 +129,7 @@ def _backward(
     dh: jax.Array,
     dlast: jax.Array,
 ) -> tuple[jax.Array | None, Tokens, jax.Array]:
-    """The cotangents of the constant decay, the tokens and the first state."""
+    """The cotangents of the constant decay, the tokens and the initial state."""
 
     def step(carry: tuple, start: Any, size: int, edge: jax.Array) -> tuple[tuple, None]:
         dstate, dconstant, dtokens = carry
@@ -148,7 +147,7 @@ def _backward(
 
 
 def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:
-    """`size` tokens from `start`, in the order of reading and leading: (C, B, D)."""
+    """`size` tokens from `start` on, in the order of the scan and as the first axis: (C, B, D)."""
     x = jnp.moveaxis(lax.dynamic_slice_in_dim(x, start, size, axis=1), 1, 0)
     return x[::-1] if plan.reverse else x
 
@@ -159,7 +158,7 @@ def _write(plan: Plan, out: jax.Array, x: jax.Array, start: Any) -> jax.Array:
 
 
 def _chunk(recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
-    """The states after each token of a chunk, and after the last one."""
+    """The states after each token of a chunk, and the last state."""
     x = tokens.x.astype(state.dtype)
     a = jnp.broadcast_to(constant[None], x.shape) if tokens.a is None else tokens.a
     states = _states(recur, a.astype(state.dtype), x, state)
@@ -178,7 +177,7 @@ def _states_forward(recur: Recur, *inputs: jax.Array) -> tuple[jax.Array, tuple]
 
 def _states_backward(recur: Recur, kept: tuple, cotangent: jax.Array) -> tuple:
     a, _, start, states = kept
-    # The cotangent of a state fades by the decay of the token after it.
+    # The cotangent of a state is multiplied by the decay of the next token.
     after = jnp.concatenate([a[1:], jnp.ones_like(a[:1])])
     dx = recur(after[::-1], cotangent[::-1], jnp.zeros_like(start))[::-1]
     return dx * jnp.concatenate([start[None], states[:-1]]), dx, a[0] * dx[0]

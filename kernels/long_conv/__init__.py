@@ -1,6 +1,6 @@
 """Convolution along a sequence with a kernel as long as the input: `long_conv`.
 
-`sequence_parallel_long_conv` is the same of a sequence split over devices.
+`sequence_parallel_long_conv` is the same for a sequence that is split over devices.
 """
 
 from longview.kernels.long_conv.api import long_conv

@@ -12,8 +12,8 @@ B batch, T tokens, D channels, K taps:
     c_t = sum_{j = 0..K-1} kernel_j x_{t-j} + sum_{j = 0..} backward_kernel_j x_{t+1+j}
     y_t = post_gate_t (c_t + skip x_t)
 
-The sequence is zero outside, or repeats itself if `circular`. As in the published layers, the
-backward kernel starts one token ahead. Where we differ: channels are last (B T D, not B D T).
+Outside of its length the sequence is zero, or periodic if `circular`. As in the published layers, the backward kernel
+starts one token ahead. Where we differ: channels are last (B T D, not B D T).
 """
 
 from functools import partial
@@ -49,25 +49,26 @@ def long_conv(
 
     Args:
       u: inputs.
-      kernel: taps from lag 0 on, (K, D), or (B, K, D), one for each sequence. K may be anything;
-        taps that reach behind the sequence do nothing.
-      skip: weight of the sequence itself, a number a channel; none by default.
+      kernel: taps from lag 0 on, (K, D), or (B, K, D) for one kernel per sequence. K may be any number; taps beyond the
+        length of the sequence have no effect.
+      skip: weight of the sequence itself, one number per channel; none by default.
       pre_gate, post_gate: factors before and after the convolution; none by default.
       backward_kernel: taps from lag -1 on, into the future; none by default.
-      circular: the sequence repeats itself, and no kernel is longer than it.
-      frequencies: the share of the kernel's frequencies that count, the lowest: 1, or 1/2, 1/4 or
-        1/8, where matrix forms leave out the blocks of the others. They are those of the transform,
-        whose length is the least power of two, from 512 on, that is no shorter than sequence and
-        taps together. What is left of the kernel is no longer zero ahead of its first tap.
-      implementation: 'xla', 'fft' or 'monarch' (the two ways that 'xla' chooses from by platform),
-        'pallas_tpu', 'reference', or None for what suits the platform.
+      circular: whether the sequence is periodic; then no kernel may be longer than it.
+      frequencies: share of the lowest frequencies of the kernel that are kept: 1, or 1/2, 1/4 or 1/8, for which matrix
+        forms skip the blocks of the other frequencies. The frequencies are those of a transform whose length is the
+        least power of two, at least 512, that is no shorter than sequence and taps together. The low-pass kernel is no
+        longer zero before its first tap.
+      implementation: 'xla', 'fft' or 'monarch' (from which 'xla' chooses by platform), 'pallas_tpu', 'reference', or
+          None
+        for the default of the platform.
 
     Returns:
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check(u, {'kernel': kernel, 'backward_kernel': backward_kernel}, circular)
     if frequencies not in _SHARES:
@@ -92,16 +93,16 @@ def long_conv(
 
 
 def _joined(tokens: int, kernel: jax.Array, backward: jax.Array | None, circular: bool) -> tuple[jax.Array, int]:
-    """One kernel, from the furthest lag into the future on, and how many of its taps are there."""
+    """Returns one kernel, which starts with the furthest lag into the future, and the number of its future taps."""
     kernel = kernel[..., :tokens, :]
     if circular:
         around = [(0, 0)] * (kernel.ndim - 2) + [(0, tokens - kernel.shape[-2]), (0, 0)]
         kernel = jnp.pad(kernel, around)
         if backward is not None:
-            # Lag -1 - j is lag T - 1 - j of a sequence that repeats itself.
+            # In a periodic sequence lag -1 - j is lag T - 1 - j.
             taps = jnp.flip(backward, -2)
             kernel = kernel.at[..., tokens - taps.shape[-2] :, :].add(taps)
-        # What comes around is what taps ahead of a sequence that does not would meet.
+        # A circular convolution is a linear one with a periodic kernel, whose taps also reach into the future.
         return jnp.concatenate([kernel[..., 1:, :], kernel], axis=-2), tokens - 1
     if backward is None:
         return kernel, 0
@@ -110,7 +111,7 @@ def _joined(tokens: int, kernel: jax.Array, backward: jax.Array | None, circular
 
 
 def _check(u: jax.Array, kernels: dict[str, jax.Array | None], circular: bool) -> None:
-    """Refuses in words kernels that do not go with `u` and with each other."""
+    """Raises ValueError for kernels that do not fit `u` or each other."""
     if u.ndim != 3 or not u.size:
         raise ValueError(f'u has shape {u.shape}; wanted (batch, tokens, channels), none 0.')
     batch, tokens, channels = u.shape

@@ -1,9 +1,9 @@
 """The long convolution by XLA's FFT, forward and backward: for CPUs (PocketFFT) and GPUs (cuFFT).
 
-One complex transform of half the period, see transforms.py. On a CPU channels come in groups that
-stay in the caches, and the first level of a long transform is done by hand, where its twiddles
-cost nothing more: the library's transforms are a third slower from 4,096 numbers on. Loops keep the
-transposition apart from the arithmetic. No code was taken from others.
+One complex transform of half the period, see transforms.py. On a CPU channels are processed in groups that stay in the
+cache, and the first level of a long transform is computed here, where its twiddle factors cost nothing extra, since the
+library's transforms are a third slower from 4,096 numbers on. Loops keep the transposition apart from the arithmetic.
+No code was taken from others.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,15 @@ from jax.typing import DTypeLike
 
 from longview.kernels.long_conv.transforms import Level
 
-# Measured on a CPU: complex numbers of a group, the largest fast transform, what is split off.
+# Measured on a CPU: complex numbers in a group, size of the largest fast transform, candidates for the first level.
 _GROUP, _REST, _SIDES = 2**16, 2048, (1, 2, 3, 4, 5, 6, 8)
 
 
 class FFT(NamedTuple):
-    """Size of the transform; keep: how many of its frequencies, the lowest; grouped: see above.
+    """A transform: its size, how many of the lowest frequencies to keep, whether to group channels (see above).
 
-    Sequences are (.., rows, t) and spectra (.., rows, side, rest), permuted. `twiddles` are an
-    argument of all that uses them, for what is partitioned by hand may hold no constants.
+    Sequences are (.., rows, t) and spectra (.., rows, side, rest), with permuted frequencies. The twiddle factors are
+    an argument of the methods, since a function under custom partitioning may hold no constants.
     """
 
     size: int
@@ -36,13 +36,13 @@ class FFT(NamedTuple):
 
     @property
     def level(self) -> Level:
-        """What is done by hand before the library's transforms of the rest."""
+        """The first level of the transform, which is computed here; the library transforms the rest."""
         fits = (n for n in _SIDES if self.size % n == 0 and self.size // n <= _REST)
         side = next(fits, 1) if self.grouped else 1
         return Level(side, self.size // side, 1, side)
 
     def forward(self, x: jax.Array, twiddles: jax.Array) -> jax.Array:
-        """The spectrum of real sequences, t at most twice the size."""
+        """Returns the spectrum of real sequences of length t, at most twice the size."""
         side, rest, *_ = level = self.level
         matrix = level.matrix(-(-x.shape[-1] // rest))
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, len(matrix) * rest - x.shape[-1])])
@@ -55,7 +55,7 @@ class FFT(NamedTuple):
         return self._lowest(jnp.fft.fft(jnp.stack(lines, axis=-2)))
 
     def backward(self, spectrum: jax.Array, count: int, twiddles: jax.Array) -> jax.Array:
-        """The first `count` tokens."""
+        """Returns the first `count` tokens of the sequence with this spectrum."""
         side, rest, *_ = level = self.level
         z = jnp.fft.ifft(spectrum)
         lines = []
@@ -68,13 +68,13 @@ class FFT(NamedTuple):
         return jnp.concatenate(parts, axis=-1)[..., :count]
 
     def twiddles(self, dtype: DTypeLike) -> jax.Array:
-        """Real and imaginary part, (2, side, rest)."""
+        """Returns the twiddle factors, (2, side, rest), real and imaginary part."""
         side, rest, *_ = self.level
         angle = np.pi / (2 * self.size) * np.outer(4 * np.arange(side) + 1, np.arange(rest))
         return jnp.asarray(np.stack([np.cos(angle), -np.sin(angle)]), dtype)
 
     def rows(self, batch: int, channels: int) -> int:
-        """How many of the channels are done at once: a divisor of them."""
+        """Returns the number of channels in a group, a divisor of all channels."""
         most = max(1, _GROUP // (batch * self.size)) if self.grouped else channels
         return max(n for n in range(1, min(most, channels) + 1) if channels % n == 0)
 
@@ -87,13 +87,13 @@ class FFT(NamedTuple):
 
 
 def convolve(fft: FFT, x: jax.Array, taps: jax.Array) -> jax.Array:
-    """(B, T, D) with (K, D) or (B, K, D) -> (B, T, D), in the wide type."""
+    """Convolves x (B, T, D) with taps (K, D) or (B, K, D); both have the accumulation type."""
     twiddles = fft.twiddles(x.dtype)
     return _alone(partial(_convolve, fft), 'b t d, {0}, c s n -> b t d', x, taps, twiddles)
 
 
 def cotangents(fft: FFT, x: jax.Array, taps: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Those of the sequence and of the taps."""
+    """Returns the cotangents of the sequence and of the taps."""
     rule = 'b t d, {0}, b t d, c s n -> b t d, {0}'
     return _alone(partial(_cotangents, fft), rule, x, taps, dy, fft.twiddles(x.dtype))
 
@@ -135,7 +135,7 @@ def _cotangents(
 def _groups(
     fft: FFT, function: Callable[..., tuple], arrays: tuple[jax.Array, ...], like: tuple
 ) -> tuple[jax.Array, ...]:
-    """Runs a function of (B, rows, T) on all channels of (B, T, D); results are as `like`."""
+    """Runs a function of (B, rows, T) on groups of the channels of (B, T, D); results have the shapes of `like`."""
     batch, _, channels = arrays[0].shape
     rows = fft.rows(batch, channels)
     turn = lambda x: jnp.swapaxes(x, 1, 2)
@@ -154,11 +154,11 @@ def _groups(
 
 
 def _alone(function: Callable[..., Any], rule: str, *arrays: jax.Array) -> Any:
-    """Runs a function on each device's sequences and channels; it is told over which axes of the
-    mesh those are split that its second result is a sum of.
+    """Runs a function on each device's shard of sequences and channels.
 
-    XLA's partitioner does not split FFTs: without this it gathers batch and channels.
-    Under vmap the calls come one after the other.
+    The function gets the mesh axes over which it has to sum its second result, the cotangent of shared taps. XLA's
+    partitioner does not split FFTs: without this it gathers batch and channels. Under vmap the calls run one after the
+    other.
     """
     shared = arrays[1].ndim == 2
     taps = 'k d' if shared else 'b k d'

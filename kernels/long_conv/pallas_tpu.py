@@ -1,11 +1,11 @@
-"""The long convolution as Pallas kernels for TPUs: transform, product and inverse in one.
+"""The long convolution as Pallas kernels for TPUs that fuse transform, product and inverse transform.
 
-The decomposition of order 2 of Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908,
-Algorithm 1; longer sequences take further levels outside (see `transforms.Monarch`), and the kernel
-does the last two. No code was taken from others.
+The order-2 decomposition of Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, Algorithm 1. For longer
+sequences further levels are computed outside (see `transforms.Monarch`), and the kernel computes the last two. No code
+was taken from others.
 
-Gates and skip are applied where a block is in the vector memory. The gradients are convolutions
-too, with conjugated spectra, and are made by the same kernels: gates change places.
+Gates and skip are applied while a block is in VMEM. Gradients are convolutions too, with conjugated spectra and
+exchanged gates, and are computed by the same kernels.
 """
 
 import math
@@ -19,7 +19,7 @@ from longview.kernels import dispatch
 from longview.kernels.long_conv.pallas_tpu_tile import LANES, run
 from longview.kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
 
-_LARGEST = 2**13  # complex numbers a lane of the vector memory: 8 of the 16 MiB of a v4
+_LARGEST = 2**13  # most complex numbers per lane in VMEM: 8 of the 16 MiB of a v4
 
 
 def convolve(
@@ -32,13 +32,13 @@ def convolve(
     before: int,
     keep: float = 1.0,
 ) -> jax.Array:
-    """`kernels.long_conv.long_conv` of joined taps; see `reference.convolve`."""
+    """`kernels.long_conv.long_conv` with joined taps; see `reference.convolve`."""
     batch, tokens, channels = u.shape
     size = period_for(tokens, taps.shape[-2], before)
     narrow = u.dtype == taps.dtype == jnp.bfloat16
     monarch = Monarch(_sides(size), jnp.bfloat16 if narrow else jnp.float32).keeping(keep)
     taps = wrapped(taps, before, monarch.size)
-    # Sequences side by side fill the lanes.
+    # Several sequences are concatenated along the channels to fill the lanes.
     fits = lambda n: batch % n == 0 and n * channels <= max(LANES, channels)
     beside = max(filter(fits, range(1, batch + 1)))
     full = -(-beside * channels // LANES) * LANES
@@ -55,12 +55,12 @@ def convolve(
 
 
 def missing(u: jax.Array, taps: jax.Array, *others: jax.Array | None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     return dispatch.lacking((u, taps, others), ('float32', 'bfloat16'))
 
 
 def _sides(size: int) -> tuple[int, ...]:
-    """The last two for the kernel, as large as its memory allows; those before them outside."""
+    """Returns the sides: the last two are for the kernel, as large as VMEM allows, the others for levels outside."""
     bits = size.bit_length() - 1
     within = min(bits, _LARGEST.bit_length() - 1)
     outer = monarch_sides(2 ** (bits - within)) if bits > within else ()
@@ -68,7 +68,7 @@ def _sides(size: int) -> tuple[int, ...]:
 
 
 def _lanes(x: jax.Array, beside: int, full: int) -> jax.Array:
-    """(B, T, D) -> (B / beside, T, full): sequences side by side, and zeros."""
+    """Returns (B / beside, T, full) for x (B, T, D): `beside` sequences concatenated along the channels, and zeros."""
     batch, tokens, channels = x.shape
     x = jnp.swapaxes(x.reshape(batch // beside, beside, tokens, channels), 1, 2)
     x = x.reshape(batch // beside, tokens, beside * channels)
@@ -116,7 +116,7 @@ def _cotangents(monarch: Monarch, inputs: tuple, dy: jax.Array) -> tuple:
 
 
 def _spectrum(monarch: Monarch, x: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """Real (B, t, D) -> (2, B frequencies of outer levels, rows, kept, D)."""
+    """Returns the spectrum of real x (B, t, D): (2, B * frequencies of outer levels, rows, kept, D)."""
     outer = monarch.levels[:-2]
     if not outer:
         return run(monarch, {'x': x[None], 'pre': gate}, x.shape[1], None, False)
@@ -138,7 +138,7 @@ def _product(
     count: int | None = None,
     conjugated: bool = False,
 ) -> jax.Array:
-    """`post * (c + skip * pre * x)`, where c is `pre * x` with its spectrum multiplied."""
+    """Returns `post * (c + skip * pre * x)`, where the spectrum of c is that of `pre * x` times `spectrum`."""
     outer = monarch.levels[:-2]
     count = count or x.shape[1]
     if not outer:

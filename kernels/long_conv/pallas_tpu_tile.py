@@ -1,10 +1,10 @@
-"""The Pallas kernels of the long convolution: the last two levels of a transform, in fast memory.
+"""The Pallas kernels of the long convolution: the last two levels of a transform, in VMEM.
 
-The grid walks, for a block of channels and a sequence, over chunks of tokens (a product with the
-first matrix, twiddles), chunks of frequencies (a product with the second matrix, with the kernel's
-spectrum, and back) and chunks of tokens again, so blocks come and go while others are worked on. A
-second kernel stops half way and writes a spectrum: that of the taps and, for their gradient, of the
-sequence. See pallas_tpu.py.
+For each block of channels and each sequence the grid goes over chunks of tokens (a product with the first matrix,
+twiddle factors), then chunks of frequencies (a product with the second matrix, with the kernel's spectrum, and back),
+then chunks of tokens again, so blocks are transferred while others are computed. A second kernel stops half way and
+writes a
+spectrum: that of the taps and, for their gradient, that of the sequence. See pallas_tpu.py.
 """
 
 from functools import partial
@@ -24,8 +24,11 @@ _CHUNK = 512  # frequencies of a block of the kernel's spectrum
 
 
 class Tile(NamedTuple):
-    """The two levels that a kernel does. rows: of tokens, in and out; width: tokens of a row in a
-    block; parts: 1 for real sequences, 2 for complex ones."""
+    """The two levels that a kernel computes.
+
+    parts: 1 for real sequences, 2 for complex ones; rows: rows of tokens, in and out; width: tokens of a row in a
+        block.
+    """
 
     first: Level
     second: Level
@@ -37,16 +40,16 @@ class Tile(NamedTuple):
 
     @property
     def height(self) -> int:
-        """Rows of frequencies in a block."""
+        """The rows of frequencies in a block."""
         return min(self.first.side, max(1, _CHUNK // self.second.kept))
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Chunks of tokens, and of frequencies."""
+        """The number of chunks of tokens, and of frequencies."""
         return self.second.side // self.width, self.first.side // self.height
 
     def constants(self, outward: bool) -> dict[str, jax.Array]:
-        """Matrices by name, and the twiddles (chunks, 2, rows, width)."""
+        """Returns the matrices by name, and the twiddle factors (chunks, 2, rows, width)."""
         first, second, parts = self.first, self.second, self.parts
         into, out = (first.complex_matrix(n)[:parts].reshape(parts * n, -1) for n in self.rows)
         across = second.complex_matrix(second.side).reshape(2 * second.side, -1)
@@ -59,8 +62,11 @@ class Tile(NamedTuple):
 
 
 def run(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool) -> jax.Array:
-    """Runs a kernel: (parts, B, t, D) -> the same with `count` tokens, or without a `dtype` the
-    spectrum. Under vmap the calls come one after the other."""
+    """Runs a kernel on (parts, B, t, D).
+
+    Returns the convolution with `count` tokens or, if `dtype` is None, the spectrum. Under vmap the calls run one after
+    the other.
+    """
     ins = {name: x for name, x in ins.items() if x is not None}
 
     @jax.custom_batching.sequential_vmap
@@ -114,9 +120,9 @@ def _origin(ndim: int, *place: Any) -> tuple[int, ...]:
 
 
 def _spec(tile: Tile, name: str, shape: tuple[int, ...], twice: bool = False) -> pl.BlockSpec:
-    """The block that a grid step sees; where it is of no use, that of the step before or after.
+    """The block of an array for a grid step; for steps that do not use the array, that of the step before or after.
 
-    twice: the tokens that went in are read again as others come out.
+    twice: whether the input tokens are read a second time, when the outputs are written.
     """
     chunks, blocks = tile.steps
     if name == 'skip':
@@ -135,7 +141,7 @@ def _spec(tile: Tile, name: str, shape: tuple[int, ...], twice: bool = False) ->
 
 
 def _kernel(tile: Tile, outward: bool, ins: dict, out: Any, memory: Any) -> None:
-    """One step of the grid; `memory` holds the rows of frequencies, real parts before imaginary."""
+    """One step of the grid; `memory` holds the rows of frequencies, with real parts before imaginary parts."""
     chunks, blocks = tile.steps
     step = pl.program_id(2)
     pl.when(step < chunks)(partial(_inward, tile, ins, memory, step))
@@ -154,7 +160,7 @@ def _tokens(ins: dict) -> jax.Array:
 
 
 def _halves(tile: Tile, chunk: Any) -> tuple[Any, Any]:
-    """Where the real and the imaginary parts of a chunk are in the memory."""
+    """Returns the slices of the memory with the real and the imaginary parts of a chunk."""
     start = pl.multiple_of(chunk * tile.width, tile.width)
     return tuple(pl.ds(n * tile.second.side + start, tile.width) for n in range(2))
 
@@ -206,7 +212,7 @@ def _outward(tile: Tile, ins: dict, out: Any, memory: Any, chunk: Any) -> None:
 
 
 def _cost(tile: Tile, outward: bool, ins: dict, constants: dict, out: Any) -> object:
-    """Products of matrices, and the blocks that come and go."""
+    """The cost of the matrix products and of the transfer of blocks."""
     _, batch, _, _, channels = ins['x'].shape
     first, second = tile.first, tile.second
     sizes = [2 * first.side * tile.parts * rows * second.side for rows in tile.rows[: 1 + outward]]

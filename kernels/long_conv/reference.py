@@ -1,6 +1,6 @@
-"""Long convolution as the direct sum, one tap after the other, that the fast forms are held to.
+"""Long convolution as the direct sum over taps: the definition against which the fast forms are tested.
 
-In float32, or in float64 where `jax_enable_x64` is on. Gradients are JAX's own.
+In float32, or in float64 with `jax_enable_x64`. Gradients are JAX's own.
 """
 
 import jax
@@ -38,7 +38,7 @@ def convolve(
 
 
 def _low_pass(tokens: int, kernel: jax.Array, before: int, keep: float) -> jax.Array:
-    """What a share of the kernel's frequencies (f + 1/4) / N is at the lags from 1 - T to T - 1."""
+    """Returns the low-pass kernel, with a share of the frequencies (f + 1/4) / N, at the lags from 1 - T to T - 1."""
     period, taps = period_for(tokens, kernel.shape[-2], before), kernel.shape[-2]
     frequency = lowest(period, int(keep * period)) + 0.25
     lag = np.arange(1 - tokens, tokens)[:, None] - (np.arange(taps) - before)[None]

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, T, D and the taps K as in `kernels.long_conv`; `timed` marks those that benchmarks run."""
+    """B, T, D and the taps K as in `kernels.long_conv`; benchmarks run the shapes marked `timed`."""
 
     batch: int
     tokens: int
@@ -19,7 +19,7 @@ SHAPES = {
     'odd': Shape(3, 63, 5, 63),
     'prime': Shape(2, 127, 4, 127),
     'partial': Shape(2, 100, 3, 7),
-    'longer': Shape(2, 40, 3, 57),  # taps that reach behind the sequence
+    'longer': Shape(2, 40, 3, 57),  # more taps than tokens
     'long': Shape(2, 1000, 2, 1000),
     'power': Shape(2, 4096, 2, 4096),
     'behind_power': Shape(1, 4097, 2, 4097),

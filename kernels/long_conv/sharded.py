@@ -1,10 +1,9 @@
 """The long convolution of a sequence split over devices, inside of `jax.shard_map`.
 
-The first level of the decomposition (see transforms.py) is over the devices: token l of device p is
-token p L + l, and a product over p makes from all pieces one complex sequence of L tokens a
-device. What brings the pieces together and apart is the transpose of a matrix whose rows devices
-hold, an all-to-all: Bailey, FFTs in External or Hierarchical Memory, 1990. A device holds no more
-than its part of anything. No code was taken from others.
+The first level of the decomposition (see transforms.py) is over the devices: token l of device p is token p L + l of
+the sequence, and a product over p turns the shards into one complex sequence of L tokens per device. The shards are
+exchanged by transposing a matrix whose rows are distributed over the devices, an all-to-all: Bailey, FFTs in External
+or Hierarchical Memory, 1990. No device ever holds more than its share of an array. No code was taken from others.
 """
 
 from collections.abc import Hashable
@@ -30,19 +29,19 @@ def sequence_parallel_long_conv(
     pre_gate: Tokens | None = None,
     post_gate: Tokens | None = None,
 ) -> Tokens:
-    """The causal `long_conv` of the whole sequence, called on each device with its pieces.
+    """The causal `long_conv` of the whole sequence, called on each device with its shard.
 
     Args:
-      u, pre_gate, post_gate: as in `long_conv`, the piece of the tokens.
-      kernel: the piece of the taps, as many as tokens: device p has those from lag p T on.
-      axis_name: the mesh axis that tokens and taps are split over, in order.
+      u, pre_gate, post_gate: as in `long_conv`, for the shard of the tokens.
+      kernel: the shard of the taps, of as many taps as tokens: device p has those from lag p T on.
+      axis_name: the mesh axis over which tokens and taps are split, in order.
       skip: as in `long_conv`, the same on all devices.
 
     Returns:
-      The outputs of the piece in the dtype of `u`; sums are float32.
+      The outputs of the shard in the dtype of `u`; sums are float32.
 
     Raises:
-      ValueError: shapes that do not fit, or a piece that the devices do not divide.
+      ValueError: shapes that do not fit, or a shard whose length the number of devices does not divide.
     """
     count, (_, tokens, channels) = lax.axis_size(axis_name), u.shape
     if kernel.shape != (tokens, channels):
@@ -65,7 +64,7 @@ def sequence_parallel_long_conv(
 
 @partial(jax.checkpoint, static_argnums=0)
 def _convolve(axis: Hashable, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """What is kept for the gradients is the inputs."""
+    """Only the inputs are kept for the gradients."""
     z, k = (_apart(axis, part) for part in (x, kernel))
     sides = exact_sides(x.shape[1])
     forms = {'default': _by_fft}
@@ -75,7 +74,7 @@ def _convolve(axis: Hashable, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _apart(axis: Hashable, x: jax.Array) -> jax.Array:
-    """A piece (B, L, D) -> the complex sequence (2, B, L, D) of this device's frequency."""
+    """Returns the complex sequence (2, B, L, D) of this device's frequency, given the shards (B, L, D)."""
     count, (batch, tokens, channels) = lax.axis_size(axis), x.shape
     x = x.reshape(batch, count, tokens // count, channels)
     x = lax.all_to_all(x, axis, split_axis=1, concat_axis=0)
@@ -86,7 +85,7 @@ def _apart(axis: Hashable, x: jax.Array) -> jax.Array:
 
 
 def _together(axis: Hashable, z: jax.Array) -> jax.Array:
-    """The inverse."""
+    """Undoes `_apart`."""
     count, (_, batch, tokens, channels) = lax.axis_size(axis), z.shape
     z = z.reshape(2, batch, count, tokens // count, channels)
     z = lax.all_to_all(z, axis, split_axis=2, concat_axis=1)
@@ -101,7 +100,7 @@ def _level(count: int) -> Level:
 
 
 def _twiddles(axis: Hashable, tokens: int) -> jax.Array:
-    """(2, frequency, the share of the tokens that this device has between the transposes)."""
+    """Returns (2, frequencies, tokens) for the tokens that this device holds between the transposes."""
     count = lax.axis_size(axis)
     size, share = count * tokens, tokens // count
     angle = np.pi / (2 * size) * np.outer(np.arange(count) * share, 4 * np.arange(count) + 1)

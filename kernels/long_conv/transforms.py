@@ -1,20 +1,20 @@
-"""The transform in which a convolution is a product, as matrices, for TPUs; and its sizes.
+"""The transform in which a convolution is a product: its sizes, and its form as matrix products for TPUs.
 
-A real sequence of period 2N whose sign turns as it comes around is the complex sequence
+A real sequence of period 2N that changes its sign after one period is equivalent to the complex sequence
 
     z_t = (x_t - i x_{t+N}) exp(-2 pi i t / 4N),  t < N
 
-of half its length, so a sequence and the zeros behind it cost one complex transform of its own
-length and nothing is computed for zeros: Crandall & Fagin, Discrete Weighted Transforms and
-Large-Integer Arithmetic, 1994. The transform of z is x at the frequencies (f + 1/4) / N. Without
-the weights (`quarter` 0) the period is N and the convolution is circular.
+of half its length. So a sequence with as many zeros after it takes one complex transform of the sequence's own length,
+and nothing is computed for the zeros: Crandall & Fagin, Discrete Weighted Transforms and Large-Integer Arithmetic,
+1994. The transform of z is that of x at the frequencies (f + 1/4) / N. Without the weights (`quarter` 0) the period is
+N and the convolution is circular.
 
-`Monarch` is that transform as products with small matrices, for TPUs, whose matrix units XLA's own
-FFT uses badly: Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, section 3.1; the
-decomposition is Bailey's, FFTs in External or Hierarchical Memory, 1990. The frequencies come out
-permuted, which a product of two spectra does not mind, so nothing is ever put in order. Rows of
-matrices that would meet zeros are left out, as are those for results that nobody asked for. Tokens
-at and behind N are further columns of the first matrix. No code was taken from others.
+`Monarch` is this transform as products with small matrices, for TPUs, since XLA's FFT makes poor use of their matrix
+units: Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, section 3.1; the decomposition is Bailey's, FFTs
+    in
+External or Hierarchical Memory, 1990. Frequencies come out permuted; this does not matter for a product of two spectra,
+so they are never reordered. Rows of matrices that would be multiplied by zeros, or whose results are not needed, are
+left out. Tokens from N on are further columns of the first matrix. No code was taken from others.
 """
 
 import math
@@ -27,14 +27,15 @@ from jax import lax
 from jax.typing import DTypeLike
 
 SIDE = 128  # of the matrix units of a TPU
-LEAST = 256  # of a power of two: both sides of order 2 fill registers of bfloat16
-_TABLE = 2**17  # numbers of the largest table of twiddles that is a constant of the program
+LEAST = 256  # the least period that is a power of two: both sides of order 2 fill registers of bfloat16
+_TABLE = 2**17  # numbers in the largest table of twiddle factors that is stored as a constant of the program
 
 
 class Level(NamedTuple):
-    """One step of a decomposition: a matrix over the slow index, twiddles, `rest` within.
+    """One step of a decomposition: a matrix over the slow index, twiddle factors, and a rest of size `rest`.
 
-    quarter: of the frequencies, 0 or 1; kept: how many of them, the lowest, if this is the last.
+    quarter: 0 or 1, the offset of the frequencies in quarters; kept: how many of the lowest frequencies the last level
+      keeps.
     """
 
     side: int
@@ -43,22 +44,22 @@ class Level(NamedTuple):
     kept: int
 
     def matrix(self, rows: int) -> np.ndarray:
-        """(rows, 2, kept): what tokens give to the real and imaginary parts of frequencies."""
+        """Returns (rows, 2, kept): the matrix from tokens to the real and imaginary parts of frequencies."""
         frequency = 4 * lowest(self.side, self.kept) + self.quarter
         angle = np.pi / (2 * self.side) * (np.outer(np.arange(rows), frequency) % (4 * self.side))
         return np.stack([np.cos(angle), -np.sin(angle)], 1)
 
     def complex_matrix(self, rows: int) -> np.ndarray:
-        """(2, rows, 2, kept), from real and imaginary parts. Its transpose undoes it, by `side`."""
+        """Returns (2, rows, 2, kept), the matrix for complex tokens; its transpose divided by `side` is its inverse."""
         real = self.matrix(rows)
         return np.stack([real, np.stack([-real[:, 1], real[:, 0]], 1)])
 
     def twiddles(self) -> jax.Array:
-        """(2, side, rest): exp(-2 pi i (f + quarter/4) s / (side rest))."""
+        """Returns (2, side, rest): exp(-2 pi i (f + quarter/4) s / (side rest))."""
         return roots(self.side, self.quarter, self.side * self.rest, self.rest)
 
     def into(self, x: jax.Array, dtype: DTypeLike) -> jax.Array:
-        """(1 or 2, B, t, D), real or complex -> (2, B kept, rest, D)."""
+        """Applies the step: real or complex (1 or 2, B, t, D) -> (2, B * kept, rest, D)."""
         parts, batch, tokens, channels = x.shape
         rows = -(-tokens // self.rest)
         x = jnp.pad(x, ((0, 0), (0, 0), (0, rows * self.rest - tokens), (0, 0)))
@@ -69,7 +70,7 @@ class Level(NamedTuple):
         return x.reshape(2, batch * self.kept, self.rest, channels)
 
     def out(self, x: jax.Array, parts: int, count: int, dtype: DTypeLike) -> jax.Array:
-        """(2, B kept, rest, D) -> the first `count` tokens, (parts, B, count, D)."""
+        """Applies the inverse: (2, B * kept, rest, D) -> the first `count` tokens, (parts, B, count, D)."""
         _, batch, _, channels = x.shape
         batch //= self.kept
         x = x.reshape(2, batch, self.kept, self.rest, channels)
@@ -82,10 +83,11 @@ class Level(NamedTuple):
 
 
 class Monarch(NamedTuple):
-    """Sides of the matrices; their product is the size. dtype: of the operands of products.
+    """A transform as products with matrices of the given sides, whose product is its size.
 
-    keep: how many frequencies of the last level, its lowest, which then are the lowest of all.
-    Spectra are float32 (2, B, frequencies, D), real and imaginary part.
+    dtype: type of the operands of products; keep: how many of the lowest frequencies of the last level are kept, which
+        are
+      the lowest of all. Spectra are float32 (2, B, frequencies, D), real and imaginary part.
     """
 
     sides: tuple[int, ...]
@@ -106,13 +108,13 @@ class Monarch(NamedTuple):
         return math.prod(self.sides)
 
     def keeping(self, share: float) -> 'Monarch':
-        """The same with the lowest frequencies alone."""
+        """Returns the transform that keeps a share of the frequencies, the lowest ones."""
         if share == 1:
             return self
         return self._replace(keep=int(self.sides[-1] * share))
 
     def forward(self, x: jax.Array) -> jax.Array:
-        """The spectrum of real sequences (B, t, D), t at most twice the size."""
+        """Returns the spectrum of real sequences (B, t, D), t at most twice the size."""
         batch, _, channels = x.shape
         x = x[None]
         for level in self.levels:
@@ -120,7 +122,7 @@ class Monarch(NamedTuple):
         return x.reshape(2, batch, -1, channels)
 
     def backward(self, spectrum: jax.Array, count: int) -> jax.Array:
-        """The first `count` tokens of what has this spectrum."""
+        """Returns the first `count` tokens of the sequence with this spectrum."""
         _, batch, _, channels = spectrum.shape
         x = spectrum.reshape(2, -1, 1, channels)
         for level in self.levels[:0:-1]:
@@ -129,36 +131,36 @@ class Monarch(NamedTuple):
 
 
 def conjugate(x: jax.Array) -> jax.Array:
-    """Of an array whose first axis is the two parts."""
+    """The complex conjugate of an array whose first axis is real and imaginary part."""
     return jnp.stack([x[0], -x[1]])
 
 
 def times(one: jax.Array, two: jax.Array) -> jax.Array:
-    """The complex product of arrays whose first axis is the two parts."""
+    """The complex product of arrays whose first axis is real and imaginary part."""
     real = one[0] * two[0] - one[1] * two[1]
     return jnp.stack([real, one[0] * two[1] + one[1] * two[0]])
 
 
 def lowest(side: int, kept: int) -> np.ndarray:
-    """The `kept` frequencies of `side` nearest to zero from both sides, those below it last."""
+    """Returns the `kept` frequencies of `side` that are nearest to zero, the negative ones last."""
     half = (kept + 1) // 2
     return np.concatenate([np.arange(half), np.arange(side - (kept - half), side)])
 
 
 def size_for(tokens: int, taps: int, before: int) -> int:
-    """The least N of a transform in which nothing comes around to where it would be seen."""
+    """Returns the least N of a transform in which no output is affected by wrapping around."""
     return -(-(tokens + max(taps - before - 1, before)) // 2)
 
 
 def period_for(tokens: int, taps: int, before: int) -> int:
-    """The same as a power of two, of which frequencies can be kept by eighths."""
+    """Returns `size_for` rounded up to a power of two, of which eighths of the frequencies can be kept."""
     return max(LEAST, 2 ** (size_for(tokens, taps, before) - 1).bit_length())
 
 
 def wrapped(taps: jax.Array, before: int, size: int) -> jax.Array:
-    """(.., K, D), the first of them `before` tokens ahead, as a kernel that begins at lag 0.
+    """Returns taps (.., K, D), whose first one is `before` tokens ahead, as a kernel that begins at lag 0.
 
-    Lag -j is lag 2N - j, where signs have turned.
+    Lag -j becomes lag 2N - j, with the opposite sign.
     """
     if not before:
         return taps
@@ -169,7 +171,7 @@ def wrapped(taps: jax.Array, before: int, size: int) -> jax.Array:
 
 
 def fft_size(least: int) -> int:
-    """The next size without prime factors above 5, which FFTs are fast for."""
+    """Returns the next size without prime factors above 5, for which FFTs are fast."""
     size = least
     while True:
         rest = size
@@ -182,17 +184,19 @@ def fft_size(least: int) -> int:
 
 
 def monarch_sides(least: int, order: int | None = None) -> tuple[int, ...]:
-    """Sides, powers of two, of a transform of at least this size; by default of the least order
-    whose matrices are no larger than a matrix unit."""
+    """Returns the sides, powers of two, of a transform of at least size `least`.
+
+    order: number of sides; by default the least with which matrices are no larger than a matrix unit.
+    """
     bits = max(order or 1, (least - 1).bit_length())
     order = order or -(-bits // (SIDE.bit_length() - 1))
     return tuple(2 ** ((bits + order - 1 - place) // order) for place in range(order))
 
 
 def roots(side: int, quarter: int, size: int, count: int) -> jax.Array:
-    """(2, side, count): exp(-2 pi i (f + quarter/4) s / size).
+    """Returns (2, side, count): exp(-2 pi i (f + quarter/4) s / size).
 
-    Of a large table only factors are stored.
+    A large table is stored as two factors.
     """
     row = (4 * np.arange(side) + quarter)[:, None]
     if side * count <= _TABLE:
@@ -203,7 +207,7 @@ def roots(side: int, quarter: int, size: int, count: int) -> jax.Array:
 
 
 def exact_sides(size: int) -> tuple[int, ...] | None:
-    """Sides whose product is the size, or None where a prime is larger than a matrix unit."""
+    """Returns sides whose product is the size, or None if a prime factor is larger than a matrix unit."""
     primes, rest, prime = [], size, 2
     while rest > 1:
         while rest % prime:

@@ -1,6 +1,6 @@
-"""Long convolution by way of spectra: plain XLA, any length, with gradients.
+"""Long convolution in the frequency domain, in plain XLA, for any length and with gradients.
 
-Spectra are not kept for the gradients but made again: what is kept is the inputs.
+Only the inputs are kept for the gradients; spectra are recomputed.
 """
 
 from functools import partial
@@ -26,9 +26,10 @@ from longview.kernels.long_conv.transforms import (
 
 
 class Plan(NamedTuple):
-    """What is static. size: the least of the transform; keep: share of its frequencies.
+    """Static arguments.
 
-    way: 'fft' or 'monarch', None for what suits the platform; order: of the latter, or by size.
+    size: least size of the transform; keep: share of its frequencies that is kept; way: 'fft' or 'monarch', or None to
+      choose by platform; order: order of the Monarch transform, or None to choose by size.
     """
 
     size: int
@@ -45,10 +46,10 @@ def convolve(
     way: str | None = None,
     order: int | None = None,
 ) -> Float[Array, 'b t d']:
-    """See `reference.convolve`; in float32, in float64 where an input is."""
+    """See `reference.convolve`; in float32, or in float64 if an input is float64."""
     size = size_for(x.shape[1], taps.shape[-2], before)
     if before or keep < 1:
-        # Taps are laid out along the period, and shares of it are kept: the same for all forms.
+        # Taps wrap around the period, and shares of its frequencies are kept, so it has to be the same in all forms.
         size = period_for(x.shape[1], taps.shape[-2], before)
     return _convolve(Plan(size, keep, way, order), x, wrapped(taps, before, size))
 

@@ -1,4 +1,4 @@
-"""Convolution of images with kernels as large as they are: the public functions and their checks.
+"""Convolution of images with kernels as large as the image: the public functions and their checks.
 
 Rao et al., Global Filter Networks for Image Classification, 2021,
 https://arxiv.org/abs/2107.00645 (GFNet), also in HorNet, https://arxiv.org/abs/2207.14284. No code
@@ -9,8 +9,8 @@ B batch, H rows, W columns, C channels:
     x = pre_gate u        c[h, w] = sum_ij kernel[i, j] x[h + oh - i, w + ow - j]
     y = post_gate (c + skip x)
 
-where (oh, ow) is the `origin`. The image is zero outside, or repeats itself if `circular`. A global
-filter is a circular convolution whose kernel is given, and learned, as its spectrum.
+where (oh, ow) is the `origin`. Outside of its borders the image is zero, or periodic if `circular`. A global filter is
+a circular convolution whose kernel is given, and learned, as its spectrum.
 """
 
 from collections.abc import Callable
@@ -45,19 +45,19 @@ def long_conv2d(
 
     Args:
       u: images.
-      kernel: taps (I, J, C), or (B, I, J, C), one for each image, of any size.
-      skip: weight of the image itself, a number a channel; none by default.
+      kernel: taps (I, J, C), or (B, I, J, C) for one kernel per image, of any size.
+      skip: weight of the image itself, one number per channel; none by default.
       pre_gate, post_gate: factors before and after the convolution; none by default.
-      origin: the tap that meets the pixel itself: (I // 2, J // 2) for a kernel around it.
-      circular: the image repeats itself, and no kernel is larger than it.
-      implementation: 'xla', 'pallas_tpu', 'reference', or None for what suits the platform.
+      origin: index of the tap with lag 0: (I // 2, J // 2) for a centered kernel.
+      circular: whether the image is periodic; then no kernel may be larger than it.
+      implementation: 'xla', 'pallas_tpu', 'reference', or None for the default of the platform.
 
     Returns:
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check(u, kernel, origin, circular)
     gates.check(u, {'pre_gate': pre_gate, 'post_gate': post_gate}, skip)
@@ -84,8 +84,8 @@ def global_filter(u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation
 
     Args:
       u: images.
-      spectrum: one complex number a frequency and channel: columns (W // 2 + 1 of them), real and
-        imaginary part, rows (H), channels.
+      spectrum: one complex number per frequency and channel, (W // 2 + 1 columns, real and imaginary part, H rows,
+        channels).
       implementation: as in `long_conv2d`.
 
     Returns:
@@ -93,7 +93,7 @@ def global_filter(u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check_image(u)
     size, channels = u.shape[1:3], u.shape[3]
@@ -113,7 +113,7 @@ def global_filter(u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation
 
 
 def _typed(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Outputs of the type of the first input."""
+    """Returns `core` with outputs of the type of its first input."""
     return lambda u, *others: core(u, *others).astype(u.dtype)
 
 
@@ -123,7 +123,7 @@ def _check_image(u: jax.Array) -> None:
 
 
 def _check(u: jax.Array, kernel: jax.Array, origin: tuple[int, int], circular: bool) -> None:
-    """Refuses in words a kernel that does not go with `u`, or an origin outside of it."""
+    """Raises ValueError for a kernel that does not fit `u`, and for an origin outside of the kernel."""
     _check_image(u)
     fits = kernel.ndim in (3, 4) and kernel.shape[-1] == u.shape[-1] and kernel.size
     if not fits or kernel.shape[:-3] not in ((), u.shape[:1]):

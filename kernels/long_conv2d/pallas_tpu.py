@@ -1,12 +1,11 @@
-"""The convolution of images as Pallas kernels for TPUs: transform, product and inverse in one.
+"""The convolution of images as Pallas kernels for TPUs that fuse transform, product and inverse transform.
 
-No code was taken from others. An image's spectrum stays in the vector memory. The grid walks, for a
-block of channels and an image, over chunks of columns' frequencies, whose part of the kernel's
-spectrum comes meanwhile: before the first all rows are transformed along their columns, and after
-the last they are transformed back.
+No code was taken from others. The spectrum of an image stays in VMEM. For each block of channels and each image the
+grid goes over chunks of column frequencies, and loads the corresponding part of the kernel's spectrum meanwhile. All
+rows are transformed along their columns before the first chunk, and transformed back after the last one.
 
-Everything is linear: the cotangent of an image goes the same way backwards, through transposed
-matrices and the conjugated spectrum; that of the spectrum is a product of two spectra.
+The op is linear: the cotangent of an image is computed by the same kernel with transposed matrices and the conjugated
+spectrum; the cotangent of the spectrum is a product of two spectra.
 """
 
 from collections.abc import Callable
@@ -25,19 +24,19 @@ from longview.kernels.long_conv2d import xla
 from longview.kernels.long_conv2d.transforms import Grid
 
 _LANES = 128
-_CHUNK = 8  # frequencies of columns
-_MEMORY = 13 * 2**20  # of the 16 MiB of a v4, for the images and spectra of a step
+_CHUNK = 8  # column frequencies
+_MEMORY = 13 * 2**20  # bytes for the images and spectra of a step, of the 16 MiB of a v4
 
 
 class Plan(NamedTuple):
-    """What is static; dtype: of the operands of products."""
+    """Static arguments; dtype: type of the operands of products."""
 
     grid: Grid
     dtype: DTypeLike
 
     @property
     def columns(self) -> int:
-        """Filled up to registers of both types."""
+        """The number of columns, padded to whole registers of both types."""
         return pallas.round_up(self.grid.size[1], 16)
 
     @property
@@ -45,7 +44,7 @@ class Plan(NamedTuple):
         return pallas.round_up(self.grid.half, _CHUNK)
 
     def matrices(self) -> dict[str, np.ndarray]:
-        """By name: along columns and rows, there and back; zeros where sizes are filled up."""
+        """Returns the transforms along columns and rows and their inverses, by name, with zeros for padding."""
         grid = self.grid
         (height, width), (rows, _) = grid.size, grid.period
         more, wider = self.half - grid.half, self.columns - width
@@ -71,7 +70,7 @@ def convolve(x: jax.Array, kernel: jax.Array, *, grid: Grid) -> jax.Array:
 
 
 def missing(grid: Grid, u: jax.Array, *others: jax.Array | None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     lacking = dispatch.lacking((u, *others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
@@ -83,7 +82,7 @@ def missing(grid: Grid, u: jax.Array, *others: jax.Array | None) -> str | None:
 
 
 def _padded(grid: Grid, narrow: bool, x: jax.Array, spectrum: jax.Array) -> jax.Array:
-    """Fills up channels, columns and frequencies; a spectrum lies here as (.., 2, k, q, C)."""
+    """Pads channels, columns and frequencies; the layout of a spectrum is (.., 2, k, q, C) here."""
     plan = Plan(grid, jnp.bfloat16 if narrow else jnp.float32)
     _, height, width, channels = x.shape
     lanes = pallas.round_up(channels, _LANES) - channels
@@ -126,7 +125,7 @@ def _cotangents(plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array) ->
 
 
 def _call(plan: Plan, kernel: Callable, matrices: dict, ins: dict) -> jax.Array:
-    """Runs a kernel. Under vmap the calls come one after the other."""
+    """Runs a kernel. Under vmap the calls run one after the other."""
 
     @jax.custom_batching.sequential_vmap
     def alone(ins: dict) -> jax.Array:
@@ -159,7 +158,7 @@ def _run(plan: Plan, kernel: Callable, matrices: dict, ins: dict) -> jax.Array:
 
 
 def _spec(shape: tuple[int, ...]) -> pl.BlockSpec:
-    """An image, or a chunk of a spectrum, which images may share."""
+    """The block of an array: an image, or a chunk of a spectrum, which images may share."""
     if len(shape) == 4:
         return pl.BlockSpec((1, *shape[1:3], _LANES), lambda d, b, n: (b, 0, 0, d))
     count = shape[0]
@@ -203,20 +202,20 @@ def _along_columns(plan: Plan, matrix: Any, x: Any, memory: Any) -> None:
 
 
 def _along_rows(plan: Plan, matrix: Any, memory: Any, chunk: Any) -> jax.Array:
-    """(2, k, chunk, lanes): real and imaginary part."""
+    """Returns (2, k, chunk, lanes), real and imaginary part."""
     z = jnp.concatenate([memory[:, place, :] for place in _halves(plan, chunk)])
     z = pallas.dot_constant(matrix, z.reshape(z.shape[0], _CHUNK * _LANES), plan.dtype)
     return z.reshape(2, -1, _CHUNK, _LANES)
 
 
 def _halves(plan: Plan, chunk: Any) -> tuple[Any, Any]:
-    """Where the real and the imaginary parts of a chunk are in the memory."""
+    """Returns the slices of the memory with the real and the imaginary parts of a chunk."""
     start = pl.multiple_of(chunk * _CHUNK, _CHUNK)
     return tuple(pl.ds(n * plan.half + start, _CHUNK) for n in range(2))
 
 
 def _cost(plan: Plan, ins: dict, constants: dict, out: Any) -> object:
-    """Products of matrices, and the blocks that come and go."""
+    """The cost of the matrix products and of the transfer of blocks."""
     batch, height, columns, channels = ins['x'].shape
     along = 2 * height * 2 * plan.half * columns + 2 * plan.half * 4 * height * plan.grid.period[0]
     bytes_of = lambda x: x.size * x.dtype.itemsize

@@ -1,6 +1,6 @@
-"""Convolution of images as the direct sum, one tap after the other, that the fast form is held to.
+"""Convolution of images as the direct sum over taps: the definition against which the fast forms are tested.
 
-In float32, or in float64 where `jax_enable_x64` is on. Gradients are JAX's own.
+In float32, or in float64 with `jax_enable_x64`. Gradients are JAX's own.
 """
 
 import jax
@@ -38,7 +38,7 @@ def convolve(
 
 
 def filtered(x: Float[Array, 'b h w c'], spectrum: Float[Array, 'q 2 k c'], grid: Grid) -> Float[Array, 'b h w c']:
-    """The circular convolution with the image that has this spectrum."""
+    """The circular convolution with the kernel that has this spectrum."""
     wide = jnp.result_type(float)
     rows, columns = grid.rows_back(), grid.columns_back()
     kernel = jnp.einsum('qrkc,rksh->qshc', spectrum.astype(wide), jnp.asarray(rows, wide))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, H, W, C and the sides of the kernel; `timed` marks those that benchmarks run."""
+    """B, H, W, C and the sides of the kernel; benchmarks run the shapes marked `timed`."""
 
     batch: int
     height: int

@@ -1,7 +1,6 @@
-"""Convolution of images by way of spectra, in plain XLA: products with matrices on every platform.
+"""Convolution of images in the frequency domain, in plain XLA: products with matrices on every platform.
 
-Spectra are not kept for the gradients but made again: what is kept is the inputs. Second
-derivatives work.
+Only the inputs are kept for the gradients; spectra are recomputed. Second derivatives are supported.
 """
 
 from functools import partial
@@ -18,7 +17,7 @@ Spectrum = Float[Array, 'b q 2 k c']
 
 
 def filtered(x: Float[Array, 'b h w c'], spectrum: Float[Array, 'q 2 k c'], grid: Grid) -> Float[Array, 'b h w c']:
-    """An image whose spectrum is multiplied by one for all."""
+    """Multiplies the spectra of all images by one spectrum."""
     return _filtered(grid, x, spectrum[None])
 
 
@@ -27,7 +26,7 @@ def convolve(
     kernel: Float[Array, 'i j c'] | Float[Array, 'b i j c'],
     grid: Grid,
 ) -> Float[Array, 'b h w c']:
-    """See `reference.convolve`; what is circular is said by the periods of the grid."""
+    """See `reference.convolve`; whether the convolution is circular depends on the periods of the grid."""
     return _convolve(grid, x, kernel)
 
 
@@ -46,7 +45,7 @@ def _convolve(grid: Grid, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def of_kernel(grid: Grid, kernel: jax.Array) -> Spectrum:
-    """The spectrum of taps around their origin, with a batch of one where all images share them."""
+    """Returns the spectrum of a kernel; the batch axis has size 1 if all images share the kernel."""
     kernel = kernel if kernel.ndim == 4 else kernel[None]
     kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
     _, rows, columns, _ = kernel.shape
@@ -55,7 +54,7 @@ def of_kernel(grid: Grid, kernel: jax.Array) -> Spectrum:
 
 
 def times(x: jax.Array, spectrum: jax.Array) -> jax.Array:
-    """The product of complex numbers whose parts are the third axis."""
+    """The complex product of arrays whose third axis is real and imaginary part."""
     (a, b), (c, d) = ((z[:, :, 0], z[:, :, 1]) for z in (x, spectrum))
     return jnp.stack([a * c - b * d, a * d + b * c], axis=2)
 

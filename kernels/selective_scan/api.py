@@ -4,14 +4,14 @@ Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023
 https://arxiv.org/abs/2312.00752. The conventions are those of state-spaces/mamba (Apache-2.0,
 `selective_scan_interface`); no code was taken.
 
-B batch, T tokens, D channels, N states a channel, G groups of channels that share B and C:
+B batch, T tokens, D channels, N states per channel, G groups of channels that share B and C:
 
     delta_t = softplus(delta_t + delta_bias)
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t
     y_t = (C_t . h_t + D u_t) silu(z_t)
 
-Where we differ: channels are last (B T D, not B D T), the scan may be read in reverse, it takes
-an initial state, and A is real; a complex diagonal without selection is `kernels.linear_scan`'s.
+Where we differ: channels are last (B T D, not B D T), the scan may go in reverse and takes an initial state, and A is
+real; for a complex diagonal without selection see `kernels.linear_scan`.
 """
 
 from functools import partial
@@ -49,24 +49,24 @@ def selective_scan(
       u: inputs.
       delta: step sizes, positive after `delta_bias` and `softplus`.
       A: decay rates, negative.
-      B, C: input and output weights of the states, (B, T, N) for all channels, or (B, T, G, N)
-        where channels g D/G .. (g + 1) D/G - 1 share row g.
-      D: weight of the skip from `u`; none by default.
+      B, C: input and output weights of the states, (B, T, N) for all channels, or (B, T, G, N), where channels g D/G to
+        (g + 1) D/G - 1 share row g.
+      D: weight of the skip connection from `u`; none by default.
       z: gate, applied as silu(z) after the skip; none by default.
       delta_bias: added to `delta` before `softplus`; none by default.
       softplus: whether to pass `delta` through softplus.
-      initial_state: the state before the first token read; zero by default.
-      reverse: read from the last token to the first: `initial_state` enters after the last token,
-        and the state returned is the one after token 0.
-      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so
-        only by name), or None for what suits the platform.
+      initial_state: the state before the first token; zero by default.
+      reverse: whether to scan from the last token to the first. Then `initial_state` is the state after the last token,
+        and the last state is the one at token 0.
+      implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so never the default), or
+        None for the default of the platform.
 
     Returns:
       The outputs in the dtype of `u`, and the last state in float32 (float64 for float64 inputs).
 
     Raises:
       ValueError: shapes that do not fit, or an unknown implementation.
-      NotImplementedError: the implementation named cannot serve this call.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check(('batch', 'tokens'), u, {'delta': delta, 'z': z}, {'D': D, 'delta_bias': delta_bias})
     _check_states(u, A, {'B': B, 'C': C}, initial_state)
@@ -105,10 +105,10 @@ def selective_scan_step(
     delta_bias: Channels | None = None,
     softplus: bool = False,
 ) -> tuple[Float[Array, 'b d'], State]:
-    """One token of `selective_scan`, from the state before it: for decoding in constant memory.
+    """One token of `selective_scan`, given the state before it; for decoding in constant memory.
 
-    Returns the output in the dtype of `u` and the state after the token, in the dtype of `state`.
-    Raises ValueError where shapes do not fit.
+    Returns the output in the dtype of `u`, and the state after the token in the dtype of `state`.
+    Raises ValueError for shapes that do not fit.
     """
     _check(('batch',), u, {'delta': delta, 'z': z}, {'D': D, 'delta_bias': delta_bias})
     _check_states(u, A, {'B': B, 'C': C}, state)
@@ -122,7 +122,7 @@ def _check(
     tokens: dict[str, jax.Array | None],
     channels: dict[str, jax.Array | None],
 ) -> None:
-    """Refuses in words what does not go with `u`."""
+    """Raises ValueError for shapes that do not match that of `u`."""
     if u.ndim != len(axes) + 1:
         raise ValueError(f'u has shape {u.shape}; wanted ({", ".join(axes)}, channels).')
     if not u.size:
@@ -136,7 +136,7 @@ def _check(
 
 
 def _check_states(u: jax.Array, A: jax.Array, weights: dict[str, jax.Array], state: jax.Array | None) -> None:
-    """Refuses in words states and groups that do not fit each other."""
+    """Raises ValueError for states and groups that do not fit."""
     *rows, channels = u.shape
     if A.ndim != 2 or A.shape[0] != channels or not A.size:
         raise ValueError(f'A has shape {A.shape}; wanted ({channels}, states), to go with u.')

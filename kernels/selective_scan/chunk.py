@@ -1,17 +1,17 @@
-"""The selective scan inside one chunk of tokens, with all states of the chunk at hand.
+"""The selective scan inside one chunk of tokens, with all states of the chunk in memory.
 
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
 https://arxiv.org/abs/2312.00752. No code was taken from others.
 
-There are two ways, which differ in the order of the axes and in how the recurrence is done:
+There are two variants, which differ in the order of the axes and in the recurrence:
 
-- `SEQUENTIAL`, for CPUs: the decays of the chunk at once, token by token two operations a state,
-  and all sums over states or channels as matrix products. XLA on CPUs is slow at everything else:
-  this is 3 times as fast as a scan that reads the state in each step. States are the last axis.
-- `PARALLEL`, for the rest: an associative scan, log2 C rounds. Channels are the last axis, which
-  on TPUs fills the lanes; there are far fewer states than lanes.
+- `SEQUENTIAL`, for CPUs: the decays of the whole chunk are computed first, a loop over tokens does two operations per
+  state, and all sums over states or channels are matrix products. This is 3 times as fast on CPUs as a scan that also
+  computes the output in each step. States are the last axis.
+- `PARALLEL`, for other platforms: an associative scan with log2 C rounds. Channels are the last axis, which fills the
+  lanes of a TPU; there are far fewer states than lanes.
 
-Tokens are the leading axis: (C, B, G, D/G) for channels, (C, B, G, N) for states.
+Tokens are the first axis: (C, B, G, D/G) for channels, (C, B, G, N) for states.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from jax import lax
 
 
 class Weights(NamedTuple):
-    """What tokens share, a copy a sequence: A (B, G, D/G, N), D and bias (B, G, D/G) or None."""
+    """What tokens share, with one copy per sequence: A (B, G, D/G, N); D and bias, (B, G, D/G) or None."""
 
     A: jax.Array
     D: jax.Array | None
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Of a sequence or a chunk; z may be None."""
+    """The inputs of a sequence or a chunk; z may be None."""
 
     u: jax.Array
     delta: jax.Array
@@ -42,24 +42,24 @@ class Tokens(NamedTuple):
 
 
 class How(NamedTuple):
-    """One of the two ways.
+    """One of the two variants.
 
-    axis: of the states, -1 or -2; the channels have the other.
-    recur: (decays, rows, columns, start) -> the states after each token, where each adds the outer
-      product of its row of channels and its column of states.
+    axis: the axis of the states, -1 or -2; channels are the other one.
+    recur: (decays, rows, columns, start) -> the states after each token; a token adds the outer product of its row over
+      the channels and its column over the states.
     """
 
     axis: int
     recur: Callable[..., jax.Array]
 
     def enter(self, state: jax.Array) -> jax.Array:
-        """From the order (channels, states) to that of this way."""
+        """Permutes axes from (channels, states) to the order of this variant."""
         return state if self.axis == -1 else jnp.swapaxes(state, -1, -2)
 
     leave = enter
 
     def sum(self, states: jax.Array, times: jax.Array, over: str) -> jax.Array:
-        """The product of an array of states with one of their axes, summed over that axis."""
+        """Multiplies states by an array over one of their axes, and sums over that axis."""
         full = 'tbgdn' if self.axis == -1 else 'tbgnd'
         kept = 'd' if over == 'n' else 'n'
         precise = lax.Precision.HIGHEST
@@ -91,7 +91,7 @@ def _scan_forward(how: How, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Ar
 def _scan_backward(how: How, kept: tuple, cotangents: tuple) -> tuple:
     decay, states, A, state, delta, x, B, C = kept
     dy, dlast = cotangents
-    # The cotangent of a state fades by the decay of the token after it; the last one's is given.
+    # The cotangent of a state is multiplied by the decay of the next token; that of the last state is given.
     after = jnp.concatenate([decay[1:], jnp.ones_like(decay[:1])])
     dstates = how.recur(after[::-1], dy[::-1], C[::-1], dlast)[::-1]
     faded = dstates * decay

@@ -3,13 +3,12 @@
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
 https://arxiv.org/abs/2312.00752 (section 3.3). No code was taken from others.
 
-A program takes a block of channels of one sequence and walks over its tokens with the states in
-registers. With gradients the states that enter each chunk of 16 tokens are kept; the backward
-kernel makes those of a chunk again, in registers, and walks against the reading. The step size and
-the gate (softplus, `D`, `z`) are left to XLA, as in the TPU kernels.
+Each program scans a block of channels of one sequence with the states in registers. For gradients the states that enter
+each chunk of 16 tokens are stored; the backward kernel recomputes the states of a chunk in registers and scans in the
+opposite direction. Step sizes, skip and gate (softplus, `D`, `z`) are left to XLA, as in the TPU kernels.
 
-Not measured on a GPU: it lowers for CUDA, and its numbers are those of the interpreter. So it runs
-where it is asked for by name, and XLA elsewhere.
+It has not been measured on a GPU: it lowers for CUDA, and its numbers were checked in the interpreter. So it runs only
+when it is named.
 """
 
 from collections.abc import Callable
@@ -25,14 +24,14 @@ from jaxtyping import Array, Float
 from longview.kernels import dispatch, pallas
 
 _CHUNK = 16
-_WIDEST = 32  # channels of a program
-_STATES = 64  # of a channel: more, and those of a chunk do not fit into registers
+_WIDEST = 32  # most channels of a program
+_STATES = 64  # most states of a channel: those of a chunk must fit into registers
 
 _TOKENS = ('u', 'delta', 'y', 'dy', 'du', 'ddelta')
 
 
 class Plan(NamedTuple):
-    """What is static; `shared` is the programs that share rows of B and C."""
+    """Static arguments; `shared` is the number of programs that share rows of B and C."""
 
     tokens: int
     width: int
@@ -41,11 +40,11 @@ class Plan(NamedTuple):
     interpret: bool
 
     def token(self, step: Any) -> Any:
-        """The place of the token that is read in a step."""
+        """The index of the token that a step of the scan reads."""
         return self.tokens - 1 - step if self.reverse else step
 
     def spec(self, name: str, x: Any) -> pl.BlockSpec:
-        """All that a program sees of an array by its name."""
+        """The block of an array, by its name, for a program."""
         if name in _TOKENS:
             return pl.BlockSpec((None, x.shape[1], self.width), lambda b, d: (b, 0, d))
         if name in ('B', 'C'):
@@ -73,7 +72,7 @@ def selective_scan(
     reverse: bool,
     interpret: bool = False,
 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
-    """See `kernels.selective_scan.selective_scan`. interpret: run the kernels as XLA, anywhere."""
+    """See `kernels.selective_scan.selective_scan`. `interpret` runs the kernels as XLA programs, on any platform."""
     (batch, tokens, channels), states = u.shape, A.shape[1]
     wide = lambda x: None if x is None else x.astype(jnp.float32)
     steps = wide(delta) if delta_bias is None else wide(delta) + wide(delta_bias)[None, None]
@@ -83,7 +82,7 @@ def selective_scan(
     decay = jnp.broadcast_to(wide(A)[None], start.shape)
     groups = 1 if B.ndim == 3 else B.shape[2]
     width = _width(channels // groups)
-    # Tokens that are filled up have steps of no length, and states no weight: they change nothing.
+    # Tokens are padded with step sizes of 0 and states with weights of 0, which change nothing.
     more, deep = -tokens % _CHUNK, (1 << (states - 1).bit_length()) - states
     fill = lambda x, *pads: jnp.pad(x, [(0, 0), *((0, n) for n in pads)])
 
@@ -102,7 +101,7 @@ def selective_scan(
 
 
 def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     lacking = dispatch.lacking((u, delta, A, B, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
@@ -112,13 +111,13 @@ def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others:
 
 
 def _width(channels: int) -> int:
-    """Channels of a program: the largest power of two that divides those of a group."""
+    """The number of channels of a program: the largest power of two that divides the channels of a group."""
     return min(_WIDEST, channels & -channels)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From u, delta, A (B, D, N), B and C (B, G, T, N) and the first state, all filled up."""
+    """The scan of u, delta, A (B, D, N), B and C (B, G, T, N) and the initial state, all padded."""
     found = _outputs(plan, inputs, False)
     return found['y'], found['last']
 
@@ -222,7 +221,7 @@ def _decay(delta: jax.Array, A: jax.Array) -> jax.Array:
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
-    """Runs a kernel, a program a block of channels of a sequence."""
+    """Runs a kernel with one program per block of channels of a sequence."""
     batch, channels, states = ins['A'].shape
     specs = lambda arrays: {name: plan.spec(name, x) for name, x in arrays.items()}
     arrays = jax.tree.leaves((ins, outs))

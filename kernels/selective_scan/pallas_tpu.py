@@ -3,13 +3,12 @@
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
 https://arxiv.org/abs/2312.00752 (section 3.3, for GPUs). No code was taken from others.
 
-The state (N, channels of a block) stays in the vector memory from one block of tokens to the next,
-and never goes to the main memory but for one copy a block of 128 tokens, which gradients need.
-The backward kernel makes the states of a block again, in the vector memory, and then reads it in
-the other order. Channels lie in lanes, states in sublanes. B and C enter with tokens in lanes, and
-a token's column of states is spread over the lanes of its channels.
+The state (N, channels of a block) stays in VMEM from one block of tokens to the next. Only for gradients one copy per
+block of 128 tokens is written to HBM; the backward kernel recomputes the states of a block in VMEM and scans it in the
+opposite direction. Channels are in lanes, states in sublanes. B and C have tokens in lanes; the column of states of a
+token is broadcast over the lanes of the channels.
 
-The step size and the gate (softplus, `D`, `z`) are left to XLA, before and after the kernels.
+Step sizes, skip and gate (softplus, `D`, `z`) are left to XLA, before and after the kernels.
 """
 
 from collections.abc import Callable
@@ -25,13 +24,13 @@ from jaxtyping import Array, Float
 from longview.kernels import dispatch, pallas
 
 _LANES = 128
-_TILE = 16  # tokens that are read at once and walked without a loop: rows of a bfloat16 register
-_WIDEST = 512  # channels of a block
-_STATES = 2**20  # numbers that the states of a block may take: 4 MiB of at least 16 MiB
+_TILE = 16  # tokens that are read together and processed in an unrolled loop: rows of a bfloat16 register
+_WIDEST = 512  # most channels of a block
+_STATES = 2**20  # most numbers in the states of a block: 4 MiB of at least 16 MiB
 
 
 class Plan(NamedTuple):
-    """What is static; `width` is the channels of a block, 0 where none fits."""
+    """Static arguments; `width` is the number of channels of a block, 0 if no width fits."""
 
     batch: int
     tokens: int
@@ -43,7 +42,7 @@ class Plan(NamedTuple):
 
     @property
     def block(self) -> int:
-        """Tokens in the vector memory at a time."""
+        """The number of tokens in VMEM at a time."""
         return min(_LANES, -(-self.tokens // _TILE) * _TILE)
 
     @property
@@ -51,7 +50,7 @@ class Plan(NamedTuple):
         return (self.batch, self.channels // self.width, -(-self.tokens // self.block))
 
     def specs(self, arrays: dict, backwards: bool) -> dict:
-        """The blocks of arrays that a grid step sees, by name; the grid walks either way."""
+        """The blocks of arrays, by name, for a grid step; the grid goes over the tokens in either direction."""
         last = self.grid[2] - 1
         place = (lambda t: last - t) if backwards else (lambda t: t)
         shared = self.channels // self.groups // self.width
@@ -102,7 +101,7 @@ def selective_scan(
 
 
 def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None) -> str | None:
-    """What a call lacks to be served here, in words, or None."""
+    """Returns why this form cannot serve a call, in words, or None."""
     lacking = dispatch.lacking((u, delta, A, B, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
@@ -127,7 +126,7 @@ def _plan(u: jax.Array, A: jax.Array, B: jax.Array, reverse: bool) -> Plan:
 
 
 def _columns(plan: Plan, x: jax.Array) -> jax.Array:
-    """(B, G, N, T) in float32, tokens filled up with zeros to whole registers."""
+    """Returns (B, G, N, T) in float32, with tokens padded by zeros to whole registers."""
     x = x.astype(jnp.float32).reshape(plan.batch, plan.tokens, plan.groups, plan.states)
     x = jnp.pad(x, ((0, 0), (0, -plan.tokens % _LANES), (0, 0), (0, 0)))
     return x.transpose(0, 2, 3, 1)
@@ -135,7 +134,7 @@ def _columns(plan: Plan, x: jax.Array) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """From u, delta, A, B, C and the first state, all as the kernels take them."""
+    """The scan of u, delta, A, B, C and the initial state, in the layout of the kernels."""
     found = _outputs(plan, inputs, False)
     return found['y'], found['last']
 
@@ -241,7 +240,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
 
 
 class Step:
-    """One step of the grid: a block of tokens, and how its tiles are read, written and walked."""
+    """One step of the grid: reads, writes and loops over the tiles of a block of tokens."""
 
     def __init__(self, plan: Plan, ins: dict, backwards: bool) -> None:
         self.plan, self.ins, self.backwards = plan, ins, backwards
@@ -252,27 +251,27 @@ class Step:
         return pl.program_id(2)
 
     def begin(self, held: Any, start: Any) -> None:
-        """Before the first block: what a memory holds, zero without a start."""
+        """Before the first block: sets the scratch memory `held` to `start`, or to zero if that is None."""
 
         @pl.when(self.count == 0)
         def _() -> None:
             held[...] = jnp.zeros(held.shape, held.dtype) if start is None else start[0]
 
     def end(self, held: Any, out: Any) -> None:
-        """After the last block: what the memory holds."""
+        """After the last block: writes the scratch memory `held` to an output."""
 
         @pl.when(self.count == self.plan.grid[2] - 1)
         def _() -> None:
             out[0] = held[...]
 
     def walk(self, tile: Callable, carry: Any) -> Any:
-        """`tile(n, carry) -> carry` for the tiles of the block in order."""
+        """Loops over the tiles of the block in order; the body is `tile(n, carry) -> carry`."""
         last = self.plan.block // _TILE - 1
         place = (lambda n: last - n) if self.backwards else (lambda n: n)
         return lax.fori_loop(0, last + 1, lambda n, carry: tile(place(n), carry), carry)
 
     def rows(self, name: str, n: Any) -> list[jax.Array]:
-        """The tokens of a tile as (1, channels) in float32, zero behind the end of the sequence."""
+        """The tokens of a tile as (1, channels) in float32; they are 0 after the end of the sequence."""
         x = self.ins[name][0, self._rows(n), :].astype(jnp.float32)
         if self.plan.tokens % self.plan.block:
             walked = self.count
@@ -284,7 +283,7 @@ class Step:
 
     @property
     def _grid_is_backwards(self) -> bool:
-        """Outputs are made in the order of reading, cotangents against it."""
+        """Outputs are computed in the direction of the scan, cotangents in the opposite one."""
         return self.plan.reverse != ('dy' in self.ins)
 
     def columns(self, name: str, n: Any) -> list[jax.Array]:
@@ -293,7 +292,7 @@ class Step:
         return [x[:, i : i + 1] for i in range(_TILE)]
 
     def put(self, out: jax.Array, n: Any, i: int, x: jax.Array) -> jax.Array:
-        """`out` (states, tokens) with the sum of `x` over channels as the column of a token."""
+        """Returns `out` (states, tokens) with the column of a token set to the sum of `x` over the channels."""
         lane = lax.broadcasted_iota(jnp.int32, out.shape, 1)
         return jnp.where(lane == n * _TILE + i, jnp.sum(x, axis=1, keepdims=True), out)
 
@@ -309,7 +308,7 @@ class Step:
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) -> dict:
-    """Runs a kernel over batch, blocks of channels and blocks of tokens, the last in order.
+    """Runs a kernel over batch, blocks of channels and blocks of tokens; blocks of tokens run in order.
 
     Under vmap the mapped axis joins the batch, the first axis of every array.
     """
@@ -334,7 +333,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
 
 
 def _cost(plan: Plan, ins: dict, outs: dict) -> object:
-    """Of a kernel that reads each of its blocks once; B and C once for each block of channels."""
+    """The cost of a kernel that reads each block once, and B and C once for each block of channels."""
     arrays = {**ins, **outs}
     again = {name: plan.grid[1] // plan.groups for name in ('B', 'C')}
     moved = sum(x.size * x.dtype.itemsize * again.get(name, 1) for name, x in arrays.items())

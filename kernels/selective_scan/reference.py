@@ -1,8 +1,8 @@
-"""The selective scan token by token, the definition that the fast forms are held to.
+"""The selective scan token by token: the definition against which the fast forms are tested.
 
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
-https://arxiv.org/abs/2312.00752 (section 3). In float32, or in float64 where `jax_enable_x64` is
-on. Gradients are JAX's own, and need memory for the state after each token.
+https://arxiv.org/abs/2312.00752 (section 3). In float32, or in float64 with `jax_enable_x64`. Gradients are JAX's own,
+and need memory for the state after each token.
 """
 
 import jax
@@ -24,7 +24,7 @@ def step(
     *,
     softplus: bool,
 ) -> tuple[Float[Array, 'b d'], Float[Array, 'b d n']]:
-    """One token: find the step size, let the state decay, add the token, read, gate."""
+    """One token: compute the step size, decay the state, add the input, read the output, gate it."""
     u, delta, A = (x.astype(state.dtype) for x in (u, delta, A))
     B, C = (_per_channel(x.astype(state.dtype), u.shape[-1]) for x in (B, C))
     if delta_bias is not None:
@@ -41,7 +41,7 @@ def step(
 
 
 def _per_channel(x: jax.Array, channels: int) -> jax.Array:
-    """(B, D, N): each channel with the row of its group."""
+    """Returns (B, D, N): the row of its group for each channel."""
     x = x if x.ndim == 3 else x[:, None]
     return jnp.repeat(x, channels // x.shape[1], axis=1)
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Shape(NamedTuple):
-    """B, T, D, N and groups as in `kernels.selective_scan`; `timed` marks what benchmarks run."""
+    """B, T, D, N and groups as in `kernels.selective_scan`; benchmarks run the shapes marked `timed`."""
 
     batch: int
     tokens: int

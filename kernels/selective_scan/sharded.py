@@ -1,10 +1,10 @@
 """The selective scan of a sequence whose tokens are split over devices, inside of `jax.shard_map`.
 
-What a device does to the state that enters its piece is one decay, exp(A sum_t delta_t), and one
-state to add. Devices find the latter by reading their pieces once, compose both along the mesh
-axis in log2 of its size rounds, and read their pieces again from the state that really enters.
-What is exchanged is states, so it does not grow with the length of the sequence; each token is
-read twice. Gradients are those of the parts.
+Each device holds a shard of the tokens. The effect of a shard on the state that enters it is one decay,
+exp(A sum_t delta_t), and one state to add. Devices compute the latter by scanning their shards from a zero state,
+compose both along the mesh axis in log2(axis size) rounds, and scan their shards again from the states that really
+enter. Only states are exchanged, so communication does not grow with the length of the sequence; each token is read
+twice. Gradients are those of the parts.
 """
 
 from collections.abc import Hashable
@@ -35,21 +35,20 @@ def sequence_parallel_selective_scan(
     reverse: bool = False,
     implementation: str | None = None,
 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
-    """`selective_scan` of the whole sequence, called on each device with its piece of the tokens.
+    """`selective_scan` of the whole sequence, called on each device with its shard of the tokens.
 
     Args:
-      u, delta, B, C, z: as in `selective_scan`, of the piece.
-      A, D, delta_bias: the same on all devices.
-      axis_name: the mesh axis that tokens are split over, in order.
-      initial_state: the state before the first token of the whole sequence, on all devices.
+      u, delta, B, C, z: as in `selective_scan`, for the shard.
+      A, D, delta_bias: as in `selective_scan`, the same on all devices.
+      axis_name: the mesh axis over which the tokens are split, in order.
+      initial_state: the state before the first token of the whole sequence, the same on all devices.
       softplus, reverse, implementation: as in `selective_scan`.
 
     Returns:
-      The outputs of the piece, and the last state of the whole sequence, which is the same on all
-      devices.
+      The outputs of the shard, and the last state of the whole sequence, the same on all devices.
 
     Raises:
-      ValueError, NotImplementedError: as `selective_scan`.
+      ValueError, NotImplementedError: as in `selective_scan`.
     """
     how = {'delta_bias': delta_bias, 'softplus': softplus, 'reverse': reverse}
     scan = partial(api.selective_scan, u, delta, A, B, C, **how, implementation=implementation)
@@ -68,7 +67,7 @@ def sequence_parallel_selective_scan(
 
 
 def _decay(delta: jax.Array, A: jax.Array, delta_bias: jax.Array | None, softplus: bool) -> jax.Array:
-    """What is left of a state (B, D, N) after all tokens of the piece."""
+    """The factor on a state (B, D, N) after all tokens of the shard."""
     delta, A = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (delta, A))
     if delta_bias is not None:
         delta += delta_bias.astype(delta.dtype)[None, None]

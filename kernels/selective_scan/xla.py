@@ -1,12 +1,12 @@
-"""The selective scan by walks over chunks of tokens: plain XLA, any length, with gradients.
+"""The selective scan by chunks of tokens, in plain XLA, for any length and with gradients.
 
 Gu & Dao, Mamba: Linear-Time Sequence Modeling with Selective State Spaces, 2023,
 https://arxiv.org/abs/2312.00752. No code was taken from others.
 
-The states of all tokens would take N times the memory of the inputs. So a walk carries the state
-from chunk to chunk, and only one chunk's states exist at a time. With gradients it also keeps the
-state that enters each chunk; the backward pass walks the other way, makes the states of a chunk
-again and differentiates the chunk. What happens inside of one is in `chunk.py`.
+The states of all tokens would take N times the memory of the inputs. So a loop carries the state from chunk to chunk,
+and only the states of one chunk are in memory at a time. For gradients it also stores the state that enters each chunk;
+the backward pass goes over the chunks in the opposite order, recomputes the states of a chunk and differentiates it.
+The computation inside of a chunk is in `chunk.py`.
 
 Inputs may be bfloat16; arithmetic and state are float32 (float64 for float64 inputs).
 """
@@ -23,15 +23,15 @@ from jaxtyping import Array, Float
 from longview.kernels import dispatch, scans
 from longview.kernels.selective_scan import chunk
 
-_CHUNK = 32  # of 16 .. 64 equally fast on a CPU; fewer tokens would mean more states to keep
-_BYTES = 2**20  # of states in a chunk: with all that is made of them, about a cache
+_CHUNK = 32  # 16 to 64 are equally fast on a CPU; shorter chunks would mean more states to store
+_BYTES = 2**20  # of states in a chunk: with the arrays computed from them, about a cache
 
 
 class Plan(NamedTuple):
-    """What is static: tokens per chunk, groups, direction of reading, whether to take softplus.
+    """Static arguments: tokens per chunk, groups, direction of the scan, whether to apply softplus.
 
-    Only what is read of a chunk has an axis for the groups: were there one of size 1 in whole
-    sequences, XLA would copy them to a layout for it.
+    Arrays have an axis for the groups only inside of a chunk: for such an axis of size 1 XLA would copy whole sequences
+    to another layout.
     """
 
     chunk: int
@@ -61,7 +61,7 @@ def selective_scan(
     wide = scans.wide(jnp.result_type(*jax.tree.leaves(given)))
 
     def shared(x: jax.Array | None) -> jax.Array | None:
-        """A copy a sequence: a batch over devices adds their cotangents up once, at the end."""
+        """One copy per sequence: then the cotangents of a batch over devices are summed once, at the end."""
         if x is None:
             return None
         x = x.astype(wide).reshape(1, groups, channels // groups, *x.shape[1:])
@@ -70,7 +70,7 @@ def selective_scan(
     if initial_state is None:
         initial_state = jnp.zeros_like(u, wide, (batch, channels, states))
     state = initial_state.astype(wide).reshape(batch, groups, -1, states)
-    # More states a channel: longer chunks, or those kept would outweigh the inputs.
+    # With more states per channel chunks are longer, or the stored states would outweigh the inputs.
     plan = Plan(max(_CHUNK, 2 * states), groups, reverse, softplus)
     weights = chunk.Weights(*map(shared, (A, D, delta_bias)))
     y, last = _scan(plan, weights, chunk.Tokens(u, delta, B, C, z), state)
@@ -79,7 +79,7 @@ def selective_scan(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scan(plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The outputs (B, T, D), and the last state (B, G, D/G, N)."""
+    """Returns the outputs (B, T, D), and the last state (B, G, D/G, N)."""
     return _by_sequences(partial(_forward, False), plan, (weights, tokens, state))[:2]
 
 
@@ -98,11 +98,11 @@ _scan.defvjp(_scan_forward, _scan_backward)
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
-    """Walks with the whole batch; on a CPU in float32, with a few sequences at a time.
+    """Runs `walk` on the whole batch; on a CPU in float32, on a few sequences at a time.
 
-    A chunk of a few sequences stays cached. That is not for a batch that may be split over devices:
-    a loop over it would have to gather it. And a loop that slices bfloat16 arrays makes XLA on CPUs
-    widen the whole of them, in every step where it writes.
+    A chunk of a few sequences stays in the cache. A batch that may be split over devices is not looped over, for the
+    loop would have to gather it. Inputs are cast to float32 on a CPU since in a loop that slices bfloat16 arrays XLA
+    would cast whole arrays there, in every iteration.
     """
     whole = partial(walk, plan, chunk.PARALLEL)
     given = jax.eval_shape(whole, *inputs)
@@ -123,7 +123,7 @@ def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
 
 
 def _few(plan: Plan, u: jax.Array, states: int) -> int:
-    """How many sequences to walk with at a time on a CPU: a divisor of their number."""
+    """The number of sequences to scan at a time on a CPU: a divisor of the batch size."""
     batch, length, channels = u.shape
     if dispatch.sharded(u):
         return batch
@@ -139,7 +139,7 @@ def _forward(
     tokens: chunk.Tokens,
     state: jax.Array,
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """The outputs, the last state and, to `keep`, the states that enter the chunks."""
+    """The outputs, the last state and, with `keep`, the states that enter the chunks."""
 
     def step(carry: tuple, start: Any, size: int, _: Any) -> tuple[tuple, Any]:
         state, y = carry
@@ -163,7 +163,7 @@ def _backward(
     dy: jax.Array,
     dlast: jax.Array,
 ) -> tuple[chunk.Weights, chunk.Tokens, jax.Array]:
-    """The cotangents of the weights, the tokens and the first state."""
+    """The cotangents of the weights, the tokens and the initial state."""
     stacked, tail = edges
     edges = (None if stacked is None else jnp.moveaxis(stacked, 1, 0), tail)
 
@@ -184,7 +184,7 @@ def _backward(
 
 
 def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:
-    """`size` tokens from `start`, in the order of reading and leading: (C, B, G, channels)."""
+    """`size` tokens from `start` on, in the order of the scan and as the first axis: (C, B, G, channels)."""
     x = lax.dynamic_slice_in_dim(x, start, size, axis=1)
     x = jnp.moveaxis(x.astype(scans.wide(x.dtype)), 1, 0)
     x = x.reshape(*x.shape[:2], plan.groups, -1)
