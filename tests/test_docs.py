@@ -26,6 +26,7 @@ COMMAND = re.compile(r'\bpython3? ((?:-m |[\w/]+\.py)[^`\n]*)')
 CONFIG = re.compile(r'configs/(\w+)\.py(?::(\w+))?')
 OVERRIDE = re.compile(r'--config\.([\w.]+)=')
 FILE = re.compile(r'(?<![\w/.:-])[\w.-]+(?:/[\w.-]+)+\.(?:py|md|tsv|toml|yml|cff|txt)\b')
+FILE_NAME = re.compile(r'(?<![\w/.-])\w+\.py\b')
 LINK = re.compile(r'\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)')
 # What the reader has to fill in: configs/NAME.py, small_MIXER.
 PLACEHOLDER = re.compile(r'(?<![A-Za-z])[A-Z]{2,}(?!\w*\.md)')
@@ -66,6 +67,13 @@ def names_in(module: str) -> set[str]:
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 inside |= {alias.asname or alias.name for alias in names}
     return inside | ({*FOLDERS, *FILES} if module == 'longview' else set())
+
+
+@functools.cache
+def file_names() -> set[str]:
+    """Returns the names of all Python files of ours."""
+    folders = [ROOT / folder for folder in (*FOLDERS, 'longview', 'tests', 'benchmarks')]
+    return {path.name for path in (*ROOT.glob('*.py'), *(path for folder in folders for path in folder.rglob('*.py')))}
 
 
 @functools.cache
@@ -123,10 +131,10 @@ def test_imports_name_what_exists(page: pathlib.Path) -> None:
 
 @pytest.mark.parametrize('page', PAGES, ids=str)
 def test_files_exist(page: pathlib.Path) -> None:
-    """A path counts from the root or from the page's own folder."""
-    named = [path for path in FILE.findall(text_of(page)) if not PLACEHOLDER.search(path)]
-    missing = [path for path in named if not ((ROOT / path).exists() or (ROOT / page.parent / path).exists())]
-    assert not missing
+    """A path counts from the root or from the page's own folder; a name alone may be anywhere."""
+    filled = lambda pattern: [name for name in pattern.findall(text_of(page)) if not PLACEHOLDER.search(name)]
+    missing = [path for path in filled(FILE) if not ((ROOT / path).exists() or (ROOT / page.parent / path).exists())]
+    assert not missing and set(filled(FILE_NAME)) <= file_names()
 
 
 @pytest.mark.parametrize('page', PAGES, ids=str)
