@@ -21,7 +21,16 @@ from ml_collections import config_flags
 from longview import names
 from longview.kernels import dispatch
 from longview.methods import diagnose
-from longview.methods.task import TrainState, chain, init_state, make_score, make_step, normalizes_batches
+from longview.methods.task import (
+    Given,
+    TrainState,
+    chain,
+    init_state,
+    make_score,
+    make_step,
+    normalizes_batches,
+    read_given,
+)
 from longview.runtime import commandline, compiler, distributed, profile
 from longview.runtime.checkpoint import Checkpoints, quiet_failed_writes
 from longview.runtime.errors import RunError
@@ -75,7 +84,10 @@ def _stop_early(signals: StopSignals, workdir: pathlib.Path) -> None:
 
 
 class Programs(NamedTuple):
-    """What a run computes on a mesh, not compiled yet; `state` and `batch` are shapes, with their places."""
+    """What a run computes on a mesh, not compiled yet; `state` and `batch` are shapes, with their places.
+
+    `init` takes beside the key what the task has read (`Given`), and reads it itself where it is left out.
+    """
 
     state: TrainState
     batch: dict[str, jax.ShapeDtypeStruct]
@@ -90,12 +102,12 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
     shapes = run.data.batch_spec(run.batch_size, train=True)
     transform = chain(run.train_transforms)
 
-    def init(rng: jax.Array) -> TrainState:
+    def init(rng: jax.Array, given: Given | None = None) -> TrainState:
         # The zeros only lend their shapes: what would be computed from them is never run.
         zeros = jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
-        return init_state(run.task, tx, rng, zeros, transform)
+        return init_state(run.task, tx, rng, zeros, transform, given)
 
-    state = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0))
+    state = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), Given())
     places = tree_shardings(state, mesh, run.mesh)
     step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
     score = make_score(run.task, chain(run.eval_transforms))
@@ -158,6 +170,8 @@ class _Trainer:
         free = resumable(normalizes_batches(made.state.variables.state))
         check_config(self.workdir, self.config, free)
         self.abstract, self.init, self.score = made.state, made.init, made.score
+        self.deployed = jax.jit(self.run.task.deployed)
+        self.given = self._read()
         self.step = made.step.lower(made.state, made.batch, self.rng).compile()
 
     def _check_targets(self, error: Exception) -> None:
@@ -177,6 +191,18 @@ class _Trainer:
         found = [place for place, value in places(self.config, 'num_classes') if value != classes]
         flags = ' '.join(f'--{place}={classes}' for place in found)
         return f'set {flags}' if found else 'change the head'
+
+    def _read(self) -> Given:
+        """Reads what the task begins with, before anything is compiled for it; of a run that goes on, what it needs."""
+        spec = self.run.data.batch_spec(self.run.batch_size, train=True)
+        resumed = self.checkpoints.latest() is not None
+        return read_given(self.run.task, spec, chain(self.run.train_transforms), fixed_only=resumed)
+
+    def _placed(self, given: Given) -> Given:
+        """Puts what was read where the parameters will be that it becomes; no device gets more than its part."""
+        places = tree_shardings({**self.abstract._asdict(), 'given': given}, self.mesh, self.run.mesh)['given']
+        part = lambda array, place: jax.make_array_from_callback(array.shape, place, lambda index: array[index])
+        return jax.tree.map(part, given, places)
 
     def _check_outputs(self, abstract: TrainState, spec: dict[str, jax.ShapeDtypeStruct]) -> None:
         """Checks by shapes alone what would otherwise fail after an epoch, or not at all."""
@@ -232,7 +258,8 @@ class _Trainer:
 
     def _start(self) -> tuple[TrainState, int]:
         """Returns the state to go on from, and its step."""
-        state = self.init(self.rng)
+        state = self.init(self.rng, self._placed(self.given))
+        del self.given
         latest = self.checkpoints.latest()
         if latest is not None:
             saved = self.checkpoints.restore(_without_fixed(self.abstract), latest)
@@ -283,7 +310,7 @@ class _Trainer:
         self.progress.report(step, values)
         self.progress.pause()
         if self.metrics.is_best(self.run.best, step, self.run.best_mode):
-            self.checkpoints.save_best(step, _without_fixed(state))
+            self.checkpoints.save_best(step, _without_fixed(state), self.deployed(state.variables))
 
     def _save(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
         self._stop_if_bad(bad_step, state)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
 from longview.trees import path_of
 
 
@@ -37,8 +37,8 @@ class Ema(Wrapper):
         if not 0 <= self.decay < 1:
             raise ValueError(f'Ema.decay is {self.decay}: it must be at least 0 and below 1.')
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         statistics = _statistics(v.state)
         state = {'inner': v.state, 'average': v.params}
         return v._replace(state=state | ({'statistics': statistics} if jax.tree.leaves(statistics) else {}))
@@ -58,8 +58,8 @@ class Ema(Wrapper):
         averages = {name: jax.tree.map(average, v.state[name], now[name]) for name in v.state.keys() - {'inner'}}
         return inner._replace(state={'inner': inner.state, **averages})
 
-    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(_averaged(v), batch)
+    def deploy(self, v: Variables) -> Variables:
+        return _averaged(v)
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         raw = self.inner.score(_inner(v), batch)

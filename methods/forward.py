@@ -6,17 +6,41 @@ what draws from it takes the example's row into account (modelzoo/layers/frame/d
 two microbatches draw alike there; but what is drawn depends on how the batch is split.
 """
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Int, Key
 
+from longview.modelzoo.heads import Classifier, Loaded, bare, filled
 
-def start(module: nn.Module, rng: Key[Array, ''], *inputs: Any) -> tuple[Any, Any]:
-    """Returns (parameters, state) of a module: state is all that it holds besides parameters."""
-    variables = dict(module.init(rng, *inputs, train=False))
-    return variables.pop('params'), variables
+
+def init(
+    module: nn.Module, rng: Key[Array, ''], *inputs: Any, weights: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Returns first (parameters, state) of a module; state is all that it holds besides parameters.
+
+    Args:
+        module: takes `inputs` and ``train``.
+        rng: of random values.
+        inputs: handed on; only their shapes matter.
+        weights: arrays by collection that take the place of random values, a part of the tree of variables.
+    """
+    return parted(filled(module.init(rng, *inputs, train=False), weights or {}))
+
+
+def parted(variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Returns the parameters, and what else there is by collection."""
+    return variables['params'], {kind: tree for kind, tree in variables.items() if kind != 'params'}
+
+
+def read(network: Classifier, *inputs: Any) -> dict[str, Any]:
+    """Returns the first weights that a network is loaded from, as host arrays; {} for one that starts at random."""
+    if not isinstance(network, Loaded):
+        return {}
+    return network.load(jax.eval_shape(functools.partial(bare(network).init, train=False), jax.random.key(0), *inputs))
 
 
 def learn(
@@ -26,7 +50,7 @@ def learn(
 
     Args:
         module: takes `inputs` and ``train``.
-        params, state: from `start`.
+        params, state: from `init`.
         inputs: handed on.
         rng: of the step; with `row` it decides what is random for each example, see above.
         row: number of each example in the whole batch, with no number twice.

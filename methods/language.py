@@ -9,58 +9,48 @@ the mean over all places of a batch, which is the same where all examples ask eq
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.objective import NetworkObjective
+from longview.methods.task import Batch, Given, Metrics, Variables
 from longview.modelzoo.features import SequenceBackbone, require
-from longview.modelzoo.heads import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel(Task):
+class LanguageModel(NetworkObjective):
     """Trains ``head(backbone(words))`` on ``label``.
 
     Attributes:
-        backbone: words -> features; a `SequenceBackbone` with a vocabulary.
-        head: features -> logits at each place, `modelzoo.heads.LanguageHead`.
+        backbone, head, network: words -> features, by a `SequenceBackbone` with a vocabulary, and features -> logits
+            at each place, by a `modelzoo.heads.LanguageHead`; see `NetworkObjective`.
     """
 
-    backbone: nn.Module
-    head: nn.Module
-
     def __post_init__(self) -> None:
-        require(self.backbone, SequenceBackbone, 'LanguageModel')
-        if not self.backbone.vocabulary:
+        super().__post_init__()
+        require(self.model.backbone, SequenceBackbone, 'LanguageModel')
+        if not self.model.backbone.vocabulary:
             raise ValueError('LanguageModel needs a backbone that reads words: set its vocabulary.')
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        params, state = forward.start(self._model, rng, batch['words'])
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        params, state = forward.init(self.model, rng, batch['words'], weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        features, state = forward.learn(self._model, v.params, v.state, batch['words'], rng=rng, row=batch['row'])
+        features, state = forward.learn(self.model, v.params, v.state, batch['words'], rng=rng, row=batch['row'])
         loss = _scores(features['logits'], batch['label'])['loss'].mean()
         return loss, (state, {'loss': loss})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self._model, v.params, v.state, batch['words'])
+        return forward.answer(self.model, v.params, v.state, batch['words'])
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         return _scores(self.predict(v, batch)['logits'], batch['label'])
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
-
-    @property
-    def _model(self) -> Classifier:
-        return Classifier(self.backbone, self.head)
 
 
 def _scores(logits: Float[Array, 'b t k'], label: Int[Array, 'b t']) -> dict[str, Float[Array, ' b']]:

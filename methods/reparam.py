@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
 from longview.trees import by_path, path_of
 
 
@@ -27,7 +27,7 @@ class Reparam(Wrapper):
     """
 
     @abc.abstractmethod
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         """Returns the variables to train, and in state and fixed part beside the inner task's what `view` needs."""
 
     @abc.abstractmethod
@@ -35,7 +35,7 @@ class Reparam(Wrapper):
         """Returns the inner task's variables; what this does not change, it hands on as the same arrays."""
 
     def deploy(self, v: Variables) -> Variables:
-        """Returns what the inner task predicts and scores with; the view by default."""
+        """Returns what the inner task predicts and scores with, by default the view."""
         return self.view(v)
 
     def penalty(self, v: Variables) -> Float[Array, ''] | float:
@@ -70,12 +70,6 @@ class Reparam(Wrapper):
         inner = self.inner.after(before, None, step)
         params = self._taken(v.params, before.params, inner.params)
         return self.advance(v._replace(params=params, state={**v.state, 'inner': inner.state}), step)
-
-    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(self.deploy(v), batch)
-
-    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        return self.inner.score(self.deploy(v), batch)
 
     def _taken(self, params: Any, before: Any, after: Any) -> Any:
         """Returns `params` with what the inner task has changed; by path, for the trees may differ."""

@@ -1,98 +1,120 @@
 """Where a run begins: the weights that another run of train.py ended with.
 
-For fine-tuning (`Start`, a task that wraps one) and for teachers and students (`Trained`, a classifier like
-`modelzoo.weights.Pretrained`, which starts from a published file). Both call what they are given to read that run's
-arrays (`runtime.checkpoint.Best`) when the variables are made, and compare names and shapes. Published weights of a
-zoo's network come by `modelzoo.weights.pretrained` instead.
+For fine-tuning (`Start`, a task that wraps one) and for teachers and students (`Trained`, a network like
+`modelzoo.weights.Pretrained`, which is loaded from a published file). What is taken is the other run's network as that
+run evaluates it, whatever its method was: averaged, pruned and merged weights. It is read from the run's best
+checkpoint by what both are given for it (`runtime.checkpoint.Best`), when names and shapes are found to be right.
 """
 
 import dataclasses
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from flax import traverse_util
+from jaxtyping import Array, Key
 
-from longview.methods.task import Batch, Variables, Wrapper
-from longview.modelzoo.heads import Classifier
-from longview.trees import path_of
+from longview.methods.objective import first_shapes
+from longview.methods.task import Batch, Given, Shapes, Variables, Wrapper
+from longview.modelzoo.heads import Loaded
+from longview.trees import by_path
 
-# Returns a run's arrays by their paths, such as ``variables/params/head/kernel``; its text says which run that is.
-Read = Callable[[], dict[str, np.ndarray]]
+_HEAD = 'params/head/.*'
 
-_PLACES = {
-    False: ('variables/params/', 'variables/state/'),
-    True: ('variables/state/average/', 'variables/state/inner/'),
-}
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """The best checkpoint of a run; its text says of which run. See `runtime.checkpoint.Best` for the paths."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of all arrays, by path."""
+
+    def __call__(self, paths: Collection[str]) -> dict[str, np.ndarray]:
+        """Returns the arrays of these paths."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Start(Wrapper):
-    """Task -> Task: `inner`, whose first weights and statistics are those of another run's best checkpoint.
+    """Task -> Task: `inner`, whose network starts from that of another run's best checkpoint.
 
     Attributes:
-        read: gives the arrays of the other run, whose task was the same but for what is `fresh`.
-        averaged: whether that run's task was an `Ema`, whose averaged weights are taken.
-        fresh: regular expression of the paths that start anew, such as ``head/.*``; '' for none.
+        read: the other run, of any method, whose network was the same but for what is `fresh`.
+        averaged: False for the weights that the other run trained, where it evaluated averages of them.
+        fresh: regular expression of the paths of parameters that start anew, such as ``head/.*``; '' for none.
     """
 
-    read: Read
-    averaged: bool = False
+    read: Checkpoint
+    averaged: bool = True
     fresh: str = ''
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v, saved = self.inner.init(rng, batch), self.read()
-        params, state = _PLACES[self.averaged]
-        return v._replace(
-            params=_filled(v.params, saved, params, self.read, self.fresh),
-            state=_filled(v.state, saved, state, self.read, ''),
-        )
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        return self.inner.init(rng, batch, self.given(batch) if given is None else given)
+
+    def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
+        given = self.inner.given(batch, fixed_only=True)
+        if fixed_only:
+            return given
+        like = first_shapes(self.inner, batch)
+        fresh = f'params/({self.fresh})' if self.fresh else ''
+        return given._replace(network=_taken(like, self.read, averaged=self.averaged, fresh=fresh))
 
 
-class Trained(Classifier):
-    """A classifier whose initial variables are those of a run's best checkpoint; all else is as in `Classifier`.
+class Trained(Loaded):
+    """A classifier whose first variables are those of a run's best checkpoint; all else is as in `Classifier`.
 
     Attributes:
-        read: gives the arrays of a run whose task was `Supervised` with this backbone and head, or an `Ema` of one.
-        averaged: whether it was an `Ema`, whose averaged weights are taken.
+        read: the run, of any method, whose network was this one.
+        averaged: as `Start`'s.
+        new_head: whether the head starts anew.
     """
 
-    read: Read
-    averaged: bool = False
+    read: Checkpoint
+    averaged: bool = True
+    new_head: bool = False
 
     @nn.nowrap
-    def init(self, rngs: Any, x: Float[Array, 'b h w c'], *, train: bool = False) -> Any:
-        """Returns the variables of the run; `rngs` are for their shapes only."""
-        made, saved = dict(super().init(rngs, x, train=train)), self.read()
-        params, state = _PLACES[self.averaged]
-        filled = {'params': _filled(made.pop('params'), saved, params, self.read, '')}
-        for kind, tree in made.items():
-            filled[kind] = {'backbone': _filled(tree['backbone'], saved, f'{state}{kind}/', self.read, '')}
-        return filled
+    def load(self, like: Mapping[str, Any]) -> dict[str, Any]:
+        return _taken(like, self.read, averaged=self.averaged, fresh=_HEAD if self.new_head else '')
 
 
-def _filled(tree: Any, saved: dict[str, np.ndarray], place: str, read: Read, fresh: str) -> Any:
-    """Returns `tree` with the arrays that were saved at `place`, but for what `fresh` matches.
+def _taken(like: Mapping[str, Any], read: Checkpoint, *, averaged: bool, fresh: str) -> dict[str, Any]:
+    """Returns the network of a run, as far as it is in the tree `like`, but for the paths that `fresh` matches.
 
     Raises:
         ValueError: an array is missing or of another shape.
     """
-
-    def fill(key_path: Any, leaf: Array) -> Array:
-        path = path_of(key_path)
+    saved, places = read.shapes(), {}
+    for path, leaf in by_path(dict(like)).items():
         if fresh and re.fullmatch(fresh, path):
-            return leaf
-        found = saved.get(place + path)
-        if found is None or found.shape != leaf.shape:
-            there = 'absent' if found is None else tuple(found.shape)
+            continue
+        place = next((name for name in _names(path, saved, averaged) if name in saved), None)
+        if place is None or saved[place] != tuple(leaf.shape):
+            there = 'absent' if place is None else saved[place]
             raise ValueError(
                 f'{path} is {tuple(leaf.shape)} in this config and {there} in the checkpoint of {read}: '
                 'use the same backbone and head, or let it start anew.'
             )
-        return jnp.asarray(found, leaf.dtype)
+        places[path] = place
+    arrays, wanted = read(set(places.values())), by_path(dict(like))
+    taken = {path: arrays[place].astype(wanted[path].dtype, copy=False) for path, place in places.items()}
+    return traverse_util.unflatten_dict(taken, sep='/')
 
-    return jax.tree_util.tree_map_with_path(fill, tree)
+
+def _names(path: str, saved: Collection[str], averaged: bool) -> list[str]:
+    """Returns where in a checkpoint an array of the network may be, the likeliest place first.
+
+    Beside its state a run saves the network that it evaluates; versions before 0.1 did not. In the state these are the
+    places for an objective, or an `Ema` of one; `Supervised` has its statistics without the backbone's name.
+    """
+    kind, _, rest = path.partition('/')
+    evaluated = [f'deployed/{path}'] if averaged else []
+    has_average = any(name.startswith('variables/state/average/') for name in saved)
+    if kind == 'params':
+        return [
+            *evaluated,
+            f'variables/state/average/{rest}' if averaged and has_average else f'variables/params/{rest}',
+        ]
+    state = 'variables/state/inner' if has_average else 'variables/state'
+    return [*evaluated, f'{state}/{path}', f'{state}/{kind}/{rest.removeprefix("backbone/")}']

@@ -3,54 +3,54 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.objective import NetworkObjective
+from longview.methods.task import Batch, Given, Metrics, Variables
+from longview.modelzoo.heads import filled
 
 
 @dataclasses.dataclass(frozen=True)
-class Supervised(Task):
+class Supervised(NetworkObjective):
     """Trains ``head(backbone(image))`` on ``label``, or on ``target`` where a batch transform made one.
 
     Attributes:
-        backbone: image -> features; see modelzoo/features.py.
-        head: features -> logits; see modelzoo/heads.py.
+        backbone, head, network: image -> features, and features -> logits; see `NetworkObjective`.
         label_smoothing: the share of each hard label spread over all classes (Szegedy et al., 2016,
             https://arxiv.org/abs/1512.00567). Soft targets are taken as they are.
     """
 
-    backbone: nn.Module
-    head: nn.Module
     label_smoothing: float = 0.0
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        # Each part has a key of its own: initialised as one module, both would have other values.
         backbone_rng, head_rng = jax.random.split(rng)
-        features, variables = self.backbone.init_with_output(backbone_rng, batch['image'], train=False)
-        backbone = dict(variables)
+        features, made = self.model.backbone.init_with_output(backbone_rng, batch['image'], train=False)
         # The head's shapes come from the features'; their values are never computed.
-        head = self.head.init(head_rng, jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), features))
-        params = {'backbone': backbone.pop('params'), 'head': head['params']}
-        return Variables(params, backbone, {})
+        head = self.model.head.init(head_rng, jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), features))
+        variables = {kind: {'backbone': tree} for kind, tree in made.items()}
+        variables['params']['head'] = head['params']
+        params, state = forward.parted(filled(variables, self._weights(batch, given)))
+        return Variables(params, {kind: tree['backbone'] for kind, tree in state.items()}, {})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         features, state = forward.learn(
-            self.backbone, v.params['backbone'], v.state, batch['image'], rng=rng, row=batch['row']
+            self.model.backbone, v.params['backbone'], v.state, batch['image'], rng=rng, row=batch['row']
         )
-        logits = self.head.apply({'params': v.params['head']}, features)
+        logits = self._logits(v, features)
         losses = cross_entropy(logits, self._target(batch, logits.shape[-1]))
         return losses.mean(), (state, {'loss': losses.mean()})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = forward.answer(self.backbone, v.params['backbone'], v.state, batch['image'])
-        return {**features, 'logits': self.head.apply({'params': v.params['head']}, features)}
+        features = forward.answer(self.model.backbone, v.params['backbone'], v.state, batch['image'])
+        return {**features, 'logits': self._logits(v, features)}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         logits, label = self.predict(v, batch)['logits'], batch['label']
@@ -60,8 +60,11 @@ class Supervised(Task):
         losses = cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
         return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32), 'top5': (rank < 5).astype(jnp.float32)}
 
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
+    def deployed(self, v: Variables) -> dict[str, Any]:
+        return {'params': v.params, **{kind: {'backbone': tree} for kind, tree in v.state.items()}}
+
+    def _logits(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b classes']:
+        return self.model.head.apply({'params': v.params['head']}, features)
 
     def _target(self, batch: Batch, classes: int) -> Float[Array, 'b classes']:
         if 'target' in batch:

@@ -6,7 +6,7 @@ one and returns one, so methods nest by configuration. `make_step` never asks wh
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from longview.methods import microbatches
 from longview.trees import by_path
 
 Batch = dict[str, Array]
+Shapes = Mapping[str, Any]  # of a batch: arrays, or jax.ShapeDtypeStruct
 Metrics = dict[str, Float[Array, '']]
 Transform = Callable[[Batch, Key[Array, '']], Batch]
 
@@ -36,8 +37,20 @@ class Variables(NamedTuple):
     fixed: Any
 
 
+class Given(NamedTuple):
+    """Host arrays that a task begins with in place of random values: arguments of the program, and no constants in it.
+
+    Attributes:
+        network: first values of what is trained, a part of the tree that `Task.deployed` returns; {} for none.
+        fixed: what else is read, such as teachers; {} for nothing.
+    """
+
+    network: dict[str, Any] = {}
+    fixed: dict[str, Any] = {}
+
+
 class Task(abc.ABC):
-    """A training method. Implementations are frozen dataclasses, and none but `Wrapper` has subclasses.
+    """A training method. Implementations are frozen dataclasses; `Wrapper` apart, only abstract ones have subclasses.
 
     Attributes:
         batchwide: whether the loss compares the examples of a batch with each other, as contrastive losses do; such a
@@ -47,8 +60,22 @@ class Task(abc.ABC):
     batchwide: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        """Returns the variables; called once, inside jit. Only shapes of `batch` may matter."""
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        """Returns the variables; called once, inside jit. Only shapes of `batch` may matter.
+
+        `given` is what the method of that name has read. None reads it here; an empty one leaves random values in its
+        place, which have the same shapes.
+        """
+
+    def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
+        """Reads what the variables begin with, on the host; nothing by default.
+
+        Args:
+            batch: as for `init`, or only its shapes.
+            fixed_only: only what fixed variables are made of; all else is in the checkpoint of a run that goes on.
+        """
+        del batch, fixed_only
+        return Given()
 
     @abc.abstractmethod
     def loss(
@@ -73,6 +100,10 @@ class Task(abc.ABC):
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns metrics, one value per example, so that averages leave the padding of the last batch out."""
 
+    def deployed(self, v: Variables) -> dict[str, Any]:
+        """Returns the variables of the trained network alone, by collection, as its module takes them."""
+        return {'params': v.params, **v.state}
+
     def depth_of(self, path: str) -> tuple[int, int]:
         """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
         raise NotImplementedError(f'{type(self).__name__} does not know the depth of {path!r}: set layer_decay to 1.')
@@ -87,6 +118,8 @@ class Task(abc.ABC):
 class Wrapper(Task):
     """Task -> Task that passes everything on to `inner`; subclasses override what their method changes.
 
+    One whose variables are not `inner`'s says with `deploy` where those are that are evaluated.
+
     Attributes:
         inner: the task underneath.
     """
@@ -97,8 +130,15 @@ class Wrapper(Task):
     def batchwide(self) -> bool:
         return self.inner.batchwide
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        return self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        return self.inner.init(rng, batch, given)
+
+    def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
+        return self.inner.given(batch, fixed_only=fixed_only)
+
+    def deploy(self, v: Variables) -> Variables:
+        """Returns the variables of `inner` that it predicts and scores with."""
+        return v
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
@@ -109,10 +149,13 @@ class Wrapper(Task):
         return self.inner.after(v, grads, step)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(v, batch)
+        return self.inner.predict(self.deploy(v), batch)
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        return self.inner.score(v, batch)
+        return self.inner.score(self.deploy(v), batch)
+
+    def deployed(self, v: Variables) -> dict[str, Any]:
+        return self.inner.deployed(self.deploy(v))
 
     def depth_of(self, path: str) -> tuple[int, int]:
         return self.inner.depth_of(path)
@@ -141,20 +184,33 @@ class TrainState(NamedTuple):
 
 
 def init_state(
-    task: Task, tx: optax.GradientTransformation, rng: Key[Array, ''], batch: Batch, transform: Transform
+    task: Task,
+    tx: optax.GradientTransformation,
+    rng: Key[Array, ''],
+    batch: Batch,
+    transform: Transform,
+    given: Given | None = None,
 ) -> TrainState:
-    """Builds the state from nothing; meant to be jitted with output shardings.
+    """Builds the first state; meant to be jitted with output shardings.
+
+    `given` is what `read_given` has returned, or as `Task.init` says.
 
     One program makes every copy of the weights (averages, moments), so no two leaves share a
     buffer and the whole state can be donated to the step.
     """
     batch = with_rows(transform(batch, rng))
-    variables = task.init(rng, batch)
+    variables = task.init(rng, batch, given)
     step = jnp.zeros((), jnp.int32)
     _, (_, metrics) = jax.eval_shape(task.loss, variables, batch, rng, step)
     _refuse_names(metrics, _STEP_METERS, 'reports')
     meters = {name: jnp.zeros((), jnp.float32) for name in {'loss', *metrics, *_STEP_METERS}}
     return TrainState(step, variables, tx.init(variables.params), meters, jnp.full((), -1, jnp.int32))
+
+
+def read_given(task: Task, batch: Shapes, transform: Transform, *, fixed_only: bool = False) -> Given:
+    """Returns what `task` begins with, for batches of these shapes before `transform`; see `Task.given`."""
+    seen = jax.eval_shape(lambda batch: with_rows(transform(batch, jax.random.key(0))), batch)
+    return task.given(seen, fixed_only=fixed_only)
 
 
 def make_step(

@@ -5,11 +5,12 @@
 huggingface_hub for the hub alone, so neither is imported before.
 """
 
+import contextlib
 import os
 import pathlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -30,10 +31,20 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         ImportError: a file of torch's, and there is no torch.
         ValueError: the file is of another kind.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: give the path of a .safetensors file or of one of torch's.")
-    return _read_torch(path) if path.suffix in TORCH_ENDINGS else _read_safetensors(path)
+    path = _file(path)
+    if path.suffix in TORCH_ENDINGS:
+        return _read_torch(path)
+    with _telling(path):
+        return safetensors.numpy.load_file(path)
+
+
+def shapes(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a file's arrays. Of a .safetensors file only the header is read; raises as `read` does."""
+    path = _file(path)
+    if path.suffix in TORCH_ENDINGS:
+        return {name: array.shape for name, array in _read_torch(path).items()}
+    with _telling(path), safetensors.safe_open(path, 'numpy') as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 
 def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -89,9 +100,18 @@ def _download(repository: str, revision: str | None) -> pathlib.Path:
         ) from error
 
 
-def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _file(path: str | os.PathLike) -> pathlib.Path:
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: give the path of a .safetensors file or of one of torch's.")
+    return path
+
+
+@contextlib.contextmanager
+def _telling(path: pathlib.Path) -> Iterator[None]:
+    """Says in words what is wrong with a .safetensors file that is read inside."""
     try:
-        return safetensors.numpy.load_file(path)
+        yield
     except safetensors.SafetensorError as error:
         raise ValueError(
             f'{path} is not a safetensors file ({error}): convert it with the safetensors package, or '

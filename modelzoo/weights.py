@@ -21,15 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
-from jaxtyping import Array, Float
 
 from longview.modelzoo import weight_files
-from longview.modelzoo.features import Backbone, SequenceBackbone, Sequences
-from longview.modelzoo.heads import Classifier, LanguageHead, Linear
+from longview.modelzoo.features import Backbone, SequenceBackbone
+from longview.modelzoo.heads import Classifier, LanguageHead, Linear, Loaded, filled
 
 Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 
@@ -37,25 +35,20 @@ _SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
 _HEAD = 'head'
 
 
-class Pretrained(Classifier):
-    """A classifier whose initial variables are published weights; all else is as in `Classifier`.
+class Pretrained(Loaded):
+    """A classifier whose first variables are published weights; all else is as in `Classifier`.
 
     Attributes:
         file: the weights; see `weight_files.read`.
-        new_head: the head starts anew.
+        new_head: whether the head starts anew.
     """
 
     file: str = ''
     new_head: bool = False
 
     @nn.nowrap
-    def init(self, rngs: Any, x: Float[Array, 'b h w c'] | Sequences, *, train: bool = False) -> Any:
-        """Returns the published variables; `rngs` are for a new head only.
-
-        Raises:
-            ValueError: they do not fit; see `load`.
-        """
-        return load(self, super().init(rngs, x, train=train), self.file, new_head=self.new_head)
+    def load(self, like: Mapping[str, Any]) -> dict[str, Any]:
+        return read(self, like, self.file, new_head=self.new_head)
 
 
 def pretrained(backbone: Backbone, num_classes: int | None, file: str | os.PathLike) -> Pretrained:
@@ -67,9 +60,9 @@ def pretrained(backbone: Backbone, num_classes: int | None, file: str | os.PathL
             the file's.
         file: see `weight_files.read`.
     """
-    arrays, names = weight_files.read(file), _names(backbone)
-    ours = {name: _translate(names, name, 0) or '' for name in arrays}
-    biases = [len(arrays[name]) for name, path in ours.items() if re.fullmatch(f'{_HEAD}/(.*/)?bias', path)]
+    shapes, names = weight_files.shapes(file), _names(backbone)
+    ours = {name: _translate(names, name, 0) or '' for name in shapes}
+    biases = [shapes[name][0] for name, path in ours.items() if re.fullmatch(f'{_HEAD}/(.*/)?bias', path)]
     published = biases[0] if biases else None
     # Without a number and without a head there is nothing to start anew: `load` will say what is missing.
     head = head_of(backbone, num_classes or published)
@@ -107,10 +100,21 @@ def load(
     Raises:
         ValueError: names missing, left over, or of another shape, all listed.
     """
-    wanted, names = merge(variables), _names(model.backbone)
+    return filled(variables, read(model, variables, source, new_head=new_head))
+
+
+def read(
+    model: Classifier,
+    like: Mapping[str, Any],
+    source: str | os.PathLike | Mapping[str, np.ndarray],
+    *,
+    new_head: bool = False,
+) -> dict[str, Any]:
+    """Returns published weights as host arrays: `load` without what `like` has and they have not, a new head."""
+    wanted, names = merge(like), _names(model.backbone)
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
-    kept = {_HEAD: wanted.pop(_HEAD)} if new_head and _HEAD in wanted else {}
     if new_head:
+        wanted.pop(_HEAD, None)
         arrays = {
             name: array
             for name, array in arrays.items()
@@ -118,8 +122,9 @@ def load(
         }
     resize = getattr(_family(model.backbone), 'RESIZE', {}).get(type(model.backbone).__name__)
     resize = None if resize is None else functools.partial(resize, model.backbone)
-    loaded = jax.tree.map(jnp.asarray, load_published(names, wanted, arrays, resize=resize))
-    return separate(loaded | kept, variables)
+    merged = load_published(names, wanted, arrays, resize=resize)
+    parts = {kind: {part: tree[part] for part in tree if part in merged} for kind, tree in like.items()}
+    return separate(merged, parts)
 
 
 def save(model: Classifier, variables: Mapping[str, Any], path: str | os.PathLike) -> None:
@@ -174,7 +179,8 @@ def load_published(
             if loaded[path].shape != tuple(like.shape)
         ]
     )
-    return traverse_util.unflatten_dict({path: loaded[path].astype(wanted[path].dtype) for path in wanted}, sep='/')
+    typed = {path: loaded[path].astype(wanted[path].dtype, copy=False) for path in wanted}
+    return traverse_util.unflatten_dict(typed, sep='/')
 
 
 def to_published(names: Names, params: Any) -> dict[str, np.ndarray]:

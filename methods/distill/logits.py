@@ -25,24 +25,25 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.objective import Objective
 from longview.methods.supervised import cross_entropy
-from longview.methods.task import Batch, Metrics, Task, Variables
-from longview.modelzoo.heads import Classifier
+from longview.methods.task import Batch, Given, Metrics, Shapes, Variables
+from longview.modelzoo.heads import Classifier, bare, filled
 from longview.modelzoo.layers.frame.dense import Dense
 
 _NARROWER = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Distill(Task):
+class Distill(Objective):
     """Trains a classifier on the answers of others, which never change.
 
-    Teachers see the student's own view of an image. Their weights come from their `init`, so give networks that start
-    from files (`modelzoo.weights.Pretrained`).
+    Teachers see the student's own view of an image. Give networks that are loaded: from a file
+    (`modelzoo.create_model` with weights) or from another run (`methods.start.Trained`).
 
     Attributes:
         student: image -> features with ``logits``.
-        teachers: likewise, with as many classes.
+        teachers: networks of as many classes.
         temperature: T above.
         label_weight: share of the labels' cross-entropy in the loss, from 0 to 1.
         discriminator_weight: 0 for none.
@@ -60,10 +61,23 @@ class Distill(Task):
         if not 0 <= self.label_weight <= 1:
             raise ValueError(f'Distill.label_weight is {self.label_weight}: it is a share, from 0 to 1.')
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        params, state = forward.start(self.student, rng, batch['image'])
+    @property
+    def source(self) -> Classifier:
+        return self.student
+
+    def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
+        teachers = tuple(forward.read(teacher, batch['image']) for teacher in self.teachers)
+        return super().given(batch, fixed_only=fixed_only)._replace(fixed={'teachers': teachers})
+
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        given = self.given(batch) if given is None else given
+        params, state = forward.init(bare(self.student), rng, batch['image'], weights=given.network)
         keys = jax.random.split(jax.random.fold_in(rng, 1), len(self.teachers))
-        teachers = tuple(teacher.init(key, batch['image'], train=False) for teacher, key in zip(self.teachers, keys))
+        weights = given.fixed.get('teachers', ({},) * len(self.teachers))
+        teachers = tuple(
+            filled(bare(teacher).init(key, batch['image'], train=False), read)
+            for teacher, key, read in zip(self.teachers, keys, weights)
+        )
         classes = {self._logits(teacher, v, batch['image']).shape[-1] for teacher, v in zip(self.teachers, teachers)}
         own = forward.answer(self.student, params, state, batch['image'])['logits']
         if classes != {own.shape[-1]}:
@@ -79,7 +93,7 @@ class Distill(Task):
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        params = {name: tree for name, tree in v.params.items() if name != 'discriminator'}
+        params = self._student_params(v)
         features, state = forward.learn(self.student, params, v.state, batch['image'], rng=rng, row=batch['row'])
         logits = features['logits']
         taught = jnp.stack([self._logits(*pair, batch['image']) for pair in zip(self.teachers, v.fixed['teachers'])])
@@ -98,16 +112,18 @@ class Distill(Task):
         return loss, (state, {'loss': loss, **parts})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        params = {name: tree for name, tree in v.params.items() if name != 'discriminator'}
-        return forward.answer(self.student, params, v.state, batch['image'])
+        return forward.answer(self.student, self._student_params(v), v.state, batch['image'])
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         logits, label = self.predict(v, batch)['logits'], batch['label']
         right = (jnp.argmax(logits, axis=1) == label).astype(jnp.float32)
         return {'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])), 'accuracy': right}
 
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.student.backbone.layer_of(path), self.student.backbone.num_layers
+    def deployed(self, v: Variables) -> dict[str, Any]:
+        return {'params': self._student_params(v), **v.state}
+
+    def _student_params(self, v: Variables) -> dict[str, Any]:
+        return {name: tree for name, tree in v.params.items() if name != 'discriminator'}
 
     def _logits(self, teacher: Classifier, variables: Any, image: Array) -> Float[Array, 'b k']:
         return jax.lax.stop_gradient(teacher.apply(variables, image, train=False)['logits'].astype(jnp.float32))

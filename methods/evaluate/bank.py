@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
 
 NOBODY = -1
 
@@ -44,8 +44,8 @@ class Banked(Wrapper):
             label: theirs; `NOBODY` where the bank is not filled yet.
         """
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         width = self._features(v, batch).shape[-1]
         bank = {'feature': jnp.zeros((self.bank, width)), 'label': jnp.full((self.bank,), NOBODY, jnp.int32)}
         return v._replace(state={'inner': v.state, **bank})
@@ -53,21 +53,21 @@ class Banked(Wrapper):
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
-        inner = v._replace(state=v.state['inner'])
+        inner = self.deploy(v)
         loss, (state, metrics) = self.inner.loss(inner, batch, rng, step)
         new = {'feature': jax.lax.stop_gradient(self._features(inner, batch)), 'label': batch['label']}
         bank = {name: jnp.concatenate([value, v.state[name]])[: self.bank] for name, value in new.items()}
         return loss, ({'inner': state, **bank}, metrics)
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
-        inner = self.inner.after(v._replace(state=v.state['inner']), grads, step)
+        inner = self.inner.after(self.deploy(v), grads, step)
         return inner._replace(state={**v.state, 'inner': inner.state})
 
-    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return self.inner.predict(v._replace(state=v.state['inner']), batch)
+    def deploy(self, v: Variables) -> Variables:
+        return v._replace(state=v.state['inner'])
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        inner = v._replace(state=v.state['inner'])
+        inner = self.deploy(v)
         judged = self.judge(self._features(inner, batch), v.state['feature'], v.state['label'])
         right = {
             f'{name}_accuracy': (jnp.argmax(votes, axis=1) == batch['label']).astype(jnp.float32)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
 from longview.methods.supervised import cross_entropy
-from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
@@ -37,16 +37,16 @@ class LinearProbe(Wrapper):
     head: nn.Module
     normalize: bool = True
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         features = self.inner.predict(v, batch)
-        params, state = forward.start(self._probe, jax.random.fold_in(rng, 1), features)
+        params, state = forward.init(self._probe, jax.random.fold_in(rng, 1), features)
         return v._replace(params={'inner': v.params, 'probe': params}, state={'inner': v.state, 'probe': state})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
-        inner = _inner(v)
+        inner = self.deploy(v)
         loss, (inner_state, metrics) = self.inner.loss(inner, batch, rng, step)
         features = jax.lax.stop_gradient(self.inner.predict(inner, batch))
         logits, state = forward.learn(
@@ -57,17 +57,20 @@ class LinearProbe(Wrapper):
         return loss + probe, (state, {**metrics, 'inner_loss': loss, 'probe_loss': probe})
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
-        inner = self.inner.after(_inner(v), None if grads is None else grads['inner'], step)
+        inner = self.inner.after(self.deploy(v), None if grads is None else grads['inner'], step)
         return inner._replace(params={**v.params, 'inner': inner.params}, state={**v.state, 'inner': inner.state})
 
+    def deploy(self, v: Variables) -> Variables:
+        return v._replace(params=v.params['inner'], state=v.state['inner'])
+
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = self.inner.predict(_inner(v), batch)
+        features = self.inner.predict(self.deploy(v), batch)
         return {**features, 'logits': self._logits(v, features)}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        logits = self._logits(v, self.inner.predict(_inner(v), batch))
+        logits = self._logits(v, self.inner.predict(self.deploy(v), batch))
         right = (jnp.argmax(logits, axis=1) == batch['label']).astype(jnp.float32)
-        return {**self.inner.score(_inner(v), batch), 'probe_accuracy': right}
+        return {**self.inner.score(self.deploy(v), batch), 'probe_accuracy': right}
 
     @property
     def _probe(self) -> '_Probe':
@@ -89,7 +92,3 @@ class _Probe(nn.Module):
             norm = BatchNorm(epsilon=1e-6, affine=False, name='norm')
             features = {**features, ft.POOLED: norm(features[ft.POOLED][:, None, None], train=train)[:, 0, 0]}
         return self.head(features)
-
-
-def _inner(v: Variables) -> Variables:
-    return v._replace(params=v.params['inner'], state=v.state['inner'])

@@ -19,8 +19,9 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.objective import NetworkObjective
 from longview.methods.supervised import cross_entropy
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.task import Batch, Given, Metrics, Variables
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm
@@ -96,12 +97,12 @@ class Exits(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class EarlyExit(Task):
+class EarlyExit(NetworkObjective):
     """Trains all exits together; predicts with the first one that is sure.
 
     Attributes:
-        backbone: image -> features, among them the maps named in `exits`.
-        head: features -> logits, the last exit.
+        backbone, head, network: image -> features, among them the maps named in `exits`, and features -> logits, the
+            last exit; see `NetworkObjective`.
         branch: factory of an early exit: map -> logits, such as `Branch`.
         exits: names of features, from the input to the output.
         weights: of each exit's loss, the last one's included.
@@ -109,15 +110,16 @@ class EarlyExit(Task):
         leaves: (logits, threshold) -> whether each example leaves; `confident` or `certain`.
     """
 
-    backbone: ft.Backbone
-    head: nn.Module
-    branch: Callable[..., nn.Module]
-    exits: Sequence[str]
-    weights: Sequence[float]
+    branch: Callable[..., nn.Module] | None = None
+    exits: Sequence[str] = ()
+    weights: Sequence[float] = ()
     threshold: float = 0.9
     leaves: Callable[[Array, float], Array] = confident
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.branch is None:
+            raise ValueError('EarlyExit has no branch: give a factory of classifiers, methods.exits.confidence.Branch.')
         if not self.exits or len(self.weights) != len(self.exits) + 1:
             raise ValueError(
                 f'EarlyExit has {len(self.exits)} early exits and {len(self.weights)} weights: give at '
@@ -125,18 +127,19 @@ class EarlyExit(Task):
             )
         stages = [name for name in self.exits if name.startswith('stage')]
         if stages:
-            ft.require(self.backbone, ft.PyramidBackbone, f'EarlyExit at {" and ".join(stages)}')
+            ft.require(self.source.backbone, ft.PyramidBackbone, f'EarlyExit at {" and ".join(stages)}')
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        features = jax.eval_shape(lambda: self.backbone.init_with_output(rng, batch['image'], train=False)[0])
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        backbone = self.source.backbone
+        features = jax.eval_shape(lambda: backbone.init_with_output(rng, batch['image'], train=False)[0])
         maps = [name for name, value in features.items() if value.ndim == 4]
         absent = [name for name in self.exits if name not in maps]
         if absent:
             raise ValueError(
-                f'{type(self.backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to '
+                f'{type(backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to '
                 f'leave at: use some of {", ".join(maps)}, or another backbone.'
             )
-        params, state = forward.start(self.model, rng, batch['image'])
+        params, state = forward.init(self.model, rng, batch['image'], weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
@@ -173,13 +176,10 @@ class EarlyExit(Task):
             **{f'{name}_accuracy': right(apart[:, index]) for index, name in enumerate(self._names)},
         }
 
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
-
     @property
     def model(self) -> Exits:
         """The network with its branches."""
-        return Exits(self.backbone, self.head, self.branch, tuple(self.exits))
+        return Exits(self.source.backbone, self.source.head, self.branch, tuple(self.exits))
 
     @property
     def _names(self) -> tuple[str, ...]:

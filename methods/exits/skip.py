@@ -21,40 +21,37 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.objective import NetworkObjective
 from longview.methods.supervised import cross_entropy
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.task import Batch, Given, Metrics, Variables
 from longview.modelzoo import features as ft
-from longview.modelzoo.heads import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class Skip(Task):
+class Skip(NetworkObjective):
     """Trains ``head(backbone(image))`` and the backbone's gates.
 
     Attributes:
-        backbone: image -> features, ``gates`` and ``gate_logits`` among them.
-        head: features -> logits.
+        backbone, head, network: image -> features, ``gates`` and ``gate_logits`` among them, and features -> logits;
+            see `NetworkObjective`.
         alpha: what it costs to run all blocks that can be skipped; a unit of cross-entropy is 1.
         reinforce: weight of REINFORCE, for a backbone that draws its gates; 0 for the supervised stage.
         discount: of the later gates' rewards; for REINFORCE.
     """
 
-    backbone: nn.Module
-    head: nn.Module
     alpha: float = 0.0
     reinforce: float = 0.0
     discount: float = 1.0
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        params, state = forward.start(self._model, rng, batch['image'])
-        features = jax.eval_shape(lambda: forward.answer(self._model, params, state, batch['image']))
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        params, state = forward.init(self.model, rng, batch['image'], weights=self._weights(batch, given))
+        features = jax.eval_shape(lambda: forward.answer(self.model, params, state, batch['image']))
         if ft.GATES not in features:
             raise ValueError(
-                f'Skip needs a backbone with gates, and {type(self.backbone).__name__} gives '
+                f'Skip needs a backbone with gates, and {type(self.model.backbone).__name__} gives '
                 f'{", ".join(features)}: use modelzoo.vision.skipnet.'
             )
         return Variables(params, state, {})
@@ -63,7 +60,7 @@ class Skip(Task):
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        features, state = forward.learn(self._model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
+        features, state = forward.learn(self.model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
         logits, gates = features['logits'], features[ft.GATES].astype(jnp.float32)
         losses = cross_entropy(logits, batch.get('target', jax.nn.one_hot(batch['label'], logits.shape[-1])))
         if self.reinforce:
@@ -76,7 +73,7 @@ class Skip(Task):
         return loss, (state, {'loss': loss, 'label': losses.mean(), 'executed': executed(gates).mean()})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self._model, v.params, v.state, batch['image'])
+        return forward.answer(self.model, v.params, v.state, batch['image'])
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the loss, the accuracy, and the share of the blocks that were run."""
@@ -88,13 +85,6 @@ class Skip(Task):
             'accuracy': right,
             'executed': executed(features[ft.GATES].astype(jnp.float32)),
         }
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
-
-    @property
-    def _model(self) -> Classifier:
-        return Classifier(self.backbone, self.head)
 
 
 def executed(gates: Float[Array, 'b g']) -> Float[Array, ' b']:

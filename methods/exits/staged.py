@@ -76,7 +76,7 @@ def _part(
             features, answers = until(jnp.zeros((len(x), *image_shape)))
         if len(hits) != 1:
             raise NotImplementedError(
-                f'{type(task.backbone).__name__} cannot go on from {task.exits[index - 1]}: '
+                f'{type(task.source.backbone).__name__} cannot go on from {task.exits[index - 1]}: '
                 'leave it at a stage of a network that is made of modelzoo.layers.frame.pyramid.'
             )
     else:

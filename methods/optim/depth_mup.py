@@ -17,7 +17,7 @@ import math
 from jaxtyping import Array, Key
 
 from longview.methods.reparam import Reparam, on_selected, select
-from longview.methods.task import Batch, Variables
+from longview.methods.task import Batch, Given, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ class DepthMuP(Reparam):
                 'blocks, at least 1.'
             )
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         select(v.params, self.pattern, 'DepthMuP')
         return Variables(v.params, {'inner': v.state}, {'inner': v.fixed})
 

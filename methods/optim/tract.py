@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.reparam import on_selected, select
-from longview.methods.task import Batch, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
 from longview.trees import by_path
 
 
@@ -36,8 +36,8 @@ class TrAct(Wrapper):
     shrinkage: float = 0.1
     kernel: str = 'backbone/stem/kernel'
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         path = self._path(v.params)
         shape = by_path(v.params)[path].shape
         if len(shape) != 4 or shape[2] != batch['image'].shape[-1]:

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from longview.methods.reparam import Reparam, select
-from longview.methods.task import Batch, Variables
+from longview.methods.task import Batch, Given, Shapes, Variables
 from longview.trees import path_of
 
 Matrix = Float[Array, 'i o']
 # (weight, rank, scale, key) -> down, up, base, with base + scale * down @ up equal to the weight.
-Start = Callable[[Matrix, int, float, Key[Array, '']], tuple[Matrix, Matrix, Matrix]]
+Division = Callable[[Matrix, int, float, Key[Array, '']], tuple[Matrix, Matrix, Matrix]]
 
 
 def lora(
@@ -68,7 +68,7 @@ class LowRank(Reparam):
     Attributes:
         rank: of the sum.
         alpha: the sum is multiplied by alpha / rank; None for alpha = rank, as PiSSA has it.
-        start: `lora` or `pissa`.
+        start: how a matrix is divided at the beginning, `lora` or `pissa`.
         pattern: regular expression of the paths of the matrices and kernels concerned.
         trained: regular expression of paths that train as they are, such as a new head; what it matches is not
             concerned. '' for none.
@@ -76,12 +76,12 @@ class LowRank(Reparam):
 
     rank: int
     alpha: float | None = None
-    start: Start = lora
+    start: Division = lora
     pattern: str = '.*kernel'
     trained: str = 'head/.*'
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         free = self._free(v.params)
         paths = tuple(p for p in select(v.params, self.pattern, 'LowRank') if p not in free)
         if not paths:
@@ -97,6 +97,11 @@ class LowRank(Reparam):
         parts = jax.tree_util.tree_map_with_path(divide, v.params)
         params, base = (jax.tree.map(lambda part: part[i], parts, is_leaf=_is_parts) for i in range(2))
         return Variables(params, {'inner': v.state}, {'inner': v.fixed, 'base': base})
+
+    def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
+        """Reads all that the inner task begins with, for the base is made of it."""
+        del fixed_only
+        return self.inner.given(batch)
 
     def view(self, v: Variables) -> Variables:
         params = jax.tree.map(self._sum, v.fixed['base'], v.params, is_leaf=lambda x: x is None)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from longview.methods.reparam import Reparam, on_selected, select
-from longview.methods.task import Batch, Metrics, Variables
+from longview.methods.task import Batch, Given, Metrics, Variables
 from longview.trees import by_path
 
 SCOPES = ('layer', 'global')
@@ -61,14 +61,14 @@ class Prune(Reparam):
                 'which step the other rounds go back.'
             )
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         paths = select(v.params, self.pattern, 'Prune')
         state = {'inner': v.state, 'mask': {path: jnp.ones(by_path(v.params)[path].shape, bool) for path in paths}}
         if self.rewind_to is not None:
             state['start'] = v.params
         if self.control:
-            state['other'] = self.inner.init(jax.random.fold_in(rng, 1), batch).params
+            state['other'] = self.inner.init(jax.random.fold_in(rng, 1), batch, Given()).params
         return Variables(v.params, state, {'inner': v.fixed})
 
     def view(self, v: Variables) -> Variables:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.prune.decompose import SCHEMES, Factors, factors_of, kernel_of, matrix_of
 from longview.methods.reparam import Reparam, on_selected, select
-from longview.methods.task import Batch, Metrics, Variables
+from longview.methods.task import Batch, Given, Metrics, Variables
 from longview.trees import by_path
 
 
@@ -55,8 +55,8 @@ class TrainedRank(Reparam):
         if self.scheme not in SCHEMES:
             raise ValueError(f'TrainedRank.scheme is {self.scheme!r}: use one of {", ".join(SCHEMES)}.')
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         leaves = by_path(v.params)
         chosen = {path: leaves[path] for path in select(v.params, self.pattern, 'TrainedRank')}
         rank = {path: jnp.int32(self._full_rank(path, kernel.shape)) for path, kernel in chosen.items()}

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8, Key
 
 from longview.methods.reparam import Reparam, on_selected, select
-from longview.methods.task import Batch, Variables
+from longview.methods.task import Batch, Given, Variables
 from longview.trees import by_path
 
 Quantized = tuple[Int8[Array, '...'], Float[Array, '...']]
@@ -40,8 +40,8 @@ class FakeQuant(Reparam):
         if not 2 <= self.bits <= 8:
             raise ValueError(f'FakeQuant.bits is {self.bits}: integers of 2 to 8 bits are supported.')
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        v = self.inner.init(rng, batch)
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        v = self.inner.init(rng, batch, given)
         select(v.params, self.pattern, 'FakeQuant')
         return Variables(v.params, {'inner': v.state}, {'inner': v.fixed})
 

@@ -19,8 +19,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.objective import Objective
+from longview.methods.task import Batch, Given, Metrics, Variables
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Classifier, network_of
 from longview.modelzoo.layers.attention import posemb
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.frame import init, trunk
@@ -103,11 +105,12 @@ class Autoencoder(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class MaskedAutoencoder(Task):
+class MaskedAutoencoder(Objective):
     """Trains an `Autoencoder`; `predict` answers for the whole image, by its backbone.
 
     Attributes:
-        network: backbone and decoder.
+        network: backbone and decoder. Of a whole network in the place of its backbone, the backbone is taken, with its
+            weights.
         normalize_patches: whether the error is that of patches with mean 0 and variance 1.
     """
 
@@ -115,15 +118,17 @@ class MaskedAutoencoder(Task):
     normalize_patches: bool = True
 
     def __post_init__(self) -> None:
-        ft.require(self.network.backbone, ft.TokenBackbone, 'MaskedAutoencoder')
+        ft.require(self.source.backbone, ft.TokenBackbone, 'MaskedAutoencoder')
         if not 0 < self.network.ratio < 1:
             raise ValueError(
                 f'MaskedAutoencoder hides {self.network.ratio} of the patches: the ratio is a share, '
                 'above 0 and below 1.'
             )
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        params, state = forward.start(self.network, rng, batch['image'], self._noise(rng, batch, batch['index']))
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        noise = self._noise(rng, batch, batch['index'])
+        weights = self._weights(batch, given)
+        params, state = forward.init(self._model, rng, batch['image'], noise, weights=weights)
         return Variables(params, state, {})
 
     def loss(
@@ -132,33 +137,38 @@ class MaskedAutoencoder(Task):
         del step
         noise = self._noise(rng, batch, batch['row'])
         (painted, hidden), state = forward.learn(
-            self.network, v.params, v.state, batch['image'], noise, rng=rng, row=batch['row']
+            self._model, v.params, v.state, batch['image'], noise, rng=rng, row=batch['row']
         )
         loss = self._errors(painted, hidden, batch['image']).mean()
         return loss, (state, {'loss': loss})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         state = {kind: tree.get('backbone', {}) for kind, tree in v.state.items()}
-        return forward.answer(self.network.backbone, v.params['backbone'], state, batch['image'])
+        return forward.answer(self.source.backbone, v.params['backbone'], state, batch['image'])
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the error; each example always hides the same patches."""
         noise = self._noise(jax.random.key(0), batch, batch['index'])
-        painted, hidden = forward.answer(self.network, v.params, v.state, batch['image'], noise)
+        painted, hidden = forward.answer(self._model, v.params, v.state, batch['image'], noise)
         return {'loss': self._errors(painted, hidden, batch['image'])}
 
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.network.backbone.layer_of(path), self.network.backbone.num_layers
+    @property
+    def source(self) -> Classifier:
+        return network_of(self.network.backbone, None)
+
+    @property
+    def _model(self) -> Autoencoder:
+        return self.network.clone(backbone=self.source.backbone)
 
     def _noise(self, rng: Key[Array, ''], batch: Batch, number: Int[Array, ' b']) -> Float[Array, 'b n']:
-        rows, columns = self.network.backbone.grid(*batch['image'].shape[1:3])
+        rows, columns = self.source.backbone.grid(*batch['image'].shape[1:3])
         rng = jax.random.fold_in(rng, 1)
         return jax.vmap(lambda n: jax.random.uniform(jax.random.fold_in(rng, n), (rows * columns,)))(number)
 
     def _errors(
         self, painted: Float[Array, 'b n p'], hidden: Float[Array, 'b n'], image: Float[Array, 'b h w c']
     ) -> Float[Array, ' b']:
-        target = patches_of(image.astype(jnp.float32), self.network.backbone.grid(*image.shape[1:3]))
+        target = patches_of(image.astype(jnp.float32), self.source.backbone.grid(*image.shape[1:3]))
         if self.normalize_patches:
             target = normalized(target)
         errors = jnp.mean(jnp.square(painted.astype(jnp.float32) - target), axis=-1)

@@ -10,36 +10,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.objective import NetworkObjective
 from longview.methods.supervised import cross_entropy
-from longview.methods.task import Batch, Metrics, Task, Variables
-from longview.modelzoo.heads import Classifier
+from longview.methods.task import Batch, Given, Metrics, Variables
 
 TURNS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class RotNet(Task):
+class RotNet(NetworkObjective):
     """Trains ``head(backbone(rotated image))``, four classes, on the number of turns.
 
     `predict` answers for the image as it is, by the backbone; the head's logits are of rotations, and left out.
 
     Attributes:
-        backbone: square image -> features.
-        head: features -> four logits.
+        backbone, head, network: square image -> features, and features -> four logits; see `NetworkObjective`.
     """
 
-    backbone: nn.Module
-    head: nn.Module
-
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         _, height, width, _ = batch['image'].shape
         if height != width:
             raise ValueError(f'RotNet turns images and got {height}x{width}: crop them to squares.')
-        params, state = forward.start(self._model, rng, batch['image'])
+        params, state = forward.init(self.model, rng, batch['image'], weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
@@ -48,26 +43,19 @@ class RotNet(Task):
         del step
         row = (TURNS * batch['row'][None] + jnp.arange(TURNS)[:, None]).ravel()
         image = rotations(batch['image'])
-        features, state = forward.learn(self._model, v.params, v.state, image, rng=rng, row=row)
+        features, state = forward.learn(self.model, v.params, v.state, image, rng=rng, row=row)
         losses, right = _judged(features['logits'])
         return losses.mean(), (state, {'loss': losses.mean(), 'accuracy': right.mean()})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = forward.answer(self._model, v.params, v.state, batch['image'])
+        features = forward.answer(self.model, v.params, v.state, batch['image'])
         return {name: value for name, value in features.items() if name != 'logits'}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns means over the four turns of each image."""
-        features = forward.answer(self._model, v.params, v.state, rotations(batch['image']))
+        features = forward.answer(self.model, v.params, v.state, rotations(batch['image']))
         losses, right = _judged(features['logits'])
         return {'loss': losses.mean(axis=0), 'accuracy': right.mean(axis=0)}
-
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
-
-    @property
-    def _model(self) -> Classifier:
-        return Classifier(self.backbone, self.head)
 
 
 def rotations(image: Array) -> Array:

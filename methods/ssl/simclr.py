@@ -15,18 +15,21 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.objective import Objective
 from longview.methods.ssl.parts import PROJECTED, Projected
 from longview.methods.ssl.views import views_of
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.task import Batch, Given, Metrics, Variables
+from longview.modelzoo.heads import Classifier, network_of
 from longview.modelzoo.layers.norms.norm import l2_normalize
 
 
 @dataclasses.dataclass(frozen=True)
-class SimClr(Task):
+class SimClr(Objective):
     """Trains ``projector(backbone(view))`` on ``view0`` and ``view1``; `predict` answers for ``image``.
 
     Attributes:
-        backbone: image -> features.
+        backbone: image -> features. Of a whole network, one that is loaded from a file for instance, the backbone is
+            taken, with its weights.
         projector: features -> vectors to compare.
         temperature: divides the cosines.
     """
@@ -37,8 +40,9 @@ class SimClr(Task):
     projector: nn.Module
     temperature: float = 0.1
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
-        params, state = forward.start(self._model, rng, views_of(batch, 2, 'SimClr')[0])
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
+        view = views_of(batch, 2, 'SimClr')[0]
+        params, state = forward.init(self._model, rng, view, weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
@@ -61,12 +65,13 @@ class SimClr(Task):
         losses, found = nt_xent(*projected, self.temperature)
         return {'loss': losses, 'accuracy': found.astype(jnp.float32)}
 
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
+    @property
+    def source(self) -> Classifier:
+        return network_of(self.backbone, self.projector)
 
     @property
     def _model(self) -> Projected:
-        return Projected(self.backbone, self.projector)
+        return Projected(self.source.backbone, self.projector)
 
 
 def nt_xent(

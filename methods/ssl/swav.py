@@ -19,22 +19,25 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.objective import Objective
 from longview.methods.ssl.parts import PROJECTED, Projected
 from longview.methods.ssl.views import views_of
-from longview.methods.task import Batch, Metrics, Task, Variables
+from longview.methods.task import Batch, Given, Metrics, Variables
+from longview.modelzoo.heads import Classifier, network_of
 from longview.modelzoo.layers.norms.norm import l2_normalize
 
 ASSIGNING = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class SwAV(Task):
+class SwAV(Objective):
     """Trains ``projector(backbone(view))`` and prototypes on all views; codes are those of ``view0`` and ``view1``.
 
     Prototypes learn by gradients and lie in ``params``; the queue lies in ``state``.
 
     Attributes:
-        backbone: image -> features; has to take views of every size there is.
+        backbone: image -> features; has to take views of every size there is. Of a whole network the backbone is taken,
+            with its weights.
         projector: features -> vectors.
         prototypes: number of clusters.
         views: number of views in the batch, 2 or more.
@@ -66,15 +69,15 @@ class SwAV(Task):
                 f'least {ASSIGNING}.'
             )
 
-    def init(self, rng: Key[Array, ''], batch: Batch) -> Variables:
+    def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         model_rng, rng = jax.random.split(rng)
         view = views_of(batch, self.views, 'SwAV')[0]
-        model, state = forward.start(self._model, model_rng, view)
+        model, state = forward.init(self._model, model_rng, view, weights=self._weights(batch, given))
         width = forward.answer(self._model, model, state, view)[PROJECTED].shape[-1]
         kernel = l2_normalize(jax.random.normal(rng, (width, self.prototypes)), axis=0)
         params = {**model, 'prototypes': {'kernel': kernel}}
-        queue = jnp.zeros((ASSIGNING, self.queue, width))
-        return Variables(params, {'model': state, 'queue': queue, 'queued': jnp.zeros((), jnp.int32)}, {})
+        queue = {'queue': jnp.zeros((ASSIGNING, self.queue, width)), 'queued': jnp.zeros((), jnp.int32)}
+        return Variables(params, {'model': state, **(queue if self.queue else {})}, {})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
@@ -86,13 +89,10 @@ class SwAV(Task):
             row = self.views * batch['row'] + index
             features, state = forward.learn(self._model, model, state, view, rng=rng, row=row)
             projected.append(l2_normalize(features[PROJECTED].astype(jnp.float32), axis=1))
-        full = (v.state['queued'] >= self.queue) & (step >= self.queue_from)
-        codes = [self._codes(projected[i], kernel, v.state['queue'][i], full) for i in range(ASSIGNING)]
+        codes = [self._codes(projected[i], kernel, v.state, i, step) for i in range(ASSIGNING)]
         losses = swapped([z @ kernel for z in projected], codes, self.temperature)
-        fresh = jax.lax.stop_gradient(jnp.stack(projected[:ASSIGNING]))
-        queue = jnp.concatenate([fresh, v.state['queue']], axis=1)[:, : self.queue]
-        queued = jnp.minimum(v.state['queued'] + fresh.shape[1], self.queue)
-        return losses.mean(), ({'model': state, 'queue': queue, 'queued': queued}, {'loss': losses.mean()})
+        queue = self._queued(v.state, projected) if self.queue else {}
+        return losses.mean(), ({'model': state, **queue}, {'loss': losses.mean()})
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
         """Sets the prototypes back to length 1."""
@@ -112,21 +112,32 @@ class SwAV(Task):
         codes = [sinkhorn(z @ kernel, self.epsilon, self.iterations) for z in projected[:ASSIGNING]]
         return {'loss': swapped([z @ kernel for z in projected], codes, self.temperature)}
 
-    def depth_of(self, path: str) -> tuple[int, int]:
-        return self.backbone.layer_of(path), self.backbone.num_layers
+    def deployed(self, v: Variables) -> dict[str, Any]:
+        return {'params': _parted(v.params)[0], **v.state['model']}
+
+    @property
+    def source(self) -> Classifier:
+        return network_of(self.backbone, self.projector)
 
     @property
     def _model(self) -> Projected:
-        return Projected(self.backbone, self.projector)
+        return Projected(self.source.backbone, self.projector)
 
     def _codes(
-        self, z: Float[Array, 'b d'], kernel: Float[Array, 'd k'], queue: Float[Array, 'q d'], full: Array
+        self, z: Float[Array, 'b d'], kernel: Float[Array, 'd k'], state: Any, view: int, step: Int[Array, '']
     ) -> Float[Array, 'b k']:
         z, kernel = jax.lax.stop_gradient((z, kernel))
         balance = lambda rows: sinkhorn(rows @ kernel, self.epsilon, self.iterations)[: len(z)]
         if not self.queue:
             return balance(z)
-        return jax.lax.cond(full, lambda: balance(jnp.concatenate([z, queue])), lambda: balance(z))
+        full = (state['queued'] >= self.queue) & (step >= self.queue_from)
+        return jax.lax.cond(full, lambda: balance(jnp.concatenate([z, state['queue'][view]])), lambda: balance(z))
+
+    def _queued(self, state: Any, projected: list[Float[Array, 'b d']]) -> dict[str, Array]:
+        """Returns the queue with this step's projections of the assigning views in front."""
+        fresh = jax.lax.stop_gradient(jnp.stack(projected[:ASSIGNING]))
+        queue = jnp.concatenate([fresh, state['queue']], axis=1)[:, : self.queue]
+        return {'queue': queue, 'queued': jnp.minimum(state['queued'] + fresh.shape[1], self.queue)}
 
 
 def sinkhorn(scores: Float[Array, 'n k'], epsilon: float, iterations: int) -> Float[Array, 'n k']:

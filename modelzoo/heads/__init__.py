@@ -1,6 +1,7 @@
-"""Heads: features -> logits. A head reads the features it needs by key, so that a method need not know which."""
+"""Heads: features -> logits. A head reads the features that it needs by key; a method need not know which they are."""
 
 from longview.modelzoo.heads.classify import Classifier, Linear
 from longview.modelzoo.heads.language import LanguageHead
+from longview.modelzoo.heads.loaded import Loaded, bare, filled, network_of
 
-__all__ = ['Classifier', 'LanguageHead', 'Linear']
+__all__ = ['Classifier', 'LanguageHead', 'Linear', 'Loaded', 'bare', 'filled', 'network_of']

@@ -38,11 +38,11 @@ class Classifier(nn.Module):
 
     Attributes:
         backbone: image or sequence -> features.
-        head: features -> logits.
+        head: features -> logits; None for the features alone.
     """
 
     backbone: nn.Module
-    head: nn.Module
+    head: nn.Module | None
 
     def __call__(self, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> ft.Features:
         """Returns the backbone's features, and ``logits`` among them.
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         return state, self._with_logits(features)
 
     def _with_logits(self, features: ft.Features) -> ft.Features:
-        return {**features, 'logits': self.head(features)}
+        return features if self.head is None else {**features, 'logits': self.head(features)}
 
 
 def _refuse_explicit(x: Array) -> None:

@@ -1,6 +1,5 @@
 """The equations of the methods' papers, recomputed."""
 
-import contextlib
 import functools
 import itertools
 
@@ -13,7 +12,6 @@ import pytest
 
 from longview.methods import average, forward
 from longview.methods.distill.logits import divergence, reverse, told
-from longview.methods.ema import Ema
 from longview.methods.evaluate.knn import NearestNeighbours, vote
 from longview.methods.optim.depth_mup import DepthMuP
 from longview.methods.optim.restart import restarting
@@ -29,12 +27,8 @@ from longview.methods.ssl.rotation import RotNet, rotations
 from longview.methods.ssl.simclr import nt_xent
 from longview.methods.ssl.swav import sinkhorn, swapped
 from longview.methods.ssl.views import Crop, Jitter, Views
-from longview.methods.start import Start, Trained
-from longview.methods.supervised import Supervised
-from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.residuals.residual import Add, Single
 from longview.modelzoo.vision.vit import ViT
-from longview.runtime.checkpoint import Best, Checkpoints
 from longview.trees import by_path
 from tests.methods.small import METHODS, NET, RNG, SEEN, batch_of, begun, supervised, trained
 from tests.modelzoo import tiny
@@ -269,26 +263,6 @@ def test_neighbours_vote_by_likeness():
     assert again(v).all()
 
 
-def test_a_run_starts_from_the_best_weights_of_another(tmp_path):
-    task = Ema(supervised(NET), 0.9)
-    _, last = trained(task, 1)
-    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
-        checkpoints.save_best(1, last._replace(variables=last.variables._replace(fixed=None)))
-    average = last.variables.state['average']
-    read = Best(str(tmp_path))
-    start = Start(supervised(NET), read, averaged=True, fresh='head/.*').init(jax.random.key(7), SEEN)
-    chex.assert_trees_all_equal(start.params['backbone'], average['backbone'])
-    chex.assert_trees_all_equal(start.state, last.variables.state['inner'])
-    assert np.abs(start.params['head']['kernel'] - average['head']['kernel']).max() > 0
-    model = Trained(NET, Linear(10), read, averaged=True)
-    answer = model.apply(model.init(RNG, SEEN['image']), SEEN['image'])['logits']
-    np.testing.assert_allclose(answer, task.predict(last.variables, SEEN)['logits'], rtol=1e-5)
-    with pytest.raises(ValueError, match=f'in the checkpoint of {tmp_path}: use the same'):
-        Start(Supervised(NET, Linear(3)), read).init(RNG, SEEN)
-    with pytest.raises(FileNotFoundError, match=f'{tmp_path}/none/best holds no checkpoint'):
-        Trained(NET, Linear(10), Best(str(tmp_path / 'none'))).init(RNG, SEEN['image'])
-
-
 def test_a_probe_sends_no_gradient_to_the_features():
     task = METHODS['probe'](NET)
     v = begun(task)
@@ -320,7 +294,7 @@ def test_a_projector_is_matrix_norm_rectifier_matrix():
     pooled = np.random.default_rng(0).normal(2.0, 3.0, (16, 5)).astype(np.float32)
     head = Projector((7, 3))
     given = {'pooled': jnp.asarray(pooled)}
-    params, state = forward.start(head, RNG, given)
+    params, state = forward.init(head, RNG, given)
     found, moved = forward.learn(head, params, state, given, rng=RNG, row=jnp.arange(16))
     layer = lambda name, x: x @ np.asarray(params[name]['kernel'], np.float64) + np.asarray(params[name]['bias'])
     wide = layer('layer0', pooled)
