@@ -1,11 +1,11 @@
-"""Images per second of a network that easy images leave early, beside the whole network.
+"""Images per second of a network with early exits, compared with the whole network.
 
     python train.py --config configs/early_exit.py:digits --workdir runs/early_exit_digits
     python -m benchmarks.early_exit --workdir runs/early_exit_digits [--thresholds=0.5,0.8,0.95] [--rounds=20]
 
-Reads the run's best weights and puts its evaluation images through `methods.exits.staged`, as one batch. A round is
-every threshold and the whole network without branches, once each, in turn; what is printed is the median of the rounds.
-Time is wall time, transfers to the host and back included.
+Runs `methods.exits.staged` with the best weights of a run on its evaluation images, as one batch. A round runs every
+threshold and the whole network without branches once, in turn; printed figures are medians over the rounds. Time is
+wall time, including transfers to the host and back.
 """
 
 import dataclasses

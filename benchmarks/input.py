@@ -1,12 +1,12 @@
-"""Images per second of the input pipeline alone, for the data of any config.
+"""Images per second of the input pipeline alone, for the data of a config.
 
     python -m benchmarks.input --config configs/vig_s.py:smoke --config.data.image_size=224
 
-Three measurements of the same batches: rows of the training split as host arrays, the same put on
-the devices by the prefetch thread, and the evaluation split. `per core` is images per second of
-CPU time, whatever else the machine does. What fits is read from memory: the first batch then
-contains reading the whole split. The last line is quoted, not measured here: tf.data, one
-thread, `decode_and_crop_jpeg` and a bilinear resize without antialiasing, on 500 x 375 JPEGs.
+There are three measurements: batches of the training split as host arrays, the same batches put on the devices by the
+prefetch thread, and the evaluation split. `per core` is images per second of CPU time, which other work on the machine
+does not affect. A split that fits is read from memory, and the time to its first batch includes reading the whole
+split. The last line is quoted, not measured here: tf.data, one thread, `decode_and_crop_jpeg` and a bilinear resize
+without antialiasing, on 500 x 375 JPEGs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _QUOTED = '| tf.data, quoted: 2 cores of an AMD EPYC, TensorFlow 2.21 | 997-1,17
 
 
 def measure(batches: Iterator[dict], seconds: float) -> tuple[float, float, float]:
-    """Draws batches for a while: (images/s, images per CPU second, seconds to the first batch)."""
+    """Reads batches for `seconds`; returns (images/s, images per CPU second, seconds to the first batch)."""
     begin = time.perf_counter()
     jax.block_until_ready(next(batches))
     start, cpu, count = time.perf_counter(), time.process_time(), 0
@@ -44,14 +44,14 @@ def measure(batches: Iterator[dict], seconds: float) -> tuple[float, float, floa
 
 
 def again_and_again(images: Images, rows: np.ndarray) -> Iterator[dict]:
-    """Evaluation batches without end."""
+    """Yields evaluation batches forever."""
     while True:
         with closing(iter(images.host_evaluate(rows, len(rows)))) as batches:
             yield from batches
 
 
 def table(images: Images, batch_size: int, seconds: float) -> str:
-    """The measurements of one data set as a Markdown table."""
+    """Returns the measurements of a data set as a Markdown table."""
     sharding = NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), PartitionSpec('data'))
     rows = np.arange(batch_size)
     pipelines = {
@@ -68,7 +68,7 @@ def table(images: Images, batch_size: int, seconds: float) -> str:
 
 
 def main(_: list[str]) -> None:
-    """Prints what is measured, and the table."""
+    """Prints the table, after a line that says what is measured."""
     config = _CONFIG.value
     images: Images = resolve(config.data)
     images.check()

@@ -1,19 +1,19 @@
-"""Kernels beside what they compete with: what a compiler says of TPU programs, and seconds on one CPU core.
+"""Kernels compared with alternatives: what the compiler says about TPU programs, and seconds on one CPU core.
 
     python -m benchmarks.kernels tpu [--ops=gla] [--chip=v5e]
     python -m benchmarks.kernels cpu [--ops=gla] [--peer_python=/venv-with-torch/bin/python] [--rounds=5]
 
-`tpu` needs no TPU, but libtpu (`pip install "jax[tpu]"`): it compiles ahead of time. Bytes are those to and from HBM,
-by the compiler's count for XLA and by the CostEstimate of a Pallas kernel; peak and temporaries are of the program that
-would run. Seconds are not measured.
+`tpu` needs libtpu (`pip install "jax[tpu]"`) but no TPU, since it compiles ahead of time. Bytes are those moved to and
+from HBM, as counted by the compiler for XLA, and by the CostEstimate of a Pallas kernel; peak and temporaries are those
+of the program that would run. Seconds are not measured.
 
-`cpu` runs ours and PyTorch's form in processes of their own, on the same core and in turn: a round is ours, theirs,
-ours, theirs, and what is printed is the median of the rounds and of the ratios within a round. Seconds are CPU time,
-the best call of a second, which other work on the machine touches least.
+`cpu` runs our form and PyTorch's in separate processes, on the same core and alternately: a round is ours, theirs,
+ours, theirs; printed figures are medians over the rounds, also of the ratios within a round. Seconds are CPU time, of
+the best call in a second, which other work on the machine affects least.
 
 An op is a module beside this one, in `OPS`. It has `tpu()`, which yields pairs of a name and a `Compiled` (an empty
-name begins a group), `CPU`, names of cases, `calls(case)`, which returns its calls by kind, compiled and run once, and
-`PEER`, the module that answers for the other side.
+name begins a group); `CPU`, the names of its cases; `calls(case)`, which returns functions to time by kind, already
+compiled and run once; and `PEER`, the module for the other side.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PEER = flags.DEFINE_string('peer_python', '', 'cpu: a Python that has torch; wi
 
 
 def on_tpu(op: Any, chip: str) -> None:
-    """Prints what the compiler says of the op's programs; ratios are to the first of a group."""
+    """Prints what the compiler says about the programs of an op; ratios are to the first program of a group."""
     print('| program | HBM bytes, MB | ratio | peak, MiB | temporaries, MiB |', '|---|---|---|---|---|', sep='\n')
     first = None
     for name, found in op.tpu(chip):
@@ -59,7 +59,7 @@ def on_tpu(op: Any, chip: str) -> None:
 
 
 def on_cpu(op: Any, case: str) -> list[str]:
-    """Measures one case; returns its lines of the table."""
+    """Measures a case; returns its lines of the table."""
     calls = op.calls(case)
     if not _PEER.value:
         return [_line(case, kind, [seconds(call) for _ in range(_ROUNDS.value)]) for kind, call in calls.items()]
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> None:
             print(f'\n{name}, {_CHIP.value}; jax {jax.__version__}\n')
             on_tpu(op, _CHIP.value)
         return
-    os.sched_setaffinity(0, {_CORE.value})  # inherited by the other side
+    os.sched_setaffinity(0, {_CORE.value})  # the process of the other side inherits this
     print(f'one core, {_ROUNDS.value} rounds, float32; jax {jax.__version__}\n')
     print('| case | | ours, ms | PyTorch, ms | ours / PyTorch |', '|---|---|---|---|---|', sep='\n')
     for op in ops.values():

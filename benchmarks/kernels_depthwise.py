@@ -24,9 +24,9 @@ TPU = {'7x7, 64x56x56x96': (64, 56, 56, 96, 7, 7), '7x7, 64x14x14x384': (64, 14,
 
 
 def tpu(chip: str) -> Iterator[tuple[str, Any]]:
-    """Names and what the compiler says; the first of a group is what the others are compared with.
+    """Yields names and what the compiler says; the first program of a group is the reference for the others.
 
-    XLA's convolutions take a minute and more to compile, each.
+    Each of XLA's convolutions takes a minute or more to compile.
     """
     for name, (batch, height, width, channels, *sides) in TPU.items():
         x = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.bfloat16)
@@ -51,7 +51,7 @@ def _program(form: str, gradients: bool) -> Callable[..., Any]:
 
 
 def calls(case: str) -> dict[str, Callable[[], Any]]:
-    """The calls to time of a case, compiled and run once."""
+    """Returns the functions to time for a case, already compiled and run once."""
     kind, shape = case.split(':')
     op, shapes = _op(kind, list(map(int, shape.split(','))))
     random = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def calls(case: str) -> dict[str, Callable[[], Any]]:
 
 
 def _op(kind: str, shape: list[int]) -> tuple[Callable[..., jax.Array], list[tuple[int, ...]]]:
-    """The function and the shapes of its inputs, the first of which is like the output."""
+    """Returns the function and the shapes of its inputs, the first of which is also that of the output."""
     if kind == 'causal':
         return lambda x, kernel: causal_conv1d(x, kernel)[0], [tuple(shape[:3]), (shape[3], shape[2])]
     x, rest = tuple(shape[:4]), shape[4:]

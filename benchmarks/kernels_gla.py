@@ -1,7 +1,8 @@
 """Gated linear attention for `benchmarks.kernels`: the programs that are compared, and the calls that are timed.
 
-On TPUs arrays enter as a layer makes them, (B, T, H K) from a projection, and are viewed as (B, T, H, K). Entering a
-program in that shape a TPU stores them with tokens in the lanes, and any form then pays for copies.
+On TPUs arrays are inputs in the shape that a layer produces, (B, T, H K) from a projection, and are then reshaped to
+(B, T, H, K). As inputs of the latter shape a TPU would store them with tokens in the lanes, and every form would have
+to copy them.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,13 +17,13 @@ from longview.kernels.gla import bidirectional_gla, gla
 from longview.kernels.gla.shapes import SHAPES
 from tests.kernels import tpu as chips
 
-FACTS = (8, 4096, 4, 64, 128)  # B T H K V, the shape that forms are compared on
+FACTS = (8, 4096, 4, 64, 128)  # B T H K V, the shape on which forms are compared
 CPU = [','.join(map(str, shape[:5])) for shape in SHAPES.values() if shape.timed]
 PEER = 'benchmarks.peer_gla'
 
 
 class Program(NamedTuple):
-    """An op of the batch, and structures of its inputs, q k v and a gate per direction; with gradients if asked for."""
+    """An op and the shapes of its inputs (q, k, v and a gate per direction), with or without gradients."""
 
     op: Callable
     shape: tuple[int, ...]
@@ -51,17 +52,17 @@ class Program(NamedTuple):
 
 
 def one_way(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array) -> jax.Array:
-    """The outputs alone."""
+    """Returns the outputs without the last state."""
     return gla(q, k, v, g)[0]
 
 
 def two_passes(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, h: jax.Array) -> jax.Array:
-    """What `bidirectional_gla` merges."""
+    """Returns the two scans that `bidirectional_gla` merges into one pass."""
     return gla(q, k, v, g)[0] + gla(q, k, v, h, reverse=True)[0]
 
 
 def xla_chunks(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, chunk: int) -> jax.Array:
-    """The paper's chunks without a loop, whose bytes the compiler would count once: what the kernels compete with."""
+    """The paper's chunkwise form without a loop, for the compiler counts the bytes of a loop's body only once."""
     batch, tokens, heads, keys = q.shape
     q, k, v, g = (x.reshape(batch, -1, chunk, heads, x.shape[-1]) for x in (q, k, v, g))
     prefix = jnp.cumsum(g.astype(jnp.float32), 2)
@@ -80,7 +81,7 @@ def xla_chunks(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, chunk: in
 
 
 def tpu(chip: str) -> Iterator[tuple[str, Any]]:
-    """Names and what the compiler says; the first of a group is what the others are compared with."""
+    """Yields names and what the compiler says; the first program of a group is the reference for the others."""
     for gradients in (False, True):
         what = ', with gradients' * gradients
         yield '', None
@@ -101,7 +102,7 @@ def tpu(chip: str) -> Iterator[tuple[str, Any]]:
 
 
 def calls(case: str) -> dict[str, Callable[[], Any]]:
-    """The calls to time of a shape B,T,H,K,V, compiled and run once."""
+    """Returns the functions to time for a shape B,T,H,K,V, already compiled and run once."""
     batch, tokens, heads, keys, values = map(int, case.split(','))
     random = np.random.default_rng(0)
     row = lambda width: jnp.asarray(random.standard_normal((batch, tokens, heads, width)), jnp.float32)

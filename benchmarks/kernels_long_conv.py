@@ -12,8 +12,8 @@ from longview.kernels.long_conv import long_conv
 from longview.kernels.long_conv.shapes import SHAPES
 from tests.kernels import tpu as chips
 
-FACTS = (8, 4096, 64)  # B T D, the shape that forms are compared on
-# "own" differs on PyTorch's side alone, which then has arrays of the layout that suits it.
+FACTS = (8, 4096, 64)  # B T D, the shape on which forms are compared
+# "own" differs on PyTorch's side only, which then has arrays in the layout that suits it.
 CPU = [
     f'{layout}:{",".join(map(str, shape[:3]))}'
     for shape in SHAPES.values()
@@ -24,7 +24,7 @@ PEER = 'benchmarks.peer_long_conv'
 
 
 class Program(NamedTuple):
-    """A causal convolution of one shape with a kernel as long as the sequence; with gradients if asked for."""
+    """A causal convolution of one shape with a kernel as long as the sequence, with or without gradients."""
 
     shape: tuple[int, int, int]
     dtype: Any = jnp.float32
@@ -41,9 +41,9 @@ class Program(NamedTuple):
 
 
 def tpu(chip: str) -> Iterator[tuple[str, Any]]:
-    """Names and what the compiler says; the first of a group is what the others are compared with.
+    """Yields names and what the compiler says; the first program of a group is the reference for the others.
 
-    XLA's own form, by FFTs, is not among them: it compiles for minutes.
+    XLA's own form, by FFTs, is left out: it takes minutes to compile.
     """
     for gradients in (False, True):
         yield '', None

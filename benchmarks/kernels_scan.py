@@ -14,7 +14,7 @@ from longview.kernels.linear_scan.shapes import SHAPES as LINEAR
 from longview.kernels.selective_scan.shapes import SHAPES as SELECTIVE
 from tests.kernels import tpu as chips
 
-FACTS = (1, 4096, 1536, 16)  # B T D N, the shape that forms are compared on
+FACTS = (1, 4096, 1536, 16)  # B T D N, the shape on which forms are compared
 CPU = [
     *(f'selective:{",".join(map(str, shape[:4]))}' for shape in SELECTIVE.values() if shape.timed),
     *(f'linear:{",".join(map(str, shape[:3]))}' for shape in LINEAR.values() if shape.timed),
@@ -23,7 +23,7 @@ PEER = 'benchmarks.peer_scan'
 
 
 class Program(NamedTuple):
-    """An op of u, delta, A, B, C, and what is given to it; with gradients if asked for."""
+    """An op of u, delta, A, B, C and the shapes of its inputs, with or without gradients."""
 
     op: Callable
     shape: tuple[int, int, int, int]
@@ -38,7 +38,7 @@ class Program(NamedTuple):
 
 
 def _run(op: Callable, *arrays: jax.Array) -> Any:
-    """The outputs and, where a cotangent comes after the five inputs, all gradients."""
+    """Returns the outputs and, if a cotangent follows the five inputs, all gradients."""
     if len(arrays) == 5:
         return op(*arrays)
     y, pull = jax.vjp(op, *arrays[:5])
@@ -46,12 +46,12 @@ def _run(op: Callable, *arrays: jax.Array) -> Any:
 
 
 def outputs(*inputs: jax.Array) -> jax.Array:
-    """The outputs alone."""
+    """Returns the outputs without the last state."""
     return selective.selective_scan(*inputs)[0]
 
 
 def associative(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, C: jax.Array) -> jax.Array:
-    """The scan of all tokens at once, its states in the main memory: what the kernels compete with."""
+    """The associative scan over all tokens, whose states are written to HBM: the reference for the kernels."""
     added = (delta * u)[..., None] * B[:, :, None]
     join = lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1])
     decay = jnp.exp(delta[..., None] * A[None, None])
@@ -60,7 +60,7 @@ def associative(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, C: j
 
 
 def tpu(chip: str) -> Iterator[tuple[str, Any]]:
-    """Names and what the compiler says; the first of a group is what the others are compared with."""
+    """Yields names and what the compiler says; the first program of a group is the reference for the others."""
     for gradients in (False, True):
         what = ', with gradients' * gradients
         yield '', None
@@ -72,7 +72,7 @@ def tpu(chip: str) -> Iterator[tuple[str, Any]]:
 
 
 def calls(case: str) -> dict[str, Callable[[], Any]]:
-    """The calls to time of a case, compiled and run once."""
+    """Returns the functions to time for a case, already compiled and run once."""
     kind, shape = case.split(':')
     shape = tuple(map(int, shape.split(',')))
     op, inputs = (_selective if kind == 'selective' else _linear)(shape)
@@ -89,7 +89,7 @@ def calls(case: str) -> dict[str, Callable[[], Any]]:
 
 
 def _selective(shape: tuple[int, ...]) -> tuple[Callable, list[jax.Array]]:
-    """As Mamba calls it, but for the gate and the skip."""
+    """Returns the selective scan as Mamba calls it, without gate and skip, and its inputs."""
     batch, tokens, channels, states = shape
     random = np.random.default_rng(0)
     row = lambda width: jnp.asarray(random.standard_normal((batch, tokens, width)), jnp.float32)

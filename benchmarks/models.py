@@ -1,12 +1,12 @@
-"""Images per second of whole networks: ours beside timm's in PyTorch, forward and a training step.
+"""Images per second of whole networks, compared with timm in PyTorch: the forward pass and a training step.
 
     pip install torch timm                      # in this environment, or in another one: --peer_python=/venv/bin/python
     python -m benchmarks.models [--models=vit_small_patch16_224,...] [--batch=8] [--rounds=5]
 
-Both sides run float32 on the same threads, in processes of their own, in turn: a round is ours, theirs, ours, theirs,
-and what is printed is the median of the rounds and of the ratios within a round. The other side sleeps meanwhile. A
-training step is the gradient of the cross-entropy of random labels and an update by SGD with momentum. Ours is compiled
-as train.py does it.
+Both sides run in float32 with the same number of threads, in separate processes that run alternately: a round is ours,
+theirs, ours, theirs; printed figures are medians over the rounds, also of the ratios within a round. A training step is
+the gradient of the cross-entropy with random labels and an update by SGD with momentum. Our programs are compiled as in
+train.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PEER = flags.DEFINE_string('peer_python', sys.executable, 'A Python that has to
 
 
 def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
-    """Returns the two calls to time, compiled and run once."""
+    """Returns the two functions to time, already compiled and run once."""
     model = modelzoo.create_model(name)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, 3)), jnp.float32)
     labels = jnp.arange(batch) % 1000
@@ -88,7 +88,7 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
 
 
 def rows(name: str) -> list[str]:
-    """Measures one network; returns its lines of the table."""
+    """Measures a network; returns its lines of the table."""
     published = modelzoo.find(name)[0].PUBLISHED.get(name)
     size, batch = (published.image_size[0] if published else 224), _BATCH.value
     calls = ours(name, size, batch)

@@ -1,7 +1,7 @@
-"""Both ends of a comparison with another library, which runs in a process of its own and answers seconds a call.
+"""Both ends of a comparison with another library, which runs in a separate process and reports seconds per call.
 
-Needs nothing of ours, and nothing but Python: the other end may run in an environment that has only the other library.
-What is compared with is in benchmarks/peer_gla.py and the like.
+This module needs nothing but Python, so the other end may run in an environment that has only the other library. Its
+programs are in benchmarks/peer_gla.py and the like.
 """
 
 import json
@@ -15,7 +15,7 @@ Clock = Callable[[], float]
 
 
 def seconds(call: Callable[[], object], clock: Clock = time.process_time) -> float:
-    """Returns the time of one call: the best of as many as a second holds, at least one."""
+    """Returns the time of one call: the best of the calls that fit into a second, at least one."""
     best, begin = float('inf'), time.perf_counter()
     while best == float('inf') or time.perf_counter() - begin < 1.0:
         start = clock()
@@ -25,7 +25,7 @@ def seconds(call: Callable[[], object], clock: Clock = time.process_time) -> flo
 
 
 def serve(version: str, calls: Mapping[str, Callable[[], object]], clock: Clock = time.process_time) -> None:
-    """The other end: warms the calls, says the version, and answers the time of each kind that it is asked for."""
+    """The other end: runs each call once, prints the version, and prints the time of each kind that it reads."""
     for call in calls.values():
         call()
     print(json.dumps({'answer': version}), flush=True)
@@ -34,7 +34,7 @@ def serve(version: str, calls: Mapping[str, Callable[[], object]], clock: Clock 
 
 
 class Peer:
-    """Our end: starts a module that ends in `serve`, with a Python that has what it needs."""
+    """Our end: starts a module that calls `serve`, with a Python that has its dependencies."""
 
     def __init__(self, python: str, module: str, *arguments: str) -> None:
         command = [python, '-m', module, *arguments]
@@ -47,7 +47,7 @@ class Peer:
         return self._read()
 
     def _read(self) -> Any:
-        """The next answer; what libraries print while they are imported is passed over."""
+        """Returns the next answer, and skips what libraries print while they are imported."""
         for line in self._process.stdout:
             if line.startswith('{"answer": '):
                 return json.loads(line)['answer']

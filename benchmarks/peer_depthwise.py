@@ -4,8 +4,8 @@
     python -m benchmarks.peer_depthwise inception:B,H,W,C,N
     python -m benchmarks.peer_depthwise causal:B,T,D,K
 
-Images lie channels last, which is the faster of PyTorch's two layouts here; sequences B D T, as layers that use them
-have it. Needs torch alone. No code was taken from others.
+Images have channels last, the faster of PyTorch's two layouts here; sequences are B D T, as in the layers that use
+them. Needs torch only. No code was taken from others.
 """
 
 import sys
@@ -19,25 +19,25 @@ from benchmarks.peer_torch import calls
 
 
 def depthwise(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Zeros that keep the size."""
+    """The depthwise convolution with zero padding that keeps the size."""
     padding = [side // 2 for side in kernel.shape[2:]]
     return F.conv2d(x, kernel, padding=padding, groups=len(kernel))
 
 
 def inception(x: torch.Tensor, *kernels: torch.Tensor) -> torch.Tensor:
-    """InceptionNeXt's mixer, as the published code has it: split, convolve, concatenate."""
+    """InceptionNeXt's mixer as in the published code: split, convolve, concatenate."""
     part = len(kernels[0])
     whole, *parts = torch.split(x, [x.shape[1] - 3 * part] + [part] * 3, dim=1)
     return torch.cat([whole, *map(depthwise, parts, kernels)], dim=1)
 
 
 def causal(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Zeros before the sequence."""
+    """The causal convolution, with zeros before the sequence."""
     return F.conv1d(x, kernel, padding=kernel.shape[2] - 1, groups=len(kernel))[..., : x.shape[2]]
 
 
 def inputs(kind: str, shape: list[int]) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
-    """The function and random arrays for it."""
+    """Returns the function and random inputs for it."""
     if kind == 'causal':
         batch, tokens, channels, taps = shape
         return causal, [torch.randn(batch, channels, tokens), torch.randn(channels, 1, taps)]

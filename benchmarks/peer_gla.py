@@ -3,8 +3,8 @@
     python -m benchmarks.peer_gla B,T,H,K,V
 
 The chunkwise form of the paper (https://arxiv.org/abs/2312.06635, section 4.2) with one level of tiles: exponentials of
-prefix sums inside of a chunk, which strong decay would overflow, and matrix products. That is the fastest that plain
-PyTorch has; the chunk is the faster of 32 and 64. No code was taken from others. Needs torch alone.
+prefix sums inside of a chunk, which overflow for strong decays, and matrix products. It is the fastest form in plain
+PyTorch; the chunk is the faster of 32 and 64. No code was taken from others. Needs torch only.
 """
 
 import sys
@@ -15,7 +15,7 @@ from benchmarks.peer import seconds, serve
 
 
 def gla(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, chunk: int) -> torch.Tensor:
-    """All (B, H, T, .., channels); T a multiple of the chunk."""
+    """Gated linear attention of (B, H, T, channels), with T a multiple of the chunk."""
     batch, heads, tokens, keys = q.shape
     q, k, v, g = (x.reshape(batch, heads, -1, chunk, x.shape[-1]) for x in (q, k, v, g))
     prefix = g.cumsum(3)
@@ -31,7 +31,7 @@ def gla(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, chun
 
 
 def calls(shape: tuple[int, ...], chunk: int) -> dict:
-    """Returns the calls to time, on B T H K arrays as a layer has them."""
+    """Returns the functions to time, on B T H K arrays as in a layer."""
     batch, tokens, heads, keys, values = shape
     q, k, g = (torch.randn(batch, tokens, heads, keys) for _ in range(3))
     v, do = (torch.randn(batch, tokens, heads, values) for _ in range(2))

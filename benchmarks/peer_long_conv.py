@@ -2,10 +2,10 @@
 
     python -m benchmarks.peer_long_conv long_conv:B,T,D
 
-The published form: real FFTs of twice the length, their product, the inverse. Two ways to the same (B, T, D) arrays as
-ours: transforms along the tokens as they lie, and of a transposed copy; the faster one counts, for each kind of call. A
-case that begins with "own" instead has the layout that suits PyTorch, (B, D, T), throughout. No code was taken from
-others. Needs torch alone.
+The published form: real FFTs of twice the length, their product, the inverse. For (B, T, D) arrays like ours there are
+two variants, transforms along the strided tokens and of a transposed copy; the faster one counts, for each kind of
+call. A case that begins with "own" instead has the layout that suits PyTorch, (B, D, T), throughout. No code was taken
+from others. Needs torch only.
 """
 
 import sys
@@ -25,7 +25,7 @@ def by_fft(u: torch.Tensor, kernel: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def transposed(u: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """The same along the tokens of (B, T, D), by way of (B, D, T)."""
+    """The convolution along the tokens of (B, T, D), by a transposed copy (B, D, T)."""
     turned = (x.transpose(-1, -2).contiguous() for x in (u, kernel))
     return by_fft(*turned, dim=-1).transpose(-1, -2).contiguous()
 

@@ -3,10 +3,10 @@
     python -m benchmarks.peer_scan selective:B,T,D,N
     python -m benchmarks.peer_scan linear:B,T,D
 
-Decays and what is added are made for all tokens at once, as the reference of https://github.com/state-spaces/mamba
-does, then a token is one fused multiply-add into where its state is kept, and the outputs are one product of all
-states: the fastest of the plain forms tried. Gradients go through the same loop, each state an array of its own, which
-autograd wants. No code was taken from others. Needs torch alone.
+Decays and inputs of the states are computed for all tokens at once, as in the reference of
+https://github.com/state-spaces/mamba; then each token is one fused multiply-add into the array of states, and the
+outputs are one product over all states: the fastest of the plain forms tried. For gradients the same loop creates a
+separate array for each state, as autograd requires. No code was taken from others. Needs torch only.
 """
 
 import sys
@@ -18,7 +18,7 @@ from benchmarks.peer_torch import calls
 
 
 def scan(decay: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-    """The states (B, T, ..) after each token."""
+    """Returns the states (B, T, ..) after each token."""
     if not torch.is_grad_enabled():
         states, state = torch.empty_like(added), added[:, 0] * 0
         for t in range(added.shape[1]):
@@ -38,7 +38,7 @@ def selective(u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Te
 
 
 def inputs(kind: str, shape: tuple[int, ...]) -> list[torch.Tensor]:
-    """Random arrays of the op; those of a layer after its first step."""
+    """Returns random inputs for the op."""
     batch, tokens, channels, *states = shape
     row = lambda width: torch.randn(batch, tokens, width)
     if kind == 'linear':

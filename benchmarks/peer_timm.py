@@ -1,4 +1,4 @@
-"""timm's side of `benchmarks.models`: reads 'forward' or 'train' from its input, answers seconds.
+"""timm's side of `benchmarks.models`: reads 'forward' or 'train' from its input, and prints seconds.
 
     python -m benchmarks.peer_timm MODEL SIZE BATCH THREADS
 
@@ -16,7 +16,7 @@ from benchmarks.peer import serve
 
 
 def calls(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
-    """Returns the two calls to time."""
+    """Returns the two functions to time."""
     x, labels = torch.randn(batch, 3, size, size), torch.arange(batch) % 1000
     quiet, model = timm.create_model(name).eval(), timm.create_model(name).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
@@ -34,7 +34,7 @@ def calls(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
 
 
 def main(name: str, size: str, batch: str, threads: str) -> None:
-    """Answers until the input ends, in seconds of wall time."""
+    """Answers with seconds of wall time until the input ends."""
     torch.set_num_threads(int(threads))
     version = f'torch {torch.__version__}, timm {timm.__version__}'
     serve(version, calls(name, int(size), int(batch)), time.perf_counter)

@@ -1,4 +1,4 @@
-"""How a function of PyTorch is timed: see benchmarks/peer.py. Needs torch."""
+"""Functions to time for an op of PyTorch; see benchmarks/peer.py. Needs torch."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 
 
 def calls(op: Callable[..., torch.Tensor], arrays: Sequence[torch.Tensor]) -> dict[str, Callable[[], object]]:
-    """Returns what to call, by kind; with gradients both they and the output are made."""
+    """Returns the functions to time, by kind; the one with gradients computes the output too."""
     arrays = [x.requires_grad_() for x in arrays]
     cotangent = torch.randn_like(op(*arrays).detach())
 

@@ -1,9 +1,9 @@
-"""The first words of our modules, and what keeps a module from being loaded twice, under its whole and a short name.
+"""Full and short module names, and what keeps a module from being loaded twice, under both.
 
-In a checkout, where the folders stand beside longview/, `import modelzoo` finds them too, and would make every class in
-them a second time. So a short name is answered with the module of the whole name: scripts and config files that were
-written before there was a whole name go on working, and nothing exists twice. In an installed package there are no
-short names; a project's own folders `data` or `kernels` are never looked at.
+In a checkout, where the folders are beside longview/, `import modelzoo` works too and would create every class in it a
+second time. So importing a short name returns the module of the full name: scripts and config files that were written
+before there was a full name keep working, and nothing exists twice. In an installed package there are no short names; a
+project's own folders `data` or `kernels` are not affected.
 """
 
 import importlib
@@ -12,13 +12,13 @@ import importlib.machinery
 import sys
 from types import ModuleType
 
-# What stands beside longview/ in a checkout. A config may begin an import path with any of these words.
+# Folders and files beside longview/ in a checkout. An import path in a config may begin with any of these words.
 FOLDERS = ('configs', 'data', 'kernels', 'methods', 'modelzoo', 'runtime')
 FILES = ('input_pipeline', 'train')
 
 
 def full(module: str) -> str:
-    """Returns the whole name of a module that may be written in short.
+    """Returns the full name of a module, given its full or short name.
 
     >>> full('modelzoo.heads'), full('jax.nn')
     ('longview.modelzoo.heads', 'jax.nn')
@@ -27,7 +27,7 @@ def full(module: str) -> str:
 
 
 def check(name: str) -> None:
-    """Called by the modules beside longview/ with their ``__name__``; a short one becomes no second module."""
+    """Replaces a module that is being imported by its short name; modules call it with their ``__name__``."""
     if name.startswith('longview.') or name == '__main__':
         return
     if name in FOLDERS:
@@ -36,7 +36,7 @@ def check(name: str) -> None:
 
 
 class _Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers for the modules in one folder, which somebody has imported by its short name."""
+    """Finds the modules in a folder that was imported by its short name."""
 
     def __init__(self, folder: str):
         self._prefix = f'{folder}.'
@@ -52,10 +52,10 @@ class _Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Gives the module its own specification back, which the import has just written over."""
+        """Restores the module's own specification, which the import has just replaced."""
         module.__spec__ = module.__spec__.loader_state
 
 
 def _is_run(name: str) -> bool:
-    """Whether `name` is what ``python -m`` is looking for: that one is run, and not imported."""
+    """Whether ``python -m`` is looking for `name`, which is then run and not imported."""
     return sys.argv[:1] == ['-m'] and name in sys.orig_argv

@@ -1,4 +1,4 @@
-"""Several processes, one run: `jax.distributed` is started where a cluster is found, or when asked."""
+"""Runs of several processes: starts `jax.distributed` in a cluster, or when the command line asks for it."""
 
 import importlib.util
 import os
@@ -9,11 +9,11 @@ import jax
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins the other processes, if there are any; must come before anything else touches a device.
+    """Connects to the other processes, if there are any; has to be called before anything else uses a device.
 
     Args:
-        coordinator: ``host:port`` of process 0; with it, the other two are needed as well.
-        num_processes, process_id: how many processes, and which one this is.
+        coordinator: ``host:port`` of process 0; requires the other two arguments.
+        num_processes, process_id: the number of processes, and the index of this one.
 
     Raises:
         ValueError: only some of the three are given.
@@ -33,8 +33,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 def cluster(env: Mapping[str, str], tpu_vm: bool) -> str | None:
     """Names the cluster of several processes that the environment describes, or None.
 
-    A Cloud TPU VM knows its pod only through the metadata server, which jax asks; a VM that is the
-    whole slice then runs as a cluster of one. Colab's TPU VMs have no such server.
+    A Cloud TPU VM learns about its pod only from the metadata server, which jax asks; a VM that is a whole slice then
+    runs as a cluster of one. Colab's TPU VMs have no such server.
     """
     if 'MEGASCALE_COORDINATOR_ADDRESS' in env or ',' in env.get('TPU_WORKER_HOSTNAMES', ''):
         return 'TPU pod'

@@ -1,10 +1,10 @@
-"""The device mesh, and which array lies where on it.
+"""The device mesh, and the sharding of arrays on it.
 
-The mesh has three axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits parameters and
-optimizer state (fully sharded data parallelism: each device keeps a slice and gathers on use); ``tensor``
-splits what a path rule says it splits. Arrays are placed by their path in the tree: the first rule whose
-pattern is found in the path decides; without one, the longest axis that ``fsdp`` divides is split. Optimizer
-moments and averages have paths that contain the parameter's, so one rule places them all.
+The mesh has three axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits parameters and optimizer state
+(fully sharded data parallelism: each device keeps a slice and gathers on use); ``tensor`` splits the arrays that a rule
+names. The sharding of an array depends on its path in the tree: the first rule whose pattern is found in the path
+applies; without one, the longest axis that ``fsdp`` divides is split. The paths of optimizer moments and averages
+contain that of their parameter, so one rule applies to all of them.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ BATCH = PartitionSpec(('data', 'fsdp'))
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes, and the rules that place parameters on it.
+    """Sizes of the mesh axes, and the rules for sharding parameters.
 
     Attributes:
-        data, fsdp, tensor: devices along each axis; one of them may be -1, for all that remain.
-        rules: pairs of a regular expression and a partition spec, as a sequence with one axis name,
-            tuple of names or None per array axis: ``('.*/qkv/kernel', (None, 'tensor'))``.
+        data, fsdp, tensor: devices along each axis; one of them may be -1, for all remaining devices.
+        rules: pairs of a regular expression and a partition spec: a sequence with one axis name, tuple of names or None
+            per array axis, as in ``('.*/qkv/kernel', (None, 'tensor'))``.
         fsdp_min_size: arrays with fewer values than this are not split but copied to every device, because
             gathering them would cost more time than it saves memory.
     """
@@ -64,12 +64,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the leading axis of a batch over ``data`` and ``fsdp``."""
+    """Returns the sharding of a batch, whose first axis is split over ``data`` and ``fsdp``."""
     return NamedSharding(mesh, BATCH)
 
 
 def check_batch(mesh: Mesh, key: str, batch_size: int) -> None:
-    """Raises ValueError if the devices cannot share a batch evenly; `key` is where the size stands."""
+    """Raises ValueError if the batch does not divide over the devices; `key` is the key of its size in the config."""
     parts = mesh.shape['data'] * mesh.shape['fsdp']
     if batch_size % parts:
         raise ValueError(
@@ -79,7 +79,7 @@ def check_batch(mesh: Mesh, key: str, batch_size: int) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """Returns the sharding with a whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -87,7 +87,7 @@ def tree_shardings(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
     """Returns the sharding of each array in `tree`, which may be arrays or their shapes.
 
     Raises:
-        ValueError: a rule matches an array it cannot split, or matches nothing at all.
+        ValueError: a rule matches an array that it cannot split, or matches no array.
     """
     used: set[str] = set()
 

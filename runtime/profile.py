@@ -1,4 +1,4 @@
-"""Profiles of a few steps: a trace for TensorBoard or xprof, and the costliest operations in words."""
+"""Profiles of a few steps: a trace for TensorBoard or xprof, and a table of the costliest operations."""
 
 import collections
 import pathlib
@@ -11,7 +11,7 @@ def parse(text: str | None) -> tuple[int, int] | None:
     """Reads ``FIRST:LAST`` (steps, the last one included).
 
     Raises:
-        ValueError: it is not of that form, or LAST is before FIRST.
+        ValueError: the text is not of that form, or LAST is before FIRST.
     """
     if not text:
         return None
@@ -35,13 +35,13 @@ class Profiler:
             self._running = True
 
     def after(self, step: int, state: object) -> None:
-        """Call after each step; waits for `state` where the trace ends."""
+        """Call after each step; after the last traced step it waits for `state`."""
         if self._running and step >= self._span[1]:
             jax.block_until_ready(state)
             self.close()
 
     def close(self) -> None:
-        """Ends the trace, if one runs, and prints the ten costliest operations."""
+        """Ends the trace, if there is one, and prints the ten costliest operations."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
@@ -62,7 +62,7 @@ def summary(folder: pathlib.Path, count: int = 10) -> str:
 
 
 def _operations(trace: pathlib.Path) -> list[tuple[str, float]]:
-    """(name, nanoseconds) of every operation that XLA ran: on devices where any ran there, else on the host."""
+    """Returns (name, nanoseconds) of every operation that XLA ran, on devices or, if none ran there, on the host."""
     planes = list(jax.profiler.ProfileData.from_file(str(trace)).planes)
     lines = [line for plane in planes if plane.name.startswith('/device:') for line in plane.lines]
     found = [
@@ -71,7 +71,7 @@ def _operations(trace: pathlib.Path) -> list[tuple[str, float]]:
         if line.name in ('XLA Ops', 'Stream')
         for event in line.events
     ]
-    # libtpu, once loaded, adds an empty plane for a device that is not there.
+    # Once loaded, libtpu adds an empty plane even without a TPU.
     return found or [
         (_name(event), event.duration_ns)
         for plane in planes
