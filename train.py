@@ -303,8 +303,8 @@ class _Trainer:
             for batch in batches:
                 scores = jax.device_get(self.score(state.variables, batch, self.rng))
                 sums.update({k: float(v) for k, v in scores.items()})
-        count = sums.pop('count')
-        values = {f'eval/{k}': v / count for k, v in sums.items()}
+        count, weight = sums.pop('count'), sums.pop('weight')
+        values = {f'eval/{k}': v / (weight or 1.0) for k, v in sums.items()}
         values['eval/examples'] = count
         self.metrics.write(step, values)
         self.progress.report(step, values)

@@ -1,9 +1,10 @@
 """Language modelling: at each place the word to be said, by the words up to it.
 
 The label of a place is the word wanted there, so a text is its own label one word on; places with a label below 0 ask
-for nothing (torch's -100). An example's loss is the mean over its places that ask, and a batch's the mean over
-examples, so a batch may be split; the reference of Zoology (https://github.com/HazyResearch/zoology, Apache-2.0) takes
-the mean over all places of a batch, which is the same where all examples ask equally often.
+for nothing (torch's -100). In training an example's loss is the mean over its places that ask, and a batch's the mean
+over examples, so a batch may be split; the reference of Zoology (https://github.com/HazyResearch/zoology, Apache-2.0)
+takes the mean over all places of a batch, which is the same where all examples ask equally often. Scores are means over
+all places of a split that ask.
 """
 
 import dataclasses
@@ -51,6 +52,10 @@ class LanguageModel(NetworkObjective):
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         return _scores(self.predict(v, batch)['logits'], batch['label'])
+
+    def weight(self, batch: Batch) -> Float[Array, ' b']:
+        """Returns the number of questions."""
+        return jnp.sum(batch['label'] >= 0, axis=1).astype(jnp.float32)
 
 
 def _scores(logits: Float[Array, 'b t k'], label: Int[Array, 'b t']) -> dict[str, Float[Array, ' b']]:

@@ -100,6 +100,11 @@ class Task(abc.ABC):
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns metrics, one value per example, so that averages leave the padding of the last batch out."""
 
+    def weight(self, batch: Batch) -> Float[Array, ' b'] | None:
+        """Returns how much each example counts in the mean of a score, such as its questions; None for all alike."""
+        del batch
+        return None
+
     def deployed(self, v: Variables) -> dict[str, Any]:
         """Returns the variables of the trained network alone, by collection, as its module takes them."""
         return {'params': v.params, **v.state}
@@ -153,6 +158,9 @@ class Wrapper(Task):
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         return self.inner.score(self.deploy(v), batch)
+
+    def weight(self, batch: Batch) -> Float[Array, ' b'] | None:
+        return self.inner.weight(batch)
 
     def deployed(self, v: Variables) -> dict[str, Any]:
         return self.inner.deployed(self.deploy(v))
@@ -255,7 +263,7 @@ def make_step(
 
 # What the step and the evaluation measure themselves.
 _STEP_METERS = ('grad_norm', 'update_norm')
-_OWN_SCORES = ('count', 'examples')
+_OWN_SCORES = ('count', 'examples', 'weight')
 
 
 def _refuse_names(given: Iterable[str], own: tuple[str, ...], does: str) -> None:
@@ -265,14 +273,20 @@ def _refuse_names(given: Iterable[str], own: tuple[str, ...], does: str) -> None
 
 
 def make_score(task: Task, transform: Transform) -> Callable[[Variables, Batch, Key[Array, '']], Metrics]:
-    """Returns ``(variables, batch, rng) -> sums``: each score summed over the unmasked rows, and ``count``."""
+    """Returns ``(variables, batch, rng) -> sums`` over the unmasked rows.
+
+    The sums are those of each score times `Task.weight`, of ``weight`` itself, by which a mean is divided, and of the
+    rows, ``count``.
+    """
 
     def score(v: Variables, batch: Batch, rng: Key[Array, '']) -> Metrics:
         mask = batch['mask']
-        scores = task.score(v, transform({k: x for k, x in batch.items() if k != 'mask'}, rng))
+        batch = transform({k: x for k, x in batch.items() if k != 'mask'}, rng)
+        scores, weight = task.score(v, batch), task.weight(batch)
         _refuse_names(scores, _OWN_SCORES, 'scores')
-        sums = {name: jnp.sum(jnp.where(mask, values, 0.0)) for name, values in scores.items()}
-        return {**sums, 'count': jnp.sum(mask.astype(jnp.float32))}
+        weight = jnp.where(mask, 1.0 if weight is None else weight, 0.0)
+        sums = {name: jnp.sum(jnp.where(mask, values, 0.0) * weight) for name, values in scores.items()}
+        return {**sums, 'count': jnp.sum(mask.astype(jnp.float32)), 'weight': jnp.sum(weight)}
 
     return score
 
