@@ -121,11 +121,11 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     mesh = _mesh_of(args[0])
     kinds = {kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types) if size > 1}
     if jax.sharding.AxisType.Explicit in kinds:
-        pieces = _by_layout(op, split, args)
-        return pieces.over(partial(_choose, op, implementation, forms), *pieces.placed(args))
+        shards = _by_layout(op, split, args)
+        return shards.over(partial(_choose, op, implementation, forms), *shards.placed(args))
     if kinds == {jax.sharding.AxisType.Auto}:
-        pieces = _by_names(split, mesh, args)
-        forms = {name: form if form.platform is None else pieces.form(form) for name, form in forms.items()}
+        shards = _by_names(split, mesh, args)
+        forms = {name: form if form.platform is None else shards.form(form) for name, form in forms.items()}
     return _choose(op, implementation, forms, *args)
 
 
@@ -143,7 +143,7 @@ def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], *arg
     return lax.platform_dependent(*args, default=anywhere, **special)
 
 
-class _Pieces(NamedTuple):
+class _Shards(NamedTuple):
     """How the arrays of an op are split into shards; `axes` are the mesh axes that split BATCH and WIDTH."""
 
     mesh: Any
@@ -200,7 +200,7 @@ class _Pieces(NamedTuple):
         return None
 
 
-def _by_layout(op: str, split: Split, args: tuple) -> _Pieces:
+def _by_layout(op: str, split: Split, args: tuple) -> _Shards:
     """Returns the shards by the layout of the first argument with a batch on a mesh with explicit axes."""
     x, names = next((x, names) for x, names in zip(args, split.inputs) if BATCH in names)
     where = jax.typeof(x).sharding
@@ -212,10 +212,10 @@ def _by_layout(op: str, split: Split, args: tuple) -> _Pieces:
             f'{WIDTH} to be split alone. Tokens may be split inside of jax.shard_map, by the '
             'sequence-parallel form.'
         )
-    return _Pieces(where.mesh, {n: axes for n, axes in zip(names, spec) if n is not None}, split)
+    return _Shards(where.mesh, {n: axes for n, axes in zip(names, spec) if n is not None}, split)
 
 
-def _by_names(split: Split, mesh: Any, args: tuple) -> _Pieces:
+def _by_names(split: Split, mesh: Any, args: tuple) -> _Shards:
     """Returns the shards by the names of automatic axes; heads or channels stay whole unless all of them divide."""
     axes = {
         BATCH: tuple(name for name in mesh.axis_names if name != TENSOR) or None,
@@ -230,7 +230,7 @@ def _by_names(split: Split, mesh: Any, args: tuple) -> _Pieces:
     ]
     if any(width % parts for width in widths):
         axes[WIDTH] = None
-    return _Pieces(mesh, axes, split)
+    return _Shards(mesh, axes, split)
 
 
 def _parts(mesh: Any, axes: Any) -> int:

@@ -1,4 +1,4 @@
-"""What the scans over sequences share: the walk over chunks of tokens, and the scan over devices.
+"""What the scans of sequences share: the loop over chunks of tokens, and the scan over devices.
 
 The doubling along the devices is that of Hillis & Steele, Data Parallel Algorithms, 1986. No code was taken from
 others.
@@ -15,17 +15,17 @@ from jax import lax
 def sweep(
     step: Callable, carry: Any, length: int, chunk: int, backwards: bool, given: tuple[Any, Any]
 ) -> tuple[Any, tuple[Any, Any]]:
-    """Runs `step(carry, start, size, given)` over the chunks of a sequence.
+    """Runs `step(carry, start, size, given) -> (carry, output)` over the chunks of a sequence.
 
-    The full chunks are a loop. The rest, always at the end of the sequence, is a step of its own.
+    The full chunks are a loop; the rest, which is always at the end of the sequence, is a step of its own.
 
     Args:
-      step: returns the next carry and an output; `start` is its first token, `size` their number.
-      carry: what the first step gets.
+      step: the body; `start` is the first token of a chunk, `size` the number of its tokens.
+      carry: the initial carry.
       length: tokens of the sequence.
       chunk: tokens of a full chunk.
-      backwards: whether the last chunk comes first.
-      given: what the steps get: stacked over the full chunks, and that of the rest.
+      backwards: whether to start with the last chunk.
+      given: inputs of the steps: stacked over the full chunks, and that of the rest.
 
     Returns:
       The last carry, and the outputs: stacked over the full chunks, and that of the rest.
@@ -43,15 +43,15 @@ def sweep(
 
 
 def over_devices(axis_name: Hashable, reverse: bool, decay: jax.Array, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The state after each device's piece of the sequence, and the state that enters it.
+    """Returns the state after each device's shard of the sequence, and the state that enters the shard.
 
-    In log2 of the number of devices rounds. A device without another before it receives zeros.
+    It takes log2(number of devices) rounds. A device that has no other one before it receives zeros.
 
     Args:
-      axis_name: the mesh axis along which the pieces lie in order.
-      reverse: whether the last device reads first.
-      decay: what a piece multiplies a state by; of the shape of the state, or broadcast to it.
-      state: what a piece makes of a state of zeros.
+      axis_name: the mesh axis over which the sequence is split, in order.
+      reverse: whether the scan goes from the last device to the first.
+      decay: the factor of a shard on a state; it broadcasts to the state.
+      state: the state after a shard that starts from zero.
     """
     size = lax.axis_size(axis_name)
 
@@ -69,10 +69,10 @@ def over_devices(axis_name: Hashable, reverse: bool, decay: jax.Array, state: ja
 
 
 def wide(dtype: Any) -> Any:
-    """The type of sums over values of `dtype`: float32 at least."""
+    """Returns the type in which values of `dtype` are accumulated: float32 or wider."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
 def power_of_two(size: int) -> int:
-    """The least power of two that is no smaller than `size`."""
+    """Returns the least power of two that is no smaller than `size`."""
     return 1 << (size - 1).bit_length()

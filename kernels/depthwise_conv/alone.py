@@ -24,8 +24,8 @@ _RULES = {
 
 def on_each_device(form: Callable[..., Any], *arrays: jax.Array) -> Any:
     """Runs `form` on images and a kernel, or on these and a cotangent, for which it has two results."""
-    piece = custom_partitioning(form)
-    piece.def_partition(
+    shard = custom_partitioning(form)
+    shard.def_partition(
         partition=partial(_partition, form),
         sharding_rule=_RULES[len(arrays)],
         need_replication_factors=_WHOLE,
@@ -33,7 +33,7 @@ def on_each_device(form: Callable[..., Any], *arrays: jax.Array) -> Any:
 
     @jax.custom_batching.custom_vmap
     def run(*arrays: jax.Array) -> Any:
-        return piece(*arrays)
+        return shard(*arrays)
 
     @run.def_vmap
     def _(size: int, batched: list[bool], *arrays: jax.Array) -> tuple[Any, Any]:
@@ -54,11 +54,11 @@ def _partition(form: Callable[..., Any], mesh: Any, shapes: Any, result: Any) ->
     images = NamedSharding(mesh, PartitionSpec(batch, None, None, channels))
     kernels = NamedSharding(mesh, PartitionSpec(None, None, None, channels))
 
-    def piece(*arrays: jax.Array) -> Any:
+    def shard(*arrays: jax.Array) -> Any:
         found = form(*arrays)
         if len(arrays) == 2 or batch is None:
             return found
         return found[0], lax.psum(found[1], batch)
 
     given = (images, kernels, images)[: len(shapes)]
-    return mesh, piece, images if len(shapes) == 2 else (images, kernels), given
+    return mesh, shard, images if len(shapes) == 2 else (images, kernels), given

@@ -174,7 +174,7 @@ def _cotangents(call: Call, x: jax.Array, weights: tuple, dy: jax.Array) -> tupl
     return dx.astype(x.dtype), tuple(f.astype(w.dtype) for f, w in zip(found, weights))
 
 
-def _lay(call: Call, image: Any, memory: Any, corner: Pair) -> None:
+def _copy_padded(call: Call, image: Any, memory: Any, corner: Pair) -> None:
     """Copies an image into a zeroed buffer, one row at a time."""
     memory[...] = jnp.zeros(memory.shape, memory.dtype)
 
@@ -187,7 +187,7 @@ def _lay(call: Call, image: Any, memory: Any, corner: Pair) -> None:
 
 def _outputs_kernel(call: Call, ins: tuple, weights: tuple, outs: tuple, memory: dict) -> None:
     image = memory['image']
-    _lay(call, ins[0], image, call.before)
+    _copy_padded(call, ins[0], image, call.before)
     (tall, far), (height, width) = call.dilation, call.output
 
     def row(r: jax.Array, _: None) -> None:
@@ -210,8 +210,8 @@ def _outputs_kernel(call: Call, ins: tuple, weights: tuple, outs: tuple, memory:
 
 def _taps_kernel(call: Call, ins: tuple, weights: tuple, outs: tuple, memory: dict) -> None:
     image, cotangent = memory['image'], memory['cotangent']
-    _lay(call, ins[0], image, call.before)
-    _lay(call, ins[1], cotangent, (0, 0))
+    _copy_padded(call, ins[0], image, call.before)
+    _copy_padded(call, ins[1], cotangent, (0, 0))
     (tall, far), height = call.dilation, call.output[0]
 
     @pl.when(pl.program_id(1) == 0)

@@ -144,7 +144,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
     step = Step(plan, ins, first)
     step.begin(scratch['held'], ins['start'])
     if 'others' in scratch:
-        step.lay_down(Memory(other), ins.get('edge'), scratch['others'])
+        step.store_states(Memory(other), ins.get('edge'), scratch['others'])
 
     def chunk(n: Any) -> None:
         q, k, v = (step.read(ins[name], n) for name in 'qkv')
@@ -184,11 +184,11 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
     first, other = _order(ins['gates'])
     step = Step(plan, ins, other)
     step.begin(scratch['costate'], ins['dlast'])
-    step.lay_down(Memory(first), ins.get('edge', ins['start']), scratch['states'])
+    step.store_states(Memory(first), ins.get('edge', ins['start']), scratch['states'])
     two = 'state' in scratch
     if two:
         step.begin(scratch['state'], None)
-        step.lay_down(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
+        step.store_states(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
 
     def chunk(n: Any) -> None:
         q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
@@ -277,7 +277,7 @@ class Step:
 
         lax.fori_loop(0, last + 1 if chunks is None else chunks, one, None)
 
-    def lay_down(self, memory: Memory, edge: Any, out: Any) -> None:
+    def store_states(self, memory: Memory, edge: Any, out: Any) -> None:
         """Stores the values of a memory before each chunk, given its value before the block."""
         back = memory.walk
         begin = self.plan.chunks - 1 if back else 0

@@ -164,7 +164,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
     back.begin(scratch['dstate'], ins['dlast'])
     back.begin(scratch['da'], None)
 
-    def lay_down(n: Any, state: Planes) -> Planes:
+    def store_states(n: Any, state: Planes) -> Planes:
         a, x = there.decays(ins['a'], n), there.rows(ins['x'], n)
         before = [state] * _TILE
         for i in there.order:
@@ -174,7 +174,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
             held[there.place(n), :] = jnp.concatenate(rows)
         return state
 
-    there.walk(lay_down, tuple(x[0, 0] for x in ins['edges']))
+    there.walk(store_states, tuple(x[0, 0] for x in ins['edges']))
 
     def tile(n: Any, carry: tuple) -> tuple:
         dstate, total = carry

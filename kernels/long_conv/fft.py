@@ -171,8 +171,8 @@ def _alone(function: Callable[..., Any], rule: str, *arrays: jax.Array) -> Any:
         there = jax.tree.map(lambda x: x.sharding, result)
         return mesh, partial(function, axes), there, given
 
-    piece = custom_partitioning(partial(function, ()))
+    shard = custom_partitioning(partial(function, ()))
     factors = ('t', 'k', 'c', 's', 'n')
-    piece.def_partition(partition=partition, sharding_rule=rule.format(taps), need_replication_factors=factors)
+    shard.def_partition(partition=partition, sharding_rule=rule.format(taps), need_replication_factors=factors)
 
-    return jax.custom_batching.sequential_vmap(piece)(*arrays)
+    return jax.custom_batching.sequential_vmap(shard)(*arrays)

@@ -51,7 +51,7 @@ def sequence_parallel_long_conv(
         )
     if tokens % count:
         raise ValueError(
-            f'A piece has {tokens} tokens; wanted a multiple of the {count} devices along '
+            f'A shard has {tokens} tokens; wanted a multiple of the {count} devices along '
             f'{axis_name!r}: fill up the sequence with zeros at its end.'
         )
     wide = lambda x: x.astype(jnp.float32)

@@ -201,14 +201,14 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
     back.begin(scratch['dstate'], ins['dlast'])
     back.begin(scratch['dA'], None)
 
-    def lay_down(n: Any, state: jax.Array) -> jax.Array:
+    def store_states(n: Any, state: jax.Array) -> jax.Array:
         delta, u, B = there.rows('delta', n), there.rows('u', n), there.columns('B', n)
         for i in there.order:
             scratch['states'][n * _TILE + i] = state
             state = there.advance(state, delta[i], u[i], B[i])
         return state
 
-    there.walk(lay_down, ins['edges'][0, 0])
+    there.walk(store_states, ins['edges'][0, 0])
 
     def tile(n: Any, carry: tuple) -> tuple:
         dstate, dA, dB, dC = carry

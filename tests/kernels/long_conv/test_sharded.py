@@ -86,7 +86,7 @@ def test_sides_of_a_piece():
     'tokens, taps, message',
     [
         (24, 20, r'kernel has shape \(5, 3\); wanted a tap for each token, \(6, 3\)'),
-        (24, 24, "A piece has 6 tokens; wanted a multiple of the 4 devices along 'tokens'"),
+        (24, 24, "A shard has 6 tokens; wanted a multiple of the 4 devices along 'tokens'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(tokens, taps, message):
