@@ -104,7 +104,9 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     prompt = jnp.asarray([words] * options.rows, jnp.int32)
     try:
-        variables = jax.jit(model.init)(jax.random.key(0), prompt[:1])
+        # Weights that are read would be constants of a compiled program.
+        init = model.init if options.weights else jax.jit(model.init)
+        variables = init(jax.random.key(0), prompt[:1])
     except ValueError as error:  # weights that do not fit
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -6,9 +6,11 @@ traced, so that weights are arguments of it and not constants in it.
 """
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
@@ -45,8 +47,11 @@ class Loaded(Classifier, abc.ABC):
     @nn.nowrap
     def init(self, rngs: Any, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> dict[str, Any]:
         """Returns the variables that are read; `rngs` are for a new head only."""
-        variables = bare(self).init(rngs, x, train=train)
-        return filled(variables, self.load(variables))
+        init = functools.partial(bare(self).init, train=train)
+        like = jax.eval_shape(init, rngs, x)
+        read = self.load(like)
+        whole = jax.tree.structure(read) == jax.tree.structure(like)
+        return filled(like if whole else init(rngs, x), read)
 
     @nn.nowrap
     def init_with_output(

@@ -25,6 +25,7 @@ def test_files_hold_every_type(tmp_path):
     for name, array in arrays.items():
         assert read[name].dtype == array.dtype
         np.testing.assert_array_equal(read[name], array)
+    assert weight_files.shapes(tmp_path / 'a.safetensors') == {name: array.shape for name, array in arrays.items()}
 
 
 def test_files_are_laid_out_as_published(tmp_path):
@@ -42,8 +43,9 @@ def test_files_are_laid_out_as_published(tmp_path):
 @pytest.mark.parametrize('content', [b'', b'PK\x03\x04', b'PK\x03\x04' * 100])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / 'weights.h5').write_bytes(content)
-    with pytest.raises(ValueError, match='weights.h5 is not a safetensors file'):
-        weight_files.read(tmp_path / 'weights.h5')
+    for read in (weight_files.read, weight_files.shapes):
+        with pytest.raises(ValueError, match='weights.h5 is not a safetensors file'):
+            read(tmp_path / 'weights.h5')
 
 
 def test_a_type_without_numpy_is_named(tmp_path):
@@ -108,6 +110,7 @@ def test_torch_files_are_read_whatever_the_state_dict_stands_in(pth, monkeypatch
     np.testing.assert_array_equal(read['w'], arrays['module.w'])
     assert read['b'].dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(read['b'], arrays['b'])
+    assert weight_files.shapes(pth) == {'w': (2, 3), 'b': (2,)}
 
 
 @pytest.mark.parametrize(

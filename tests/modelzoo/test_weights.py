@@ -185,6 +185,27 @@ def test_a_model_with_weights_starts_from_them(file):
     np.testing.assert_array_equal(jit(started.apply)(variables, x)['logits'], jit(model.apply)(variables, x)['logits'])
 
 
+def test_features_and_variables_together_are_those_of_the_file(file):
+    model, variables = variables_of('vit_test')
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    started = modelzoo.create_model('vit_test', weights=file)
+    features, found = started.init_with_output(jax.random.key(1), x)
+    same_bits(found, variables)
+    np.testing.assert_allclose(features['logits'], jit(model.apply)(variables, x)['logits'], atol=1e-5)
+
+
+def test_a_model_is_made_from_the_file_s_header_and_nothing_is_drawn_for_what_is_read(file, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.delattr(weight_files, 'read')
+        started = modelzoo.create_model('vit_test', weights=file)
+    assert started.head.num_classes == 7
+    drawn, draw = [], jax.random.truncated_normal
+    watch = lambda key, *rest: (drawn.append(key), draw(key, *rest))[1]
+    monkeypatch.setattr(jax.random, 'truncated_normal', watch)
+    same_bits(started.init(jax.random.key(1), jnp.zeros((1, 16, 16, 3))), variables_of('vit_test')[1])
+    assert drawn and all(isinstance(key, jax.core.Tracer) for key in drawn), 'only shapes are needed'
+
+
 def test_another_number_of_classes_gets_a_new_head(file):
     params = start(4, weights=file)['params']
     same_bits(params['backbone'], variables_of('vit_test')[1]['params']['backbone'])
@@ -195,7 +216,7 @@ def test_another_number_of_classes_gets_a_new_head(file):
 def test_weights_without_a_head_need_a_number_of_classes(file, tmp_path):
     arrays = weight_files.read(file)
     weight_files.write(tmp_path / 'w.safetensors', {k: v for k, v in arrays.items() if not k.startswith('head.')})
-    with pytest.raises(ValueError, match=r'2 missing: head\.weight, head\.bias'):
+    with pytest.raises(ValueError, match=r'2 missing: head\.bias, head\.weight'):
         start(weights=tmp_path / 'w.safetensors')
     params = start(4, weights=tmp_path / 'w.safetensors')['params']
     same_bits(params['backbone'], variables_of('vit_test')[1]['params']['backbone'])
