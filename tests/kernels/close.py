@@ -1,4 +1,4 @@
-"""The measure of kernels: root-mean-square error relative to the tensor's own, one number and one name per tensor."""
+"""The error measure of kernels: root mean square relative to that of the wanted tensor, one number per named tensor."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ BARS = {'float32': 1e-5, 'bfloat16': 5e-3, 'float64': 1e-12}
 
 
 def assert_close(found: Mapping[str, object], wanted: Mapping[str, object], bars: Mapping[str, float]) -> None:
-    """Holds every tensor of `found` to that of `wanted`, by the bar of the dtype in `bars`; a NaN fails."""
+    """Asserts that the error of every tensor in `found` is at most its bar in `bars`; NaN fails."""
     assert found.keys() == wanted.keys()
     errors = {}
     for name, want in wanted.items():
@@ -21,5 +21,5 @@ def assert_close(found: Mapping[str, object], wanted: Mapping[str, object], bars
 
 
 def assert_same(found: Mapping[str, object], wanted: Mapping[str, object]) -> None:
-    """Holds every tensor of `found` to that of `wanted`, but for float32's rounding."""
+    """Asserts that every tensor in `found` equals that in `wanted` up to float32's rounding."""
     assert_close(found, wanted, dict.fromkeys(wanted, 2e-6))

@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture
 def absent_gpu() -> Iterator[None]:
-    """What is lowered for CUDA is for a GPU that this host lacks; jax asks which one from 0.11 on."""
+    """Allows lowering for CUDA on a host without a GPU; from 0.11 on jax has to be told which GPU."""
     named = contextlib.nullcontext()
     if jax.__version_info__ >= (0, 11):
         device = jax.sharding.AbstractDevice('NVIDIA H100 80GB HBM3', None, 'gpu')

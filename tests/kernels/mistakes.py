@@ -1,4 +1,4 @@
-"""What a caller's mistakes are answered with, in a process without the tests' own checks of shapes."""
+"""The errors for mistakes of a caller, in a process without the shape checks of the tests."""
 
 import json
 import os
@@ -20,11 +20,11 @@ print(json.dumps(answers))
 
 
 def assert_sentences(setup: str, mistakes: Mapping[str, str]) -> None:
-    """Holds the error of each call to its sentence.
+    """Asserts that each call raises its ValueError.
 
     Args:
-        setup: statements that make the names in the calls.
-        mistakes: expression -> how the message of the ValueError that it raises begins.
+        setup: statements that define the names in the calls.
+        mistakes: expression -> beginning of the message of its ValueError.
     """
     env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""What an op answers, by name: the output `y`, and the gradient `d<name>` of each of its arrays."""
+"""Results of an op by name: the output `y`, and the gradient `d<name>` of each of its arrays."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import jax
 
 
 def results(op: Callable[[dict[str, jax.Array]], jax.Array], arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns those of `op(arrays)`; `arrays` has the cotangent too, `dy`, which `op` does not see."""
+    """Returns the results of `op(arrays)`; `arrays` also holds the cotangent `dy`, which is not passed to `op`."""
     arrays = dict(arrays)
     dy = arrays.pop('dy')
     y, back = jax.vjp(op, arrays)

@@ -1,4 +1,4 @@
-"""Which implementation runs where, and what is said when none can."""
+"""Which implementation runs on which platform, and the errors when none can."""
 
 import functools
 import pathlib
@@ -93,7 +93,7 @@ TOKENS = (dispatch.BATCH, None, dispatch.WIDTH)
 
 
 def _kernel(seen, x, scale):
-    """What a partitioner could not look into: it takes what it is given for the whole."""
+    """Stands for a kernel that a partitioner cannot split: it takes its input for the whole array."""
     seen.append((x.shape, scale.shape))
     return x * scale[None, None] + jax.lax.axis_index('tensor')
 
@@ -108,7 +108,7 @@ def test_over_automatic_axes_a_platforms_own_form_gets_the_piece_of_each_device(
     x = jax.device_put(jnp.ones((8, 3, channels)), NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))))
     scale = jax.device_put(1.0 + jnp.arange(channels), NamedSharding(mesh, PartitionSpec()))
     if channels == 5:
-        # Whole on each device of the axis, all of which must agree: the toy's place on it would not.
+        # Replicated over the axis, so all devices must agree; the index of a device would not.
         forms['kernel'] = Form(lambda x, scale: (seen.append((x.shape, scale.shape)), x * scale[None, None])[1], 'cpu')
     run = jax.jit(lambda x, scale: dispatch.run('op', implementation, forms, x, scale, split=split))
     wanted = scale + (jnp.arange(4) // 2 if channels == 4 else 0)

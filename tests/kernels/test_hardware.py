@@ -1,4 +1,4 @@
-"""Every op on every kind of device, simulated by lowering for its platform: what is chosen, what a name is answered."""
+"""Every op on every kind of device, simulated by lowering for its platform: the form chosen, and the errors."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from longview.kernels.long_conv2d import global_filter, long_conv2d
 from longview.kernels.selective_scan import selective_scan
 from tests.kernels import tpu
 
-# Device -> platform of lowering. Which GPU or TPU it will be is not known then, so all of a platform get the same.
+# Device -> platform of lowering. The model of GPU or TPU is not known then, so all of a platform get the same form.
 DEVICES = {
     'CPU': 'cpu',
     'T4': 'cuda',
@@ -35,7 +35,7 @@ ONLY = {'pallas_tpu': 'tpu', 'pallas_gpu': 'cuda'}
 
 
 class Op(NamedTuple):
-    """An op, its arguments by shape, and its implementations; those shared by all sequences have no batch."""
+    """An op, the shapes of its arguments, and its implementations; arguments shared by all sequences have no batch."""
 
     function: Callable[..., Any]
     shapes: tuple[tuple[int, ...], ...]
@@ -66,7 +66,7 @@ OPS = {
 
 @functools.cache
 def lowered(name: str, platform: str, implementation: str | None) -> str:
-    """The program of an op's value and its gradients."""
+    """Returns the lowered program of an op's value and gradients."""
     op = OPS[name]
     function = functools.partial(op.function, implementation=implementation)
     loss = lambda *x: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(function(*x)))
@@ -100,7 +100,7 @@ def test_a_name_is_served_or_refused_in_words(name, platform):
 
 @pytest.mark.parametrize('name', [name for name in OPS if 'pallas_tpu' in OPS[name].names])
 def test_over_automatic_axes_a_tpu_runs_the_kernel_on_the_batch_of_each_device(name):
-    """Compiled for four chips as train.py lays its arrays out; only gradients of what sequences share are exchanged."""
+    """Compiled for four chips with train.py's layout; only gradients of inputs that sequences share are exchanged."""
     mesh = jax.sharding.Mesh(np.array(tpu.topology('v5e').devices).reshape(2, 2, 1), ('data', 'fsdp', 'tensor'))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(('data', 'fsdp')))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -1,7 +1,7 @@
 """TPU kernels without a TPU: interpreted with a strict model of its memory, and compiled ahead of time for real chips.
 
-libtpu compiles on the CPU host. What it says of bytes counts the body of a loop once, and of a Pallas kernel what its
-CostEstimate says; its memory figures are those of the program it would run.
+libtpu compiles on the CPU host. Its bytes count the body of a loop once, and those of a Pallas kernel by its
+CostEstimate; its memory figures are those of the program that would run.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2
 
 
 class Compiled(NamedTuple):
-    """What the compiler says of a program on one chip, in bytes; `program` is the compiled program itself."""
+    """What the compiler says about a program on one chip, in bytes, and the compiled program."""
 
     bytes: float  # moved to and from HBM
     peak: int
@@ -31,14 +31,14 @@ class Compiled(NamedTuple):
 
 @functools.cache
 def topology(chip: str = 'v5e') -> Any:
-    """The devices of a TPU that is not there, by a name of `CHIPS` or a topology such as 'v5e:4x4'."""
+    """Returns the devices of an absent TPU, given a name of `CHIPS` or a topology such as 'v5e:4x4'."""
     return topologies.get_topology_desc(CHIPS.get(chip, chip), platform='tpu')
 
 
 def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled:
-    """Compiles for one device of the chip, or for those that inputs lie on.
+    """Compiles for one device of the chip, or for the devices of the inputs.
 
-    `inputs` are trees of jax.ShapeDtypeStruct; one with a sharding, over devices of `topology`, keeps it.
+    `inputs` are trees of jax.ShapeDtypeStruct; their shardings, over devices of `topology`, are kept.
     """
     device = SingleDeviceSharding(topology(chip).devices[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device)
@@ -57,7 +57,7 @@ def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled
 
 @contextlib.contextmanager
 def _nothing_cached() -> Iterator[None]:
-    """Keeps programs out of the persistent cache, which cannot read back those of a chip that is not there."""
+    """Keeps programs out of the persistent cache, which cannot read back those of an absent chip."""
     name = 'jax_persistent_cache_min_compile_time_secs'
     before = jax.config.values[name]
     jax.config.update(name, float('inf'))
@@ -69,10 +69,10 @@ def _nothing_cached() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """TPU kernels run on the CPU: unwritten memory is NaN, reads out of bounds raise, a race fails.
+    """TPU kernels run on the CPU: unwritten memory is NaN, out-of-bounds reads raise, a race fails.
 
-    Call the implementation itself, not the op by its name, which is for TPUs only. What runs inside must finish inside
-    (`jax.block_until_ready`). Races are those of the last kernel that ran.
+    Call the function of the implementation, not the op with its name, which is for TPUs only. Programs that run inside
+    must finish inside (`jax.block_until_ready`). Races are detected in the last kernel that ran.
     """
     try:
         with pallas.interpret_tpu_kernels():

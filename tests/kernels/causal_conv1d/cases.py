@@ -15,7 +15,7 @@ BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
 
 
 class Case(NamedTuple):
-    """What is asked for."""
+    """A call of the op."""
 
     shape: str
     bias: bool = False
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dy` and `dlast` are cotangents."""
+    """Returns the inputs by name, rounded to their dtype; `dy` and `dlast` are cotangents."""
     shape: Shape = SHAPES[case.shape]
     random = np.random.default_rng(sum(shape))
     tokens, last = shape[:3], (shape.batch, shape.taps - 1, shape.channels)
@@ -39,7 +39,7 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Outputs and all gradients by name."""
+    """Returns outputs and all gradients by name."""
     wrt = {name: x for name, x in arrays.items() if name not in ('dy', 'dlast')}
 
     def op(wrt):
@@ -56,7 +56,7 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, summed directly in float64."""
+    """Returns the same as `run`, summed directly in float64."""
     x, kernel, dy = (arrays[name] for name in ('x', 'kernel', 'dy'))
     (batch, tokens, channels), taps = x.shape, len(kernel)
     before = arrays.get('state', np.zeros((batch, taps - 1, channels)))
@@ -73,7 +73,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check(case: Case, implementation: str | None = 'xla') -> None:
-    """Runs the case and holds every output and gradient to the direct sum."""
+    """Runs the case and compares every output and gradient with the direct sum."""
     arrays = inputs(case)
     target = wanted(case, arrays)
     close.assert_close(run(case, implementation, device(case, arrays)), target, dict.fromkeys(target, BARS[case.dtype]))

@@ -1,4 +1,4 @@
-"""Every output and every gradient of the causal convolution against a direct sum in float64; one token at a time."""
+"""Every output and gradient of the causal convolution compared with a direct sum in float64; one token at a time."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The causal convolution under vmap, remat, scan, a mesh and export; its memory; what a TPU moves; what it refuses."""
+"""The causal convolution under vmap, remat, scan, a mesh and export; its memory; its bytes on a TPU; its errors."""
 
 import inspect
 from functools import partial
@@ -49,7 +49,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing(state):
 
 
 def test_inside_of_shard_map():
-    """Over the batch; what devices share gets the sum of what they say of it."""
+    """Over the batch; gradients of shared inputs are summed over the devices."""
     case = Case('mesh')
     arrays = cases.device(case, cases.inputs(case))
     mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
@@ -64,7 +64,7 @@ def test_inside_of_shard_map():
 
 
 def test_memory_on_a_cpu_is_less_than_three_sequences():
-    """Temporaries of the gradients: the sequence with its edge, the cotangent with its own, and the like."""
+    """Temporaries of the gradients: the padded sequence, the padded cotangent, and the like."""
     x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((2, 16384, 64), (4, 64)))
     pull = lambda x, kernel, dy: jax.vjp(lambda *a: causal_conv1d(*a)[0], x, kernel)[1](dy)
     memory = jax.jit(pull).lower(x, kernel, x).compile().memory_analysis()
@@ -72,7 +72,7 @@ def test_memory_on_a_cpu_is_less_than_three_sequences():
 
 
 def test_a_tpu_moves_each_array_once():
-    """So there is no Pallas kernel. Forward x and y; for gradients x, dy and dx (and dy again, if there is a bias)."""
+    """So there is no Pallas kernel. Forward x and y; for gradients x, dy and dx (and dy again with a bias)."""
     token, kernel = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, 4096, 512), (4, 512)))
     op = lambda x, kernel: causal_conv1d(x, kernel)[0]
     size = token.size * 2
@@ -113,6 +113,6 @@ def test_second_derivatives_are_refused_in_words():
 )
 def test_what_does_not_fit_is_refused_in_words(function, shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'x': (2, 8, 3), 'kernel': (4, 3)} | shapes).items()}
-    call = partial(inspect.unwrap(function), **options)  # without the tests' own check of shapes
+    call = partial(inspect.unwrap(function), **options)  # without the shape checks of the tests
     with pytest.raises(ValueError, match=message):
         call(arrays.pop('x'), arrays.pop('kernel'), **arrays)

@@ -19,7 +19,7 @@ jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
-    """What is asked for."""
+    """A call of the op."""
 
     shape: str
     padding: str | int | tuple[tuple[int, int], tuple[int, int]] = 'SAME'
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dy` is the cotangent."""
+    """Returns the inputs by name, rounded to their dtype; `dy` is the cotangent."""
     shape: Shape = SHAPES[case.shape]
     random = np.random.default_rng(sum(shape[:8]))
     sizes = {'x': shape[:4], 'kernel': (*shape[5:7], shape.channels // case.groups, shape.outputs)}
@@ -45,13 +45,13 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
 
 
 def outputs(function, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The output of a function of x and kernel, and its gradients, by name."""
+    """Returns the output of a function of x and kernel, and its gradients, by name."""
     return pull.results(lambda arrays: function(arrays['x'], arrays['kernel']), arrays)
 
 
 @partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The output and all gradients by name."""
+    """Returns the output and all gradients by name."""
     return outputs(partial(conv2d, **case.how, implementation=implementation), arrays)
 
 
@@ -60,7 +60,7 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, summed directly in float64, tap by tap and group by group."""
+    """Returns the same as `run`, summed directly in float64, tap by tap and group by group."""
     x, kernel, dy = (arrays[name] for name in ('x', 'kernel', 'dy'))
     stride, pads = SHAPES[case.shape].stride, case.padding
     if isinstance(pads, str):
@@ -81,7 +81,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check(case: Case, implementation: str | None) -> None:
-    """Runs the case and holds the output and the gradients to the direct sum."""
+    """Runs the case and compares the output and the gradients with the direct sum."""
     arrays = inputs(case)
     target = wanted(case, arrays)
     close.assert_close(run(case, implementation, device(case, arrays)), target, dict.fromkeys(target, BARS[case.dtype]))

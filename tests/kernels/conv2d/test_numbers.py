@@ -1,4 +1,4 @@
-"""Output and gradients of the convolution against a direct sum in float64, in every form."""
+"""Output and gradients of the convolution compared with a direct sum in float64, in every form."""
 
 import jax
 import pytest

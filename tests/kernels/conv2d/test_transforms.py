@@ -34,7 +34,7 @@ def test_vmap_remat_and_scan(shape):
 @pytest.mark.parametrize('shape', ['mesh', 'mesh_matrix'])
 @pytest.mark.parametrize('kind', [AUTO, jax.sharding.AxisType.Explicit], ids=str)
 def test_a_batch_over_every_axis_of_a_mesh_gathers_nothing(kind, shape):
-    """As train.py splits it; the kernel's gradient alone is summed."""
+    """Split as in train.py; only the gradient of the kernel is summed."""
     case = Case(shape)
     arrays = cases.device(case, cases.inputs(case))
     mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(kind,) * 2)
@@ -47,7 +47,7 @@ def test_a_batch_over_every_axis_of_a_mesh_gathers_nothing(kind, shape):
 
 @pytest.mark.parametrize('shape', ['mesh', 'mesh_matrix'])
 def test_inside_of_shard_map(shape):
-    """Over the batch; a kernel that devices share gets the sum of what they say of it."""
+    """Over the batch; the gradient of a shared kernel is summed over the devices."""
     case = Case(shape)
     arrays = cases.device(case, cases.inputs(case))
     mesh, images = jax.make_mesh((8,), ('data',), axis_types=(AUTO,)), PartitionSpec('data')
@@ -118,6 +118,6 @@ def test_second_derivatives(shape):
 )
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'x': (2, 8, 8, 4), 'kernel': (3, 3, 4, 4)} | shapes).items()}
-    call = partial(inspect.unwrap(conv2d), **options)  # without the tests' own check of shapes
+    call = partial(inspect.unwrap(conv2d), **options)  # without the shape checks of the tests
     with pytest.raises(ValueError, match=message):
         call(arrays['x'], arrays['kernel'])

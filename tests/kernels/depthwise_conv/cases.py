@@ -19,7 +19,7 @@ jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
-    """What is asked for; `multiplier` is kernels a channel."""
+    """A call of the op; `multiplier` is the number of kernels per channel."""
 
     shape: str
     stride: int | tuple[int, int] = 1
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dy` is the cotangent."""
+    """Returns the inputs by name, rounded to their dtype; `dy` is the cotangent."""
     shape: Shape = SHAPES[case.shape]
     random = np.random.default_rng(sum(shape))
     sizes = {'x': shape[:4], 'kernel': (*shape[4:6], 1, case.multiplier * shape.channels)}
@@ -47,13 +47,13 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
 
 
 def outputs(function, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The output of a function of x and kernel, and its gradients, by name."""
+    """Returns the output of a function of x and kernel, and its gradients, by name."""
     return pull.results(lambda arrays: function(arrays['x'], arrays['kernel']), arrays)
 
 
 @partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The output and all gradients by name."""
+    """Returns the output and all gradients by name."""
     return outputs(partial(depthwise_conv, **case.how, implementation=implementation), arrays)
 
 
@@ -62,7 +62,7 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, summed directly in float64, tap by tap."""
+    """Returns the same as `run`, summed directly in float64, tap by tap."""
     kernel, dy = arrays['kernel'], arrays['dy']
     pair = lambda value: (value, value) if isinstance(value, int) else value
     stride, dilation = pair(case.stride), pair(case.dilation)
@@ -90,7 +90,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check(case: Case, implementation: str | None) -> None:
-    """Runs the case and holds the output and the gradients to the direct sum."""
+    """Runs the case and compares the output and the gradients with the direct sum."""
     arrays = inputs(case)
     target = wanted(case, arrays)
     close.assert_close(run(case, implementation, device(case, arrays)), target, dict.fromkeys(target, BARS[case.dtype]))

@@ -1,4 +1,4 @@
-"""The TPU kernels of depthwise convolution: interpreted, with memory not written NaN, and compiled for real chips."""
+"""The TPU kernels of depthwise convolution: interpreted, where unwritten memory is NaN, and compiled for real chips."""
 
 from functools import partial
 
@@ -105,13 +105,13 @@ def test_compiles_for_every_size(x, sides, dtype):
     assert 'tpu_custom_call' in tpu.compile_for(partial(_both, op), *arrays, chip='v4').program.as_text()
 
 
-# What the compiler says of XLA's own convolution on a v5e, jax 0.10.2, libtpu 0.0.51, in bytes; it compiles for long,
-# so it is a figure here: `python -m benchmarks.kernels tpu --ops=depthwise`.
+# Bytes of XLA's own convolution on a v5e by the compiler (jax 0.10.2, libtpu 0.0.51); a constant here since it takes
+# long to compile: `python -m benchmarks.kernels tpu --ops=depthwise`.
 XLA_FORWARD = 205.6e6
 
 
 def test_a_tpu_moves_each_array_once():
-    """7x7 on 64x56x56x96: well under 65% of what XLA's convolution moves, and nothing beside the arrays."""
+    """7x7 on 64x56x56x96: well under 65% of the bytes of XLA's convolution, and nothing but the arrays."""
     x, kernel, dy = _structures((64, 56, 56, 96), (7, 7, 1, 96))
     forward = tpu.compile_for(depthwise_conv, x, kernel)
     both = tpu.compile_for(partial(_both, depthwise_conv), x, kernel, dy)

@@ -50,7 +50,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing(form):
 
 @pytest.mark.parametrize('kind', [AUTO, jax.sharding.AxisType.Explicit], ids=str)
 def test_a_batch_over_every_axis_of_a_mesh(kind):
-    """As train.py splits it."""
+    """Split as in train.py."""
     case = Case('mesh')
     arrays = cases.device(case, cases.inputs(case))
     mesh = jax.make_mesh((4, 2), ('data', 'fsdp'), axis_types=(kind,) * 2)
@@ -65,7 +65,7 @@ def test_a_batch_over_every_axis_of_a_mesh(kind):
 
 @FORMS
 def test_inside_of_shard_map(form):
-    """Over the batch; a kernel that devices share gets the sum of what they say of it."""
+    """Over the batch; the gradient of a shared kernel is summed over the devices."""
     case = Case('mesh')
     arrays = cases.device(case, cases.inputs(case))
     mesh, images = jax.make_mesh((8,), ('data',), axis_types=(AUTO,)), PartitionSpec('data')
@@ -76,7 +76,7 @@ def test_inside_of_shard_map(form):
 
 @pytest.mark.parametrize('form, images', [('shift', 5), ('spectral', 3)])
 def test_memory_on_a_cpu_is_that_of_some_copies_of_the_images(form, images):
-    """Temporaries of output and gradients; 49 taps laid down would be 49 copies."""
+    """Temporaries of output and gradients; an array per tap would be 49 copies."""
     x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 28, 28, 32), (7, 7, 1, 32)))
     run = partial(cases.outputs, partial(depthwise_conv, implementation=form))
     compiled = jax.jit(run).lower({'x': x, 'kernel': kernel, 'dy': x}).compile()
@@ -121,7 +121,7 @@ def test_second_derivatives_are_refused_in_words(form):
 )
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'x': (2, 8, 8, 4), 'kernel': (3, 3, 1, 4)} | shapes).items()}
-    call = partial(inspect.unwrap(depthwise_conv), **options)  # without the tests' own check of shapes
+    call = partial(inspect.unwrap(depthwise_conv), **options)  # without the shape checks of the tests
     with pytest.raises(ValueError, match=message):
         call(arrays['x'], arrays['kernel'])
 

@@ -18,7 +18,7 @@ jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
-    """What is asked for. `gates` is one letter a direction: 'k' per key channel, 'h' per head."""
+    """A call of the op. `gates` is one letter per direction: 'k' per key channel, 'h' per head."""
 
     shape: str
     reverse: bool = False
@@ -38,7 +38,7 @@ def mild(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def inputs(case: Case, decay: Callable = mild, batch: int | None = None) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `do` and `dlast` are cotangents."""
+    """Returns the inputs by name, rounded to their dtype; `do` and `dlast` are cotangents."""
     shape: Shape = SHAPES[case.shape]
     if batch:
         shape = shape._replace(batch=batch)
@@ -59,12 +59,12 @@ def inputs(case: Case, decay: Callable = mild, batch: int | None = None) -> dict
 
 
 def _dtype(case: Case, name: str) -> str:
-    """Gates and states stay wide, as models keep them."""
+    """Returns the dtype of an input; gates and states are not narrowed, as in models."""
     return case.dtype if name in ('q', 'k', 'v', 'do') or case.dtype == 'float64' else 'float32'
 
 
 def op(case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int | None = None) -> dict[str, jax.Array]:
-    """The outputs by name."""
+    """Returns the outputs by name."""
     qkv = [arrays[name] for name in 'qkv']
     how = {'implementation': implementation, 'chunk': chunk}
     if case.bidirectional:
@@ -77,7 +77,7 @@ def op(case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int
 def traced(
     case: Case, implementation: str, arrays: dict[str, jax.Array], chunk: int | None = None
 ) -> dict[str, jax.Array]:
-    """Outputs and all gradients by name."""
+    """Returns outputs and all gradients by name."""
     cotangents = {'o': arrays['do']} if case.bidirectional else {'o': arrays['do'], 'last': arrays['dlast']}
     wrt = {name: x for name, x in arrays.items() if name not in ('do', 'dlast')}
     outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt, chunk), wrt)
@@ -92,7 +92,7 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, in float64 and token by token."""
+    """Returns the same as `run`, in float64 and token by token."""
     q, k, v = (arrays[name] for name in 'qkv')
     scale = q.shape[-1] ** -0.5
     zero = np.zeros((q.shape[0], *q.shape[2:], v.shape[-1]))
@@ -111,7 +111,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def check(case: Case, arrays: dict[str, np.ndarray], implementation: str = 'xla', chunk: int | None = None) -> None:
-    """Runs the case and holds every output and gradient to float64."""
+    """Runs the case and compares every output and gradient with float64."""
     found = run(case, implementation, device(case, arrays), chunk)
     target = wanted(case, arrays)
     narrow = {'o', 'dq', 'dk', 'dv'} if case.dtype == 'bfloat16' else set()

@@ -1,4 +1,4 @@
-"""Gated linear attention and its gradients in NumPy float64, one token after the other: what everything is held to."""
+"""Gated linear attention and its gradients in NumPy float64, token by token: the reference of all tests."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""The TPU kernels of gated linear attention, compiled for real chips: that they fit, what they move and what they hold.
+"""The TPU kernels of gated linear attention, compiled for real chips: they fit, move few bytes and need little memory.
 
-The bars are what was measured (`python -m benchmarks.kernels tpu`, docs/kernels.md) and a little more.
+The bars are a little above the measured figures (`python -m benchmarks.kernels tpu`, docs/kernels.md).
 """
 
 from functools import partial
@@ -41,7 +41,7 @@ def test_compiles_for_every_size_of_head(shape):
 
 
 def test_bytes_are_those_of_inputs_and_outputs():
-    """Forward: each array once, and the last states. Gradients: keys, values and gates once more for states."""
+    """Forward: each array once, and the last states. Gradients: keys, values and gates once more, for the states."""
     forward, both = (Program(one_way, FACTS, gradients=g) for g in (False, True))
     rows = lambda program: sum(x.size * 2 for x in program.inputs())
     o = 8 * 4096 * 4 * 128 * 2
@@ -60,7 +60,7 @@ def test_bytes_are_those_of_inputs_and_outputs():
     ],
 )
 def test_both_directions_move_less_than_two_passes(tokens, gradients, bar):
-    """A sequence that fits into the vector memory: both loops over it there. A longer one: still less than two."""
+    """A sequence that fits into VMEM is read once for both directions; a longer one takes less than two passes."""
     shape = (8, tokens, 4, 64, 128)
     merged, two = (Program(op, shape, jnp.bfloat16, 2, gradients).compile() for op in (bidirectional_gla, two_passes))
     assert merged.bytes <= bar * two.bytes, merged.bytes / two.bytes
@@ -68,7 +68,7 @@ def test_both_directions_move_less_than_two_passes(tokens, gradients, bar):
 
 @pytest.mark.parametrize('op', [one_way, bidirectional_gla])
 def test_a_million_tokens_fit_a_chip(op):
-    """Forward and backward, B1 H4 K64 V128 in bfloat16; the temporaries grow with the length and no faster."""
+    """Forward and backward, B1 H4 K64 V128 in bfloat16; temporaries grow linearly with the length."""
     directions = 1 + (op is bidirectional_gla)
     short, long = (
         Program(op, (1, tokens, 4, 64, 128), jnp.bfloat16, directions, True).compile() for tokens in (4096, 2**20)

@@ -1,4 +1,4 @@
-"""Every output and every gradient of gated linear attention against a sequential reference in float64."""
+"""Every output and gradient of gated linear attention compared with a sequential reference in float64."""
 
 from functools import partial
 
@@ -51,7 +51,7 @@ def test_chunk_changes_no_number(chunk):
 
 @pytest.mark.parametrize('gates', [pytest.param('k', marks=pytest.mark.heavy), 'kk'])
 def test_what_runs_where_it_is_not_a_cpu(gates, monkeypatch):
-    """All sequences at once and reads in bfloat16; a chunk of its own, for the traces to be its own."""
+    """All sequences at once and reads in bfloat16; no other test has this chunk, so nothing was traced before."""
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
     case = Case('batch', gates=gates, dtype='bfloat16')
     cases.check(case, cases.inputs(case), chunk=16)

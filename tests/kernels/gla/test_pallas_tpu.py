@@ -79,7 +79,7 @@ def test_strong_decay(decay):
 
 
 def test_vmap():
-    """Over the queries alone: what is not mapped is given to all."""
+    """Over the queries only; other inputs are broadcast."""
     arrays = cases.device(Case('odd'), cases.inputs(Case('odd')))
     q, k, v, g = (arrays[name][:, :20] for name in ('q', 'k', 'v', 'g0'))
     run = cases.jit(lambda q: pallas_tpu.gla(q, k, v, g, scale=0.1, sizes=SMALL)[0])
@@ -106,7 +106,7 @@ def test_chosen_on_tpus_alone():
 
 
 def test_inside_of_shard_map():
-    """With its checks, and a gate that all devices share; elsewhere a name is refused when lowered, not before."""
+    """With its checks and a shared gate; outside, a named form raises when lowered for another platform, not before."""
     mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
     x, g = jnp.ones((4, 3, 1, 4)), jnp.ones((1, 3, 1, 4))
     batch, whole = jax.sharding.PartitionSpec('data'), jax.sharding.PartitionSpec()

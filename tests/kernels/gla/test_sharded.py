@@ -1,4 +1,4 @@
-"""Gated linear attention of one sequence on eight devices: the numbers of one, and messages that do not grow."""
+"""Gated linear attention of one sequence on eight devices: the numbers of one device, and messages of constant size."""
 
 import re
 from functools import partial
@@ -33,7 +33,7 @@ def _over_devices(case, arrays, mesh):
 
 
 def _ops(case, arrays, mesh):
-    """Both as functions of the arrays by name, (outputs, last state) or the outputs of two directions."""
+    """Returns the op on one device and on the mesh, as functions of the arrays by name."""
     names, split = _over_devices(case, arrays, mesh)
     how = {'chunk': 4}
 
@@ -84,7 +84,7 @@ def test_any_number_of_devices():
 
 
 def _messages(case, tokens):
-    """Bytes of all collectives of outputs and gradients, in the program of one device."""
+    """Returns the bytes of all collectives of outputs and gradients in the program of one device."""
     arrays = cases.inputs(case)
     grow = lambda x: np.resize(x, (x.shape[0], tokens, *x.shape[2:])) if x.shape[1] == 64 else x
     arrays = {name: jnp.asarray(grow(x), 'float32') for name, x in arrays.items()}

@@ -14,7 +14,7 @@ from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case
 
 ONE_WAY, TWO_WAY = Case('odd', state=True), Case('odd', gates='kk')
-CHUNK = 8  # shorter than by default: the loop, the rest and the halving are all there and compile faster
+CHUNK = 8  # shorter than by default, to compile faster; there still are a loop over chunks, a rest, and halvings
 
 
 @pytest.mark.parametrize('case', [pytest.param(ONE_WAY, marks=pytest.mark.heavy), TWO_WAY], ids=str)
@@ -28,7 +28,7 @@ def test_vmap(case):
 
 
 def test_remat_and_scan():
-    """Three layers in a scan, each rematerialised, against the same written out."""
+    """Three rematerialized layers in a scan, compared with a Python loop."""
     arrays = cases.device(TWO_WAY, cases.inputs(TWO_WAY))
     q, k, v, g, h = (arrays[name] for name in ('q', 'k', 'v', 'g0', 'g1'))
 
@@ -70,7 +70,7 @@ def test_batch_and_heads_over_a_mesh_need_no_communication(case):
 
 @pytest.mark.parametrize('implementation', ['xla', pytest.param('reference', marks=pytest.mark.heavy)])
 def test_inside_of_shard_map(implementation):
-    """With its checks: a gate that all devices share gets the sum of their gradients."""
+    """With its checks; the gradient of a shared gate is summed over the devices."""
     case = Case('batch', state=True)
     arrays = cases.device(case, cases.inputs(case, batch=4))
     gate = arrays.pop('g0')[:1]
@@ -92,7 +92,7 @@ def test_inside_of_shard_map(implementation):
 
 
 def test_over_explicit_axes():
-    """Each device works on its batch and heads: no communication, the layout is kept; tokens are not to be split."""
+    """Each device works on its batch and heads without communication and keeps the layout; tokens must not be split."""
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
     case = Case('batch', gates='h', state=True)
     arrays = cases.device(case, cases.inputs(case, batch=4))
@@ -112,7 +112,7 @@ def test_over_explicit_axes():
 
 
 def _grad(bidirectional, tokens, keys=64, values=128):
-    """The gradient of a loss on a long sequence, not compiled; and the bytes of its inputs and cotangent."""
+    """Returns the lowered gradient of a loss on a long sequence, and the bytes of its inputs and cotangent."""
     row = lambda width: jax.ShapeDtypeStruct((1, tokens, 2, width), jnp.float32)
     inputs = (row(keys), row(keys), row(values)) + (row(keys),) * (1 + bidirectional)
     op = bidirectional_gla if bidirectional else (lambda *x: gla(*x)[0])
@@ -123,7 +123,7 @@ def _grad(bidirectional, tokens, keys=64, values=128):
 
 @pytest.mark.parametrize('bidirectional', [pytest.param(False, marks=pytest.mark.heavy), True])
 def test_memory_is_that_of_the_inputs_and_linear(bidirectional):
-    """Temporaries of a training step (the output among them) against inputs and cotangent."""
+    """Temporaries of a training step (including the output) compared with inputs and cotangent."""
     short, _ = _grad(bidirectional, 1024)
     long, size = _grad(bidirectional, 4096)
     short, long = (x.compile().memory_analysis().temp_size_in_bytes for x in (short, long))
@@ -137,7 +137,7 @@ def test_program_does_not_grow_with_the_length():
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
 def test_export(platform):
-    """Also with a batch that a CPU takes in turn, and in bfloat16, which it widens."""
+    """Also with a batch that a CPU processes in parts, and in bfloat16, which it casts to float32."""
     case = Case('batch', gates='kk', dtype='bfloat16')
     arrays = cases.device(case, cases.inputs(case))
     exported = jax.export.export(jax.jit(partial(cases.traced, case, 'xla')), platforms=[platform])(arrays)

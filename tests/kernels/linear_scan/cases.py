@@ -14,7 +14,7 @@ from tests.kernels.linear_scan import sequential
 
 
 class Case(NamedTuple):
-    """What is asked for; `complex` names the inputs that are."""
+    """A call of the op; `complex` names the inputs that are complex."""
 
     shape: str
     reverse: bool = False
@@ -28,7 +28,7 @@ BOTH = ('a', 'x', 'state')
 
 
 def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dh` and `dlast` are cotangents."""
+    """Returns the inputs by name, rounded to their dtype; `dh` and `dlast` are cotangents."""
     shape: Shape = SHAPES[case.shape]
     if batch:
         shape = shape._replace(batch=batch)
@@ -52,14 +52,14 @@ def is_complex(case: Case, name: str) -> bool:
 
 
 def dtype(case: Case, name: str) -> str:
-    """States stay wide, as models keep them."""
+    """Returns the dtype of an input; states are not narrowed, as in models."""
     if is_complex(case, name):
         return 'complex128' if case.dtype == 'float64' else 'complex64'
     return case.dtype if name in ('a', 'x', 'dh') or case.dtype == 'float64' else 'float32'
 
 
 def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The outputs by name."""
+    """Returns the outputs by name."""
     state = arrays.get('state')
     how = {'initial_state': state, 'reverse': case.reverse, 'implementation': implementation}
     h, last = linear_scan(arrays['a'], arrays['x'], **how)
@@ -68,7 +68,7 @@ def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Outputs and all gradients by name."""
+    """Returns outputs and all gradients by name."""
     wrt = {name: x for name, x in arrays.items() if name not in ('dh', 'dlast')}
     outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt), wrt)
     return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
@@ -79,25 +79,25 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, in double precision and token by token."""
+    """Returns the same as `run`, in double precision and token by token."""
     return sequential.linear_scan(arrays, case.reverse)
 
 
 def parts(arrays: dict[str, object]) -> dict[str, np.ndarray]:
-    """Complex arrays as real ones with an axis for the two parts, to be measured."""
+    """Returns complex arrays as real ones with an axis for the two parts, for comparison."""
     split = lambda x: np.stack([x.real, x.imag]) if np.iscomplexobj(x) else x
     return {name: split(np.asarray(x)) for name, x in arrays.items()}
 
 
 def bars(case: Case, names: dict[str, np.ndarray]) -> dict[str, float]:
-    """By what is rounded to bfloat16 and what is not."""
+    """Returns a bar per name, by whether the array is rounded to bfloat16."""
     narrow = {'h', 'da', 'dx'} if case.dtype == 'bfloat16' and not case.complex else set()
     base = 'float64' if case.dtype == 'float64' else 'float32'
     return {name: close.BARS['bfloat16' if name in narrow else base] for name in names}
 
 
 def check(case: Case, implementation: str | None = 'xla', batch: int | None = None) -> None:
-    """Runs the case and holds every output and gradient to double precision."""
+    """Runs the case and compares every output and gradient with double precision."""
     arrays = inputs(case, batch)
     target = wanted(case, arrays)
     found = run(case, implementation, device(case, arrays))

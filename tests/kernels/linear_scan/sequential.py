@@ -1,4 +1,4 @@
-"""The linear scan and its gradients in NumPy, in double precision, one token after another: what all is held to."""
+"""The linear scan and its gradients in NumPy, in double precision, token by token: the reference of all tests."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The TPU kernels of the linear scan, compiled for real chips: that they fit, what they move and what they hold."""
+"""The TPU kernels of the linear scan, compiled for real chips: they fit, move few bytes and need little memory."""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from tests.kernels import tpu
 
 
 class Program(NamedTuple):
-    """The op and structures of its inputs, one `a` for all tokens where `constant`; with gradients if asked for."""
+    """The op and the shapes of its inputs, one `a` for all tokens where `constant`; with or without gradients."""
 
     shape: tuple[int, int, int]  # B T D
     dtype: object = jnp.float32

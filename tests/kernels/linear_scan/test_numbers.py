@@ -1,4 +1,4 @@
-"""Every output and every gradient of the linear scan against a sequential reference in double precision."""
+"""Every output and gradient of the linear scan compared with a sequential reference in double precision."""
 
 from functools import partial
 
@@ -53,7 +53,7 @@ def test_reference_outputs_and_gradients(case):
     ids=str,
 )
 def test_what_runs_where_it_is_not_a_cpu(case, monkeypatch):
-    """An associative scan, and reads in bfloat16; a batch that no other test has, for the traces to be its own."""
+    """An associative scan, and reads in bfloat16; no other test has this batch, so nothing was traced before."""
     monkeypatch.setattr(xla, '_sequential', None)
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
     cases.check(case, batch=4)

@@ -1,4 +1,4 @@
-"""The TPU kernels of the linear scan, interpreted: memory not written is NaN, races and reads out of bounds fail."""
+"""The TPU kernels of the linear scan, interpreted: unwritten memory is NaN, races and out-of-bounds reads fail."""
 
 from functools import partial
 
@@ -61,7 +61,7 @@ def test_more_outputs_and_gradients(case):
 
 @pytest.mark.heavy
 def test_vmap():
-    """Over the tokens alone: what is not mapped is given to all."""
+    """Over the tokens only; other inputs are broadcast."""
     arrays = cases.device(Case('odd'), cases.inputs(Case('odd')))
     a, x = (arrays[name][:1, :20] for name in ('a', 'x'))
     run = jax.jit(lambda x: pallas_tpu.linear_scan(a, x, reverse=False)[0])

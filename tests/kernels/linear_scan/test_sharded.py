@@ -22,7 +22,7 @@ def _mesh():
 
 
 def _outputs(case, wrt):
-    """On the mesh, the outputs by name."""
+    """Returns the outputs on the mesh by name."""
 
     def run(wrt):
         how = {'initial_state': wrt.get('state'), 'reverse': case.reverse}
@@ -49,7 +49,7 @@ def _run(case, arrays):
     ids=str,
 )
 def test_outputs_and_gradients(case):
-    """Also where nothing, or everything, is left of what a device hands on."""
+    """Also with decays of which nothing, or everything, is left after a shard."""
     arrays = cases.inputs(case)
     if not case.constant:
         arrays['a'][:, :, ::2] = 1
@@ -60,7 +60,7 @@ def test_outputs_and_gradients(case):
 
 
 def exchanged(text: str) -> int:
-    """The numbers that the collectives of a program, as it is lowered, give one device."""
+    """Returns how many numbers one device receives from the collectives of a lowered program."""
     words = 'all_gather|all_reduce|all_to_all|collective_permute|reduce_scatter'
     sizes = re.findall(rf'stablehlo\.(?:{words})".*?-> tensor<([\dx]*)x\w+>', text, re.DOTALL)
     return sum(math.prod(map(int, size.split('x'))) for size in sizes)
@@ -87,7 +87,7 @@ def test_lowers_for(platform):
 
 @pytest.mark.parametrize('implementation', ['xla', 'reference'])
 def test_each_device_its_own_sequences(implementation):
-    """Inside of `shard_map` over the batch; a decay that all devices share gets the sum of what they say of it."""
+    """Inside of `shard_map` over the batch; the gradient of a shared decay is summed over the devices."""
     case = Case('mesh', constant=True)
     arrays = cases.device(case, cases.inputs(case))
     op = lambda a, x: linear_scan(a, x, implementation=implementation)[0]

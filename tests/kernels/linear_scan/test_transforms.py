@@ -29,7 +29,7 @@ def test_vmap():
 
 
 def test_remat_and_scan():
-    """Two layers in a scan, each rematerialised, against the same written out."""
+    """Two rematerialized layers in a scan, compared with a Python loop."""
     arrays = cases.device(Case('class_token'), cases.inputs(Case('class_token')))
 
     def layer(x, scale):
@@ -73,7 +73,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing(case):
 
 
 def _grad(tokens, kind):
-    """The gradient on a long sequence, not compiled; and the bytes of inputs and cotangent."""
+    """Returns the lowered gradient on a long sequence, and the bytes of inputs and cotangent."""
     token = jax.ShapeDtypeStruct((2, tokens, 256), kind)
     pull = lambda a, x, dh: jax.vjp(lambda *inputs: linear_scan(*inputs)[0], a, x)[1](dh)
     return jax.jit(pull).lower(token, token, token), 3 * token.size * token.dtype.itemsize
@@ -81,7 +81,7 @@ def _grad(tokens, kind):
 
 @pytest.mark.parametrize('kind', ['float32', 'complex64'])
 def test_memory_is_less_than_that_of_the_inputs_and_linear(kind):
-    """Temporaries of the backward pass: chiefly a few chunks, and the state that enters each chunk."""
+    """Temporaries of the backward pass: mainly a few chunks, and the state that enters each chunk."""
     (short, _), (long, size) = (_grad(tokens, kind) for tokens in (4096, 16384))
     short, long = (x.compile().memory_analysis().temp_size_in_bytes for x in (short, long))
     assert long <= 0.1 * size and long <= 4.1 * short, (short, long, size)

@@ -17,7 +17,7 @@ BARS = {'float32': 1e-5, 'bfloat16': 1e-2, 'float64': 1e-12}
 
 
 class Case(NamedTuple):
-    """What is asked for; `apart` is a kernel for each sequence."""
+    """A call of the op; `apart`: whether each sequence has its own kernel."""
 
     shape: str
     apart: bool = False
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dy` is the cotangent."""
+    """Returns the inputs by name, rounded to their dtype; `dy` is the cotangent."""
     shape: Shape = SHAPES[case.shape]
     shape = shape._replace(batch=batch or shape.batch)
     random = np.random.default_rng(sum(shape))
@@ -45,7 +45,7 @@ def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
 
 
 def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.Array:
-    """The outputs; 'kernels ..' are those for TPUs, called themselves, to be interpreted."""
+    """Returns the outputs; 'kernels ..' calls the functions of the TPU kernels, to be interpreted."""
     if implementation and implementation.startswith('kernels'):
         taps, before = api._joined(x['u'].shape[1], x['kernel'], x.get('backward_kernel'), case.circular)
         gates = (x.get(name) for name in ('pre_gate', 'post_gate', 'skip'))
@@ -57,7 +57,7 @@ def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.A
 
 @partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The output and all gradients by name."""
+    """Returns the output and all gradients by name."""
     return pull.results(partial(op, case, implementation), arrays)
 
 
@@ -66,7 +66,7 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, summed directly in float64, lag by lag."""
+    """Returns the same as `run`, summed directly in float64, lag by lag."""
     u, kernel, dy = (arrays[name] for name in ('u', 'kernel', 'dy'))
     pre, post = (arrays.get(name, np.ones_like(u)) for name in ('pre_gate', 'post_gate'))
     skip = arrays.get('skip', np.zeros(u.shape[-1]))
@@ -92,7 +92,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _both(x, dc, kernel, lag_of, circular):
-    """The convolution, and the cotangents of sequence and kernel."""
+    """Returns the convolution, and the cotangents of sequence and kernel."""
     c, dx, dkernel = np.zeros_like(x), np.zeros_like(x), np.zeros_like(kernel)
     for j in range(kernel.shape[-2]):
         tap = kernel[..., j, :][..., None, :] if kernel.ndim == 3 else kernel[j]
@@ -104,9 +104,9 @@ def _both(x, dc, kernel, lag_of, circular):
 
 
 def _low_pass(tokens: int, taps: int, share: float) -> np.ndarray:
-    """(lags from 1 - tokens on, taps): what is left of each tap, by a transform of which every second number is 0.
+    """Returns the low-pass filter (lags from 1 - tokens on, taps), by a transform with every second number 0.
 
-    A sequence whose sign turns after 2 N tokens repeats itself after 4 N, with odd frequencies alone.
+    A sequence that changes its sign after 2 N tokens has the period 4 N, and odd frequencies only.
     """
     size = max(256, 2 ** (-(-(tokens + taps - 1) // 2) - 1).bit_length())
     delta = np.zeros((4 * size, taps))
@@ -128,7 +128,7 @@ def _shift(x: np.ndarray, lag: int, circular: bool) -> np.ndarray:
 
 
 def check(case: Case, implementation: str | None = 'xla', batch: int | None = None) -> None:
-    """Runs the case and holds every output and gradient to the direct sum."""
+    """Runs the case and compares every output and gradient with the direct sum."""
     arrays = inputs(case, batch)
     target = wanted(case, arrays)
     found = run(case, implementation, device(case, arrays))

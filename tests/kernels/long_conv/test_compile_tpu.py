@@ -1,4 +1,4 @@
-"""The TPU kernels of the long convolution, compiled for real chips: that they fit, what they move and hold."""
+"""The TPU kernels of the long convolution, compiled for real chips: they fit, move few bytes and need little memory."""
 
 import time
 from functools import partial
@@ -11,12 +11,13 @@ import pytest
 from longview.kernels.long_conv import long_conv, xla
 from tests.kernels import tpu
 
-# XLA's own form of 8 sequences of 4,096 tokens and 64 channels: real FFTs twice as long, which take minutes to compile.
+# XLA's own form for 8 sequences of 4,096 tokens and 64 channels: real FFTs twice as long, which take minutes to
+# compile.
 FFT_BYTES = 1.32e9
 
 
 class Program(NamedTuple):
-    """The op and structures of its inputs; with gradients if asked for."""
+    """The op and the shapes of its inputs; with or without gradients."""
 
     shape: tuple[int, int, int]  # B T D
     dtype: object = jnp.float32
@@ -66,7 +67,7 @@ def test_of_a_long_sequence_higher_orders_do_fewer_operations():
 
 
 def test_blocks_of_frequencies_that_do_not_count_are_left_out():
-    """Products of the first level stay, of the second and with the kernel a quarter is left."""
+    """A quarter is left of the products of the second level and with the kernel; those of the first level stay."""
     whole, sparse = (Program((1, 4096, 128), frequencies=share).compile() for share in (1.0, 0.25))
     flops = [found.program.cost_analysis()['flops'] for found in (whole, sparse)]
     assert flops[1] <= 0.6 * flops[0] and sparse.bytes <= 0.7 * whole.bytes, (flops, whole.bytes, sparse.bytes)

@@ -1,4 +1,4 @@
-"""Every output and every gradient of the long convolution against a direct sum in float64, and published code."""
+"""Every output and gradient of the long convolution compared with a direct sum in float64, and with published code."""
 
 from functools import partial
 
@@ -96,7 +96,7 @@ def test_sizes():
 
 @pytest.mark.parametrize('name', [name for name in NETWORKS if name.startswith('fftconv')])
 def test_published_code_by_matrix_products(name):
-    """HazyResearch/flash-fft-conv's own reference; tests/test_goldens.py has it by the Fourier transform."""
+    """The reference of HazyResearch/flash-fft-conv; tests/test_goldens.py compares it with the `fft` form."""
     row = NETWORKS[name]
     row = row._replace(build={**row.build, 'implementation': 'monarch'})
     report = goldens.compare(goldens.read(goldens.FOLDER / f'{name}.json.gz'), row)

@@ -1,4 +1,4 @@
-"""The TPU kernels of the long convolution, interpreted: unwritten memory is NaN, races and reads out of bounds fail."""
+"""The TPU kernels of the long convolution, interpreted: unwritten memory is NaN, races and out-of-bounds reads fail."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def test_outputs_and_gradients(case):
     ids=str,
 )
 def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
-    """As those of a sequence that the vector memory does not hold."""
+    """As for a sequence that does not fit into VMEM."""
     monkeypatch.setattr(pallas_tpu, '_LARGEST', 256)
     _check(case, 'kernels, and levels outside')
 
@@ -68,7 +68,7 @@ def test_more_outputs_and_gradients(case):
 
 @pytest.mark.heavy
 def test_vmap():
-    """Over the tokens alone: what is not mapped is given to all."""
+    """Over the tokens only; other inputs are broadcast."""
     case = Case('odd')
     arrays = cases.device(case, cases.inputs(case))
     run = lambda u: pallas_tpu.convolve(u, arrays['kernel'], before=0)

@@ -28,7 +28,7 @@ def _arrays(tokens):
 
 
 def _split(x):
-    """The whole on the mesh: batch over `data`, tokens and taps over `tokens`."""
+    """Returns an array split over the mesh: batch over `data`, tokens and taps over `tokens`."""
     spec = {3: PartitionSpec('data', 'tokens'), 2: PartitionSpec('tokens'), 1: PartitionSpec()}
     call = lambda x: sequence_parallel_long_conv(**x, axis_name='tokens')
     specs = ({name: spec[x[name].ndim] for name in NAMES},)
@@ -45,7 +45,7 @@ def _run(op, arrays):
 
 
 def test_outputs_and_gradients():
-    """Those of one device."""
+    """They equal those of one device."""
     arrays = _arrays(480)
     found = cases.jit(partial(_run, _split))(arrays)
     wanted = cases.jit(partial(_run, _whole))(arrays)
@@ -61,7 +61,7 @@ def test_what_a_tpu_does_with_a_piece_is_what_others_do(tokens):
 
 
 def test_tokens_are_exchanged_all_to_all_and_never_gathered():
-    """No device holds more than a few times its part; skip's gradient and the taps' are summed over the batch."""
+    """No device holds more than a few times its shard; gradients of skip and taps are summed over the batch."""
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _arrays(4096))
     compiled = jax.jit(partial(_run, _split)).lower(shapes).compile()
     text = compiled.as_text()
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_refused_in_words(tokens, taps, message):
     arrays = _arrays(tokens)
     arrays['kernel'] = arrays['kernel'][:taps]
     call = sharded.sequence_parallel_long_conv
-    call = partial(getattr(call, '__wrapped__', call), axis_name='tokens')  # without the tests' own check of shapes
+    call = partial(getattr(call, '__wrapped__', call), axis_name='tokens')  # without the shape checks of the tests
     spec = PartitionSpec('data', 'tokens'), PartitionSpec('tokens')
     with pytest.raises(ValueError, match=message):
         jax.shard_map(call, mesh=_mesh(), in_specs=spec, out_specs=spec[0])(arrays['u'], arrays['kernel'])

@@ -45,7 +45,7 @@ def test_the_platform_chooses():
 @BOTH
 @pytest.mark.parametrize('apart', [False, True])
 def test_a_mesh_gathers_nothing(implementation, apart):
-    """Batch over `data` and channels over `tensor`; a shared kernel's gradient alone is summed over the batch."""
+    """Batch over `data`, channels over `tensor`; only the gradient of a shared kernel is summed over the batch."""
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     case = Case('mesh', apart=apart)
     arrays = cases.device(case, cases.inputs(case))
@@ -92,6 +92,6 @@ def test_a_gradient_of_the_gradient_is_refused():
 )
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'u': (2, 8, 3), 'kernel': (8, 3)} | shapes).items()}
-    call = partial(inspect.unwrap(long_conv), **options)  # without the tests' own check of shapes
+    call = partial(inspect.unwrap(long_conv), **options)  # without the shape checks of the tests
     with pytest.raises(ValueError, match=message):
         call(arrays.pop('u'), arrays.pop('kernel'), **arrays)

@@ -18,7 +18,7 @@ jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
-    """What is asked for; `apart` is a kernel for each image, `spectral` a global filter."""
+    """A call of the op; `apart`: whether each image has its own kernel; `spectral`: a global filter."""
 
     shape: str
     apart: bool = False
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dy` is the cotangent."""
+    """Returns the inputs by name, rounded to their dtype; `dy` is the cotangent."""
     shape = SHAPES[case.shape]
     random = np.random.default_rng(sum(shape[:4]))
     image, channels = shape[:4], shape.channels
@@ -44,7 +44,7 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
 
 
 def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.Array:
-    """The outputs; 'kernels' are those for TPUs, called themselves, to be interpreted."""
+    """Returns the outputs; 'kernels' calls the functions of the TPU kernels, to be interpreted."""
     if implementation == 'kernels':
         size = x['u'].shape[1:3]
         if case.spectral:
@@ -61,7 +61,7 @@ def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.A
 
 @partial(jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The output and all gradients by name."""
+    """Returns the output and all gradients by name."""
     return pull.results(partial(op, case, implementation), arrays)
 
 
@@ -70,7 +70,7 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, summed directly in float64, tap by tap."""
+    """Returns the same as `run`, summed directly in float64, tap by tap."""
     u, kernel, dy = (arrays[name] for name in ('u', 'kernel', 'dy'))
     if case.spectral:
         return _spectral(u, kernel, dy)
@@ -92,7 +92,7 @@ def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _spectral(u: np.ndarray, kernel: np.ndarray, dy: np.ndarray) -> dict[str, np.ndarray]:
-    """By NumPy's transforms; a derivative by a frequency is the sum with what that frequency alone makes."""
+    """Returns results by NumPy's FFT; the derivative by a frequency is the inner product with its inverse transform."""
     size, axes = u.shape[1:3], (1, 2)
     numbers = np.moveaxis(kernel[:, 0] + 1j * kernel[:, 1], 0, 1)[None]
     spectrum = np.fft.rfft2(u, axes=axes)
@@ -121,7 +121,7 @@ def _shift(x: np.ndarray, lag: tuple[int, int], circular: bool) -> np.ndarray:
 
 
 def check(case: Case, implementation: str | None = 'xla') -> None:
-    """Runs the case and holds every output and gradient to the direct sum."""
+    """Runs the case and compares every output and gradient with the direct sum."""
     arrays = inputs(case)
     target = wanted(case, arrays)
     found = jax.block_until_ready(run(case, implementation, device(case, arrays)))

@@ -1,4 +1,4 @@
-"""Every output and every gradient of the convolution of images against a direct sum in float64."""
+"""Every output and gradient of the convolution of images compared with a direct sum in float64."""
 
 import jax
 import pytest
@@ -48,7 +48,7 @@ def test_float64(implementation):
     ids=str,
 )
 def test_tpu_kernels(case):
-    """Interpreted: unwritten memory is NaN, races and reads out of bounds fail."""
+    """Interpreted: unwritten memory is NaN, races and out-of-bounds reads fail."""
     with tpu.interpreted():
         cases.check(case, 'kernels')
 

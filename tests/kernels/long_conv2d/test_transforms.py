@@ -34,7 +34,7 @@ def test_vmap_remat_and_scan():
 
 
 def test_second_derivatives():
-    """By name; without one they are refused in words, for a TPU's kernels have none."""
+    """Only of a named form; by default they raise an error, since the TPU kernels have none."""
     u, kernel = jnp.ones((1, 3, 3, 1)), jnp.arange(4.0).reshape(2, 2, 1)
     op = partial(long_conv2d, implementation='xla')
     found = cases.jit(jax.hessian(lambda u: jnp.sum(op(u, kernel) ** 2)))(u).reshape(9, 9)
@@ -47,7 +47,7 @@ def test_second_derivatives():
 
 @pytest.mark.parametrize('spectral', [False, True])
 def test_a_mesh_gathers_nothing(spectral):
-    """Batch over `data` and channels over `tensor`; a shared kernel's gradient alone is summed over the batch."""
+    """Batch over `data`, channels over `tensor`; only the gradient of a shared kernel is summed over the batch."""
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     case = Case('mesh', spectral=spectral, apart=not spectral)
     arrays = cases.device(case, cases.inputs(case))
@@ -105,7 +105,7 @@ def test_tpu_kernels_move_less_than_matrices():
 )
 def test_what_does_not_fit_is_refused_in_words(shapes, options, message):
     arrays = {name: jnp.ones(shape) for name, shape in ({'u': (2, 8, 8, 3), 'kernel': (8, 8, 3)} | shapes).items()}
-    call = partial(inspect.unwrap(long_conv2d), **options)  # without the tests' own check of shapes
+    call = partial(inspect.unwrap(long_conv2d), **options)  # without the shape checks of the tests
     with pytest.raises(ValueError, match=message):
         call(arrays.pop('u'), arrays.pop('kernel'), **arrays)
 

@@ -14,7 +14,7 @@ from tests.kernels.selective_scan import sequential
 
 
 class Case(NamedTuple):
-    """What is asked for: `full` is with D, z, delta_bias and softplus, as Mamba has it."""
+    """A call of the op; `full`: with D, z, delta_bias and softplus, as in Mamba."""
 
     shape: str
     reverse: bool = False
@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
 
 def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
-    """Arrays by name, rounded to the dtype they will have; `dy` and `dlast` are cotangents."""
+    """Returns the inputs by name, rounded to their dtype; `dy` and `dlast` are cotangents."""
     shape: Shape = SHAPES[case.shape]
     if batch:
         shape = shape._replace(batch=batch)
@@ -46,12 +46,12 @@ def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
 
 
 def dtype(case: Case, name: str) -> str:
-    """What all tokens share and states stay wide, as models keep them."""
+    """Returns the dtype of an input; shared weights and states are not narrowed, as in models."""
     return case.dtype if name in ('u', 'delta', 'B', 'C', 'z', 'dy') or case.dtype == 'float64' else 'float32'
 
 
 def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The outputs by name."""
+    """Returns the outputs by name."""
     positional = [arrays.get(name) for name in ('u', 'delta', 'A', 'B', 'C', 'D')]
     y, last = selective_scan(
         *positional,
@@ -67,7 +67,7 @@ def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Outputs and all gradients by name."""
+    """Returns outputs and all gradients by name."""
     wrt = {name: x for name, x in arrays.items() if name not in ('dy', 'dlast')}
     outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt), wrt)
     return outputs | {f'd{name}': x for name, x in pull({'y': arrays['dy'], 'last': arrays['dlast']})[0].items()}
@@ -78,19 +78,19 @@ def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same as `run`, in float64 and token by token."""
+    """Returns the same as `run`, in float64 and token by token."""
     return sequential.selective_scan(arrays, case.full, case.reverse)
 
 
 def bars(case: Case, names: dict[str, np.ndarray]) -> dict[str, float]:
-    """By what is rounded to bfloat16 and what is not."""
+    """Returns a bar per name, by whether the array is rounded to bfloat16."""
     narrow = {'y', 'du', 'ddelta', 'dB', 'dC', 'dz'} if case.dtype == 'bfloat16' else set()
     base = 'float64' if case.dtype == 'float64' else 'float32'
     return {name: close.BARS['bfloat16' if name in narrow else base] for name in names}
 
 
 def check(case: Case, implementation: str | None = 'xla', batch: int | None = None) -> None:
-    """Runs the case and holds every output and gradient to float64."""
+    """Runs the case and compares every output and gradient with float64."""
     arrays = inputs(case, batch)
     target = wanted(case, arrays)
     close.assert_close(run(case, implementation, device(case, arrays)), target, bars(case, target))

@@ -1,4 +1,4 @@
-"""The TPU kernels of the selective scan, compiled for real chips: that they fit, what they move and what they hold."""
+"""The TPU kernels of the selective scan, compiled for real chips: they fit, move few bytes and need little memory."""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from tests.kernels import tpu
 
 
 class Program(NamedTuple):
-    """The op and structures of its inputs; with gradients if asked for; `full` is as Mamba has it."""
+    """The op and the shapes of its inputs, with or without gradients; `full`: as in Mamba."""
 
     shape: tuple[int, int, int, int]  # B T D N
     dtype: object = jnp.float32
@@ -43,11 +43,11 @@ class Program(NamedTuple):
         return tpu.compile_for(partial(self, run=run), self.inputs(), chip=chip)
 
 
-FACTS = (1, 4096, 1536, 16)  # the shape that forms are compared on
+FACTS = (1, 4096, 1536, 16)  # the shape on which forms are compared
 
 
 def associative(u, delta, A, B, C):
-    """The scan over all tokens at once, its states in the main memory: what the kernels compete with."""
+    """The associative scan over all tokens, whose states are written to HBM: the reference for the kernels."""
     added = (delta * u)[..., None] * B[:, :, None]
     join = lambda one, two: (one[0] * two[0], two[0] * one[1] + two[1])
     decay = jnp.exp(delta[..., None] * A[None, None])
@@ -81,7 +81,7 @@ def test_compiles_for_every_width(program):
 
 
 def test_memory_and_bytes_against_an_associative_scan():
-    """That scan takes 1.5 GB, and with gradients 2.9 (9 s to compile, so both bars are of its forward pass)."""
+    """The associative scan takes 1.5 GB, and 2.9 GB with gradients (9 s to compile, so only its forward pass is)."""
     forward, both = Program(FACTS), Program(FACTS, gradients=True)
     wanted = forward.compile(run=associative)
     forward, both = forward.compile(), both.compile()

@@ -1,4 +1,4 @@
-"""What a caller's mistakes are answered with, in a process without the tests' own checks of shapes."""
+"""The errors for mistakes of a caller, in a process without the shape checks of the tests."""
 
 from tests.kernels.mistakes import assert_sentences
 

@@ -1,4 +1,4 @@
-"""Every output and every gradient of the selective scan against a sequential reference in float64."""
+"""Every output and gradient of the selective scan compared with a sequential reference in float64."""
 
 from functools import partial
 
@@ -47,8 +47,10 @@ def test_longest():
     ids=str,
 )
 def test_what_runs_where_it_is_not_a_cpu(case, monkeypatch):
-    """The recurrence by an associative scan, channels last, and reads in bfloat16; a batch that no other test has,
-    for the traces to be its own."""
+    """The recurrence by an associative scan, channels last, and reads in bfloat16.
+
+    No other test has this batch, so nothing was traced before.
+    """
     monkeypatch.setattr(chunk, 'SEQUENTIAL', None)
     monkeypatch.setattr(jax.lax, 'platform_dependent', lambda *args, default, **platforms: default(*args))
     cases.check(case, batch=3)
@@ -62,7 +64,7 @@ def test_float64(implementation):
 
 @pytest.mark.parametrize('strong', [0.0, 50.0, 1e4])
 def test_strong_and_no_decay(strong):
-    """Steps so long that nothing of the state is left, and steps of no length, keep every gradient finite."""
+    """Gradients stay finite for steps so long that nothing of the state is left, and for steps of length 0."""
     case = Case('odd', state=True, full=False)
     arrays = cases.inputs(case)
     arrays['delta'][:, ::3] = strong

@@ -1,4 +1,4 @@
-"""The TPU kernels of the selective scan, interpreted: memory not written is NaN, races and reads out of bounds fail."""
+"""The TPU kernels of the selective scan, interpreted: unwritten memory is NaN, races and out-of-bounds reads fail."""
 
 from functools import partial
 
@@ -66,7 +66,7 @@ def test_more_outputs_and_gradients(case):
 
 @pytest.mark.heavy
 def test_vmap():
-    """Over the inputs alone: what is not mapped is given to all."""
+    """Over the inputs only; other arrays are broadcast."""
     case = Case('odd', full=False)
     arrays = cases.device(case, cases.inputs(case))
     u = arrays.pop('u')[:1, :20]

@@ -22,7 +22,7 @@ def _mesh():
 
 
 def _outputs(case, wrt):
-    """On the mesh, the outputs by name."""
+    """Returns the outputs on the mesh by name."""
 
     def run(wrt):
         wrt = {'initial_state' if name == 'state' else name: x for name, x in wrt.items()}
@@ -42,7 +42,7 @@ def _run(case, arrays):
 
 @pytest.mark.parametrize('case', [Case('split', state=True, reverse=True)], ids=str)
 def test_outputs_and_gradients(case):
-    """A few weak decays, or nothing of the first state would reach the second device."""
+    """Decays are weak, or nothing of the first state would reach the second device."""
     arrays = cases.inputs(case)
     arrays['A'][:, ::2] *= 1e-3
     target = cases.wanted(case, arrays)
@@ -50,7 +50,7 @@ def test_outputs_and_gradients(case):
 
 
 def exchanged(text: str) -> int:
-    """The numbers that the collectives of a program, as it is lowered, give one device."""
+    """Returns how many numbers one device receives from the collectives of a lowered program."""
     words = 'all_gather|all_reduce|all_to_all|collective_permute|reduce_scatter'
     sizes = re.findall(rf'stablehlo\.(?:{words})".*?-> tensor<([\dx]*)x\w+>', text, re.DOTALL)
     return sum(math.prod(map(int, size.split('x'))) for size in sizes)
@@ -80,7 +80,7 @@ def test_lowers_for(platform):
 
 @pytest.mark.parametrize('implementation', ['xla', 'reference'])
 def test_each_device_its_own_sequences(implementation):
-    """Inside of `shard_map` over the batch; weights that all devices share get the sum of what they say of them."""
+    """Inside of `shard_map` over the batch; gradients of shared weights are summed over the devices."""
     case = Case('mesh', full=False)
     arrays = cases.device(case, cases.inputs(case))
     names = ('u', 'delta', 'A', 'B', 'C')

@@ -24,7 +24,7 @@ def test_vmap():
 
 
 def test_remat_and_scan():
-    """Two layers in a scan, each rematerialised, against the same written out."""
+    """Two rematerialized layers in a scan, compared with a Python loop."""
     case = Case('odd', full=False)
     arrays = cases.device(case, cases.inputs(case))
     delta, A, B, C = (arrays[name] for name in ('delta', 'A', 'B', 'C'))
@@ -54,7 +54,7 @@ def _spec(name: str) -> PartitionSpec:
 
 
 def test_batch_and_channels_over_a_mesh_gather_nothing():
-    """What batch and groups share is summed over the devices that share it, and nothing else is exchanged."""
+    """Gradients of shared inputs are summed over the devices that share them, and nothing else is exchanged."""
     case = Case('mesh', state=True)
     arrays = cases.device(case, cases.inputs(case))
     mesh = jax.make_mesh((4, 2), ('data', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -69,7 +69,7 @@ def test_batch_and_channels_over_a_mesh_gather_nothing():
 
 
 def _grad(tokens, batch=1):
-    """The gradient of the whole op on a long sequence, not compiled; and the bytes of inputs and cotangent."""
+    """Returns the lowered gradient of the op on a long sequence, and the bytes of inputs and cotangent."""
     channels, states = 384, 16
     shape = lambda *size: jax.ShapeDtypeStruct(size, jnp.float32)
     token, weight = shape(batch, tokens, channels), shape(batch, tokens, states)
@@ -81,7 +81,7 @@ def _grad(tokens, batch=1):
 
 
 def test_memory_is_less_than_that_of_the_inputs_and_linear():
-    """Temporaries of the backward pass: chiefly the state that enters each chunk, half a value an input value."""
+    """Temporaries of the backward pass: mainly the state that enters each chunk, half a value per input value."""
     short, _ = _grad(2048)
     long, size = _grad(8192)
     short, long = (x.compile().memory_analysis().temp_size_in_bytes for x in (short, long))
@@ -95,7 +95,7 @@ def test_program_does_not_grow_with_the_length():
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
 def test_export(platform):
-    """Also with a batch that a CPU takes in turn, and in bfloat16, which it widens."""
+    """Also with a batch that a CPU processes in parts, and in bfloat16, which it casts to float32."""
     case = Case('wide', dtype='bfloat16')
     arrays = cases.device(case, cases.inputs(case))
     exported = jax.export.export(jax.jit(partial(cases.run, case, None)), platforms=[platform])(arrays)

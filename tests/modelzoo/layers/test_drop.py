@@ -10,7 +10,7 @@ from longview.modelzoo.layers.frame.drop import drop_path, path_masks
 
 
 class Trunk(nn.Module):
-    """Returns its masks; stands at any depth of a tree of modules."""
+    """Returns its masks; for use at any depth in a tree of modules."""
 
     rate: float
 

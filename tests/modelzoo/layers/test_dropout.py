@@ -1,4 +1,4 @@
-"""Dropout: what is dropped, and that it depends on no way to run a network."""
+"""Dropout: which values are dropped, and that this does not depend on how a network is run."""
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +57,7 @@ def test_what_is_dropped_belongs_to_rows_however_the_batch_is_split():
 
 
 class Block(nn.Module):
-    """Two places at which values are dropped, by keys that come with the mask of stochastic depth."""
+    """A block with two dropouts, whose keys come with the mask of stochastic depth."""
 
     @nn.compact
     def __call__(self, s, given, *, train=False):
@@ -68,7 +68,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Three blocks, recomputed or scanned; what comes after them draws for itself."""
+    """Three blocks, recomputed or scanned, followed by a `Dropout` that draws its own keys."""
 
     remat: bool = False
     scan: bool = False

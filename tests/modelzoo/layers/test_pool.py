@@ -1,4 +1,4 @@
-"""The gradient of the maximum over windows of large images, against jax's own, which small images have."""
+"""The gradient of max-pooling on large images, compared with jax's own, which small images have."""
 
 import jax
 import jax.numpy as jnp

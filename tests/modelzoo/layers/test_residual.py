@@ -1,4 +1,4 @@
-"""Residual connections as a slot of ViT, ResNet and the sequence trunk, and what each promises of a network's start."""
+"""Residual connections in ViT, ResNet and the sequence trunk, and the properties of the initial network with each."""
 
 import functools
 
@@ -45,9 +45,9 @@ KINDS = {
     'value_residual': ValueResidual,
     'shared_value': SharedValue,
 }
-# The rest of the kinds on a ViT are for `pytest -m heavy`: two compilations each.
+# The other kinds on a ViT are for `pytest -m heavy`: two compilations each.
 QUICK = ('hyper', 'frac', 'laurel_weighted', 'value_residual', 'fixup')
-# One number for all channels, which the norm behind the last block takes away: its gradient is nothing but rounding.
+# A scalar added to all channels, which the norm after the last block cancels: its gradient is rounding only.
 TAKEN_AWAY = {'fixup': ('block02/mlp_residual/after',)}
 INTO_BRANCHES = ('fixup', 'value_residual', 'shared_value')
 DEPTH = 110
@@ -74,7 +74,7 @@ def vit(kind: str, **options) -> ViT:
 
 
 def answer(model, variables, x):
-    """Returns what a network answers in training with some branches left out, and the gradients of a sum of it."""
+    """Returns the gradients of a weighted sum of the output in training with stochastic depth, and the output."""
 
     def loss(params, x):
         features, _ = model.apply(
@@ -163,7 +163,7 @@ def test_a_sequence_read_in_two_parts_gives_what_the_whole_gives(kind, pre_norm)
 
 
 def residuals_at_start(model, x) -> dict:
-    """Returns variables without structure, but for connections as they start."""
+    """Returns arbitrary variables, except that connections have their initial values."""
     started, values = jit(model.init)(jax.random.key(0), x), filled(model, x)
     flat = traverse_util.flatten_dict(values['params'], sep='/')
     first = traverse_util.flatten_dict(started['params'], sep='/')
@@ -195,10 +195,10 @@ def test_value_residuals_with_no_weight_on_the_first_values_are_the_plain_networ
 
 
 def deep_answer(kind: str, depth: int = DEPTH):
-    """Returns what a deep stack of blocks without norms starts with.
+    """Returns properties of a newly initialized deep stack of blocks without norms.
 
-    Its input and output, the gradients of a weighted sum of the output by each block and at the input, and what a
-    step of gradient descent changes.
+    They are input, cotangent, output, gradients by block, gradient at the input, and the change of the output by a step
+    of gradient descent.
     """
     parts = [functools.partial(part, kernel_init=HE) for part in (functools.partial(Attention, 2), Mlp)]
     block = PreNorm(NoNorm, *parts, functools.partial(KINDS[kind], blocks=depth))

@@ -1,4 +1,4 @@
-"""Windows: cutting, undoing it, and who may look at whom after a shift."""
+"""Windows: partitioning, merging, and the mask after a shift."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""What every network for sequences promises: shapes for all variants, numbers and decoding for the tiny ones."""
+"""The contract of sequence networks: shapes for all variants, numbers and decoding for the tiny ones."""
 
 import functools
 
@@ -18,13 +18,13 @@ from tests.modelzoo.tiny import filled, images, jit, shapes
 NAMES = [name for name in modelzoo.list_models() if name not in images()]
 TINY = [name for name in NAMES if name.endswith('_test')]
 LENGTH, CLASSES = 7, 5
-# Published as a parameter that never learns.
+# Published as a parameter without a gradient.
 FROZEN = 'filter/positions'
 
 
 @functools.cache
 def start(name: str) -> tuple[Classifier, dict, jax.Array]:
-    """Returns a tiny model with its variables and its input: a language model where it reads words."""
+    """Returns a tiny model, a language model if it reads words, with its variables and an input."""
     words = modelzoo.find(name)[1].vocabulary
     model = modelzoo.create_model(name, None if words else CLASSES, drop_path=0.5)
     if words:
@@ -64,7 +64,7 @@ def features_of(name: str) -> ft.Features:
 
 
 def error(ours, wanted) -> float:
-    """Returns the root mean square of the difference over that of what is wanted."""
+    """Returns the root mean square of the difference over that of the wanted values."""
     ours, wanted = (np.asarray(array, np.float64) for array in (ours, wanted))
     return float(np.linalg.norm(ours - wanted) / np.linalg.norm(wanted))
 

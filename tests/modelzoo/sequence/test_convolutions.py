@@ -1,4 +1,4 @@
-"""The convolutions' kernels: against sums that read like the papers, where they start, and what they refuse."""
+"""Kernels of long convolutions: compared with the papers' equations, their initial values, and their errors."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Language models as they are published: their sizes, their files, and decoding over a network's own options."""
+"""Published language models: their sizes and files, and decoding with other options."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def parameters(name: str, depth: int) -> int:
 
 
 def start(name: str, words: jax.Array, **options) -> dict:
-    """Returns what the model's `init` gives."""
+    """Returns the initial variables of a model."""
     return jit(modelzoo.create_model(name, **options).init)(jax.random.key(0), words)
 
 
