@@ -32,7 +32,7 @@ def backbone(variant: str, **fields: Any) -> Backbone:
 
         backbone('vit_small_patch16_224', image_size=32, patch=4, dtype='bfloat16')
         backbone('vit_small_patch16_224', residual=ReZero)           # another part in the place of the network's own
-        backbone('vit_small_patch16_224', mixer={'bias': False})     # or its own with other arguments
+        backbone('vit_small_patch16_224', mixer={'qkv_bias': False})  # or its own with other arguments
 
     Args:
         variant: one of `list_models`.

@@ -115,26 +115,30 @@ def config_file(path: str) -> str:
     return f'{file.with_name(now + ".py")}:{begin}{preset or "imagenet"}'
 
 
-def current(spec: str) -> tuple[str, dict[str, Any]]:
-    """Returns the name now of the import path `spec`, in short form, and arguments that it once had by default."""
+def current(spec: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the name now of the import path `spec`, in short form, and the arguments as they are now called.
+
+    The functions in `VARIANTS` had a default variant, and left a field as it was where None was given.
+    """
     short = spec.removeprefix('longview.')
     if full(short) == short:  # not ours
-        return spec, {}
+        return spec, dict(arguments)
     module, _, name = short.partition(':')
     short = f'{MODULES.get(module, module)}:{name}' if name else short
     if short in VARIANTS:
-        return BACKBONE, {'variant': VARIANTS[short]}
-    return OBJECTS.get(short, short), {}
+        given = {field: value for field, value in arguments.items() if value is not None}
+        return BACKBONE, {'variant': VARIANTS[short], **given}
+    return OBJECTS.get(short, short), dict(arguments)
 
 
 def renamed(config: Any) -> Any:
     """Returns a config, a tree of plain data, in which everything has the name it has now."""
     if isinstance(config, Mapping):
         node = {key: renamed(value) for key, value in config.items()}
-        for kind in {'fn', 'partial'} & node.keys():
-            if isinstance(node[kind], str):
-                node[kind], before = current(node[kind])
-                node = before | node
+        kind = next((kind for kind in ('fn', 'partial') if isinstance(node.get(kind), str)), None)
+        if kind is not None:
+            spec, arguments = current(node.pop(kind), node)
+            node = {kind: spec, **arguments}
         return node
     if isinstance(config, (list, tuple)):
         return [renamed(item) for item in config]

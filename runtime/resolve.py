@@ -79,10 +79,11 @@ def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
     if 'fn' in node and 'partial' in node:
         raise ConfigError(f"{path}: has both 'fn' (a call) and 'partial' (no call yet); keep one of them.")
     kind = next((key for key in ('fn', 'partial') if key in node), None)
-    spec, before = current(str(node.pop(kind))) if kind else (None, {})
-    arguments = {key: resolve(value, f'{path}.{key}') for key, value in {**before, **node}.items()}
+    spec = str(node.pop(kind)) if kind else None
+    arguments = {key: resolve(value, f'{path}.{key}') for key, value in node.items()}
     if kind is None:
         return arguments
+    spec, arguments = current(spec, arguments)
     fn = locate(spec, path)
     if kind == 'fn':
         return call(fn, arguments, path)

@@ -1,9 +1,12 @@
 import dataclasses
+import importlib
 
 import ml_collections
 import pytest
 
-from longview.runtime.resolve import ConfigError, resolve
+from longview.names import full
+from longview.runtime.renames import MODULES, OBJECTS, VARIANTS, current, renamed
+from longview.runtime.resolve import ConfigError, locate, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +73,20 @@ def test_an_error_inside_an_imported_module_is_not_hidden(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match='a_missing_dependency'):
         resolve({'fn': 'broken_module:x'})
+
+
+def test_names_of_earlier_configs_make_what_they_made() -> None:
+    old = {'fn': 'modelzoo.vision.pvt:pvt_v2', 'widths': [8, 16], 'depths': [1, 1], 'heads': [1, 2], 'drop_path': None}
+    new = {'fn': 'modelzoo:backbone', 'variant': 'pvt_v2_b0', 'widths': [8, 16], 'depths': [1, 1], 'heads': [1, 2]}
+    assert resolve(old) == resolve(new)
+    assert renamed({'task': [old]}) == renamed({'task': [new]}) == {'task': [new]}
+    layer = {'partial': 'modelzoo.layers.norm:RMSNorm', 'epsilon': 1e-6}
+    assert renamed(layer) == layer | {'partial': 'modelzoo.layers.norms.norm:RMSNorm'}
+    assert resolve(layer).func is resolve({'partial': 'longview.modelzoo.layers.norms.norm:RMSNorm'}).func
+
+
+def test_every_name_that_moved_leads_somewhere() -> None:
+    for before in (*VARIANTS, *OBJECTS):
+        assert callable(locate(current(before, {})[0]))
+    for before in MODULES:
+        importlib.import_module(full(current(f'{before}:x', {})[0].partition(':')[0]))
