@@ -88,7 +88,8 @@ def _pure(block: nn.Module, train: bool) -> Callable[[Stream, tuple[dict, Any]],
 
 
 def _params(trunk: nn.Module, blocks: Sequence[nn.Module]) -> list[dict]:
-    extra = [kind for kind, values in trunk.variables.items() if kind != 'params' and blocks[0].name in values]
+    kept = {kind: values for kind, values in trunk.variables.items() if kind != 'params'}
+    extra = [kind for kind, values in kept.items() if any(block.name in values for block in blocks)]
     if extra:
         raise NotImplementedError(f'blocks with {", ".join(extra)} cannot run with remat or scan: switch both off.')
     return [trunk.variables['params'][block.name] for block in blocks]
