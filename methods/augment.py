@@ -44,7 +44,7 @@ def example_keys(batch: Batch, rng: PRNGKeyArray, use: int) -> Array:
 
 def require_pixels(image: Array, normalized: bool, who: str) -> None:
     """Raises ValueError for uint8 pixels where normalized ones are wanted, and the reverse."""
-    if jnp.issubdtype(image.dtype, jnp.floating) == normalized:
+    if jnp.issubdtype(image.dtype, jnp.floating) if normalized else image.dtype == jnp.uint8:
         return
     wanted, place = ('normalized', 'after') if normalized else ('uint8', 'before')
     raise ValueError(f'{who} wants {wanted} images and got {image.dtype}: list it {place} Normalize.')
@@ -52,27 +52,33 @@ def require_pixels(image: Array, normalized: bool, who: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-    """(image / 255 - mean) / std, per channel; `image` becomes `dtype`.
+    """(image / white - mean) / std, per channel; `image` becomes `dtype`.
 
     Attributes:
         mean: of each channel, in units of the whole range; one number serves all channels.
         std: likewise.
         dtype: of the result; computed in float32.
+        white: the top of the images' range. By default the largest value of an integer type, such as 65,535 of 16 bits,
+            and 255 of floats, which crops and colour jitter on the device make of bytes; floats of a data set have
+            another.
     """
 
     mean: Sequence[float] = IMAGENET_MEAN
     std: Sequence[float] = IMAGENET_STD
     dtype: Any = jnp.float32
+    white: float | None = None
 
     def __call__(self, batch: Batch, rng: PRNGKeyArray | None = None) -> Batch:
-        """Normalizes `batch['image']` (B, H, W, C), values 0..255."""
+        """Normalizes `batch['image']` (B, H, W, C)."""
         channels = batch['image'].shape[-1]
         if not {len(self.mean), len(self.std)} <= {1, channels}:
             raise ValueError(
                 f'Normalize has {len(self.mean)} means and {len(self.std)} deviations for images '
                 f'of {channels} channels; give 1 or {channels} of each.'
             )
-        scale = 1 / (255 * jnp.asarray(self.std, jnp.float32))
+        kind = batch['image'].dtype
+        white = self.white or (jnp.iinfo(kind).max if jnp.issubdtype(kind, jnp.integer) else 255)
+        scale = 1 / (white * jnp.asarray(self.std, jnp.float32))
         offset = jnp.asarray(self.mean, jnp.float32) / jnp.asarray(self.std, jnp.float32)
         scale, offset = (jnp.broadcast_to(v, (1, 1, 1, channels)) for v in (scale, offset))
         image = batch['image'].astype(jnp.float32) * scale - offset

@@ -100,6 +100,21 @@ def test_normalize_is_the_published_formula_and_checks_channels():
         Normalize((0.5, 0.5), (0.5, 0.5))(batch)
 
 
+@pytest.mark.parametrize('dtype, white', [('uint8', 255), ('uint16', 65535), ('int16', 32767), ('float32', 255)])
+def test_the_top_of_a_type_is_one_whatever_the_type(dtype, white):
+    image = jnp.asarray([0, white], dtype).reshape(1, 1, 2, 1)
+    got = Normalize((0.0,), (1.0,))({'image': image})['image']
+    np.testing.assert_allclose(got.ravel(), [0, 1], rtol=1e-6)
+    given = Normalize((0.0,), (1.0,), white=2.0)({'image': jnp.full((1, 1, 1, 1), 1.0)})['image']
+    np.testing.assert_allclose(given.ravel(), [0.5])
+
+
+def test_sixteen_bits_are_not_taken_for_eight():
+    batch = make_batch(2)
+    with pytest.raises(ValueError, match='RandAugment wants uint8 images and got uint16: list it before Normalize'):
+        RandAugment()(batch | {'image': batch['image'].astype(jnp.uint16)}, jax.random.key(0))
+
+
 def test_flip_mirrors_half_of_the_examples():
     batch = make_batch(4096, side=2)
     got = np.asarray(jax.jit(RandomFlip())(batch, KEY)['image'])
