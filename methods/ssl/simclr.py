@@ -2,8 +2,8 @@
 
 Chen et al., 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
 https://arxiv.org/abs/2002.05709, equation 1 and algorithm 1. Reference: https://github.com/google-research/simclr
-(Apache-2.0). The others are those of the whole batch, on whatever devices they are; of a step in microbatches, those
-of the microbatch. Where we differ: see parts.py and views.py.
+(Apache-2.0). The others are those of the whole batch, on whatever devices they are, so that a step is not run in
+microbatches. Where we differ: see parts.py and views.py.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2006.09882, equations 1 to 5. Reference: https://github.co
 read for facts only), main_swav.py: codes by three rounds of Sinkhorn and Knopp, prototypes set to length 1 after each
 step and held still at first, a queue of earlier projections to balance small batches.
 
-Codes are balanced over the whole batch, on whatever devices it is; of a step in microbatches, over each microbatch.
+Codes are balanced over the whole batch, on whatever devices it is, so that a step is not run in microbatches.
 Where we differ: the queue is used from one step on, once it is full, and it holds rows of one projection after
 the other; see also parts.py and views.py.
 """
