@@ -38,7 +38,7 @@ def test_a_claim_needs_its_evidence():
     good = next(paper for paper in PAPERS if paper.id == 'C076')._replace(models=('vig_tiny',))
     assert ledger.claims(good) == ['built', 'exact', 'weights', 'trains']
     assert 'exact' not in ledger.claims(good._replace(goldens=('vig_tiny', 'vig_of_nobody')))
-    assert 'trains' not in ledger.claims(good._replace(configs=('meal_v2',)))
+    assert 'trains' not in ledger.claims(good._replace(configs=('mqar_zoology',)))
     assert 'built' not in ledger.claims(good._replace(models=('vig_test',)))
     kernel = next(paper for paper in PAPERS if paper.id == 'C001')
     assert ledger.claims(kernel) == ['exact']
