@@ -22,7 +22,8 @@ class Preempted(Exception):
 class StopSignals:
     """Notes SIGTERM and Ctrl-C instead of dying from them, while the ``with`` block runs.
 
-    Python hands signals to the main thread only; in any other they keep what they did before.
+    Python hands signals to the main thread only; in any other they keep what they did before. So does a Ctrl-C that is
+    ignored, as shells have it for what they start in the background.
 
     In a run of several processes jax's own coordination catches SIGTERM, which may reach only one of them, and all
     agree on the step to stop after; a Ctrl-C is passed on as a SIGTERM.
@@ -33,7 +34,8 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT] if jax.distributed.is_initialized() else list(_NAMES)
-            self._previous = {number: signal.signal(number, self._note) for number in numbers}
+            heard = [n for n in numbers if n != signal.SIGINT or signal.getsignal(n) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *unused: Any) -> None:

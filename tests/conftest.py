@@ -3,6 +3,8 @@
 import gc
 import os
 import pathlib
+import signal
+from collections.abc import Iterator
 
 # Tracing makes millions of objects that live: looking through them less often saves a seventh of the time.
 gc.set_threshold(50_000, 20, 50)
@@ -25,6 +27,14 @@ import pytest
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(__file__).parents[1] / '.cache' / 'xla'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C as Python has it, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

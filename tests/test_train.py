@@ -102,7 +102,7 @@ def test_a_signal_before_the_first_step_ends_the_run_at_once(tmp_path, monkeypat
         train.train(toys.config(), tmp_path)
 
 
-def test_ctrl_c_saves_after_the_step(tmp_path, monkeypatch) -> None:
+def test_ctrl_c_saves_after_the_step(tmp_path, monkeypatch, interrupts) -> None:
     train.train(toys.config(), tmp_path / 'whole')
     write = Metrics.write
 

@@ -10,6 +10,7 @@ import pytest
 from longview import modelzoo
 from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
 from longview.modelzoo.layers.frame import meta_next
+from longview.modelzoo.layers.frame.drop import by_stage
 from longview.modelzoo.layers.norms.norm import GlobalResponseNorm
 from longview.modelzoo.vision import convnext, hornet, inceptionnext, unireplknet
 from tests.modelzoo.tiny import filled, jit, shapes
@@ -96,8 +97,8 @@ def test_depths_count_what_leads_to_the_next_stage_with_the_block_before():
         ('norm',),
     )
     masks = jnp.arange(3.0).reshape(3, 1, 1)
-    assert [rows.ravel().tolist() for rows in meta_next.rows(masks, (2, 1))] == [[0, 1], [2]]
-    assert meta_next.rows(None, (2, 1)) == [None, None]
+    assert [part.ravel().tolist() for part in by_stage(masks, (2, 1))] == [[0, 1], [2]]
+    assert by_stage(None, (2, 1)) == [None, None]
 
 
 def test_inception_passes_most_channels_and_looks_along_rows_and_columns():

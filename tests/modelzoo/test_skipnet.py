@@ -44,7 +44,7 @@ def test_decisions_are_the_equations():
 def test_recurrent_gates_are_torch_s_lstm():
     control, rng = skipnet.Recurrent(3), np.random.default_rng(0)
     y, output, cell = (jnp.asarray(rng.normal(size=(2, size)), jnp.float32) for size in (5, 3, 3))
-    wanted = jax.eval_shape(control.init, jax.random.key(0), control.start(2), y)['params']
+    wanted = jax.eval_shape(control.init, jax.random.key(0), control.init_state(2), y)['params']
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), wanted)
     (found_output, found_cell), logit = control.apply({'params': params}, (output, cell), y)
     matrix = lambda name, x: np.asarray(x) @ params[name]['kernel'] + params[name]['bias']
@@ -54,7 +54,9 @@ def test_recurrent_gates_are_torch_s_lstm():
     np.testing.assert_allclose(found_cell, wanted_cell, atol=1e-5)
     np.testing.assert_allclose(found_output, wanted_output, atol=1e-5)
     np.testing.assert_allclose(logit, matrix('linear', wanted_output)[:, 0], atol=1e-5)
-    assert [leaf.shape for leaf in control.start(2)] == [(2, 3)] * 2 and not any(map(np.any, control.start(2)))
+    assert [leaf.shape for leaf in control.init_state(2)] == [(2, 3)] * 2 and not any(
+        map(np.any, control.init_state(2))
+    )
 
 
 def test_a_gate_weighs_the_block_and_its_shortcut():
