@@ -20,13 +20,14 @@ from longview.modelzoo.layers.frame.patch import stem_grid
 from tests.modelzoo.tiny import filled, images, jit, shapes
 
 TINY = images('*_test')
-# Their weights are for one number of patches, and say so.
+# The weights of these mix a fixed number of patches: another image size is refused.
 FIXED = ('mixer_test', 'resmlp_test')
-# What a classifier does not read: of the last queries only the class token's, which passes by the convolution.
+# Parameters without a gradient, for the logits do not depend on them: CvT's last block attends from the class token
+# alone, whose query skips the convolution, and SkipNet's last gate decides about a block that there is not.
 UNREAD = {
     'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
     'skipnet_test': ('backbone/stage1_gate00/',),
-}  # after the last block
+}
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel',)
 CLASSES = 7
