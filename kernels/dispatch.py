@@ -111,9 +111,8 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
 
     Raises:
       ValueError: the name is not in `forms`, or the layout of the arguments splits another dimension.
-      NotImplementedError: the named form cannot serve the call. It is raised at once if this is due to the arguments,
-          and
-        when the program is lowered if it is due to the platform.
+      NotImplementedError: the named form cannot serve the call: raised at once if the arguments are the reason, and
+        when the program is lowered if the platform is.
     """
     args = _alike(args)
     if implementation is None:
