@@ -46,8 +46,7 @@ def conv2d(
       padding: 'SAME' (H / stride outputs, rounded up; an odd pixel is padded at the end), 'VALID', a number of zeros on
         every side, or ((top, bottom), (left, right)).
       implementation: 'xla'; 'products' or 'conv', from which 'xla' chooses by platform and size; 'reference'; or None
-          for
-        the default of the platform.
+        for the default of the platform.
 
     Returns:
       The outputs in the dtype of `x`.

@@ -7,8 +7,7 @@ outside of the image it reads the nearest pixel, with a weight of zero.
 The gradient of the kernel is accumulated over blocks of rows, for each pixel of a row and each channel separately, and
 summed over these at the end, since XLA's reductions are slow on a CPU. The rows of the next block are read one step
 ahead: sliced where they are used, they would not be vectorized. Sums are float32, or float64 if an input is float64.
-    The
-functions are for one device; see alone.py.
+The functions are for one device; see alone.py.
 """
 
 import jax

@@ -57,8 +57,7 @@ def gla(
       implementation: 'reference', 'xla', 'pallas_tpu', 'pallas_gpu' (not measured on any GPU, so never the default), or
         None for the default of the platform.
       chunk: tokens per chunk of 'xla', rounded up to a power of two; by default chosen from the shapes. It affects
-          results
-        by rounding only.
+        results by rounding only.
 
     Returns:
       The outputs in the dtype of `v`, and the last state in float32 (float64 for float64 inputs).

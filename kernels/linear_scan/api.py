@@ -37,8 +37,7 @@ def linear_scan(
 
     Args:
       a: decays, (B, T, D), or (D,) if they are the same for all tokens; real or complex. Absolute values above 1
-          overflow
-        on long sequences.
+        overflow on long sequences.
       x: inputs; real or complex.
       initial_state: the state before the first token; zero by default.
       reverse: whether to scan from the last token to the first. Then `initial_state` is the state after the last token,

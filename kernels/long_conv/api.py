@@ -60,8 +60,7 @@ def long_conv(
         least power of two, at least 512, that is no shorter than sequence and taps together. The low-pass kernel is no
         longer zero before its first tap.
       implementation: 'xla', 'fft' or 'monarch' (from which 'xla' chooses by platform), 'pallas_tpu', 'reference', or
-          None
-        for the default of the platform.
+        None for the default of the platform.
 
     Returns:
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).

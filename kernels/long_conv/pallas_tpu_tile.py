@@ -3,8 +3,7 @@
 For each block of channels and each sequence the grid goes over chunks of tokens (a product with the first matrix,
 twiddle factors), then chunks of frequencies (a product with the second matrix, with the kernel's spectrum, and back),
 then chunks of tokens again, so blocks are transferred while others are computed. A second kernel stops half way and
-writes a
-spectrum: that of the taps and, for their gradient, that of the sequence. See pallas_tpu.py.
+writes a spectrum: that of the taps and, for their gradient, that of the sequence. See pallas_tpu.py.
 """
 
 from functools import partial

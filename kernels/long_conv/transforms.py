@@ -11,10 +11,9 @@ N and the convolution is circular.
 
 `Monarch` is this transform as products with small matrices, for TPUs, since XLA's FFT makes poor use of their matrix
 units: Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, section 3.1; the decomposition is Bailey's, FFTs
-    in
-External or Hierarchical Memory, 1990. Frequencies come out permuted; this does not matter for a product of two spectra,
-so they are never reordered. Rows of matrices that would be multiplied by zeros, or whose results are not needed, are
-left out. Tokens from N on are further columns of the first matrix. No code was taken from others.
+in External or Hierarchical Memory, 1990. Frequencies come out permuted; this does not matter for a product of two
+spectra, so they are never reordered. Rows of matrices that would be multiplied by zeros, or whose results are not
+needed, are left out. Tokens from N on are further columns of the first matrix. No code was taken from others.
 """
 
 import math
@@ -86,8 +85,7 @@ class Monarch(NamedTuple):
     """A transform as products with matrices of the given sides, whose product is its size.
 
     dtype: type of the operands of products; keep: how many of the lowest frequencies of the last level are kept, which
-        are
-      the lowest of all. Spectra are float32 (2, B, frequencies, D), real and imaginary part.
+      are the lowest of all. Spectra are float32 (2, B, frequencies, D), real and imaginary part.
     """
 
     sides: tuple[int, ...]
