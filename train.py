@@ -36,9 +36,9 @@ from longview.runtime.checkpoint import Checkpoints, quiet_failed_writes
 from longview.runtime.errors import RunError
 from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
 from longview.runtime.metrics import Metrics, Progress
-from longview.runtime.plan import Plan, Run, resumable
+from longview.runtime.plan import Plan, Run, read_run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
-from longview.runtime.resolve import call, places, resolve
+from longview.runtime.resolve import places
 from longview.runtime.workdir import alone, check_config, folder, write_config
 
 names.check(__name__)
@@ -65,14 +65,14 @@ def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None 
     workdir = folder(workdir)
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        run = call(Run, resolve(config), 'config')
+        run, config = read_run(config.to_dict())
         stack.enter_context(alone(workdir))
         run.data.check()
         _stop_early(signals, workdir)
         plan = Plan.of(run, run.data.num_train)
         stack.enter_context(jax.default_matmul_precision(run.matmul_precision))
         stack.enter_context(dispatch.prefer(**run.kernels))
-        trainer = _Trainer(run, plan, config.to_dict(), workdir, span, stack)
+        trainer = _Trainer(run, plan, config, workdir, span, stack)
         _stop_early(signals, workdir)
         return trainer.train(signals)
 

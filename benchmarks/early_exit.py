@@ -25,8 +25,7 @@ from longview.methods.exits.staged import staged
 from longview.methods.task import Variables, chain
 from longview.runtime.checkpoint import Best
 from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh
-from longview.runtime.plan import Run
-from longview.runtime.resolve import call, resolve
+from longview.runtime.plan import Run, read_run
 from longview.trees import path_of
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a run of configs/early_exit.py.', required=True)
@@ -36,7 +35,7 @@ _ROUNDS = flags.DEFINE_integer('rounds', 20, 'Times that everything is measured.
 
 def trained(workdir: pathlib.Path) -> tuple[Run, Variables, dict[str, jax.Array]]:
     """Returns a run, its best variables, and its evaluation split as one transformed batch."""
-    run = call(Run, resolve(json.loads((workdir / 'config.json').read_text())), 'config')
+    run, _ = read_run(json.loads((workdir / 'config.json').read_text()))
     run.data.check()
     batches = run.data.evaluate(batch_sharding(make_mesh(MeshConfig())), 512)
     rows = [{name: np.asarray(value)[np.asarray(batch['mask'])] for name, value in batch.items()} for batch in batches]

@@ -81,15 +81,17 @@ def backbone(variant: str, *, fn: str = 'modelzoo:backbone', **fields: Any) -> N
     return {'fn': fn, 'variant': variant, 'drop_path': 0.0, 'dtype': 'float32', 'remat': False} | fields
 
 
-def supervised(
-    backbone: Node, num_classes: int, *, ema: float | None, ema_warmup: bool = False, label_smoothing: float = 0.0
-) -> Node:
+def linear(num_classes: int | None = None) -> Node:
+    """A linear head, by default with as many logits as the data set has classes."""
+    return {'fn': 'modelzoo.heads:Linear', 'num_classes': num_classes}
+
+
+def supervised(backbone: Node, *, ema: float | None, ema_warmup: bool = False, label_smoothing: float = 0.0) -> Node:
     """Classification, evaluated with averaged weights unless `ema` is None."""
-    head = {'fn': 'modelzoo.heads:Linear', 'num_classes': num_classes}
     task = {
         'fn': 'methods.supervised:Supervised',
         'backbone': backbone,
-        'head': head,
+        'head': linear(),
         'label_smoothing': label_smoothing,
     }
     if ema is None:
@@ -230,17 +232,17 @@ def normalize(mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = 
     return {'fn': 'methods.augment:Normalize', 'mean': mean, 'std': std}
 
 
-def mixup(num_classes: int, *, alpha: float) -> Node:
+def mixup(*, alpha: float) -> Node:
     return {
         'fn': 'methods.augment:Mix',
-        'num_classes': num_classes,
+        'num_classes': None,
         'mixup_alpha': alpha,
         'cutmix_alpha': 0.0,
         'label_smoothing': 0.0,
     }
 
 
-def timm_transforms(num_classes: int, *, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0) -> list[Node]:
+def timm_transforms(*, mixup_alpha: float = 0.8, cutmix_alpha: float = 1.0) -> list[Node]:
     """The recipe of DeiT and Swin, which timm made common: RandAugment m9 n2, mixup or cutmix, random erasing."""
     return [
         {
@@ -255,7 +257,7 @@ def timm_transforms(num_classes: int, *, mixup_alpha: float = 0.8, cutmix_alpha:
         {'fn': 'methods.augment:RandomErasing', 'probability': 0.25},
         {
             'fn': 'methods.augment:Mix',
-            'num_classes': num_classes,
+            'num_classes': None,
             'mixup_alpha': mixup_alpha,
             'cutmix_alpha': cutmix_alpha,
             'switch_probability': 0.5,
@@ -306,12 +308,12 @@ def imagenet(
 ) -> Node:
     """The recipe most backbones since DeiT are published with."""
     return run(
-        supervised(backbone, 1000, ema=ema),
+        supervised(backbone, ema=ema),
         imagenet_data(image_size, eval_fraction),
         optimizer,
         epochs=epochs,
         batch_size=batch_size,
-        train_transforms=timm_transforms(1000),
+        train_transforms=timm_transforms(),
         eval_transforms=[normalize()],
     )
 
@@ -334,7 +336,7 @@ def cifar10(backbone: Node, optimizer: Node, *, epochs: float, batch_size: int, 
         data['train_crop'] = {'fn': 'data.images:PadCrop', 'padding': padding, 'flip': True}
     transforms = [normalize(CIFAR_MEAN, CIFAR_STD)]
     return run(
-        supervised(backbone, 10, ema=None),
+        supervised(backbone, ema=None),
         data,
         optimizer,
         epochs=epochs,
@@ -386,7 +388,7 @@ def small(
     optimizer = adamw(peak=peak, warmup_epochs=warmup_epochs, end=peak / 100, weight_decay=weight_decay, clip_norm=1.0)
     transforms = [normalize((mean,), (std,))]
     return run(
-        supervised(backbone, 10, ema=ema, ema_warmup=True, label_smoothing=0.1),
+        supervised(backbone, ema=ema, ema_warmup=True, label_smoothing=0.1),
         data,
         optimizer,
         epochs=epochs,

@@ -27,7 +27,7 @@ def branched(config):
         'weights': (0.5, 0.5, 1.0),
         'threshold': 0.9,
         'leaves': {'partial': 'methods.exits.confidence:confident'},
-        'branch': {'partial': 'methods.exits.confidence:Branch', 'num_classes': 10, 'widths': (32,)},
+        'branch': {'partial': 'methods.exits.confidence:Branch', 'num_classes': None, 'widths': (32,)},
     }
     return config | {'task': task | {key: config['task'][key] for key in ('backbone', 'head')}}
 

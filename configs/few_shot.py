@@ -19,12 +19,12 @@ def judged(config):
     inner = {
         'fn': 'methods.ssl.rotation:RotNet',
         'backbone': config['task']['backbone'],
-        'head': {'fn': 'modelzoo.heads:Linear', 'num_classes': 4},
+        'head': base.linear(num_classes=4),
     }
     task = {
         'fn': 'methods.evaluate.few_shot:FewShot',
         'inner': inner,
-        'num_classes': 10,
+        'num_classes': None,
         'bank': 1024,
         'shots': (1, 5, 10, 25),
         'strengths': (1.0, 32.0, 1024.0, 32768.0),

@@ -37,7 +37,7 @@ def recipe(backbone):
     optimizer = base.sgd(base.staircase(0.1, (100.0, 150.0)), nesterov=False, weight_decay=1e-4, **rules)
     normalize = base.normalize(MEAN, STD)
     return from_zero(base.cifar10(backbone, optimizer, epochs=200.0, batch_size=128, padding=4)) | {
-        'train_transforms': [normalize, base.mixup(10, alpha=1.0)],
+        'train_transforms': [normalize, base.mixup(alpha=1.0)],
         'eval_transforms': [normalize],
     }
 

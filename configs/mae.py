@@ -27,7 +27,7 @@ def painted(config):
     task = {
         'fn': 'methods.evaluate.linear_probe:LinearProbe',
         'inner': inner,
-        'head': {'fn': 'modelzoo.heads:Linear', 'num_classes': 10},
+        'head': base.linear(),
     }
     return config | {'task': task, 'best': 'eval/probe_accuracy'}
 

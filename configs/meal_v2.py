@@ -15,7 +15,6 @@ start; no weight decay, no label smoothing.
 from longview.configs import base
 
 DEIT = {'fn': 'modelzoo.vision.vit:vit', 'variant': 'deit_small_patch16_224', 'drop_path': 0.0, 'width': 64, 'heads': 2}
-HEAD = {'fn': 'modelzoo.heads:Linear', 'num_classes': 10}
 
 
 def trained(backbone, workdir):
@@ -23,7 +22,7 @@ def trained(backbone, workdir):
     return {
         'fn': 'methods.start:Trained',
         'backbone': backbone,
-        'head': HEAD,
+        'head': base.linear(),
         'read': {'fn': 'runtime.checkpoint:Best', 'workdir': workdir},
         'averaged': True,
     }

@@ -26,7 +26,7 @@ TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'drop_path': 0.1}
 def recipe(backbone, **schedule):
     """The published run of a network."""
     optimizer = base.adamw(peak=1e-3, weight_decay=0.1, clip_norm=1.0, **schedule)
-    transforms = base.big_vision_augmentation(base.mixup(1000, alpha=0.5))
+    transforms = base.big_vision_augmentation(base.mixup(alpha=0.5))
     return base.imagenet(backbone, optimizer, batch_size=4096, ema=None) | transforms
 
 

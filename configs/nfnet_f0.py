@@ -54,7 +54,7 @@ def recipe(backbone, warmup_epochs, ema):
         base.normalize(),
         {
             'fn': 'methods.augment:Mix',
-            'num_classes': 1000,
+            'num_classes': None,
             'mixup_alpha': 0.2,
             'cutmix_alpha': 1.0,
             'switch_probability': 0.5,

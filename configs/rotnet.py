@@ -15,9 +15,9 @@ from longview.configs import base
 
 def rotated(config):
     """The objective in place of the labels, and the probe on top."""
-    linear = {'fn': 'modelzoo.heads:Linear', 'num_classes': 4}
-    inner = {'fn': 'methods.ssl.rotation:RotNet', 'backbone': config['task']['backbone'], 'head': linear}
-    task = {'fn': 'methods.evaluate.linear_probe:LinearProbe', 'inner': inner, 'head': linear | {'num_classes': 10}}
+    turns = base.linear(num_classes=4)
+    inner = {'fn': 'methods.ssl.rotation:RotNet', 'backbone': config['task']['backbone'], 'head': turns}
+    task = {'fn': 'methods.evaluate.linear_probe:LinearProbe', 'inner': inner, 'head': base.linear()}
     return config | {'task': task, 'best': 'eval/probe_accuracy'}
 
 

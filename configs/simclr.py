@@ -27,7 +27,7 @@ def contrasted(config, size, bank):
         'temperature': 0.2,
         'projector': {'fn': 'methods.ssl.parts:Projector', 'widths': (128, 64)},
     }
-    task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': 10, 'bank': bank}
+    task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': None, 'bank': bank}
     return config | {
         'task': task,
         'train_transforms': transforms,

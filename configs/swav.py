@@ -38,7 +38,7 @@ def clustered(config, large, small, bank):
         'queue_from': 50,
         'freeze': 10,
     }
-    task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': 10, 'bank': bank}
+    task = {'fn': 'methods.evaluate.knn:NearestNeighbours', 'inner': inner, 'num_classes': None, 'bank': bank}
     return config | {
         'task': task,
         'train_transforms': transforms,

@@ -27,7 +27,7 @@ def recipe(backbone, warmup_epochs):
     rules = (('/response/', 0.0),)
     optimizer = base.adamw(peak=4e-3, end=1e-6, warmup_epochs=warmup_epochs, weight_decay=0.05, decay_rules=rules)
     return base.imagenet(backbone, optimizer, batch_size=4096, ema=None) | {
-        'train_transforms': base.timm_transforms(1000, mixup_alpha=0.3, cutmix_alpha=0.3)
+        'train_transforms': base.timm_transforms(mixup_alpha=0.3, cutmix_alpha=0.3)
     }
 
 

@@ -26,7 +26,7 @@ TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'heads': 2, 'drop_path':
 def recipe(backbone, warmup_epochs):
     """The published run of a network."""
     optimizer = base.adamw(peak=1e-3, warmup_epochs=warmup_epochs, weight_decay=0.1, clip_norm=1.0)
-    transforms = base.big_vision_augmentation(base.mixup(1000, alpha=0.2))
+    transforms = base.big_vision_augmentation(base.mixup(alpha=0.2))
     return base.imagenet(backbone, optimizer, epochs=90.0, ema=None) | transforms
 
 

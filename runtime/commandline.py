@@ -1,5 +1,6 @@
 """Flags into a config; mistakes in them into one sentence."""
 
+import ast
 import contextlib
 import pathlib
 import re
@@ -12,6 +13,22 @@ from ml_collections import config_flags
 from longview.runtime import renames
 from longview.runtime.resolve import ConfigError
 from longview.words import nearest
+
+
+class _Value(flags.ArgumentParser):
+    """Reads a number, a tuple, a string."""
+
+    syntactic_help = 'a Python value'
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return ast.literal_eval(argument)
+        except (SyntaxError, ValueError):
+            return argument
+
+
+# None does not say what may replace it.
+config_flags.register_flag_parser_for_type(type(None), _Value())
 
 # Of the checkout, or of the installed package: where configs/ stands.
 _ROOT = pathlib.Path(__file__).parents[1]

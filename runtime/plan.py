@@ -5,7 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from longview.runtime.from_data import filled
 from longview.runtime.mesh import MeshConfig
+from longview.runtime.resolve import call, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,23 @@ class Run:
                 'batch with each other, which microbatches keep apart: set accumulate to 1; where memory is short, '
                 'remat of the backbone or more devices help.'
             )
+
+
+def read_run(config: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
+    """Returns the run that a config describes, and the config with what it leaves to the data set (from_data.py).
+
+    The data set is made first, nothing of it is read yet but what it says of itself.
+
+    Args:
+        config: the tree of a config file as plain mappings, lists and leaves, such as its ``to_dict()``.
+
+    Raises:
+        ConfigError, ValueError: the config does not make a run; the sentence says what to mend.
+    """
+    data = resolve(config['data'], 'config.data') if 'data' in config else None
+    rest = filled({key: node for key, node in config.items() if key != 'data'}, data)
+    made = {key: resolve(node, f'config.{key}') for key, node in rest.items()}
+    return call(Run, made | ({} if data is None else {'data': data}), 'config'), {**config, **rest}
 
 
 # Keys that say how to run, not what to compute: a run may be resumed with others. So may `accumulate`, unless batches

@@ -6,14 +6,13 @@ import pytest
 from longview import train
 from longview.configs import vig_s
 from longview.runtime.mesh import make_mesh
-from longview.runtime.plan import Plan, Run
-from longview.runtime.resolve import call, resolve
+from longview.runtime.plan import Plan, read_run
 from tests.kernels import tpu
 
 
 def lowered(config, topology: str) -> dict[str, jax.stages.Lowered]:
     """The programs of a run on all chips of a topology."""
-    run = call(Run, resolve(config), 'config')
+    run, _ = read_run(config.to_dict())
     plan = Plan.of(run, 10 * run.batch_size)
     mesh = make_mesh(run.mesh, tpu.topology(topology).devices)
     optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)

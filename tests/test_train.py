@@ -152,10 +152,13 @@ def test_targets_of_other_classes(tmp_path) -> None:
         train.train(toys.config(train_transforms=transforms), tmp_path)
 
 
-def test_labels_that_are_numbers(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize('num_classes', [None, 10])
+def test_labels_that_are_numbers(num_classes: int | None, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Images, 'num_classes', None)
+    config = toys.config()
+    config.task.head.num_classes = num_classes
     with pytest.raises(ValueError, match='the labels of the data set are numbers'):
-        train.train(toys.config(), tmp_path)
+        train.train(config, tmp_path)
 
 
 def test_a_metric_nobody_scores(tmp_path) -> None:
@@ -186,7 +189,6 @@ def test_a_damaged_image_ends_the_run_and_keeps_what_was_saved(tmp_path) -> None
     config = toys.config(
         data=data, batch_size=4, save_every=1, mesh={'fn': 'runtime.mesh:MeshConfig', 'data': 4, 'tensor': 2}
     )
-    config.task.head.num_classes = 1000
     with pytest.raises(ValueError, match="Example 2 of the split 'train' .* cannot be read"):
         train.train(config, tmp_path)
     saved = list((tmp_path / 'checkpoints').iterdir())

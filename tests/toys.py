@@ -75,7 +75,7 @@ def config(**changes: Any) -> ConfigDict:
     task = {
         'fn': 'methods.supervised:Supervised',
         'backbone': {'fn': 'tests.toys:Net', 'width': 32, 'drop': 0.1},
-        'head': {'fn': 'tests.toys:Head', 'num_classes': 10},
+        'head': {'fn': 'tests.toys:Head', 'num_classes': None},
     }
     data = {'fn': 'input_pipeline:Images', 'dataset': 'digits'}
     optimizer = base.adamw(peak=3e-3, warmup_epochs=0.0)
