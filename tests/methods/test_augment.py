@@ -1,5 +1,6 @@
 """Batch transforms: keyed by the example, true to their sampling rules, the same on any mesh."""
 
+import functools
 import math
 
 import chex
@@ -12,76 +13,76 @@ from jax.sharding import PartitionSpec as P
 
 from longview.methods.augment import MIX, Mix, Normalize, RandomErasing, RandomFlip, example_keys
 from longview.methods.randaugment import RandAugment
+from tests.modelzoo import tiny
 
 KEY = jax.random.key(7)
-PIXELS = {
-    'flip': RandomFlip(),
-    'rand_augment': RandAugment(),
-}
-NORMALIZED = {'erase': RandomErasing(probability=0.7)}
+ROWS = np.array([11, 3, 3, 9, 0, 15, 1, 7])
+COLLECTIVES = ('all-gather', 'all-to-all', 'collective-permute', 'all-reduce')
 
 
 def make_batch(size: int, side: int = 16, channels: int = 3, seed: int = 0) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
     return {
         'image': jnp.asarray(rng.integers(0, 256, (size, side, side, channels), dtype=np.uint8)),
-        'label': jnp.asarray(rng.integers(0, 10, size), jnp.int32),
-        'epoch': jnp.asarray(rng.integers(0, 5, size), jnp.int32),
-        'index': jnp.asarray(rng.permutation(max(1000, size))[:size], jnp.int32),
+        'label': jnp.asarray(rng.integers(0, 10, size, dtype=np.int32)),
+        'epoch': jnp.asarray(rng.integers(0, 5, size, dtype=np.int32)),
+        'index': jnp.asarray(rng.permutation(max(1000, size))[:size].astype(np.int32)),
     }
-
-
-def take(batch: dict, rows: np.ndarray) -> dict:
-    return {name: value[rows] for name, value in batch.items()}
 
 
 def normalized(batch: dict) -> dict:
     return Normalize()(batch)
 
 
-@pytest.mark.parametrize('name', [*PIXELS, *NORMALIZED])
-def test_an_example_is_augmented_alike_in_any_batch(name):
-    transform = jax.jit((PIXELS | NORMALIZED)[name])
-    batch = make_batch(16)
-    batch = normalized(batch) if name in NORMALIZED else batch
-    whole = transform(batch, KEY)['image']
-    rows = np.array([11, 3, 3, 9, 0, 15, 1, 7])
+def augmented(batch: dict, key: jax.Array = KEY) -> dict[str, jax.Array]:
+    """Returns the images of a batch after each transform of single examples."""
+    return {
+        'flip': RandomFlip()(batch, key)['image'],
+        'rand_augment': RandAugment()(batch, key)['image'],
+        'erase': RandomErasing(probability=0.7)(normalized(batch), key)['image'],
+    }
+
+
+def spread(batch: dict) -> dict[str, jax.Array]:
+    """Puts a batch onto four devices along both axes that split one."""
+    mesh = jax.make_mesh(
+        (2, 2), ('data', 'fsdp'), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=jax.devices()[:4]
+    )
+    return jax.device_put(batch, NamedSharding(mesh, P(('data', 'fsdp'))))
+
+
+def compiled(function, batch: dict) -> tuple[dict, list[str]]:
+    """Runs a function of a batch; returns what came out, and the collectives in the compiled program."""
+    program = tiny.jit(function).lower(batch).compile()
+    text = program.as_text()
+    return jax.device_get(program(batch)), [name for name in COLLECTIVES if f' {name}(' in text]
+
+
+@functools.cache
+def alone() -> list[dict]:
+    """Returns the images of 16 examples on one device: as they are, of another epoch, and with another key."""
+    run, batch = tiny.jit(augmented), make_batch(16)
+    later = batch | {'epoch': batch['epoch'] + 1}
+    return jax.device_get([run(batch, KEY), run(later, KEY), run(batch, jax.random.key(8))])
+
+
+@functools.cache
+def on_a_mesh() -> tuple[dict, list[str]]:
+    """Returns the images of some of these examples, in another order, and what the devices exchanged."""
+    return compiled(augmented, spread({name: value[ROWS] for name, value in make_batch(16).items()}))
+
+
+@pytest.mark.parametrize('name', ['flip', 'rand_augment', 'erase'])
+def test_an_example_is_augmented_alike_in_any_batch_and_on_any_mesh(name):
+    whole, other_epoch, other_key = (images[name] for images in alone())
     # Exact for integers; float kernels may be compiled otherwise for another shape.
-    chex.assert_trees_all_close(transform(take(batch, rows), KEY)['image'], whole[rows], atol=1e-6)
-    other_epoch = batch | {'epoch': batch['epoch'] + 1}
-    assert (transform(other_epoch, KEY)['image'] != whole).any(axis=(1, 2, 3)).mean() > 0.3
-    assert (transform(batch, jax.random.key(8))['image'] != whole).any(axis=(1, 2, 3)).mean() > 0.3
+    chex.assert_trees_all_close(on_a_mesh()[0][name], whole[ROWS], atol=2e-6)
+    assert (other_epoch != whole).any(axis=(1, 2, 3)).mean() > 0.3
+    assert (other_key != whole).any(axis=(1, 2, 3)).mean() > 0.3
 
 
-def test_any_mesh_gives_the_same_pixels():
-    batch = make_batch(16)
-    chain = (RandomFlip(), RandAugment(), Normalize(), RandomErasing(), Mix(num_classes=10))
-
-    @jax.jit
-    def run(batch):
-        for transform in chain:
-            batch = transform(batch, KEY)
-        return batch
-
-    want = run(batch)
-    auto = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh((2, 4), ('data', 'fsdp'), axis_types=auto)
-    got = run(jax.device_put(batch, NamedSharding(mesh, P(('data', 'fsdp')))))
-    chex.assert_trees_all_close(got, want, atol=2e-6)
-
-
-def test_per_example_transforms_gather_nothing():
-    mesh = jax.make_mesh((8,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
-    batch = jax.device_put(make_batch(16), NamedSharding(mesh, P('data')))
-
-    def run(batch):
-        for transform in (RandomFlip(), RandAugment(), Normalize(), RandomErasing()):
-            batch = transform(batch, KEY)
-        return batch
-
-    text = jax.jit(run).lower(batch).compile().as_text()
-    for collective in ('all-gather', 'all-to-all', 'collective-permute', 'all-reduce'):
-        assert f' {collective}(' not in text
+def test_transforms_of_single_examples_gather_nothing():
+    assert not on_a_mesh()[1]
 
 
 def test_normalize_is_the_published_formula_and_checks_channels():
@@ -117,7 +118,7 @@ def test_sixteen_bits_are_not_taken_for_eight():
 
 def test_flip_mirrors_half_of_the_examples():
     batch = make_batch(4096, side=2)
-    got = np.asarray(jax.jit(RandomFlip())(batch, KEY)['image'])
+    got = np.asarray(tiny.jit(RandomFlip())(batch, KEY)['image'])
     image = np.asarray(batch['image'])
     flipped = (got != image).any(axis=(1, 2, 3))
     chex.assert_trees_all_equal(got, np.where(flipped[:, None, None, None], image[:, :, ::-1], image))
@@ -140,7 +141,7 @@ def reference_erasing(rng: np.random.Generator, side: int) -> float:
 def test_erasing_follows_the_published_sampling():
     count, side = 20_000, 24
     keys = jax.random.split(KEY, count)
-    regions = np.asarray(jax.jit(jax.vmap(lambda k: RandomErasing().region(k, side, side)))(keys))
+    regions = np.asarray(tiny.jit(jax.vmap(lambda k: RandomErasing().region(k, side, side)))(keys))
     share = regions.mean(axis=(1, 2))
     rng = np.random.default_rng(0)
     want = np.array([reference_erasing(rng, side) for _ in range(count)])
@@ -162,7 +163,7 @@ def test_erasing_follows_the_published_sampling():
 
 def test_erasing_fills_with_unit_noise_in_every_pixel():
     batch = make_batch(256) | {'image': jnp.full((256, 16, 16, 3), 9.0)}
-    got = np.asarray(jax.jit(RandomErasing(probability=1.0))(batch, KEY)['image'])
+    got = np.asarray(tiny.jit(RandomErasing(probability=1.0))(batch, KEY)['image'])
     noise = got[got != 9.0]
     assert len(noise) > 10_000
     assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
@@ -171,57 +172,58 @@ def test_erasing_fills_with_unit_noise_in_every_pixel():
     assert len(np.unique(noise)) > 0.99 * len(noise)
 
 
-def test_mix_pairs_each_row_with_the_one_opposite():
+MIXING = Mix(num_classes=10, label_smoothing=0.1)
+
+
+def test_mix_pairs_each_row_with_the_one_opposite_on_any_mesh():
     batch = normalized(make_batch(8))
-    mix = Mix(num_classes=10, label_smoothing=0.1)
-    draw = jax.jit(lambda first, key: mix.draw(example_keys(first, key, MIX)[0], 16, 16))
-    apply = jax.jit(mix)
-    kinds = set()
-    for seed in range(6):
-        got = apply(batch, jax.random.key(seed))
-        image, flipped = np.asarray(batch['image']), np.asarray(batch['image'])[::-1]
-        hard = np.full((8, 10), 0.01) + 0.9 * np.eye(10)[np.asarray(batch['label'])]
+
+    def mixed(batch, key):
         first = {name: batch[name][:1] for name in ('epoch', 'index')}
-        cut, lam = map(np.asarray, draw(first, jax.random.key(seed)))
+        return MIXING(batch, key), MIXING.draw(example_keys(first, key, MIX)[0], 16, 16)
+
+    apply, kinds = tiny.jit(mixed), set()
+    image, flipped = np.asarray(batch['image']), np.asarray(batch['image'])[::-1]
+    hard = np.full((8, 10), 0.01) + 0.9 * np.eye(10)[np.asarray(batch['label'])]
+    for seed in range(6):
+        got, (cut, lam) = jax.device_get(apply(batch, jax.random.key(seed)))
         kinds.add(bool(cut.any()))
         if cut.any():
             want = np.where(cut[None, ..., None], flipped, image)
             assert float(lam) == pytest.approx(1 - cut.mean())
         else:
             want = lam * image + (1 - lam) * flipped
-        chex.assert_trees_all_close(np.asarray(got['image']), want, atol=1e-5)
-        chex.assert_trees_all_close(np.asarray(got['target']), lam * hard + (1 - lam) * hard[::-1], atol=1e-6)
-        chex.assert_trees_all_close(np.asarray(got['target']).sum(axis=1), np.ones(8), atol=1e-6)
+        chex.assert_trees_all_close(got['image'], want, atol=1e-5)
+        chex.assert_trees_all_close(got['target'], lam * hard + (1 - lam) * hard[::-1], atol=1e-6)
+        chex.assert_trees_all_close(got['target'].sum(axis=1), np.ones(8), atol=1e-6)
     assert kinds == {True, False}
+    found, collectives = compiled(lambda batch: MIXING(batch, jax.random.key(5)), spread(batch))
+    chex.assert_trees_all_close(found, got, atol=2e-6)
+    assert collectives  # its partner is on another device
 
 
-def reference_rectangle(rng: np.random.Generator, side: int) -> float:
-    """timm's rule for CutMix, one batch: lambda after the correction."""
-    lam = rng.beta(1.0, 1.0)
-    cut = int(side * math.sqrt(1 - lam))
-    y, x = rng.integers(0, side), rng.integers(0, side)
-    box = np.clip([y - cut // 2, y + cut // 2, x - cut // 2, x + cut // 2], 0, side)
-    return 1 - (box[1] - box[0]) * (box[3] - box[2]) / side**2
+def reference_rectangles(rng: np.random.Generator, side: int, count: int) -> np.ndarray:
+    """timm's rule for CutMix, one batch each: lambda after the correction."""
+    cut = (side * np.sqrt(1 - rng.beta(1.0, 1.0, count))).astype(int)
+    y, x = rng.integers(0, side, (2, count))
+    top, bottom, left, right = np.clip([y - cut // 2, y + cut // 2, x - cut // 2, x + cut // 2], 0, side)
+    return 1 - (bottom - top) * (right - left) / side**2
 
 
 def test_mix_draws_follow_the_published_rules():
     count, side = 20_000, 20
     mix = Mix(num_classes=10)
-    draw = jax.jit(jax.vmap(lambda key: mix.draw(key, side, side)))
+    draw = tiny.jit(jax.vmap(lambda key: mix.draw(key, side, side)))
     cut, lam = map(np.asarray, draw(jax.random.split(KEY, count)))
     tenths = np.linspace(0.1, 0.9, 9)
     rng = np.random.default_rng(0)
-    both = np.where(
-        rng.random(count) < 0.5,
-        [reference_rectangle(rng, side) for _ in range(count)],
-        rng.beta(0.8, 0.8, count),
-    )
+    both = np.where(rng.random(count) < 0.5, reference_rectangles(rng, side, count), rng.beta(0.8, 0.8, count))
     chex.assert_trees_all_close(np.quantile(lam, tenths), np.quantile(both, tenths), atol=0.02)
     # lambda = 1 - 0 means a rectangle of no area, which a bare count of masks would miss.
     assert 0.42 < cut.any(axis=(1, 2)).mean() < 0.5
 
     only_mixup = Mix(num_classes=10, cutmix_alpha=0.0)
-    draw = jax.jit(jax.vmap(lambda key: only_mixup.draw(key, 4, 4)))
+    draw = tiny.jit(jax.vmap(lambda key: only_mixup.draw(key, 4, 4)))
     cut, lam = map(np.asarray, draw(jax.random.split(KEY, 5000)))
     assert not cut.any()
     assert lam.std() == pytest.approx(1 / math.sqrt(4 * (2 * 0.8 + 1)), rel=0.05)
