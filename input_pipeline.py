@@ -33,7 +33,8 @@ from longview.data.arrays import Made
 from longview.data.folder import ImageFolder
 from longview.data.images import Resize
 from longview.data.prepare import open_dataset
-from longview.data.records import HostBatch, HostCrop, Split
+from longview.data.records import HostCrop, Split
+from longview.data.source import HostBatch, Source
 from longview.names import check
 
 check(__name__)
@@ -44,29 +45,36 @@ _ENDLESS = 2**40  # steps
 
 
 class DataSet(abc.ABC):
-    """A training and an evaluation split as batches; what they are is the final class's affair.
+    """A training and an evaluation split as batches. A data set says where its splits come from; the rest is here.
 
     Attributes:
         prefetch: batches prepared ahead and put on the devices by a background thread; 0 does all
             in the caller's.
+        whole: the data set is ONE example, such as a graph: a batch is that example, of `batch_size` 1, and every
+            device holds all of it. Its sharding is the replicated one.
     """
 
     prefetch: int
+    whole: bool = False
 
     @property
     @abc.abstractmethod
-    def _train(self) -> Split | Made:
-        """The training split."""
+    def _train(self) -> Source:
+        """The training split; looked up often, so a cached_property."""
 
     @property
     @abc.abstractmethod
-    def _eval(self) -> Split | Made:
-        """The evaluation split."""
+    def _eval(self) -> Source:
+        """The evaluation split, likewise."""
+
+    def source(self, train: bool = True) -> Source:
+        """The split that the batches come from, to make another data set of."""
+        return self._train if train else self._eval
 
     @property
-    @abc.abstractmethod
     def num_classes(self) -> int | None:
         """How many classes the labels have, which heads and transforms follow; None: they are numbers."""
+        return self._train.num_classes
 
     @property
     def num_train(self) -> int:
@@ -77,6 +85,17 @@ class DataSet(abc.ABC):
     def num_eval(self) -> int:
         """Examples in the evaluation split."""
         return self._eval.size
+
+    def check(self) -> None:
+        """Reads one example of each split, or says in one raised sentence what prevents it."""
+        for split in (self._train, self._eval):
+            split.check()
+
+    def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of a global batch, to compile before the first one is read."""
+        one = {'epoch': np.int32, 'index': np.int32} | ({} if train else {'mask': np.bool_})
+        spec = self.source(train).spec | {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in one.items()}
+        return {name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in spec.items()}
 
     def train(
         self, sharding: jax.sharding.Sharding, batch_size: int, seed: int, start_step: int = 0
@@ -137,13 +156,40 @@ class DataSet(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
+class Arrays(DataSet):
+    """Arrays that functions make, of any names, whose first axis is the example.
+
+    Attributes:
+        train_split, eval_split: return the columns by name; data/arrays.py says which types a batch holds. They are
+            called once, when the split is first needed.
+        num_classes: of the column `label`, whose integers are below it; None: there are no classes.
+        whole: the functions return the columns of one example, without an axis of examples; see `DataSet`.
+        prefetch: see `DataSet`.
+    """
+
+    train_split: Callable[[], HostBatch]
+    eval_split: Callable[[], HostBatch]
+    num_classes: int | None = None
+    whole: bool = False
+    prefetch: int = 2
+
+    @functools.cached_property
+    def _train(self) -> Made:
+        return Made(self.train_split, self.num_classes, self.whole)
+
+    @functools.cached_property
+    def _eval(self) -> Made:
+        return Made(self.eval_split, self.num_classes, self.whole)
+
+
+@dataclasses.dataclass(frozen=True)
 class Words(DataSet):
     """Sequences of words that a function makes, with the word to be said at each place.
 
     Attributes:
         train_split, eval_split: return `words` and `label`, int32 (N, T), such as data/mqar.py.
-        vocabulary: number of words.
-        prefetch: batches prepared ahead; see `Images`.
+        vocabulary: number of words, which are the classes.
+        prefetch: see `DataSet`.
     """
 
     train_split: Callable[[], HostBatch]
@@ -153,36 +199,22 @@ class Words(DataSet):
 
     @functools.cached_property
     def _train(self) -> Made:
-        return Made(self.train_split)
+        return Made(lambda: _words(self.train_split(), self.vocabulary), self.vocabulary)
 
     @functools.cached_property
     def _eval(self) -> Made:
-        return Made(self.eval_split)
+        return Made(lambda: _words(self.eval_split(), self.vocabulary), self.vocabulary)
 
-    @property
-    def num_classes(self) -> int:
-        """Words that may be said."""
-        return self.vocabulary
 
-    def check(self) -> None:
-        """Makes both splits, or says in one raised sentence what prevents it."""
-        for split in (self._train, self._eval):
-            for name, array in split.memory.items():
-                if array.dtype.kind not in 'iu':
-                    raise ValueError(
-                        f'The {name} of the data are {array.dtype}; Words reads integers: make them int32.'
-                    )
-            most = max(array.max() for array in split.memory.values())
-            if most >= self.vocabulary:
-                raise ValueError(f'The data has the word {most} and vocabulary is {self.vocabulary}: raise it.')
-
-    def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a global batch, to compile before the first one is read."""
-        length = self._train.memory['words'].shape[1]
-        shapes = {'words': (batch_size, length), 'label': (batch_size, length)}
-        shapes |= {'epoch': (batch_size,), 'index': (batch_size,)}
-        spec = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
-        return spec if train else spec | {'mask': jax.ShapeDtypeStruct((batch_size,), np.bool_)}
+def _words(arrays: HostBatch, vocabulary: int) -> HostBatch:
+    """The arrays, all of them words of the vocabulary; what is negative is no word, and ignored."""
+    for name, array in arrays.items():
+        if array.dtype.kind not in 'iu':
+            raise ValueError(f'The {name} of the data are {array.dtype}; Words reads integers: make them int32.')
+    most = max(array.max() for array in arrays.values())
+    if most >= vocabulary:
+        raise ValueError(f'The data has the word {most} and vocabulary is {vocabulary}: raise it.')
+    return arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,11 +287,6 @@ class Images(DataSet):
         return self._split(self.eval_split, self.eval_crop)
 
     @property
-    def num_classes(self) -> int | None:
-        """Classes of the label; None of a label that is a number."""
-        return getattr(self._builder.info.features['label'], 'num_classes', None)
-
-    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the batches' images."""
         image = self._builder.info.features['image']
@@ -272,19 +299,6 @@ class Images(DataSet):
                 f'The images of {self.dataset!r} are stored as {height} x {width} (None: it varies); set image_size.'
             )
         return height, width, channels
-
-    def check(self) -> None:
-        """Reads one example of each split, or says in one raised sentence what prevents it."""
-        for split in (self._train, self._eval):
-            split.read(0, np.full(split.crop.draws, 0.5))
-
-    def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a global batch, to compile before the first one is read."""
-        split = self._train if train else self._eval
-        vectors = {'label': split.label_type, 'epoch': np.int32, 'index': np.int32}
-        vectors |= {} if train else {'mask': np.bool_}
-        spec = {name: jax.ShapeDtypeStruct((batch_size,), dtype) for name, dtype in vectors.items()}
-        return {'image': jax.ShapeDtypeStruct((batch_size, *self.image_shape), split.image_type)} | spec
 
 
 def local_rows(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
 import grain
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from numpy.typing import ArrayLike
@@ -17,8 +17,7 @@ from numpy.typing import ArrayLike
 from longview.data import features, keyed
 from longview.data.decoding import Record, decode
 from longview.data.folder import ImageFolder
-
-HostBatch = dict[str, np.ndarray]
+from longview.data.source import HostBatch, Source, Spec, in_threads
 
 # Splits whose pixels fill no more than this many bytes are kept in memory unless the config says
 # otherwise.
@@ -41,15 +40,7 @@ class HostCrop(Protocol):
         ...
 
 
-# Step -> which examples its batch holds: vectors, epoch and index among them.
-Selection = Callable[[int], HostBatch]
-
-# Images that a thread reads at a time: Grain's overhead for an element is then nothing, and a batch
-# is still spread over all threads.
-_PIECE = 16
-
-
-class Split:
+class Split(Source):
     """Random access to the images and labels of a split.
 
     Args:
@@ -96,7 +87,21 @@ class Split:
         if in_memory is None:
             size_in_bytes = self.size * math.prod(shape) * self.image_type.itemsize
             self.in_memory = not crop.keyed_read and size_in_bytes <= SMALL
+        self.threads = 0 if self.in_memory else threads
         self._builder, self._name, self._shape, self._threads = builder, name, shape, threads
+
+    @property
+    def spec(self) -> Spec:
+        """See `Source`."""
+        return {
+            'image': jax.ShapeDtypeStruct(self._shape, self.image_type),
+            'label': jax.ShapeDtypeStruct((), self.label_type),
+        }
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of the label; None of a label that is a number."""
+        return getattr(self._builder.info.features['label'], 'num_classes', None)
 
     @functools.cached_property
     def _source(self) -> Any:
@@ -150,69 +155,24 @@ class Split:
         threads = self._threads if self._shape[0] >= 64 else 1  # tiny images: threads would only fight for the GIL
         chunks = [range(start, min(start + 512, self.size)) for start in range(0, self.size, 512)]
         read = grain.MapDataset.source(chunks).map(self._read_many)
-        with closing(iter(read.to_iter_dataset(_in_threads(threads)))) as examples:
+        with closing(iter(read.to_iter_dataset(in_threads(threads)))) as examples:
             for index, (image, label) in enumerate(itertools.chain.from_iterable(examples)):
                 images[index], labels[index] = image, label
         return images, labels
 
-    def batches(self, selection: Selection, steps: range, seed: int) -> grain.IterDataset:
-        """Batches of the examples selected for each step.
+    def check(self) -> None:
+        """See `Source`; of a split kept in memory, too, one example alone is read."""
+        self.read(0, np.full(self.crop.draws, 0.5))
 
-        Args:
-            selection: step -> vectors, epoch and index of the batch's examples among them, int (b,), b the
-                same for all steps.
-            steps: which batches.
-            seed: keys the augmentation, with epoch and index.
-
-        Returns:
-            Dicts: image (b, H, W, C) and label (b,) of `image_type` and `label_type`, epoch, index
-            int32 (b,), and whatever else `selection` gave. Iterators have `close()`, which ends the reading threads.
-        """
-        read = self._gathered if self.in_memory else self._streamed
-        return read(selection, steps, seed).map(self._finished)
-
-    def _gathered(self, selection: Selection, steps: range, seed: int) -> grain.IterDataset:
-        def gather(step: int) -> HostBatch:
-            images, labels = self.memory
-            batch = selection(step)
-            index = batch['index']
-            draws = keyed.uniforms(seed, batch['epoch'], index, self.crop.draws)
-            return batch | {'image': images[index], 'label': labels[index], 'draws': draws}
-
-        # In the caller's thread: several would only fight for the interpreter's lock.
-        return grain.MapDataset.source(steps).map(gather).to_iter_dataset(_in_threads(0))
-
-    def _streamed(self, selection: Selection, steps: range, seed: int) -> grain.IterDataset:
-        selection = functools.lru_cache(maxsize=8)(selection)  # the pieces of a batch share it
-        size = len(selection(steps[0])['index'])
-        pieces = math.ceil(size / _PIECE)
-
-        def read(number: int) -> HostBatch:
-            step, piece = divmod(number, pieces)
-            own = slice(piece * _PIECE, (piece + 1) * _PIECE)
-            batch = {name: vector[own] for name, vector in selection(steps[step]).items()}
-            draws = keyed.uniforms(seed, batch['epoch'], batch['index'], self.crop.draws)
-            images, labels = zip(*map(self.read, batch['index'].tolist(), draws))
-            return batch | {'image': np.stack(images), 'label': np.array(labels, self.label_type), 'draws': draws}
-
-        numbers = grain.MapDataset.source(range(len(steps) * pieces))
-        read_ahead = numbers.map(read).to_iter_dataset(_in_threads(self._threads))
-        return read_ahead.batch(pieces, batch_fn=_joined)
-
-    def _finished(self, batch: HostBatch) -> HostBatch:
-        images, draws, labels = (batch[name] for name in ('image', 'draws', 'label'))
-        vectors = {name: x for name, x in batch.items() if name not in ('image', 'draws', 'label')}
-        vectors = {name: x if x.dtype == bool else x.astype(np.int32) for name, x in vectors.items()}
-        return {'image': self.crop.adjust(images, draws), 'label': labels} | vectors
-
-
-def _in_threads(threads: int) -> grain.ReadOptions:
-    """Elements made by so many threads, twice as many begun ahead; 0 is in the caller's."""
-    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-
-
-def _joined(pieces: Sequence[HostBatch]) -> HostBatch:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    def rows(self, seed: int, epoch: np.ndarray, index: np.ndarray) -> HostBatch:
+        """See `Source`."""
+        draws = keyed.uniforms(seed, epoch, index, self.crop.draws)
+        if self.in_memory:
+            images, labels = (array[index] for array in self.memory)
+        else:
+            images, labels = zip(*map(self.read, index.tolist(), draws))
+            images, labels = np.stack(images), np.array(labels, self.label_type)
+        return {'image': self.crop.adjust(images, draws), 'label': labels}
 
 
 def _exact(label: ArrayLike, dtype: np.dtype) -> np.number:
