@@ -1,5 +1,6 @@
 """Functions of ours called as goldens' functions are, where arguments and outputs of the two have another form."""
 
+import math
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from longview.kernels.conv2d import conv2d
 from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.evaluate.knn import vote
+from longview.methods.figures import anomaly, audio, detection, image, ood, segmentation
 from longview.methods.ssl.simclr import nt_xent
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.norm import l2_normalize
@@ -81,3 +83,127 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> Outputs:
         jnp.moveaxis(jnp.asarray(x), 1, -1), jnp.transpose(jnp.asarray(kernel), (2, 3, 1, 0)), stride=stride, padding=0
     )
     return {'output': jnp.moveaxis(y, -1, 1)}
+
+
+def confusion_and_more(pred: np.ndarray, target: np.ndarray, classes: int, ignore: int) -> Outputs:
+    """Counts of a segmentation and its figures."""
+    everything = jnp.ones(len(pred), bool)
+    counts = jax.device_get(
+        segmentation.confusion(
+            jnp.asarray(target, jnp.int32), jnp.asarray(pred, jnp.int32), everything, classes=classes, ignore=ignore
+        )
+    )
+    by_class, figures = segmentation.by_class(counts), segmentation.figures(counts)
+    return {
+        'confusion': counts,
+        'iou': by_class['iou'],
+        'present': ~np.isnan(by_class['iou']),
+        'miou': figures['mean_iou'],
+        'pixel_accuracy': figures['pixel_accuracy'],
+        'mean_accuracy': figures['mean_accuracy'],
+        'dice': by_class['dice'],
+    }
+
+
+def average_precision(
+    gu: np.ndarray,
+    gl: np.ndarray,
+    gi: np.ndarray,
+    du: np.ndarray,
+    dl: np.ndarray,
+    di: np.ndarray,
+    ds: np.ndarray,
+    jit: np.ndarray,
+    side: int,
+    crowd: list[int],
+) -> Outputs:
+    """COCO's figures of boxes from uniform draws: the first detections are jittered copies of the truth."""
+    truth, found = side * _boxes(gu), side * _boxes(du)
+    copies = truth + 0.03 * side * jit[: len(truth)]
+    found[: len(truth)] = np.concatenate(
+        [np.minimum(copies[:, :2], copies[:, 2:]), np.maximum(copies[:, :2], copies[:, 2:])], axis=1
+    )
+    label, of = np.concatenate([gl, dl[len(gl) :]]), np.concatenate([gi, di[len(gi) :]])
+    curves = detection.curves(
+        detection.Detections(*_by_image(of, np.float32(found), ds, label)),
+        detection.Truth(*_by_image(gi, np.float32(truth), gl), crowd=_by_image(gi, np.isin(np.arange(12), crowd))[0]),
+        classes=3,
+    )
+    precision = curves.precision[:, 0]
+    return {
+        'stats': np.nan_to_num([*detection.figures(curves).values()], nan=-1),
+        'gt_xyxy': truth,
+        'det_xyxy': found,
+        'det_label': label,
+        'det_image': of,
+        'ap_per_class': precision.mean(axis=(1, 2)),
+        'ap50_per_class': precision[:, 0].mean(axis=1),
+        'precision50_class0': precision[0, 0],
+    }
+
+
+def _by_image(image: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
+    """Returns columns of boxes as rows of 4 images, padded, and which are valid behind them."""
+    rank = np.asarray([np.sum(image[:i] == one) for i, one in enumerate(image)])
+    padded = [np.zeros((4, len(image), *column.shape[1:]), column.dtype) for column in (*columns, np.zeros(1, bool))]
+    for rows, column in zip(padded, (*columns, True)):
+        rows[image, rank] = column
+    return padded
+
+
+def box_ious(a: np.ndarray, b: np.ndarray) -> Outputs:
+    """Overlaps of boxes from uniform draws."""
+    return {'iou': detection.iou(jnp.asarray(_boxes(a)), jnp.asarray(_boxes(b)))}
+
+
+def _boxes(u: np.ndarray) -> np.ndarray:
+    half = 0.025 + 0.225 * u[:, 2:]
+    return np.concatenate([u[:, :2] - half, u[:, :2] + half], axis=1)
+
+
+def restoration(sr: np.ndarray, hr: np.ndarray, scale: int) -> Outputs:
+    """Figures of super-resolution, channels first."""
+    sr, hr = (jnp.moveaxis(jnp.asarray(x), 1, -1) for x in (sr, hr))
+    sr, y = image.quantize(sr), image.luma
+    return {
+        'psnr_rgb': image.psnr(sr, hr, border=scale + 6)[0],
+        'psnr_y': image.psnr(y(sr), y(hr), border=scale)[0],
+        'ssim_y': image.ssim(y(sr), y(hr), border=scale)[0],
+    }
+
+
+def separated(estimate: jax.Array, source: np.ndarray) -> Outputs:
+    """The permutation-invariant loss of separated speech."""
+    score = audio.si_snr(estimate, jnp.asarray(source))
+    return {
+        'loss': audio.separation_loss(estimate, jnp.asarray(source)),
+        'permutation': audio.best_permutation(score)[1],
+    }
+
+
+def region_overlap(maps: np.ndarray, boxes: np.ndarray) -> Outputs:
+    """The overlap of regions, for masks of rectangles that the scores know something of."""
+    mask = np.zeros(maps.shape, bool)
+    for one, rectangles in zip(mask, boxes):
+        for y, x, h, w in rectangles:
+            one[y : y + 1 + h % 4, x : x + 1 + w % 4] = True
+    numbers = anomaly.regions(mask)
+    return {
+        'aupro': anomaly.per_region_overlap(maps + np.float32(0.3) * mask, mask),
+        'regions': [len(np.setdiff1d(one, [0])) for one in numbers],
+    }
+
+
+def told_apart(inside: np.ndarray, outside: np.ndarray, weight: np.ndarray, bias: np.ndarray, shift: float) -> Outputs:
+    """AUROC and false-positive rate of three scores of logits; the threshold is passed by floor(0.95 n) inside."""
+    scores = {
+        'MSP': lambda logits: jax.nn.softmax(logits).max(axis=-1),
+        'MaxLogit': lambda logits: logits.max(axis=-1),
+        'Energy': lambda logits: jax.nn.logsumexp(logits, axis=-1),
+    }
+    recall = math.floor(0.95 * len(inside)) / len(inside)
+    found = {}
+    for name, score in scores.items():
+        both = [np.asarray(score(jnp.asarray(x @ weight.T + bias))) for x in (inside, np.float32(shift) * outside)]
+        found[f'{name}_auroc_fpr95'] = np.asarray([ood.auroc(*both), ood.false_positive_rate(*both, recall)])
+    return found

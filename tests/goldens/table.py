@@ -148,6 +148,20 @@ FUNCTIONS: dict[str, Function] = {
     # The rearranged image and kernel are the paper's own way to the sum.
     'im2win_conv': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
     'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+    # Figures of evaluations.
+    'seg_confusion_miou': Function(f'{_ADAPTER}:confusion_and_more'),
+    'det_coco_ap': Function(f'{_ADAPTER}:average_precision', settings={'side': 'image'}),
+    # The generalized, distance and complete IoU are losses; of the gradient these have a part.
+    'det_box_ious': Function(f'{_ADAPTER}:box_ious', only=('iou',), gradients=False),
+    # The mean over flips and transposes is what a network answers, and no figure.
+    'sr_metrics': Function(f'{_ADAPTER}:restoration', only=('psnr_rgb', 'psnr_y', 'ssim_y')),
+    'si_snr_pit': Function(f'{_ADAPTER}:separated'),
+    'aupro_metric': Function(f'{_ADAPTER}:region_overlap'),
+    # The scores are the paper's; here are the figures of three that are a line each.
+    'mood_scores': Function(
+        f'{_ADAPTER}:told_apart',
+        only=tuple(f'{score}_auroc_fpr95' for score in ('MSP', 'MaxLogit', 'Energy')),
+    ),
 }
 
 # Recorded data that a test of its own compares with, for it is neither a network nor a function of arrays.
