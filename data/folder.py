@@ -1,23 +1,25 @@
-"""A folder of image files as a data set: FOLDER/SPLIT/CLASS/IMAGE, such as pets/train/cats/0.jpg.
+"""A folder of image files as a data set: SPLIT/CLASS/IMAGE, such as pets/train/cats/0.jpg, or CLASS/IMAGE.
 
-Splits are the folders that hold folders, classes the folders in them, in sorted order and the same in every split.
-Images lie in their class's folder, or deeper, and become RGB of 8 bits. What is hidden, its name beginning with a dot,
-is not seen; any other file that is no image is refused, and not left out. Examples are numbered in the order of the
-SHA-256 of their paths, so that a slice of a split is a random part of every class, as of a set that TFDS has prepared.
+Splits are the folders that hold folders, classes the folders in them, in sorted order and the same in every split. A
+folder without splits is one, `train`, of which configs take slices. Images lie in their class's folder, or, where there
+are splits, deeper, and become RGB of 8 bits. What is hidden, its name beginning with a dot, is not seen; any other file
+that is no image is refused, and not left out. Examples are numbered in the order of the SHA-256 of their paths, so that
+a slice of a split is a random part of every class, as of a set that TFDS has prepared.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pathlib
-from types import SimpleNamespace
 
+import numpy as np
 import tensorflow_datasets as tfds
-from etils import epath
+
+from longview.data.indexed import Files, Indexed, numbering
+from longview.data.listing import Tree, tree
 
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-_LAYOUT = 'wanted FOLDER/SPLIT/CLASS/IMAGE, such as pets/train/cats/0.jpg'
+_LAYOUT = 'wanted FOLDER/SPLIT/CLASS/IMAGE, such as pets/train/cats/0.jpg, or FOLDER/CLASS/IMAGE'
+_SPLITS = {'test', 'train', 'val', 'valid', 'validation'}
 
 
 def is_path(name: str) -> bool:
@@ -25,7 +27,7 @@ def is_path(name: str) -> bool:
     return name.startswith(('/', '~', './', '../'))
 
 
-class ImageFolder:
+class ImageFolder(Indexed):
     """What `Split` asks of a TFDS builder, answered by a folder.
 
     Args:
@@ -37,73 +39,59 @@ class ImageFolder:
     """
 
     def __init__(self, path: str) -> None:
-        self.data_dir = os.path.expanduser(path)
-        self.name = os.path.basename(os.path.abspath(self.data_dir))
-        root = pathlib.Path(self.data_dir)
-        if not root.is_dir():
-            raise FileNotFoundError(f'There is no folder {self.data_dir}; {_LAYOUT}.')
-        classes = {split: names for split in _folders(root) if (names := _folders(root / split))}
-        if not classes:
-            raise ValueError(f'The folder {self.data_dir} has no folder of folders in it; {_LAYOUT}.')
-        names = _common(classes, self.data_dir)
-        self._images = {split: _images(root / split, names) for split in classes}
-        features = {'image': tfds.features.Image(), 'label': tfds.features.ClassLabel(names=names)}
-        splits = tfds.core.SplitDict(map(self._split_info, classes))
-        self.info = SimpleNamespace(features=tfds.features.FeaturesDict(features), splits=splits)
-
-    def _split_info(self, split: str) -> tfds.core.SplitInfo:
-        count = len(self._images[split])
-        if not count:
-            raise ValueError(f'The folder {os.path.join(self.data_dir, split)} holds no image; {_LAYOUT}.')
-        # TFDS takes slices of splits apart by their files: here it is one, which nobody opens.
-        template = tfds.core.ShardedFileTemplate(
-            epath.Path(self.data_dir), dataset_name='images', split=split, filetype_suffix='none'
-        )
-        return tfds.core.SplitInfo(split, [count], num_bytes=0, filename_template=template)
-
-    def as_data_source(self, split: str, decoders: object = None) -> _Files:
-        """The images of a split, or of slices, as bytes."""
-        del decoders
-        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(self.info.splits)
-        return _Files([image for part in parts for image in self._images[part.splitname][part.from_ : part.to]])
+        path = os.path.expanduser(path)
+        if not os.path.isdir(path):
+            raise FileNotFoundError(f'There is no folder {path}; {_LAYOUT}.')
+        found = tree(path)
+        classes = _classes(path, found)
+        names = _common(classes, path)
+        splits = {split or 'train': _images(path, split, names, found) for split in classes}
+        super().__init__(path, {'image': tfds.features.Image(), 'label': tfds.features.ClassLabel(names=names)}, splits)
 
 
-class _Files:
-    """Examples by number, read when they are asked for."""
-
-    def __init__(self, images: list[tuple[str, int]]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> dict[str, object]:
-        file, label = self._images[index]
-        return {'image': pathlib.Path(file).read_bytes(), 'label': label, 'file_name': file}
-
-    def __getitems__(self, indices: list[int]) -> list[dict[str, object]]:
-        return [self[index] for index in indices]
-
-
-def _folders(path: pathlib.Path) -> list[str]:
-    return sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
+def _classes(path: str, found: Tree) -> dict[str, list[str]]:
+    """Split -> the folders in it; '' is the one split of a folder without."""
+    outer = found[''].folders
+    for name in outer:
+        image = next(filter(_is_image, found[name].files), None)
+        if found[name].folders and image:
+            raise ValueError(
+                f'The folder {os.path.join(path, name)} holds folders, as a split does, and the image {image}, as a '
+                f'class does: move it, or hide it with a dot; {_LAYOUT}.'
+            )
+    splits = {name: found[name].folders for name in outer if found[name].folders}
+    if not splits and (len(outer) < 2 or _SPLITS & set(outer)):
+        raise ValueError(f'The folder {path} has no folder of folders in it, nor one for each class; {_LAYOUT}.')
+    return splits or {'': outer}
 
 
-def _images(split: pathlib.Path, names: list[str]) -> list[tuple[str, int]]:
-    """(file, class) of every image of a split, in their order."""
-    found = [(file, label) for label, name in enumerate(names) for file in _files(split / name)]
-    return sorted(found, key=lambda image: hashlib.sha256(os.fsencode(image[0].removeprefix(f'{split}'))).digest())
+def _images(path: str, split: str, names: list[str], found: Tree) -> Files:
+    """The images of a split, in the order of their numbers."""
+    labels = {}
+    for label, name in enumerate(names):
+        for file in _files(path, os.path.join(split, name), found):
+            labels[file] = label
+    if not labels:
+        raise ValueError(f'The folder {os.path.join(path, split)} holds no image; {_LAYOUT}.')
+    files = sorted(labels, key=lambda file: numbering(file.removeprefix(f'{split}/')))
+    return Files(path, files, np.array([labels[file] for file in files], np.int32))
 
 
-def _files(path: pathlib.Path) -> list[str]:
-    found = []
-    for folder, inner, files in os.walk(path, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith('.')]
-        found += [os.path.join(folder, name) for name in files if not name.startswith('.')]
-    for file in found:
-        if not file.lower().endswith(SUFFIXES):
-            raise ValueError(f'{file} is no image ({", ".join(SUFFIXES)}): take it away, or hide it with a dot.')
-    return found
+def _files(path: str, folder: str, found: Tree) -> list[str]:
+    """The images in a folder and below, relative to the path."""
+    files = [os.path.join(folder, name) for name in found[folder].files]
+    for file in files:
+        if not _is_image(file):
+            raise ValueError(
+                f'{os.path.join(path, file)} is no image ({", ".join(SUFFIXES)}): take it away, or hide it with a dot.'
+            )
+    for name in found[folder].folders:
+        files += _files(path, os.path.join(folder, name), found)
+    return files
+
+
+def _is_image(file: str) -> bool:
+    return file.lower().endswith(SUFFIXES)
 
 
 def _common(classes: dict[str, list[str]], path: str) -> list[str]:

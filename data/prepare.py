@@ -37,6 +37,9 @@ from etils import epath
 
 from longview import data
 from longview.data.folder import ImageFolder, is_path
+from longview.data.huggingface import HuggingFace, is_saved
+from longview.data.indexed import Indexed
+from longview.data.table import ImageTable
 
 FORMAT = 'array_record'
 _INFO = 'dataset_info.json'
@@ -59,17 +62,19 @@ def own_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
     if not name.isidentifier() or importlib.util.find_spec(f'longview.data.{name}') is None:
         return None
     camel = ''.join(part.capitalize() for part in name.split('_'))
-    return getattr(importlib.import_module(f'longview.data.{name}'), camel, None)
+    found = getattr(importlib.import_module(f'longview.data.{name}'), camel, None)
+    return found if isinstance(found, type) and issubclass(found, tfds.core.GeneratorBasedBuilder) else None
 
 
 def open_dataset(
     name: str, data_dir: str | None = None, manual_dir: str | None = None
-) -> tfds.core.DatasetBuilder | ImageFolder:
+) -> tfds.core.DatasetBuilder | Indexed:
     """A builder whose files are all there.
 
     Args:
         name: one of ours, which is prepared when missing, any TFDS name, 'name/config' and
-            'name:version' too, or the path of a folder of images (data/folder.py).
+            'name:version' too, or the path of a folder of images (data/folder.py), of a CSV (data/table.py) or of
+            what Hugging Face's `datasets` has saved (data/huggingface.py).
         data_dir: the TFDS folder; None is `default_data_dir()`.
         manual_dir: see `prepare`.
 
@@ -79,7 +84,7 @@ def open_dataset(
         ValueError: no data set has this name.
     """
     if is_path(name):
-        return ImageFolder(name)
+        return _at(name)
     data_dir = os.path.expanduser(data_dir) if data_dir else default_data_dir()
     own = own_builder(name)
     if own is not None:
@@ -93,6 +98,13 @@ def open_dataset(
         builder = _tfds_builder(name, data_dir)
     _refuse_incomplete(builder, name)
     return builder
+
+
+def _at(path: str) -> Indexed:
+    """The data set that lies at a path, by what lies there."""
+    if path.endswith('.csv'):
+        return ImageTable(path)
+    return HuggingFace(path) if is_saved(path) else ImageFolder(path)
 
 
 def _tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from longview.data import features, keyed
 from longview.data.decoding import Record, decode
-from longview.data.folder import ImageFolder
+from longview.data.indexed import Indexed
 from longview.data.source import HostBatch, Source, Spec, in_threads
 
 # Splits whose pixels fill no more than this many bytes are kept in memory unless the config says
@@ -44,7 +44,7 @@ class Split(Source):
     """Random access to the images and labels of a split.
 
     Args:
-        builder: a prepared TFDS builder, or data/folder.py:ImageFolder, with features that
+        builder: a prepared TFDS builder, or data/indexed.py:Indexed, with features that
             data/features.py does not refuse.
         name: the split, slices allowed.
         crop: what makes a record an image.
@@ -63,7 +63,7 @@ class Split(Source):
 
     def __init__(
         self,
-        builder: tfds.core.DatasetBuilder | ImageFolder,
+        builder: tfds.core.DatasetBuilder | Indexed,
         name: str,
         crop: HostCrop,
         shape: tuple[int, int, int],
