@@ -125,8 +125,10 @@ def curves(detections: Detections, truth: Truth, *, classes: int) -> Curves:
     """
     found, there = _ranked(detections), _listed(truth)
     precision, recall = np.full((classes, 4, 10, 101), np.nan), np.full((classes, 4, 3, 10), np.nan)
-    for k in np.unique(there.label[(there.label >= 0) & (there.label < classes)]):
-        precision[k], recall[k] = _curves_of_class(_of_class(found, k), _of_class(there, k))
+    for k in range(classes):
+        wanted = _of_class(there, k)
+        if len(wanted.label):
+            precision[k], recall[k] = _curves_of_class(_of_class(found, k), wanted)
     return Curves(precision, recall)
 
 

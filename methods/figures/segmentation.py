@@ -9,14 +9,14 @@ et al., 2015, https://arxiv.org/abs/1411.4038, section 5.
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Integer, Num
 
 from longview.methods.figures.means import known_mean, ratio
 
 
 def confusion(
-    label: Int[Array, 'b *place'],
-    predicted: Int[Array, 'b *place'],
+    label: Integer[Array, 'b *place'],
+    predicted: Integer[Array, 'b *place'],
     mask: Bool[Array, ' b'],
     *,
     classes: int,
