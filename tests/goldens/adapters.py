@@ -1,5 +1,6 @@
 """Functions of ours called as goldens' functions are, where arguments and outputs of the two have another form."""
 
+import functools
 import math
 from typing import Any
 
@@ -87,12 +88,8 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> Outputs:
 
 def confusion_and_more(pred: np.ndarray, target: np.ndarray, classes: int, ignore: int) -> Outputs:
     """Counts of a segmentation and its figures."""
-    everything = jnp.ones(len(pred), bool)
-    counts = jax.device_get(
-        segmentation.confusion(
-            jnp.asarray(target, jnp.int32), jnp.asarray(pred, jnp.int32), everything, classes=classes, ignore=ignore
-        )
-    )
+    count = functools.partial(segmentation.confusion, classes=classes, ignore=ignore)
+    counts = jax.device_get(jax.jit(count)(target, pred, np.ones(len(pred), bool)))
     by_class, figures = segmentation.by_class(counts), segmentation.figures(counts)
     return {
         'confusion': counts,
@@ -153,7 +150,7 @@ def _by_image(image: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
 
 def box_ious(a: np.ndarray, b: np.ndarray) -> Outputs:
     """Overlaps of boxes from uniform draws."""
-    return {'iou': detection.iou(jnp.asarray(_boxes(a)), jnp.asarray(_boxes(b)))}
+    return {'iou': jax.jit(detection.iou)(_boxes(a), _boxes(b))}
 
 
 def _boxes(u: np.ndarray) -> np.ndarray:
@@ -163,21 +160,25 @@ def _boxes(u: np.ndarray) -> np.ndarray:
 
 def restoration(sr: np.ndarray, hr: np.ndarray, scale: int) -> Outputs:
     """Figures of super-resolution, channels first."""
-    sr, hr = (jnp.moveaxis(jnp.asarray(x), 1, -1) for x in (sr, hr))
-    sr, y = image.quantize(sr), image.luma
-    return {
-        'psnr_rgb': image.psnr(sr, hr, border=scale + 6)[0],
-        'psnr_y': image.psnr(y(sr), y(hr), border=scale)[0],
-        'ssim_y': image.ssim(y(sr), y(hr), border=scale)[0],
-    }
+
+    @jax.jit
+    def figures(sr: jax.Array, hr: jax.Array) -> Outputs:
+        sr, y = image.quantize(sr), image.luma
+        return {
+            'psnr_rgb': image.psnr(sr, hr, border=scale + 6)[0],
+            'psnr_y': image.psnr(y(sr), y(hr), border=scale)[0],
+            'ssim_y': image.ssim(y(sr), y(hr), border=scale)[0],
+        }
+
+    return figures(np.moveaxis(sr, 1, -1), np.moveaxis(hr, 1, -1))
 
 
 def separated(estimate: jax.Array, source: np.ndarray) -> Outputs:
     """The permutation-invariant loss of separated speech."""
-    score = audio.si_snr(estimate, jnp.asarray(source))
+    permutation = lambda *signals: audio.best_permutation(audio.si_snr(*signals))[1]
     return {
-        'loss': audio.separation_loss(estimate, jnp.asarray(source)),
-        'permutation': audio.best_permutation(score)[1],
+        'loss': jax.jit(audio.separation_loss)(estimate, source),
+        'permutation': jax.jit(permutation)(estimate, source),
     }
 
 
@@ -204,6 +205,6 @@ def told_apart(inside: np.ndarray, outside: np.ndarray, weight: np.ndarray, bias
     recall = math.floor(0.95 * len(inside)) / len(inside)
     found = {}
     for name, score in scores.items():
-        both = [np.asarray(score(jnp.asarray(x @ weight.T + bias))) for x in (inside, np.float32(shift) * outside)]
+        both = [np.asarray(jax.jit(score)(x @ weight.T + bias)) for x in (inside, np.float32(shift) * outside)]
         found[f'{name}_auroc_fpr95'] = np.asarray([ood.auroc(*both), ood.false_positive_rate(*both, recall)])
     return found
