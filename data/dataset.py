@@ -7,8 +7,10 @@ resumes from its step number alone, and the global batch is the same for any num
 from __future__ import annotations
 
 import abc
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 import grain
 import jax
@@ -19,7 +21,11 @@ from longview.data.source import HostBatch, Source
 
 Batch = dict[str, jax.Array]
 
-_ENDLESS = 2**40  # steps
+ENDLESS = 2**40  # steps
+
+# What a data set decides of the order, and so what may be made of it: nothing but which examples there are (it may be
+# arranged otherwise), which example each row has (it may still be mixed with others), or what a batch holds.
+SHUFFLED, BY_ROWS, BY_BATCHES = 'shuffled', 'by rows', 'by batches'
 
 
 class DataSet(abc.ABC):
@@ -30,10 +36,12 @@ class DataSet(abc.ABC):
             in the caller's.
         whole: the data set is ONE example, such as a graph: a batch is that example, of `batch_size` 1, and every
             device holds all of it. Its sharding is the replicated one.
+        arranged: SHUFFLED, BY_ROWS or BY_BATCHES.
     """
 
     prefetch: int
     whole: bool = False
+    arranged: ClassVar[str] = SHUFFLED
 
     @property
     @abc.abstractmethod
@@ -56,8 +64,13 @@ class DataSet(abc.ABC):
 
     @property
     def num_train(self) -> int:
-        """Examples in the training split."""
+        """Training examples: the rows of an epoch, which schedules count."""
         return self._train.size
+
+    @property
+    def members(self) -> np.ndarray:
+        """The numbers of the examples that training sees, sorted, int64 (N,)."""
+        return np.arange(self._train.size)
 
     @property
     def num_eval(self) -> int:
@@ -128,7 +141,7 @@ class DataSet(abc.ABC):
             epoch, index = self.order(seed, start, start + batch_size)
             return {'epoch': epoch[own], 'index': index[own]}
 
-        return self._train.batches(selection, range(start_step, _ENDLESS), seed)
+        return self._train.batches(selection, range(start_step, ENDLESS), seed)
 
     def host_evaluate(self, own: np.ndarray, batch_size: int) -> grain.IterDataset:
         """Rows `own` of the global batches of `evaluate`, as host arrays."""
@@ -139,6 +152,55 @@ class DataSet(abc.ABC):
             return {'epoch': np.zeros_like(place), 'index': np.minimum(place, last), 'mask': place <= last}
 
         return self._eval.batches(selection, range(math.ceil(self.num_eval / batch_size)), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapped(DataSet):
+    """A data set whose training examples come otherwise; what it does not say is that of the data set in it.
+
+    Attributes:
+        data: the data set in it.
+
+    Raises:
+        ValueError: that one decides its order itself, which would be lost.
+    """
+
+    data: DataSet
+
+    def __post_init__(self) -> None:
+        if self.data.arranged != SHUFFLED:
+            inner, outer = type(self.data).__name__, type(self).__name__
+            raise ValueError(
+                f'{outer} around {inner} would lose the order of {inner}: put {inner} around {outer}, or leave one out.'
+            )
+
+    @property
+    def _train(self) -> Source:
+        return self.data.source(train=True)
+
+    @property
+    def _eval(self) -> Source:
+        return self.data.source(train=False)
+
+    @property
+    def prefetch(self) -> int:
+        """See `DataSet`."""
+        return self.data.prefetch
+
+    @property
+    def num_classes(self) -> int | None:
+        """See `DataSet`."""
+        return self.data.num_classes
+
+    @property
+    def num_train(self) -> int:
+        """See `DataSet`."""
+        return len(self.members)
+
+    @property
+    def members(self) -> np.ndarray:
+        """See `DataSet`."""
+        return self.data.members
 
 
 def local_rows(

@@ -15,7 +15,7 @@ import functools
 import numpy as np
 
 # Second word of the key: one use never sees the words of another.
-AUGMENT, ORDER = 0, 1
+AUGMENT, ORDER, SEED = 0, 1, 2
 
 _MULTIPLY = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -66,16 +66,26 @@ def uniforms(seed: int, epoch: np.ndarray, index: np.ndarray, count: int) -> np.
     return words.reshape(len(index), -1)[:, :count] * 2.0**-32
 
 
+def derived(seed: int, number: int) -> int:
+    """The seed of the part of that number, below 2**32, whose orders and draws are not those of the whole."""
+    return int(philox(np.array([number, 0, 0, 0]), (seed, SEED))[0])
+
+
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """An epoch's order, int64 (size,), read-only: examples sorted by 64 random bits each."""
-    counter = np.zeros((size, 4), np.uint64)
-    counter[:, 1] = np.arange(size)
-    counter[:, 2] = epoch
-    words = philox(counter, (seed, ORDER))
-    order = np.argsort((words[:, 0] << _HALF) | words[:, 1], kind='stable')
+    (order,) = permutations(seed, np.array([epoch]), size)
     order.flags.writeable = False
     return order
+
+
+def permutations(seed: int, epochs: np.ndarray, size: int) -> np.ndarray:
+    """The orders of several epochs at once, int64 (epochs, size), each as `permutation` has it."""
+    counter = np.zeros((len(epochs), size, 4), np.uint64)
+    counter[..., 1] = np.arange(size)
+    counter[..., 2] = epochs[:, None]
+    words = philox(counter, (seed, ORDER))
+    return np.argsort((words[..., 0] << _HALF) | words[..., 1], kind='stable', axis=-1)
 
 
 def stream(seed: int, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -73,3 +73,13 @@ def test_the_examples_are_a_stream_that_can_be_entered_anywhere():
         assert (part[0] == epoch[start:stop]).all() and (part[1] == index[start:stop]).all()
     far = keyed.stream(5, 30 * 10**9, 30 * 10**9 + 30, 30)
     assert (far[0] == 10**9).all() and (np.sort(far[1]) == np.arange(30)).all()
+
+
+def test_orders_of_several_epochs_at_once_are_those_of_each():
+    orders = keyed.permutations(5, np.array([7, 0, 2**20]), 40)
+    assert [order.tolist() for order in orders] == [keyed.permutation(5, e, 40).tolist() for e in (7, 0, 2**20)]
+
+
+def test_derived_seeds_differ_and_are_seeds():
+    seeds = [keyed.derived(seed, number) for seed in (0, 1, 2**32 - 1) for number in range(100)]
+    assert len(set(seeds)) == 300 and all(0 <= seed < 2**32 for seed in seeds)
