@@ -7,9 +7,11 @@ Ctrl-C it saves and exits with status 0. What a user can mend ends it in one sen
 
 import collections
 import contextlib
+import inspect
 import os
 import pathlib
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +28,9 @@ from longview.methods.task import (
     TrainState,
     chain,
     init_state,
-    make_score,
+    make_gather,
+    make_measure,
+    make_pictures,
     make_step,
     normalizes_batches,
     read_given,
@@ -34,9 +38,10 @@ from longview.methods.task import (
 from longview.runtime import commandline, compiler, distributed, profile
 from longview.runtime.checkpoint import Checkpoints, quiet_failed_writes
 from longview.runtime.errors import RunError
+from longview.runtime.evaluation import Evaluation
 from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
 from longview.runtime.metrics import Metrics, Progress
-from longview.runtime.plan import Plan, Run, read_run, resumable
+from longview.runtime.plan import Eval, Plan, Run, read_run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
 from longview.runtime.resolve import places
 from longview.runtime.workdir import alone, check_config, folder, write_config
@@ -93,7 +98,7 @@ class Programs(NamedTuple):
     batch: dict[str, jax.ShapeDtypeStruct]
     init: jax.stages.Wrapped
     step: jax.stages.Wrapped
-    score: jax.stages.Wrapped
+    measure: jax.stages.Wrapped
 
 
 def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Programs:
@@ -110,20 +115,53 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
     state = jax.eval_shape(init, jax.eval_shape(jax.random.key, 0), Given())
     places = tree_shardings(state, mesh, run.mesh)
     step = make_step(run.task, tx, transform=transform, accumulate=run.accumulate, log_every=run.log_every)
-    score = make_score(run.task, chain(run.eval_transforms))
     place = lambda shape, where: shape.update(sharding=where)
     return Programs(
         jax.tree.map(place, state, places),
         {name: place(shape, batches) for name, shape in shapes.items()},
         jax.jit(init, out_shardings=places),
         jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere), out_shardings=(places, everywhere)),
-        jax.jit(
-            score,
-            in_shardings=(places.variables, batches, everywhere),
-            out_shardings=everywhere,
-            compiler_options=compiler.forward_options(mesh.devices.flat[0].platform),
-        ),
+        _forward(make_measure(run.task, chain(run.eval_transforms)), mesh, places.variables),
     )
+
+
+def _forward(program: Callable, mesh: jax.sharding.Mesh, variables: Any) -> jax.stages.Wrapped:
+    """Compiles a program of (variables, batch, rng, ...) without gradients, whose answer every process gets."""
+    batches, everywhere = batch_sharding(mesh), replicated(mesh)
+    more = len(inspect.signature(program).parameters) - 3
+    return jax.jit(
+        program,
+        in_shardings=(variables, batches, everywhere, *(everywhere,) * more),
+        out_shardings=everywhere,
+        compiler_options=compiler.forward_options(mesh.devices.flat[0].platform),
+    )
+
+
+def evaluations(run: Run, made: Programs, mesh: jax.sharding.Mesh) -> list[tuple[int | None, Evaluation]]:
+    """Returns how often each evaluation is due, and the evaluation; the run's own comes first.
+
+    None is as often as the run's own.
+    """
+    places = jax.tree.map(lambda s: s.sharding, made.state.variables)
+    prepare = jax.jit(run.task.prepare, out_shardings=replicated(mesh))
+
+    def evaluation(prefix: str, of: Eval) -> tuple[int | None, Evaluation]:
+        own = of.transforms is None
+        transform = chain(run.eval_transforms if own else of.transforms)
+        return of.every, Evaluation(
+            prefix=prefix,
+            data=of.data or run.data,
+            batch_size=run.eval_batch_size or run.batch_size,
+            batches=batch_sharding(mesh),
+            measure=made.measure if own else _forward(make_measure(run.task, transform), mesh, places),
+            figures=run.task.figures,
+            prepare=prepare,
+            support=of.support,
+            gather=_forward(make_gather(run.task, transform), mesh, places),
+        )
+
+    named = (evaluation(f'eval/{name}/', of) for name, of in run.evals.items())
+    return [evaluation('eval/', Eval(support=run.support)), *named]
 
 
 class _Trainer:
@@ -166,13 +204,23 @@ class _Trainer:
         except (TypeError, ValueError) as error:
             self._check_targets(error)
             raise
+        self.evaluations = evaluations(self.run, made, self.mesh)
         self._check_outputs(made.state, made.batch)
         free = resumable(normalizes_batches(made.state.variables.state))
         check_config(self.workdir, self.config, free)
-        self.abstract, self.init, self.score = made.state, made.init, made.score
+        self.abstract, self.init = made.state, made.init
+        self.pictures = self._pictures(made)
         self.deployed = jax.jit(self.run.task.deployed)
         self.given = self._read()
         self.step = made.step.lower(made.state, made.batch, self.rng).compile()
+
+    def _pictures(self, made: Programs) -> jax.stages.Wrapped | None:
+        """Returns the program that makes the task's pictures, or None where there are none or nobody wants them."""
+        program = make_pictures(self.run.task, chain(self.run.eval_transforms))
+        spec = self.run.data.batch_spec(self.eval_batch_size, train=False)
+        if not self.run.pictures or not jax.eval_shape(program, made.state.variables, spec, self.rng):
+            return None
+        return _forward(program, self.mesh, jax.tree.map(lambda s: s.sharding, made.state.variables))
 
     def _check_targets(self, error: Exception) -> None:
         """Raises a sentence in place of `error` where batch transforms make targets of the wrong number of classes."""
@@ -222,7 +270,7 @@ class _Trainer:
                 f'the head gives {outputs["logits"].shape[-1]} logits and the data set has {classes} '
                 f'classes: {self._set_classes()}.'
             )
-        scored = [f'eval/{name}' for name in shapes(task.score)]
+        scored = [name for _, each in self.evaluations for name in each.names(abstract.variables, self.rng)]
         if self.run.best not in scored:
             raise ValueError(
                 f'config.best is {self.run.best!r}, which the task does not score; it scores {", ".join(scored)}.'
@@ -281,9 +329,10 @@ class _Trainer:
         if step % self.run.log_every == 0 or step == self.plan.steps:
             self._stop_if_bad(bad_step, state)
             self._log(step, state)
-        if self.plan.evaluates(step):
+        due = [each for every, each in self.evaluations if self.plan.evaluates(step, every)]
+        if due:
             self._stop_if_bad(bad_step, state)
-            self._evaluate(step, state)
+            self._evaluate(step, state, due)
         if self.plan.saves(step):
             self._save(step, state, bad_step)
 
@@ -296,21 +345,25 @@ class _Trainer:
         self.metrics.write(step, values)
         self.progress.report(step, values)
 
-    def _evaluate(self, step: int, state: TrainState) -> None:
-        """Scores the whole evaluation split, and keeps the state if it is the best so far."""
-        sums: collections.Counter[str] = collections.Counter()
-        with contextlib.closing(self.run.data.evaluate(self.batches, self.eval_batch_size)) as batches:
-            for batch in batches:
-                scores = jax.device_get(self.score(state.variables, batch, self.rng))
-                sums.update({k: float(v) for k, v in scores.items()})
-        count, weight = sums.pop('count'), sums.pop('weight')
-        values = {f'eval/{k}': v / (weight or 1.0) for k, v in sums.items()}
-        values['eval/examples'] = count
+    def _evaluate(self, step: int, state: TrainState, due: Sequence[Evaluation]) -> None:
+        """Runs the evaluations that are due, and keeps the state if it is the best so far."""
+        values: dict[str, float] = {}
+        for evaluation in due:
+            values |= evaluation(state.variables, self.rng)
         self.metrics.write(step, values)
         self.progress.report(step, values)
+        self._show(step, state)
         self.progress.pause()
-        if self.metrics.is_best(self.run.best, step, self.run.best_mode):
+        if self.run.best in values and self.metrics.is_best(self.run.best, step, self.run.best_mode):
             self.checkpoints.save_best(step, _without_fixed(state), self.deployed(state.variables))
+
+    def _show(self, step: int, state: TrainState) -> None:
+        """Writes the task's pictures of the first examples of the evaluation split, if it has any."""
+        if self.pictures is None:
+            return
+        with contextlib.closing(self.run.data.evaluate(self.batches, self.eval_batch_size)) as batches:
+            found = jax.device_get(self.pictures(state.variables, next(iter(batches)), self.rng))
+        self.metrics.show(step, {name: array[: self.run.pictures] for name, array in found.items()})
 
     def _save(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
         self._stop_if_bad(bad_step, state)

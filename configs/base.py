@@ -221,6 +221,7 @@ def run(task: Node, data: Node, optimizer: Node, **rest: Any) -> Node:
         'save_every': unset(int),
         'keep': 2,
         'eval_batch_size': unset(int),
+        'pictures': 8,
         'mesh': mesh(),
         'matmul_precision': 'default',
         'kernels': kernels(),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
+from longview.methods.task import Batch, Given, Metrics, Rows, Sums, Variables, Wrapper
 from longview.trees import path_of
 
 
@@ -63,7 +63,29 @@ class Ema(Wrapper):
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         raw = self.inner.score(_inner(v), batch)
-        return {**self.inner.score(_averaged(v), batch), **{f'raw_{k}': x for k, x in raw.items()}}
+        return {**self.inner.score(_averaged(v), batch), **_raw(raw)}
+
+    def gather(self, v: Variables, batch: Batch) -> Rows:
+        return _beside(self.inner.gather(_averaged(v), batch), self.inner.gather(_inner(v), batch))
+
+    def prepare(self, v: Variables, gathered: dict[str, Any] | None) -> Any:
+        averaged, raw = _apart(gathered) if gathered is not None else (None, None)
+        return self.inner.prepare(_averaged(v), averaged), self.inner.prepare(_inner(v), raw)
+
+    def measure(self, v: Variables, batch: Batch, ready: Any, rng: Key[Array, '']) -> Sums:
+        averaged, raw = ready
+        return (
+            self.inner.measure(_averaged(v), batch, averaged, rng),
+            self.inner.measure(_inner(v), batch, raw, rng),
+        )
+
+    def rows(self, v: Variables, batch: Batch, ready: Any) -> Rows:
+        averaged, raw = ready
+        return _beside(self.inner.rows(_averaged(v), batch, averaged), self.inner.rows(_inner(v), batch, raw))
+
+    def figures(self, sums: Sums, rows: dict[str, Any]) -> dict[str, float]:
+        averaged, raw = (self.inner.figures(*each) for each in zip(sums, _apart(rows)))
+        return {**averaged, **_raw(raw)}
 
     def advice(self, steps: int) -> str | None:
         memory = round(1 / (1 - self.decay))
@@ -73,6 +95,22 @@ class Ema(Wrapper):
             f'Ema with decay {self.decay} averages over about {memory:,} steps and the run has {steps:,}: eval/ is '
             'mostly of the random start; set warmup of methods.ema:Ema to True, or lower its decay.'
         )
+
+
+def _raw(scores: dict[str, Any]) -> dict[str, Any]:
+    return {f'raw_{name}': value for name, value in scores.items()}
+
+
+def _beside(averaged: Rows, raw: Rows) -> Rows:
+    """Returns the rows of the averaged weights and those of the weights themselves, by other names."""
+    both = {'averaged': averaged, 'raw': raw}
+    return {f'{side}/{name}': value for side, rows in both.items() for name, value in rows.items()}
+
+
+def _apart(rows: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what `_beside` has joined."""
+    of = lambda side: {name.removeprefix(side): value for name, value in rows.items() if name.startswith(side)}
+    return of('averaged/'), of('raw/')
 
 
 def _inner(v: Variables) -> Variables:

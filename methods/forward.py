@@ -11,10 +11,43 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier, Loaded, bare, filled
+
+
+def inputs(module: nn.Module, batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the columns of a batch that a network reads, in the order of its arguments.
+
+    Raises:
+        ValueError: the batch lacks one.
+    """
+    wanted = ft.read_by(module)
+    lacking = [name for name in wanted if name not in batch]
+    if lacking:
+        who = type(getattr(module, 'backbone', module)).__name__
+        raise ValueError(
+            f'{who} reads {" and ".join(lacking)}, and the batch has {", ".join(sorted(batch))}: take another data '
+            'set, a batch transform that makes it, or a network that reads what is there.'
+        )
+    return tuple(batch[name] for name in wanted)
+
+
+def penalized(loss: Float[Array, ''], *outputs: ft.Features) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
+    """Returns an objective's loss with what parts of its network ask for, and the metrics of both.
+
+    Args:
+        loss: the objective's own, a mean over the batch.
+        outputs: the features of the network's runs; the mean of ``penalty``, where it is among them, is added.
+    """
+    asked = [features[ft.PENALTY].astype(jnp.float32).mean() for features in outputs if ft.PENALTY in features]
+    if not asked:
+        return loss, {'loss': loss}
+    penalty = sum(asked) / len(asked)
+    return loss + penalty, {'loss': loss + penalty, 'penalty': penalty}
 
 
 def init(

@@ -36,19 +36,23 @@ class LanguageModel(NetworkObjective):
             raise ValueError('LanguageModel needs a backbone that reads words: set its vocabulary.')
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
-        params, state = forward.init(self.model, rng, batch['words'], weights=self._weights(batch, given))
+        params, state = forward.init(
+            self.model, rng, *forward.inputs(self.model, batch), weights=self._weights(batch, given)
+        )
         return Variables(params, state, {})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        features, state = forward.learn(self.model, v.params, v.state, batch['words'], rng=rng, row=batch['row'])
-        loss = _scores(features['logits'], batch['label'])['loss'].mean()
-        return loss, (state, {'loss': loss})
+        features, state = forward.learn(
+            self.model, v.params, v.state, *forward.inputs(self.model, batch), rng=rng, row=batch['row']
+        )
+        loss, metrics = forward.penalized(_scores(features['logits'], batch['label'])['loss'].mean(), features)
+        return loss, (state, metrics)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self.model, v.params, v.state, batch['words'])
+        return forward.answer(self.model, v.params, v.state, *forward.inputs(self.model, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         return _scores(self.predict(v, batch)['logits'], batch['label'])

@@ -29,7 +29,9 @@ class Supervised(NetworkObjective):
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         # Each part has a key of its own: initialised as one module, both would have other values.
         backbone_rng, head_rng = jax.random.split(rng)
-        features, made = self.model.backbone.init_with_output(backbone_rng, batch['image'], train=False)
+        features, made = self.model.backbone.init_with_output(
+            backbone_rng, *forward.inputs(self.model, batch), train=False
+        )
         # The head's shapes come from the features'; their values are never computed.
         head = self.model.head.init(head_rng, jax.tree.map(lambda f: jnp.zeros(f.shape, f.dtype), features))
         variables = {kind: {'backbone': tree} for kind, tree in made.items()}
@@ -41,15 +43,19 @@ class Supervised(NetworkObjective):
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
+        columns = forward.inputs(self.model, batch)
         features, state = forward.learn(
-            self.model.backbone, v.params['backbone'], v.state, batch['image'], rng=rng, row=batch['row']
+            self.model.backbone, v.params['backbone'], v.state, *columns, rng=rng, row=batch['row']
         )
         logits = self._logits(v, features)
         losses = cross_entropy(logits, self._target(batch, logits.shape[-1]))
-        return losses.mean(), (state, {'loss': losses.mean()})
+        loss, metrics = forward.penalized(losses.mean(), features)
+        return loss, (state, metrics)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = forward.answer(self.model.backbone, v.params['backbone'], v.state, batch['image'])
+        features = forward.answer(
+            self.model.backbone, v.params['backbone'], v.state, *forward.inputs(self.model, batch)
+        )
         return {**features, 'logits': self._logits(v, features)}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:

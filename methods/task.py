@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from longview.methods import microbatches
 from longview.trees import by_path
@@ -20,6 +20,8 @@ from longview.trees import by_path
 Batch = dict[str, Array]
 Shapes = Mapping[str, Any]  # of a batch: arrays, or jax.ShapeDtypeStruct
 Metrics = dict[str, Float[Array, '']]
+Sums = Any  # a tree of arrays that are added over the batches of an evaluation
+Rows = dict[str, Array]  # arrays with one row per example
 Transform = Callable[[Batch, Key[Array, '']], Batch]
 
 
@@ -98,7 +100,67 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        """Returns metrics, one value per example, so that averages leave the padding of the last batch out."""
+        """Returns metrics, one value per example, so that averages leave the padding of the last batch out.
+
+        What is no mean over examples is measured instead: `measure`, `rows` and `figures`.
+        """
+
+    def gather(self, v: Variables, batch: Batch) -> Rows:
+        """Returns what an evaluation keeps of a batch of its support set, such as features; nothing by default."""
+        del v, batch
+        return {}
+
+    def prepare(self, v: Variables, gathered: dict[str, Any] | None) -> Any:
+        """Returns what an evaluation computes once, before its batches; None by default.
+
+        Args:
+            v: the variables.
+            gathered: the rows of `gather` over the whole support set, or None where the evaluation has none.
+        """
+        del v, gathered
+        return None
+
+    def measure(self, v: Variables, batch: Batch, ready: Any, rng: Key[Array, '']) -> Sums:
+        """Returns sums over the rows of a batch for which ``mask`` is True; by default those of `score`.
+
+        They are added over the batches on the host, in double precision. Integers stay integers there.
+
+        Args:
+            v: the variables.
+            batch: transformed, with ``mask`` (B,).
+            ready: what `prepare` returned.
+            rng: for measures that draw. It is the same for all batches: what is random per example takes the
+                example's ``index`` into account, so that figures do not depend on the size of the batches.
+        """
+        del ready, rng
+        mask, batch = batch['mask'], {name: column for name, column in batch.items() if name != 'mask'}
+        scores, weight = self.score(v, batch), self.weight(batch)
+        _refuse_names(scores, _OWN_SCORES, 'scores')
+        weight = jnp.where(mask, 1.0 if weight is None else weight, 0.0)
+        return {**means(scores, mask, weight), 'weight': jnp.sum(weight)}
+
+    def rows(self, v: Variables, batch: Batch, ready: Any) -> Rows:
+        """Returns what has to meet on the host, one row per example: detections, features; nothing by default."""
+        del v, batch, ready
+        return {}
+
+    def figures(self, sums: Sums, rows: dict[str, Any]) -> dict[str, float]:
+        """Returns the figures of an evaluation, by default the means of `score`; computed once, on the host.
+
+        It is called on zeros and without rows before the first step, and has to name all its figures then too.
+
+        Args:
+            sums: those of `measure` over the whole split, as NumPy arrays of float64 and int64.
+            rows: those of `rows` over the whole split, padding left out.
+        """
+        del rows
+        weight = sums['weight'] or 1.0
+        return {name: float(total / weight) for name, total in sums.items() if name != 'weight'}
+
+    def pictures(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        """Returns images (B, H, W, C) of a few examples, floats from 0 to 1 or uint8; none by default."""
+        del v, batch
+        return {}
 
     def weight(self, batch: Batch) -> Float[Array, ' b'] | None:
         """Returns how much each example counts in the mean of a score, such as its questions; None for all alike."""
@@ -156,8 +218,35 @@ class Wrapper(Task):
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         return self.inner.predict(self.deploy(v), batch)
 
+    def extra(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        """Returns what the method scores beside `inner`, one value per example; nothing by default."""
+        del v, batch
+        return {}
+
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        return self.inner.score(self.deploy(v), batch)
+        return {**self.inner.score(self.deploy(v), batch), **self.extra(v, batch)}
+
+    def gather(self, v: Variables, batch: Batch) -> Rows:
+        return self.inner.gather(self.deploy(v), batch)
+
+    def prepare(self, v: Variables, gathered: dict[str, Any] | None) -> Any:
+        return self.inner.prepare(self.deploy(v), gathered)
+
+    def measure(self, v: Variables, batch: Batch, ready: Any, rng: Key[Array, '']) -> Sums:
+        mask = batch['mask']
+        extra = self.extra(v, {name: column for name, column in batch.items() if name != 'mask'})
+        own = {'extra': means(extra, mask, mask.astype(jnp.float32)), 'count': jnp.sum(mask)}
+        return {'inner': self.inner.measure(self.deploy(v), batch, ready, rng), **own}
+
+    def rows(self, v: Variables, batch: Batch, ready: Any) -> Rows:
+        return self.inner.rows(self.deploy(v), batch, ready)
+
+    def figures(self, sums: Sums, rows: dict[str, Any]) -> dict[str, float]:
+        own = {name: float(total / (sums['count'] or 1)) for name, total in sums['extra'].items()}
+        return {**self.inner.figures(sums['inner'], rows), **own}
+
+    def pictures(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        return self.inner.pictures(self.deploy(v), batch)
 
     def weight(self, batch: Batch) -> Float[Array, ' b'] | None:
         return self.inner.weight(batch)
@@ -272,23 +361,48 @@ def _refuse_names(given: Iterable[str], own: tuple[str, ...], does: str) -> None
             raise ValueError(f'the task {does} {name!r}, a figure that every run has already: give it another name.')
 
 
-def make_score(task: Task, transform: Transform) -> Callable[[Variables, Batch, Key[Array, '']], Metrics]:
-    """Returns ``(variables, batch, rng) -> sums`` over the unmasked rows.
+class Measured(NamedTuple):
+    """What one batch gives to an evaluation.
 
-    The sums are those of each score times `Task.weight`, of ``weight`` itself, by which a mean is divided, and of the
-    rows, ``count``.
+    Attributes:
+        sums: of `Task.measure`.
+        rows: of `Task.rows`; those of padding are cut off on the host, by `mask`.
+        mask: whether each row is an example.
     """
 
-    def score(v: Variables, batch: Batch, rng: Key[Array, '']) -> Metrics:
-        mask = batch['mask']
-        batch = transform({k: x for k, x in batch.items() if k != 'mask'}, rng)
-        scores, weight = task.score(v, batch), task.weight(batch)
-        _refuse_names(scores, _OWN_SCORES, 'scores')
-        weight = jnp.where(mask, 1.0 if weight is None else weight, 0.0)
-        sums = {name: jnp.sum(jnp.where(mask, values, 0.0) * weight) for name, values in scores.items()}
-        return {**sums, 'count': jnp.sum(mask.astype(jnp.float32)), 'weight': jnp.sum(weight)}
+    sums: Sums
+    rows: Rows
+    mask: Bool[Array, ' b']
 
-    return score
+
+def make_measure(task: Task, transform: Transform) -> Callable[..., Measured]:
+    """Returns ``(variables, batch, rng, ready=None) -> Measured``; `ready` is what `Task.prepare` returned."""
+
+    def measure(v: Variables, batch: Batch, rng: Key[Array, ''], ready: Any = None) -> Measured:
+        mask, batch = batch['mask'], transform({k: x for k, x in batch.items() if k != 'mask'}, rng)
+        seen = {**batch, 'mask': mask}
+        return Measured(task.measure(v, seen, ready, rng), task.rows(v, batch, ready), mask)
+
+    return measure
+
+
+def make_gather(task: Task, transform: Transform) -> Callable[..., tuple[Rows, Bool[Array, ' b']]]:
+    """Returns ``(variables, batch, rng) -> (rows, mask)``, what `Task.gather` keeps of a batch."""
+
+    def gather(v: Variables, batch: Batch, rng: Key[Array, '']) -> tuple[Rows, Bool[Array, ' b']]:
+        return task.gather(v, transform({k: x for k, x in batch.items() if k != 'mask'}, rng)), batch['mask']
+
+    return gather
+
+
+def make_pictures(task: Task, transform: Transform) -> Callable[[Variables, Batch, Key[Array, '']], Rows]:
+    """Returns ``(variables, batch, rng) -> pictures`` by name, one row per example."""
+    return lambda v, batch, rng: task.pictures(v, transform({k: x for k, x in batch.items() if k != 'mask'}, rng))
+
+
+def means(scores: Mapping[str, Array], mask: Bool[Array, ' b'], weight: Float[Array, ' b']) -> Metrics:
+    """Returns the sums of scores times the weight of each row, from which padding is left out whatever it holds."""
+    return {name: jnp.sum(jnp.where(mask, values, 0.0) * weight) for name, values in scores.items()}
 
 
 def chain(transforms: Sequence[Transform]) -> Transform:

@@ -14,13 +14,26 @@ and refuses other backbones when it is built. XLA drops the features that nobody
 | ``table``            | (V, D)         | the word embeddings, where the language model's head is tied to them |
 | ``gates``            | (B, G)         | how much of each block that can be skipped was used, from 0 to 1     |
 | ``gate_logits``      | (B, G)         | the logits of the probabilities that these blocks are used           |
+| ``pixels``           | (B, H, W, C)   | an image that a decoder or a restoration network makes               |
+| ``penalty``          | (B,)           | what a part of the network asks for besides the task, such as the    |
+|                      |                | balance of its experts; objectives add its mean to their loss        |
+
+What a network reads are columns of a batch, named by `Backbone.reads`. A column may be ragged, its rows filled up to
+one length; then ``NAME_valid`` (B, N) is True where there is something.
+
+| column                           | shape                     | meaning                                          |
+|----------------------------------|---------------------------|--------------------------------------------------|
+| ``image``, ``image_valid``       | (B, H, W, C), (B, H, W)   | pixels; invalid where an image is filled up      |
+| ``words``, ``words_valid``       | (B, T), (B, T)            | numbers of words in a vocabulary                 |
+| ``points``, ``points_valid``     | (B, N, D), (B, N)         | coordinates, and whatever else is known of each  |
+| ``time``                         | (B,)                      | of a process that adds noise                     |
 """
 
 import abc
 from typing import Any, NamedTuple
 
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 STEM = 'stem'
 TOKENS = 'tokens'
@@ -29,6 +42,12 @@ POOLED = 'pooled'
 TABLE = 'table'
 GATES = 'gates'
 GATE_LOGITS = 'gate_logits'
+PIXELS = 'pixels'
+PENALTY = 'penalty'
+
+IMAGE = 'image'
+WORDS = 'words'
+POINTS = 'points'
 
 Features = dict[str, Array]
 # The input of a sequence network: words, vectors, or an image, whose pixels are read row by row.
@@ -61,11 +80,27 @@ class Published(NamedTuple):
     top1: float | None = None
 
 
+def valid(column: str) -> str:
+    """Returns the name of a column's padding mask."""
+    return f'{column}_valid'
+
+
+def read_by(module: nn.Module) -> tuple[str, ...]:
+    """Returns the columns of a batch that a module takes; one that does not say it takes an image."""
+    return getattr(module, 'reads', (IMAGE,))
+
+
 class Backbone(nn.Module, abc.ABC):
-    """image -> features. Subclasses are abstract or final: none overrides an implementation."""
+    """Columns of a batch -> features. Subclasses are abstract or final: none overrides an implementation.
+
+    Attributes:
+        reads: the columns, in the order of the arguments of ``__call__``; an image where a class says nothing else.
+    """
+
+    reads = (IMAGE,)
 
     @abc.abstractmethod
-    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Features:
+    def __call__(self, *columns: Array, train: bool = False) -> Features:
         """Returns features by the keys above; with `train`, random parts such as stochastic depth are active."""
 
     @property
@@ -141,6 +176,10 @@ class SequenceBackbone(Backbone):
 
     vocabulary = None
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (WORDS if self.vocabulary else IMAGE,)
+
     @abc.abstractmethod
     def init_state(self, batch: int) -> Any:
         """Returns the state before the first element."""
@@ -150,10 +189,21 @@ class SequenceBackbone(Backbone):
         """Returns the next state and the features of this element, with ``tokens`` (B, 1, D)."""
 
 
+class TextBackbone(Backbone):
+    """Reads words, to both sides or only to those before, and need not decode; padding is masked."""
+
+    reads = (WORDS, valid(WORDS))
+
+    @abc.abstractmethod
+    def __call__(self, words: Int[Array, 'b t'], valid: Bool[Array, 'b t'], *, train: bool = False) -> Features:
+        """Returns ``tokens`` (B, T, D), of which those of padding mean nothing, and ``pooled`` (B, D)."""
+
+
 _OFFERS = {
     TokenBackbone: 'embed, positions and encode',
     PyramidBackbone: 'stages with strides and channels',
     SequenceBackbone: 'init_state and step',
+    TextBackbone: 'words with a padding mask',
 }
 
 
@@ -162,7 +212,7 @@ def require(backbone: nn.Module, capability: type[Backbone], who: str) -> None:
 
     Args:
         backbone: the backbone to check.
-        capability: TokenBackbone, PyramidBackbone or SequenceBackbone.
+        capability: TokenBackbone, PyramidBackbone, SequenceBackbone or TextBackbone.
         who: the name of the asking method, for the message.
 
     Raises:
@@ -173,5 +223,5 @@ def require(backbone: nn.Module, capability: type[Backbone], who: str) -> None:
     has = [name for kind, name in _OFFERS.items() if isinstance(backbone, kind)]
     raise TypeError(
         f'{who} needs a {capability.__name__} ({_OFFERS[capability]}), and {type(backbone).__name__} '
-        f'has {" and ".join(has) or "neither tokens, stages nor steps"}: choose another backbone.'
+        f'has {" and ".join(has) or "neither tokens, stages, steps nor text"}: choose another backbone.'
     )

@@ -11,9 +11,12 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
+import PIL.Image
 import tensorboardX
 import tqdm
 from jax.experimental import multihost_utils
@@ -61,6 +64,29 @@ class Metrics:
                 'run the same command again; the checkpoints are untouched.'
             ) from error
 
+    def show(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures beside each other, as ``pictures/NAME/STEP.png`` and for TensorBoard.
+
+        Args:
+            step: of the run.
+            pictures: by name (B, H, W, C) with one or three channels, uint8 or floats from 0 to 1.
+
+        Raises:
+            ValueError: a picture has other channels.
+            RunError: they cannot be written.
+        """
+        strips = {name: strip(array, name) for name, array in pictures.items()}
+        if self._board is None:
+            return
+        try:
+            for name, array in strips.items():
+                folder = self._path.parent / 'pictures' / name
+                folder.mkdir(parents=True, exist_ok=True)
+                PIL.Image.fromarray(array).save(folder / f'{step:08d}.png')
+                self._board.add_image(f'pictures/{name}', array, step, dataformats='HWC')
+        except OSError as error:
+            raise RunError(f'the pictures of step {step} cannot be written ({error}): free some space.') from error
+
     def is_best(self, key: str, step: int, mode: str) -> bool:
         """Whether the value at `step` is better than all before it; values that are not finite do not count.
 
@@ -85,6 +111,22 @@ class Metrics:
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+
+
+def strip(images: np.ndarray, name: str) -> np.ndarray:
+    """Returns images (B, H, W, C) in a row with a line of white between them, uint8 (H, ..., 3).
+
+    Raises:
+        ValueError: they have neither one nor three channels.
+    """
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f'the pictures {name!r} have shape {images.shape}: give (B, H, W, 1) or (B, H, W, 3).')
+    if images.dtype != np.uint8:
+        images = np.round(255 * np.clip(np.asarray(images, np.float32), 0, 1)).astype(np.uint8)
+    framed = np.pad(
+        np.broadcast_to(images, (*images.shape[:3], 3)), ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255
+    )
+    return np.concatenate(list(framed), axis=1)[:, :-1]
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -2,12 +2,35 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from longview.runtime.from_data import filled
 from longview.runtime.mesh import MeshConfig
 from longview.runtime.resolve import call, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Eval:
+    """One more evaluation of a run, logged as ``eval/NAME/...``.
+
+    Attributes:
+        data: its evaluation split is measured; None is the run's own data set.
+        every: steps between evaluations; None is as often as the run's own. The last step is evaluated too.
+        transforms: batch transforms on the device; None are the run's `eval_transforms`.
+        support: a data set whose evaluation split `Task.gather` goes over first, such as
+            ``{**data, 'eval_split': 'train'}``; None for what needs none.
+    """
+
+    data: Any = None
+    every: int | None = None
+    transforms: Sequence[Any] | None = None
+    support: Any = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None and self.every < 1:
+            raise ValueError(f'every of an evaluation is {self.every}: it must be at least 1.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +56,9 @@ class Run:
         best: the evaluation metric that decides which checkpoint is the best.
         best_mode: whether the best value of it is the largest, ``max``, or the smallest, ``min``.
         matmul_precision: jax's name for the precision of float32 products on accelerators.
+        evals: further evaluations, by the names under which they are logged.
+        support: of the run's own evaluation, as `Eval.support`.
+        pictures: how many examples of the evaluation split are shown at each evaluation, for a task that has pictures.
         kernels: op -> name of the implementation that all of the run's networks take (kernels/dispatch.py:OPS); an op
             that is left out, or None, chooses by the platform.
     """
@@ -56,6 +82,9 @@ class Run:
     best: str = 'eval/accuracy'
     best_mode: str = 'max'
     matmul_precision: str = 'default'
+    evals: Mapping[str, Eval] = dataclasses.field(default_factory=dict)
+    support: Any = None
+    pictures: int = 8
     kernels: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,6 +93,11 @@ class Run:
         for name in ('batch_size', 'accumulate', 'log_every', 'keep'):
             if getattr(self, name) < 1:
                 raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1.')
+        if self.pictures < 0:
+            raise ValueError(f'config.pictures is {self.pictures}: it must be at least 0, for none.')
+        for name in self.evals:
+            if not re.fullmatch(r'[\w.-]+', name):
+                raise ValueError(f'config.evals has the name {name!r}: use letters, digits, "_", "-" and ".".')
         if self.best_mode not in ('max', 'min'):
             raise ValueError(f"config.best_mode is {self.best_mode!r}: it must be 'max' or 'min'.")
         if self.accumulate > 1 and self.task.batchwide:
@@ -98,6 +132,8 @@ _EXECUTION = (
     'keep',
     'save_every',
     'kernels',
+    'evals',
+    'pictures',
     'data.data_dir',
     'data.threads',
     'data.prefetch',
@@ -147,8 +183,9 @@ class Plan:
         default = max(math.ceil(per_epoch), 100)
         return cls(steps, per_epoch, run.eval_every or default, run.save_every or default)
 
-    def evaluates(self, step: int) -> bool:
-        return step % self.eval_every == 0 or step == self.steps
+    def evaluates(self, step: int, every: int | None = None) -> bool:
+        """Whether an evaluation is due after so many steps; by default the run's own."""
+        return step % (every or self.eval_every) == 0 or step == self.steps
 
     def saves(self, step: int) -> bool:
         return step % self.save_every == 0 or step == self.steps

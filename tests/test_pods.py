@@ -23,7 +23,7 @@ def lowered(config, topology: str) -> dict[str, jax.stages.Lowered]:
         return {
             'init': made.init.lower(key),
             'step': made.step.lower(made.state, made.batch, key),
-            'score': made.score.lower(made.state.variables, batch, key),
+            'measure': made.measure.lower(made.state.variables, batch, key, None),
         }
 
 
@@ -35,11 +35,11 @@ def config_on(**axes: int):
 
 def test_a_run_on_a_pod_takes_the_kernels():
     found = lowered(config_on(data=1, fsdp=2, tensor=2), 'v5e')
-    assert ['tpu_custom_call' in found[name].as_text() for name in ('init', 'step', 'score')] == [False, True, True]
+    assert ['tpu_custom_call' in found[name].as_text() for name in ('init', 'step', 'measure')] == [False, True, True]
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize('axes', [{'data': 16}, {'data': 4, 'fsdp': 4}, {'data': 4, 'fsdp': 2, 'tensor': 2}], ids=str)
 def test_it_compiles_for_a_pod(axes):
     found = lowered(config_on(**axes), 'v5e:4x4')
-    assert all('tpu_custom_call' in found[name].compile().as_text() for name in ('step', 'score'))
+    assert all('tpu_custom_call' in found[name].compile().as_text() for name in ('step', 'measure'))

@@ -66,20 +66,22 @@ class Distill(Objective):
         return self.student
 
     def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
-        teachers = tuple(forward.read(teacher, batch['image']) for teacher in self.teachers)
+        teachers = tuple(forward.read(teacher, *forward.inputs(teacher, batch)) for teacher in self.teachers)
         return super().given(batch, fixed_only=fixed_only)._replace(fixed={'teachers': teachers})
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         given = self.given(batch) if given is None else given
-        params, state = forward.init(bare(self.student), rng, batch['image'], weights=given.network)
+        params, state = forward.init(
+            bare(self.student), rng, *forward.inputs(self.student, batch), weights=given.network
+        )
         keys = jax.random.split(jax.random.fold_in(rng, 1), len(self.teachers))
         weights = given.fixed.get('teachers', ({},) * len(self.teachers))
         teachers = tuple(
-            filled(bare(teacher).init(key, batch['image'], train=False), read)
+            filled(bare(teacher).init(key, *forward.inputs(teacher, batch), train=False), read)
             for teacher, key, read in zip(self.teachers, keys, weights)
         )
-        classes = {self._logits(teacher, v, batch['image']).shape[-1] for teacher, v in zip(self.teachers, teachers)}
-        own = forward.answer(self.student, params, state, batch['image'])['logits']
+        classes = {self._logits(teacher, v, batch).shape[-1] for teacher, v in zip(self.teachers, teachers)}
+        own = forward.answer(self.student, params, state, *forward.inputs(self.student, batch))['logits']
         if classes != {own.shape[-1]}:
             raise ValueError(
                 f'the student has {own.shape[-1]} classes and its teachers have '
@@ -94,9 +96,10 @@ class Distill(Objective):
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         params = self._student_params(v)
-        features, state = forward.learn(self.student, params, v.state, batch['image'], rng=rng, row=batch['row'])
+        columns = forward.inputs(self.student, batch)
+        features, state = forward.learn(self.student, params, v.state, *columns, rng=rng, row=batch['row'])
         logits = features['logits']
-        taught = jnp.stack([self._logits(*pair, batch['image']) for pair in zip(self.teachers, v.fixed['teachers'])])
+        taught = jnp.stack([self._logits(*pair, batch) for pair in zip(self.teachers, v.fixed['teachers'])])
         parts = {'distillation': divergence(logits, taught, self.temperature).mean()}
         loss = (1 - self.label_weight) * parts['distillation']
         if self.label_weight:
@@ -109,10 +112,11 @@ class Distill(Objective):
             )
             parts['discriminator'] = told(told_apart)
             loss = loss + self.discriminator_weight * parts['discriminator']
-        return loss, (state, {'loss': loss, **parts})
+        loss, metrics = forward.penalized(loss, features)
+        return loss, (state, {**metrics, **parts})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self.student, self._student_params(v), v.state, batch['image'])
+        return forward.answer(self.student, self._student_params(v), v.state, *forward.inputs(self.student, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         logits, label = self.predict(v, batch)['logits'], batch['label']
@@ -125,8 +129,9 @@ class Distill(Objective):
     def _student_params(self, v: Variables) -> dict[str, Any]:
         return {name: tree for name, tree in v.params.items() if name != 'discriminator'}
 
-    def _logits(self, teacher: Classifier, variables: Any, image: Array) -> Float[Array, 'b k']:
-        return jax.lax.stop_gradient(teacher.apply(variables, image, train=False)['logits'].astype(jnp.float32))
+    def _logits(self, teacher: Classifier, variables: Any, batch: Batch) -> Float[Array, 'b k']:
+        answer = teacher.apply(variables, *forward.inputs(teacher, batch), train=False)
+        return jax.lax.stop_gradient(answer['logits'].astype(jnp.float32))
 
 
 class Discriminator(nn.Module):

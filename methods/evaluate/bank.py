@@ -66,14 +66,12 @@ class Banked(Wrapper):
     def deploy(self, v: Variables) -> Variables:
         return v._replace(state=v.state['inner'])
 
-    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        inner = self.deploy(v)
-        judged = self.judge(self._features(inner, batch), v.state['feature'], v.state['label'])
-        right = {
+    def extra(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+        judged = self.judge(self._features(self.deploy(v), batch), v.state['feature'], v.state['label'])
+        return {
             f'{name}_accuracy': (jnp.argmax(votes, axis=1) == batch['label']).astype(jnp.float32)
             for name, votes in judged.items()
         }
-        return {**self.inner.score(inner, batch), **right}
 
     def _features(self, v: Variables, batch: Batch) -> Float[Array, 'b d']:
         return self.inner.predict(v, batch)[self.feature].astype(jnp.float32)

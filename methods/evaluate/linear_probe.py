@@ -67,10 +67,9 @@ class LinearProbe(Wrapper):
         features = self.inner.predict(self.deploy(v), batch)
         return {**features, 'logits': self._logits(v, features)}
 
-    def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
+    def extra(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         logits = self._logits(v, self.inner.predict(self.deploy(v), batch))
-        right = (jnp.argmax(logits, axis=1) == batch['label']).astype(jnp.float32)
-        return {**self.inner.score(self.deploy(v), batch), 'probe_accuracy': right}
+        return {'probe_accuracy': (jnp.argmax(logits, axis=1) == batch['label']).astype(jnp.float32)}
 
     @property
     def _probe(self) -> '_Probe':

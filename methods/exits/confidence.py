@@ -75,6 +75,11 @@ class Exits(nn.Module):
     branch: Callable[..., nn.Module]
     exits: Sequence[str]
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns of a batch that the backbone takes."""
+        return ft.read_by(self.backbone)
+
     def setup(self) -> None:
         self.branches = [self.branch() for _ in self.exits]
 
@@ -130,8 +135,8 @@ class EarlyExit(NetworkObjective):
             ft.require(self.source.backbone, ft.PyramidBackbone, f'EarlyExit at {" and ".join(stages)}')
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
-        backbone = self.source.backbone
-        features = jax.eval_shape(lambda: backbone.init_with_output(rng, batch['image'], train=False)[0])
+        backbone, columns = self.source.backbone, forward.inputs(self.model, batch)
+        features = jax.eval_shape(lambda: backbone.init_with_output(rng, *columns, train=False)[0])
         maps = [name for name, value in features.items() if value.ndim == 4]
         absent = [name for name in self.exits if name not in maps]
         if absent:
@@ -139,23 +144,25 @@ class EarlyExit(NetworkObjective):
                 f'{type(backbone).__name__} gives no map {" or ".join(absent)} for EarlyExit to '
                 f'leave at: use some of {", ".join(maps)}, or another backbone.'
             )
-        params, state = forward.init(self.model, rng, batch['image'], weights=self._weights(batch, given))
+        params, state = forward.init(self.model, rng, *columns, weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        features, state = forward.learn(self.model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
+        columns = forward.inputs(self.model, batch)
+        features, state = forward.learn(self.model, v.params, v.state, *columns, rng=rng, row=batch['row'])
         logits = features[EXIT_LOGITS]
         target = batch.get('target', jax.nn.one_hot(batch['label'], logits.shape[-1]))
         losses = [cross_entropy(logits[:, index], target).mean() for index in range(len(self.weights))]
         loss = sum(weight * each for weight, each in zip(self.weights, losses))
-        return loss, (state, {'loss': loss, **{f'{name}_loss': each for name, each in zip(self._names, losses)}})
+        loss, metrics = forward.penalized(loss, features)
+        return loss, (state, {**metrics, **{f'{name}_loss': each for name, each in zip(self._names, losses)}})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         """Returns the features, every exit's logits, the number of the `exit` taken and its ``logits``."""
-        features = forward.answer(self.model, v.params, v.state, batch['image'])
+        features = forward.answer(self.model, v.params, v.state, *forward.inputs(self.model, batch))
         logits = features[EXIT_LOGITS]
         sure = [self.leaves(logits[:, index], self.threshold) for index in range(len(self.exits))]
         taken = jnp.argmax(jnp.stack([*sure, jnp.ones(len(logits), bool)], axis=1), axis=1)
@@ -166,7 +173,7 @@ class EarlyExit(NetworkObjective):
         answers, label = self.predict(v, batch), batch['label']
         right = lambda logits: (jnp.argmax(logits, axis=1) == label).astype(jnp.float32)
         logits, apart = answers['logits'], answers[EXIT_LOGITS]
-        spent, plain = operations(self, v, batch['image'])
+        spent, plain = operations(self, v, *forward.inputs(self.model, batch))
         saved = 1 - jnp.asarray(spent, jnp.float32)[answers['exit']] / plain
         return {
             'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])),

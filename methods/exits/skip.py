@@ -47,8 +47,9 @@ class Skip(NetworkObjective):
     discount: float = 1.0
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
-        params, state = forward.init(self.model, rng, batch['image'], weights=self._weights(batch, given))
-        features = jax.eval_shape(lambda: forward.answer(self.model, params, state, batch['image']))
+        columns = forward.inputs(self.model, batch)
+        params, state = forward.init(self.model, rng, *columns, weights=self._weights(batch, given))
+        features = jax.eval_shape(lambda: forward.answer(self.model, params, state, *columns))
         if ft.GATES not in features:
             raise ValueError(
                 f'Skip needs a backbone with gates, and {type(self.model.backbone).__name__} gives '
@@ -60,7 +61,8 @@ class Skip(NetworkObjective):
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
-        features, state = forward.learn(self.model, v.params, v.state, batch['image'], rng=rng, row=batch['row'])
+        columns = forward.inputs(self.model, batch)
+        features, state = forward.learn(self.model, v.params, v.state, *columns, rng=rng, row=batch['row'])
         logits, gates = features['logits'], features[ft.GATES].astype(jnp.float32)
         losses = cross_entropy(logits, batch.get('target', jax.nn.one_hot(batch['label'], logits.shape[-1])))
         if self.reinforce:
@@ -69,11 +71,11 @@ class Skip(NetworkObjective):
             extra = -self.reinforce * jnp.sum(reward * likely, axis=1)
         else:
             extra = self.alpha * jnp.mean(gates, axis=1)
-        loss = jnp.mean(losses + extra)
-        return loss, (state, {'loss': loss, 'label': losses.mean(), 'executed': executed(gates).mean()})
+        loss, metrics = forward.penalized(jnp.mean(losses + extra), features)
+        return loss, (state, {**metrics, 'label': losses.mean(), 'executed': executed(gates).mean()})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self.model, v.params, v.state, batch['image'])
+        return forward.answer(self.model, v.params, v.state, *forward.inputs(self.model, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the loss, the accuracy, and the share of the blocks that were run."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.reparam import on_selected, select
 from longview.methods.task import Batch, Given, Metrics, Variables, Wrapper
+from longview.modelzoo import features as ft
 from longview.trees import by_path
 
 
@@ -24,26 +25,28 @@ class TrAct(Wrapper):
     """Task -> Task: `inner`, with another gradient for the kernel that reads the image.
 
     Attributes:
-        inner: the task to train; its network computes a convolution with this kernel of ``image`` as it is.
+        inner: the task to train; its network computes a convolution with this kernel of a column as it is.
         stride: of that convolution; None for the kernel's side, as patch embeddings have it.
         padding: zeros around the image.
         shrinkage: lambda above.
         kernel: regular expression of its path.
+        column: of the batch that the convolution reads.
     """
 
     stride: int | None = None
     padding: int = 0
     shrinkage: float = 0.1
     kernel: str = 'backbone/stem/kernel'
+    column: str = ft.IMAGE
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         v = self.inner.init(rng, batch, given)
         path = self._path(v.params)
         shape = by_path(v.params)[path].shape
-        if len(shape) != 4 or shape[2] != batch['image'].shape[-1]:
+        if len(shape) != 4 or shape[2] != batch[self.column].shape[-1]:
             raise ValueError(
                 f'TrAct: {path} has shape {tuple(shape)}, and a kernel (height, width, '
-                f'{batch["image"].shape[-1]}, out) that reads the image is wanted: name another.'
+                f'{batch[self.column].shape[-1]}, out) that reads the {self.column} is wanted: name another.'
             )
         return v
 
@@ -52,7 +55,7 @@ class TrAct(Wrapper):
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         path = self._path(v.params)
         kernel = by_path(v.params)[path]
-        gram = self._gram(batch['image'].astype(jnp.float32), kernel.shape)
+        gram = self._gram(batch[self.column].astype(jnp.float32), kernel.shape)
         params = on_selected(lambda _, leaf: preconditioned(leaf, gram), (path,), v.params)
         return self.inner.loss(v._replace(params=params), batch, rng, step)
 

@@ -55,8 +55,8 @@ class Autoencoder(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, 'b h w c'], noise: Float[Array, 'b n'], *, train: bool = False
-    ) -> tuple[Float[Array, 'b n p'], Float[Array, 'b n']]:
-        """Returns the painted patches, and 1 where a patch was hidden.
+    ) -> tuple[Float[Array, 'b n p'], Float[Array, 'b n'], ft.Features]:
+        """Returns the painted patches, 1 where a patch was hidden, and the backbone's features of what was seen.
 
         Args:
             x: images.
@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
         kept = jnp.take_along_axis(tokens, order[:, :seen, None], axis=1)
         features = self.backbone.encode(kept, None, train=train)
         painted = self._decode(features, place, grid, pixels=x[0].size // count)
-        return painted, (place >= seen).astype(jnp.float32)
+        return painted, (place >= seen).astype(jnp.float32), features
 
     def _decode(
         self, features: ft.Features, place: Int[Array, 'b n'], grid: ft.Grid, pixels: int
@@ -128,7 +128,7 @@ class MaskedAutoencoder(Objective):
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         noise = self._noise(rng, batch, batch['index'])
         weights = self._weights(batch, given)
-        params, state = forward.init(self._model, rng, batch['image'], noise, weights=weights)
+        params, state = forward.init(self._model, rng, *self._images(batch), noise, weights=weights)
         return Variables(params, state, {})
 
     def loss(
@@ -136,21 +136,23 @@ class MaskedAutoencoder(Objective):
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         noise = self._noise(rng, batch, batch['row'])
-        (painted, hidden), state = forward.learn(
-            self._model, v.params, v.state, batch['image'], noise, rng=rng, row=batch['row']
+        (image,) = self._images(batch)
+        (painted, hidden, features), state = forward.learn(
+            self._model, v.params, v.state, image, noise, rng=rng, row=batch['row']
         )
-        loss = self._errors(painted, hidden, batch['image']).mean()
-        return loss, (state, {'loss': loss})
+        loss, metrics = forward.penalized(self._errors(painted, hidden, image).mean(), features)
+        return loss, (state, metrics)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         state = {kind: tree.get('backbone', {}) for kind, tree in v.state.items()}
-        return forward.answer(self.source.backbone, v.params['backbone'], state, batch['image'])
+        return forward.answer(self.source.backbone, v.params['backbone'], state, *self._images(batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the error; each example always hides the same patches."""
         noise = self._noise(jax.random.key(0), batch, batch['index'])
-        painted, hidden = forward.answer(self._model, v.params, v.state, batch['image'], noise)
-        return {'loss': self._errors(painted, hidden, batch['image'])}
+        (image,) = self._images(batch)
+        painted, hidden, _ = forward.answer(self._model, v.params, v.state, image, noise)
+        return {'loss': self._errors(painted, hidden, image)}
 
     @property
     def source(self) -> Classifier:
@@ -160,8 +162,12 @@ class MaskedAutoencoder(Objective):
     def _model(self) -> Autoencoder:
         return self.network.clone(backbone=self.source.backbone)
 
+    def _images(self, batch: Batch) -> tuple[Array, ...]:
+        return forward.inputs(self.source, batch)
+
     def _noise(self, rng: Key[Array, ''], batch: Batch, number: Int[Array, ' b']) -> Float[Array, 'b n']:
-        rows, columns = self.source.backbone.grid(*batch['image'].shape[1:3])
+        (image,) = self._images(batch)
+        rows, columns = self.source.backbone.grid(*image.shape[1:3])
         rng = jax.random.fold_in(rng, 1)
         return jax.vmap(lambda n: jax.random.uniform(jax.random.fold_in(rng, n), (rows * columns,)))(number)
 

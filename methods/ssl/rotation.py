@@ -31,10 +31,11 @@ class RotNet(NetworkObjective):
     """
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
-        _, height, width, _ = batch['image'].shape
+        (image,) = forward.inputs(self.model, batch)
+        _, height, width, _ = image.shape
         if height != width:
             raise ValueError(f'RotNet turns images and got {height}x{width}: crop them to squares.')
-        params, state = forward.init(self.model, rng, batch['image'], weights=self._weights(batch, given))
+        params, state = forward.init(self.model, rng, image, weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
@@ -42,18 +43,20 @@ class RotNet(NetworkObjective):
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         del step
         row = (TURNS * batch['row'][None] + jnp.arange(TURNS)[:, None]).ravel()
-        image = rotations(batch['image'])
-        features, state = forward.learn(self.model, v.params, v.state, image, rng=rng, row=row)
+        (image,) = forward.inputs(self.model, batch)
+        features, state = forward.learn(self.model, v.params, v.state, rotations(image), rng=rng, row=row)
         losses, right = _judged(features['logits'])
-        return losses.mean(), (state, {'loss': losses.mean(), 'accuracy': right.mean()})
+        loss, metrics = forward.penalized(losses.mean(), features)
+        return loss, (state, {**metrics, 'accuracy': right.mean()})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        features = forward.answer(self.model, v.params, v.state, batch['image'])
+        features = forward.answer(self.model, v.params, v.state, *forward.inputs(self.model, batch))
         return {name: value for name, value in features.items() if name != 'logits'}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns means over the four turns of each image."""
-        features = forward.answer(self.model, v.params, v.state, rotations(batch['image']))
+        (image,) = forward.inputs(self.model, batch)
+        features = forward.answer(self.model, v.params, v.state, rotations(image))
         losses, right = _judged(features['logits'])
         return {'loss': losses.mean(axis=0), 'accuracy': right.mean(axis=0)}
 

@@ -53,10 +53,11 @@ class SimClr(Objective):
         row = jnp.concatenate([2 * batch['row'], 2 * batch['row'] + 1])
         features, state = forward.learn(self._model, v.params, v.state, both, rng=rng, row=row)
         losses, found = nt_xent(*jnp.split(features[PROJECTED], 2), self.temperature)
-        return losses.mean(), (state, {'loss': losses.mean(), 'accuracy': found.mean(dtype=jnp.float32)})
+        loss, metrics = forward.penalized(losses.mean(), features)
+        return loss, (state, {**metrics, 'accuracy': found.mean(dtype=jnp.float32)})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self._model, v.params, v.state, batch['image'])
+        return forward.answer(self._model, v.params, v.state, *forward.inputs(self.source, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the loss and the share of views that find their partner; padding rows count among the others."""

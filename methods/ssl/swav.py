@@ -84,15 +84,17 @@ class SwAV(Objective):
     ) -> tuple[Float[Array, ''], tuple[Any, Metrics]]:
         model, kernel = _parted(v.params)
         kernel = jnp.where(step < self.freeze, jax.lax.stop_gradient(kernel), kernel)
-        state, projected = v.state['model'], []
+        state, projected, outputs = v.state['model'], [], []
         for index, view in enumerate(views_of(batch, self.views, 'SwAV')):
             row = self.views * batch['row'] + index
             features, state = forward.learn(self._model, model, state, view, rng=rng, row=row)
+            outputs.append(features)
             projected.append(l2_normalize(features[PROJECTED].astype(jnp.float32), axis=1))
         codes = [self._codes(projected[i], kernel, v.state, i, step) for i in range(ASSIGNING)]
         losses = swapped([z @ kernel for z in projected], codes, self.temperature)
         queue = self._queued(v.state, projected) if self.queue else {}
-        return losses.mean(), ({'model': state, **queue}, {'loss': losses.mean()})
+        loss, metrics = forward.penalized(losses.mean(), *outputs)
+        return loss, ({'model': state, **queue}, metrics)
 
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
         """Sets the prototypes back to length 1."""
@@ -101,7 +103,7 @@ class SwAV(Objective):
         return v._replace(params={**v.params, 'prototypes': {'kernel': kernel}})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self._model, _parted(v.params)[0], v.state['model'], batch['image'])
+        return forward.answer(self._model, _parted(v.params)[0], v.state['model'], *forward.inputs(self.source, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the loss, codes balanced over this batch alone, padding rows included."""

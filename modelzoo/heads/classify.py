@@ -37,21 +37,26 @@ class Classifier(nn.Module):
     A head without parameters has no entry there.
 
     Attributes:
-        backbone: image or sequence -> features.
+        backbone: columns of a batch -> features.
         head: features -> logits; None for the features alone.
     """
 
     backbone: nn.Module
     head: nn.Module | None
 
-    def __call__(self, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> ft.Features:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns of a batch that the backbone takes."""
+        return ft.read_by(self.backbone)
+
+    def __call__(self, *columns: Array, train: bool = False) -> ft.Features:
         """Returns the backbone's features, and ``logits`` among them.
 
         Raises:
             ValueError: the input lies on a mesh with explicit axes.
         """
-        _refuse_explicit(x)
-        return self._with_logits(self.backbone(x, train=train))
+        _refuse_explicit(*columns)
+        return self._with_logits(self.backbone(*columns, train=train))
 
     def init_state(self, batch: int) -> Any:
         """Returns the state of a sequence backbone before the first element."""
@@ -71,10 +76,11 @@ class Classifier(nn.Module):
         return features if self.head is None else {**features, 'logits': self.head(features)}
 
 
-def _refuse_explicit(x: Array) -> None:
+def _refuse_explicit(*columns: Array) -> None:
     """Raises where jax would want every reshape and gather of a network to say how its result is laid out."""
-    mesh = jax.typeof(x).sharding.mesh
-    if jax.sharding.AxisType.Explicit in mesh.axis_types:
+    for mesh in (jax.typeof(column).sharding.mesh for column in columns):
+        if jax.sharding.AxisType.Explicit not in mesh.axis_types:
+            continue
         raise ValueError(
             f'the input lies on a mesh with explicit axes ({", ".join(mesh.axis_names)}), which networks do not take: '
             f'make the mesh with jax.make_mesh(..., axis_types=(jax.sharding.AxisType.Auto,) * {len(mesh.axis_names)}).'

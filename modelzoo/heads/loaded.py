@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads.classify import Classifier
@@ -45,21 +45,19 @@ class Loaded(Classifier, abc.ABC):
         """
 
     @nn.nowrap
-    def init(self, rngs: Any, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False) -> dict[str, Any]:
+    def init(self, rngs: Any, *columns: Array, train: bool = False) -> dict[str, Any]:
         """Returns the variables that are read; `rngs` are for a new head only."""
         init = functools.partial(bare(self).init, train=train)
-        like = jax.eval_shape(init, rngs, x)
+        like = jax.eval_shape(init, rngs, *columns)
         read = self.load(like)
         whole = jax.tree.structure(read) == jax.tree.structure(like)
-        return filled(like if whole else init(rngs, x), read)
+        return filled(like if whole else init(rngs, *columns), read)
 
     @nn.nowrap
-    def init_with_output(
-        self, rngs: Any, x: Float[Array, 'b h w c'] | ft.Sequences, *, train: bool = False
-    ) -> tuple[ft.Features, dict[str, Any]]:
+    def init_with_output(self, rngs: Any, *columns: Array, train: bool = False) -> tuple[ft.Features, dict[str, Any]]:
         """Returns the features and logits of the variables that are read, and the variables."""
-        variables = self.init(rngs, x, train=train)
-        return bare(self).apply(variables, x, train=train), variables
+        variables = self.init(rngs, *columns, train=train)
+        return bare(self).apply(variables, *columns, train=train), variables
 
 
 def bare(network: Classifier) -> Classifier:

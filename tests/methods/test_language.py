@@ -9,7 +9,7 @@ from longview import modelzoo
 from longview.methods import language
 from longview.methods.ema import Ema
 from longview.methods.language import LanguageModel
-from longview.methods.task import Variables, chain, make_score
+from longview.methods.task import Variables, chain, make_measure
 from longview.modelzoo import heads
 from longview.modelzoo.sequence import zoology
 from tests.modelzoo.tiny import jit
@@ -32,12 +32,12 @@ def test_scores_of_a_split_are_means_over_its_questions(size, monkeypatch):
     chances = jnp.asarray([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1], [0.6, 0.2, 0.2]])
     shown = lambda self, v, batch: {'logits': jnp.broadcast_to(jnp.log(chances), (size, 3, 3))}
     monkeypatch.setattr(LanguageModel, 'predict', shown)
-    score, rows = make_score(task, chain([])), {'label': label, 'mask': jnp.arange(4) < 3}
+    score, rows = make_measure(task, chain([])), {'label': label, 'mask': jnp.arange(4) < 3}
     parts = [{name: x[i : i + size] for name, x in rows.items()} for i in range(0, 4, size)]
-    found = jax.device_get([score(Variables({}, {}, {}), part, jax.random.key(0)) for part in parts])
+    found = jax.device_get([score(Variables({}, {}, {}), part, jax.random.key(0)).sums for part in parts])
     sums = jax.tree.map(lambda *leaves: sum(leaves), *found)
     # Asked are 0.5, 0.8 and 0.6, which are the largest of their places, and 0.2, which is not.
-    assert (sums['count'], sums['weight']) == (3, 4)
+    assert sums['weight'] == 4
     np.testing.assert_allclose(sums['loss'] / sums['weight'], -np.log([0.5, 0.8, 0.2, 0.6]).mean(), rtol=1e-5)
     np.testing.assert_allclose(sums['accuracy'] / sums['weight'], 3 / 4)
     np.testing.assert_array_equal(Ema(task).weight(rows), [3, 0, 1, 3])

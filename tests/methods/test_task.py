@@ -27,7 +27,7 @@ from longview.methods.task import (
     Variables,
     chain,
     init_state,
-    make_score,
+    make_measure,
     make_step,
     normalizes_batches,
 )
@@ -205,12 +205,12 @@ def test_averages_warm_up() -> None:
 
 
 def test_scores_leave_padding_out() -> None:
-    batch, score = batch_of(), tiny.jit(make_score(TASK, NOTHING))
+    batch, score = batch_of(), tiny.jit(make_measure(TASK, NOTHING))
     twice = {name: x.at[8:].set(x[:8]) for name, x in batch.items()} | {'mask': jnp.ones(16, bool)}
     spoiled = batch | {'label': batch['label'].at[8:].set(0), 'mask': jnp.arange(16) < 8}
-    both, half = (jax.device_get(score(start().variables, rows, RNG)) for rows in (twice, spoiled))
+    both, half = (jax.device_get(score(start().variables, rows, RNG).sums) for rows in (twice, spoiled))
     chex.assert_trees_all_close(both, jax.tree.map(lambda x: 2 * x, half), rtol=1e-5)
-    assert half['count'] == 8 and half['loss'] > 0
+    assert half['weight'] == 8 and half['loss'] > 0
 
 
 def test_top5_and_accuracy_count_ranks() -> None:
@@ -270,7 +270,7 @@ def test_a_name_that_the_run_itself_reports_is_refused() -> None:
         start(Named(Net(), Head(), metric='grad_norm'))
     task = Named(Net(), Head(), scored='count')
     with pytest.raises(ValueError, match="scores 'count', .* give it another name"):
-        jax.eval_shape(make_score(task, NOTHING), start().variables, batch_of() | {'mask': jnp.ones(16, bool)}, RNG)
+        jax.eval_shape(make_measure(task, NOTHING), start().variables, batch_of() | {'mask': jnp.ones(16, bool)}, RNG)
 
 
 def test_a_wrapper_compares_examples_if_what_it_wraps_does() -> None:
