@@ -38,7 +38,10 @@ class Indexed:
     Args:
         path: of the data set.
         features: of an example, in TFDS's words.
-        splits: the examples of each, none of them empty.
+        splits: the examples of each.
+
+    Raises:
+        ValueError: a split is empty.
     """
 
     def __init__(
@@ -46,6 +49,9 @@ class Indexed:
     ) -> None:
         self.data_dir, self.name = path, os.path.basename(os.path.abspath(path))
         self._splits = splits
+        empty = next((split for split, examples in splits.items() if not len(examples)), None)
+        if empty is not None:
+            raise ValueError(f'The split {empty} of {path} has no example.')
         infos = tfds.core.SplitDict([self._split_info(split) for split in splits])
         self.info = SimpleNamespace(features=tfds.features.FeaturesDict(features), splits=infos)
 
