@@ -19,15 +19,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow_datasets as tfds
 
-from longview.data import features
 from longview.data.arrays import Made
+from longview.data.column import Column
+from longview.data.column import find as find_feature
+from longview.data.columns import LABELLED, channels_of
 from longview.data.dataset import DataSet
 from longview.data.dataset import find as find
 from longview.data.dataset import local_rows as local_rows
+from longview.data.features import check_features
+from longview.data.geometry import pair
 from longview.data.images import Resize
 from longview.data.indexed import Indexed
 from longview.data.prepare import open_dataset
@@ -102,7 +106,7 @@ def _words(arrays: HostBatch, vocabulary: int) -> HostBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Images(DataSet):
-    """Labelled images of a TFDS data set, or of a folder with a folder for each class.
+    """Records of a TFDS data set, or of a folder with a folder for each class: labelled images, or other columns.
 
     Attributes:
         dataset: 'digits', 'fashion_mnist', 'fake_imagenet' (ours, prepared when missing), any
@@ -111,28 +115,28 @@ class Images(DataSet):
         data_dir: the TFDS folder; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
         train_split: a TFDS split, slices such as 'train[:90%]' too.
         eval_split: likewise; ImageNet calls it 'validation'.
-        image_size: side of the square images; None keeps the stored size, which must then be fixed
-            and square.
+        image_size: side of square images, or (height, width); None keeps the stored size, which must then be fixed.
         train_crop: a crop of data/images.py.
         eval_crop: likewise; it may not draw random numbers.
         in_memory: keep the split decoded in memory; None does so when it fits in a GiB and the crop
             allows it.
         threads: threads that read and decode images not kept in memory; None is one per core.
             Changes no number.
-        prefetch: batches prepared ahead and put on the devices by a background thread; 0 does all
-            in the caller's.
+        prefetch: see `DataSet`.
+        columns: kinds of data/columns.py by the names of the batch's columns; None: an `image` and its `label`.
     """
 
     dataset: str
     data_dir: str | None = None
     train_split: str = 'train'
     eval_split: str = 'test'
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     train_crop: HostCrop = Resize()
     eval_crop: HostCrop = Resize()
     in_memory: bool | None = None
     threads: int | None = None
     prefetch: int = 2
+    columns: Mapping[str, Column] | None = None
 
     def __post_init__(self) -> None:
         if self.eval_crop.draws:
@@ -145,20 +149,26 @@ class Images(DataSet):
                 'image anew in every epoch; leave in_memory out.'
             )
 
+    @property
+    def _columns(self) -> Mapping[str, Column]:
+        return LABELLED if self.columns is None else self.columns
+
     @functools.cached_property
     def _builder(self) -> tfds.core.DatasetBuilder | Indexed:
         builder = open_dataset(self.dataset, self.data_dir)
-        features.check_features(builder.info.features, self.dataset)
+        check_features(builder.info.features, self.dataset, self._columns)
         return builder
 
     def _split(self, name: str, crop: HostCrop) -> Split:
         return Split(
             self._builder,
             name,
+            self._columns,
             crop,
-            self.image_shape,
+            self.image_shape[:2] if 'image' in self._columns else None,
             self.in_memory,
             self.threads or os.cpu_count() or 1,
+            padded=any(getattr(each, 'pads', False) for each in (self.train_crop, self.eval_crop)),
         )
 
     @functools.cached_property
@@ -172,13 +182,12 @@ class Images(DataSet):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the batches' images."""
-        image = self._builder.info.features['image']
-        height, width, _ = image.shape
-        channels = features.image_channels(image)
+        image = find_feature(self._builder.info.features, self._columns['image'].feature or 'image', self.dataset)
         if self.image_size is not None:
-            return self.image_size, self.image_size, channels
-        if height is None or height != width:
+            return *pair(self.image_size), channels_of(image)
+        height, width, _ = image.shape
+        if height is None or width is None:
             raise ValueError(
                 f'The images of {self.dataset!r} are stored as {height} x {width} (None: it varies); set image_size.'
             )
-        return height, width, channels
+        return height, width, channels_of(image)

@@ -67,15 +67,47 @@ def decode(data: Record, channels: int, at_least: tuple[int, int] = (0, 0), dtyp
     return _by_pillow(data, channels, modes=_IN_RGBA if channels == 4 else None)
 
 
-def _by_pillow(data: bytes, channels: int, modes: tuple[str, ...] | None) -> np.ndarray:
-    """An image of 8 bits a channel; of any kind, or of one of Pillow's `modes`."""
+def decode_values(data: Record, dtype: DTypeLike = np.uint8) -> np.ndarray:
+    """A file, or an array, of one value for each pixel, such as its class -> `dtype` (H, W).
+
+    A palette's colours are left aside: the values of such a file are their numbers.
+
+    Args:
+        data: the file's bytes. An array passes as it is, without a last axis of 1.
+        dtype: uint8, or uint16 of a PNG of 16 bits.
+
+    Raises:
+        ValueError, OSError: the bytes are not a whole image, or hold no such values.
+    """
+    if isinstance(data, np.ndarray):
+        return data[..., 0] if data.ndim == 3 else data
+    if dtype == np.uint16:
+        return _deep_png(data, 1)[..., 0]
+    if simplejpeg.is_jpeg(data):
+        raise ValueError('it is a JPEG, which does not keep the values of pixels: store it as a PNG')
+    return _by_pillow(data, None, modes=('1', 'L', 'P'))[..., 0]
+
+
+def sized(data: Record, channels: int) -> tuple[Record, tuple[int, int]]:
+    """A record and its (height, width): a JPEG as it is, for its header says that; all else decoded."""
+    if not isinstance(data, np.ndarray):
+        if channels != 4 and simplejpeg.is_jpeg(data):
+            with contextlib.suppress(ValueError):
+                height, width = simplejpeg.decode_jpeg_header(data)[:2]
+                return data, (height, width)
+        data = decode(data, channels)
+    return data, data.shape[:2]
+
+
+def _by_pillow(data: bytes, channels: int | None, modes: tuple[str, ...] | None) -> np.ndarray:
+    """An image of 8 bits a channel; of any kind, or of one of Pillow's `modes`; channels None: as it is stored."""
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if _is_deep(image, data):
                 raise ValueError('it is stored in more than 8 bits a channel and the data set announces uint8')
             if modes and image.mode not in modes:
                 raise ValueError(f'it is stored as {image.mode}, wanted {" or ".join(modes)}')
-            return from_pillow(image.convert(_MODES[channels]))
+            return from_pillow(image.convert(_MODES[channels]) if channels else image)
     except Image.DecompressionBombError as error:
         most = 2 * Image.MAX_IMAGE_PIXELS
         raise ValueError(f'it has more than the {most:,} pixels that Pillow decodes: store it smaller') from error

@@ -3,10 +3,11 @@
 A host crop is a frozen dataclass with
     draws        how many uniform numbers it needs per example (see data/keyed.py)
     keyed_read   whether `read` uses them; if not, what it returns may be kept in memory
-    read         (record, size, channels, draws) -> (size, size, channels), of the type that is stored
-    adjust       (images (B, size, size, C), draws (B, n)) -> the same shape and type, vectorized
+    read         (record, size, channels, draws) -> (height, width, channels), of the type that is stored
+    adjust       (images (B, height, width, C), draws (B, n)) -> the same shape and type, vectorized
 A record is the bytes of an image file of 8 bits a channel, or an array already decoded, of one of the types that
-data/features.py carries.
+data/features.py carries. A size is the side of a square or (height, width). Those of this file are a `Crop`: they also
+say their geometry, which maps, boxes and points follow.
 
 Sources: torchvision (https://github.com/pytorch/vision, BSD-3) and timm
 (https://github.com/huggingface/pytorch-image-models, Apache-2) for the sampling of the random crop
@@ -17,6 +18,7 @@ Decoding large files at 1/2, 1/4 or 1/8 saves the most time, see `RandomResizedC
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import math
 from typing import ClassVar
@@ -27,6 +29,7 @@ import simplejpeg
 from PIL import Image
 
 from longview.data.decoding import Record, decode, from_pillow, to_pillow
+from longview.data.geometry import Geometry, Moves, Size, pair
 
 _FILTERS = {
     'nearest': Image.Resampling.NEAREST,
@@ -36,7 +39,7 @@ _FILTERS = {
 }
 
 
-def _resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     if image.dtype == np.uint8 and image.shape[-1] in (1, 3):
@@ -56,25 +59,119 @@ def _resize_channel(channel: np.ndarray, height: int, width: int, interpolation:
     return np.clip(np.rint(values), limits.min, limits.max).astype(channel.dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class Resize:
-    """The whole image, resized to (size, size); an image of that size passes unchanged."""
+class Crop(abc.ABC):
+    """A host crop that says its geometry.
 
-    interpolation: str = 'bicubic'
-    draws: ClassVar[int] = 0
-    keyed_read: ClassVar[bool] = False
+    Attributes:
+        draws, keyed_read: see the file's docstring.
+        cuts: whether a part of the image may be lost.
+        mirrors: whether the image may be mirrored.
+        pads: whether a part of the finished image may show nothing; batches then have the column `image_valid`.
+        interpolation: 'bicubic', 'bilinear', 'nearest' or 'lanczos'.
+    """
 
-    def read(self, data: Record, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
+    draws: int = 0
+    keyed_read: bool = False
+    cuts: bool = False
+    mirrors: bool = False
+    pads: bool = False
+    interpolation: str
+
+    @abc.abstractmethod
+    def geometry(self, source: Size, size: Size, draws: np.ndarray) -> Geometry:
+        """How `read` makes an image of `size` from one of `source`, both (height, width)."""
+
+    def moves(self, draws: np.ndarray) -> Moves | None:
+        """What `adjust` does, by draws (B, n); None: nothing."""
+        del draws
+
+    def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """(H, W, C) -> (height, width, C) of the same type."""
+        return resize(image, height, width, self.interpolation)
+
+    def read(self, data: Record, size: int | Size, channels: int, draws: np.ndarray) -> np.ndarray:
         """See the file's docstring."""
-        return _resize(decode(data, channels), size, size, self.interpolation)
+        image = decode(data, channels)
+        return self.geometry(image.shape[:2], pair(size), draws).pixels(image, self.resize)
 
     def adjust(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Changes nothing."""
-        return images
+        """See the file's docstring."""
+        moves = self.moves(draws)
+        return images if moves is None else moves.pixels(images)
+
+
+def _whole(source: Size, size: Size) -> Geometry:
+    """The whole image, resized."""
+    return Geometry(source, (0, 0, *source), size, size)
 
 
 @dataclasses.dataclass(frozen=True)
-class PadCrop:
+class Resize(Crop):
+    """The whole image, resized to the size wanted, whatever its shape; an image of that size passes unchanged."""
+
+    interpolation: str = 'bicubic'
+
+    def geometry(self, source: Size, size: Size, draws: np.ndarray) -> Geometry:
+        """See `Crop`."""
+        return _whole(source, size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pad(Crop):
+    """The whole image in its own shape, in the upper left corner; below it and to its right there are zeros.
+
+    All images of a data set are laid on frames of one size, its `image_size`, so that there is one program: choose one
+    that most of them fit into. `image_valid` (B, H, W) says where the image is.
+
+    Attributes:
+        shrink: make an image that is too large smaller, in its own shape, until it fits; False refuses it.
+        enlarge: make a smaller image larger, in its own shape, until it fills the frame in one direction; False leaves
+            its pixels alone.
+        flip: mirror half of the images, which remain in the corner; for training.
+        interpolation: see `Crop`.
+    """
+
+    shrink: bool = True
+    enlarge: bool = False
+    flip: bool = False
+    interpolation: str = 'bilinear'
+    pads: ClassVar[bool] = True
+
+    @property
+    def draws(self) -> int:
+        """One, where it may mirror."""
+        return int(self.flip)
+
+    @property
+    def keyed_read(self) -> bool:
+        """Whether it may mirror."""
+        return self.flip
+
+    @property
+    def mirrors(self) -> bool:
+        """See `Crop`."""
+        return self.flip
+
+    def geometry(self, source: Size, size: Size, draws: np.ndarray) -> Geometry:
+        """See `Crop`."""
+        mirror = self.flip and bool(draws[0] < 0.5)
+        return Geometry(source, (0, 0, *source), self._fitted(source, size), size, mirror=mirror)
+
+    def _fitted(self, source: Size, size: Size) -> Size:
+        """The size of the image in its frame."""
+        (height, width), (tall, wide) = source, size
+        fits = height <= tall and width <= wide
+        if not fits and not self.shrink:
+            raise ValueError(f'its image is {height} x {width} and image_size {tall} x {wide}, and shrink is False')
+        if fits and not self.enlarge:
+            return source
+        if height * wide >= width * tall:  # the height decides
+            return tall, max(round(width * tall / height), 1)
+        return max(round(height * wide / width), 1), wide
+
+
+@dataclasses.dataclass(frozen=True)
+class PadCrop(Crop):
     """For small images: pads with zeros, crops at random, may flip.
 
     Attributes:
@@ -87,26 +184,29 @@ class PadCrop:
     flip: bool = False
     interpolation: str = 'bicubic'
     draws: ClassVar[int] = 3
-    keyed_read: ClassVar[bool] = False
 
-    def read(self, data: Record, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
-        """See the file's docstring."""
-        return _resize(decode(data, channels), size, size, self.interpolation)
+    @property
+    def cuts(self) -> bool:
+        """See `Crop`."""
+        return self.padding > 0
 
-    def adjust(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Moves each image by up to `padding` pixels and mirrors it, by its own three draws."""
-        size, pad = images.shape[1], self.padding
-        offsets = (draws[:, :2] * (2 * pad + 1)).astype(np.int64)
-        windows = offsets[..., None] + np.arange(size)
-        y, x = windows[:, 0], windows[:, 1]
-        if self.flip:
-            x = np.where(draws[:, 2:] < 0.5, x[:, ::-1], x)
-        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        return padded[np.arange(len(images))[:, None, None], y[:, :, None], x[:, None, :]]
+    @property
+    def mirrors(self) -> bool:
+        """See `Crop`."""
+        return self.flip
+
+    def geometry(self, source: Size, size: Size, draws: np.ndarray) -> Geometry:
+        """See `Crop`."""
+        return _whole(source, size)
+
+    def moves(self, draws: np.ndarray) -> Moves:
+        """Each image by up to `padding` pixels, and mirrored, by its own three draws."""
+        offset = (draws[:, :2] * (2 * self.padding + 1)).astype(np.int64) - self.padding
+        return Moves(offset, self.flip & (draws[:, 2] < 0.5), self.padding)
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomResizedCrop:
+class RandomResizedCrop(Crop):
     """A part of random area and shape, resized, and mirrored half of the time.
 
     Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, https://arxiv.org/abs/1409.4842;
@@ -134,6 +234,7 @@ class RandomResizedCrop:
     scaled_decode: bool = False
     draws: ClassVar[int] = 23
     keyed_read: ClassVar[bool] = True
+    cuts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.antialias and self.interpolation != 'bilinear':
@@ -141,6 +242,15 @@ class RandomResizedCrop:
                 "antialias=False is there for interpolation='bilinear' alone, not "
                 f'{self.interpolation!r}; drop one of the two.'
             )
+
+    @property
+    def mirrors(self) -> bool:
+        """See `Crop`."""
+        return self.flip
+
+    def geometry(self, source: Size, size: Size, draws: np.ndarray) -> Geometry:
+        """See `Crop`."""
+        return Geometry(source, self.box(*source, draws), size, size, mirror=self.flip and bool(draws[22] < 0.5))
 
     def box(self, height: int, width: int, draws: np.ndarray) -> tuple[int, int, int, int]:
         """(top, left, height, width) from 22 uniform numbers: ten areas, ten ratios, top, left."""
@@ -166,66 +276,59 @@ class RandomResizedCrop:
             w = round(height * self.ratio[1])
         return (height - h) // 2, (width - w) // 2, h, w
 
-    def read(self, data: Record, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
+    def read(self, data: Record, size: int | Size, channels: int, draws: np.ndarray) -> np.ndarray:
         """See the file's docstring."""
         if self.scaled_decode and not isinstance(data, np.ndarray) and simplejpeg.is_jpeg(data):
-            image = self._read_scaled(data, size, channels, draws)
-        else:
-            image = decode(data, channels)
-            top, left, height, width = self.box(*image.shape[:2], draws)
-            image = self._resize(image[top : top + height, left : left + width], size)
-        return image[:, ::-1] if self.flip and draws[22] < 0.5 else image
+            return self._read_scaled(data, pair(size), channels, draws)
+        return super().read(data, size, channels, draws)
 
-    def _read_scaled(self, data: bytes, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
+    def _read_scaled(self, data: bytes, size: Size, channels: int, draws: np.ndarray) -> np.ndarray:
         full_height, full_width = simplejpeg.decode_jpeg_header(data)[:2]
-        top, left, height, width = self.box(full_height, full_width, draws)
-        enough = math.ceil(size * full_height / height), math.ceil(size * full_width / width)
+        geometry = self.geometry((full_height, full_width), size, draws)
+        top, left, height, width = geometry.window
+        enough = math.ceil(size[0] * full_height / height), math.ceil(size[1] * full_width / width)
         image = decode(data, channels, enough)
         y, x = image.shape[0] / full_height, image.shape[1] / full_width
         if (y, x) == (1, 1):
-            return self._resize(image[top : top + height, left : left + width], size)
+            return geometry.pixels(image, self.resize)
         box = (left * x, top * y, (left + width) * x, (top + height) * y)
-        return from_pillow(to_pillow(image).resize((size, size), _FILTERS[self.interpolation], box))
+        resized = from_pillow(to_pillow(image).resize((size[1], size[0]), _FILTERS[self.interpolation], box))
+        return resized[:, ::-1] if geometry.mirror else resized
 
-    def _resize(self, image: np.ndarray, size: int) -> np.ndarray:
+    def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        """See `Crop`."""
         if self.antialias:
-            return _resize(image, size, size, self.interpolation)
-        resized = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+            return super().resize(image, height, width)
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         return resized[..., None] if resized.ndim == 2 else resized
-
-    def adjust(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Changes nothing: all is done in reading."""
-        return images
 
 
 @dataclasses.dataclass(frozen=True)
-class CenterCrop:
-    """Evaluation: the shorter side to int(size / fraction), then the central (size, size);
-    torchvision's rounding.
+class CenterCrop(Crop):
+    """Evaluation: resized in its own shape, the shorter side to int(size / fraction), then the central part of the size
+    wanted; torchvision's rounding.
 
     Attributes:
-        fraction: of the resized image's shorter side that the crop keeps; 0.875 is 256 -> 224.
-        interpolation: see `RandomResizedCrop`.
+        fraction: of the resized image's shorter side that the crop keeps, at most 1; 0.875 is 256 -> 224.
+        interpolation: see `Crop`.
     """
 
     fraction: float = 0.875
     interpolation: str = 'bicubic'
-    draws: ClassVar[int] = 0
-    keyed_read: ClassVar[bool] = False
+    cuts: ClassVar[bool] = True
 
-    def read(self, data: Record, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
-        """See the file's docstring."""
-        image = decode(data, channels)
-        height, width = image.shape[:2]
-        short = int(size / self.fraction)
-        if height <= width:
-            height, width = short, int(short * width / height)
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f'fraction={self.fraction} is no part of an image: use one above 0, up to 1.')
+
+    def geometry(self, source: Size, size: Size, draws: np.ndarray) -> Geometry:
+        """See `Crop`."""
+        (height, width), (tall, wide) = source, size
+        if height * wide <= width * tall:  # the height is what the crop needs more of
+            short = int(tall / self.fraction)
+            resized = short, int(short * width / height)
         else:
-            height, width = int(short * height / width), short
-        image = _resize(image, height, width, self.interpolation)
-        top, left = round((height - size) / 2), round((width - size) / 2)
-        return image[top : top + size, left : left + size]
-
-    def adjust(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Changes nothing."""
-        return images
+            short = int(wide / self.fraction)
+            resized = int(short * height / width), short
+        offset = round((resized[0] - tall) / 2), round((resized[1] - wide) / 2)
+        return Geometry(source, (0, 0, *source), resized, size, offset)

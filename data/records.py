@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,15 +13,18 @@ import grain
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
-from numpy.typing import ArrayLike
 
-from longview.data import features, keyed
-from longview.data.decoding import Record, decode
-from longview.data.indexed import Indexed
+from longview.data import keyed
+from longview.data.column import Column
+from longview.data.columns import channels_of, exact
+from longview.data.decoding import Record, sized
+from longview.data.features import check_features
+from longview.data.geometry import Geometry, Size
+from longview.data.indexed import Examples, Indexed
 from longview.data.source import HostBatch, Source, Spec, in_threads
 
-# Splits whose pixels fill no more than this many bytes are kept in memory unless the config says
-# otherwise.
+# Splits whose columns (single numbers apart) fill no more than this many bytes are kept in memory unless the config
+# says otherwise.
 SMALL = 1 << 30
 
 
@@ -31,44 +35,43 @@ class HostCrop(Protocol):
     draws: int
     keyed_read: bool
 
-    def read(self, data: Record, size: int, channels: int, draws: np.ndarray) -> np.ndarray:
-        """One record -> (size, size, channels)."""
+    def read(self, data: Record, size: int | Size, channels: int, draws: np.ndarray) -> np.ndarray:
+        """One record -> (height, width, channels)."""
         ...
 
     def adjust(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """(B, size, size, C) -> the same shape."""
+        """(B, height, width, C) -> the same shape."""
         ...
 
 
 class Split(Source):
-    """Random access to the images and labels of a split.
+    """Random access to the examples of a split.
 
     Args:
-        builder: a prepared TFDS builder, or data/indexed.py:Indexed, with features that
-            data/features.py does not refuse.
+        builder: a prepared TFDS builder, or data/indexed.py:Indexed.
         name: the split, slices allowed.
-        crop: what makes a record an image.
-        shape: (H, W, C) of the finished images, H = W.
-        in_memory: keep all finished images; None: when they are small and the crop's reading is not
-            random.
+        columns: what is read of each record.
+        crop: what makes a record's image one of the size wanted.
+        size: (height, width) of the finished images; None where there are none.
+        in_memory: keep all examples as they are before the crop's `adjust`; None: when they are small and the crop's
+            reading is not random.
         threads: how many read and decode.
-
-    Attributes:
-        size: examples.
-        image_type, label_type: of the arrays; the type that is stored, and int32 or float32.
+        padded: give the column `image_valid`.
 
     Raises:
-        ValueError: the data set has no such split.
+        ValueError: the data set has no such split, or a column does not fit it.
     """
 
     def __init__(
         self,
         builder: tfds.core.DatasetBuilder | Indexed,
         name: str,
+        columns: Mapping[str, Column],
         crop: HostCrop,
-        shape: tuple[int, int, int],
+        size: Size | None,
         in_memory: bool | None,
         threads: int,
+        padded: bool = False,
     ) -> None:
         splits = builder.info.splits
         if name.split('[')[0] not in splits:
@@ -79,38 +82,56 @@ class Split(Source):
             raise ValueError(
                 f"{name!r} is no slice of a split; write it like 'train[:90%]' or 'train[100:]'."
             ) from None
-        described = builder.info.features
-        self.image_type = np.dtype(described['image'].np_dtype)
-        self.label_type = features.label_type(described['label'])
         self.crop = crop
+        self._builder, self._name, self._columns, self._size = builder, name, columns, size
+        self._places = check_features(builder.info.features, builder.name, columns, crop, size)
+        self._padded = padded
+        self._follows = padded or any(column.follows for name, column in columns.items() if name != 'image')
         self.in_memory = in_memory
         if in_memory is None:
-            size_in_bytes = self.size * math.prod(shape) * self.image_type.itemsize
+            values = [x for x in self._kept.values() if x.shape]
+            size_in_bytes = self.size * sum(math.prod(x.shape) * x.dtype.itemsize for x in values)
             self.in_memory = not crop.keyed_read and size_in_bytes <= SMALL
-        self.threads = 0 if self.in_memory else threads
-        self._builder, self._name, self._shape, self._threads = builder, name, shape, threads
+        self._threads, self.threads = threads, 0 if self.in_memory else threads
 
-    @property
+    @functools.cached_property
     def spec(self) -> Spec:
         """See `Source`."""
-        return {
-            'image': jax.ShapeDtypeStruct(self._shape, self.image_type),
-            'label': jax.ShapeDtypeStruct((), self.label_type),
-        }
+        return self._specs('spec')
+
+    @functools.cached_property
+    def _kept(self) -> Spec:
+        """What is read of one example, before the crop's `adjust`."""
+        return self._specs('kept')
+
+    def _specs(self, which: str) -> Spec:
+        parts = [getattr(column, which)(self._places[name]) for name, column in self._columns.items()]
+        if self._padded:
+            parts.append({'image_valid': jax.ShapeDtypeStruct(self._size, np.dtype(np.bool_))})
+        names = list(itertools.chain.from_iterable(parts))
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f'Two columns of the data set {self._builder.name!r} give {twice[0]!r}: rename one.')
+        return {name: x for part in parts for name, x in part.items()}
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of the label; None of a label that is a number."""
-        return getattr(self._builder.info.features['label'], 'num_classes', None)
+        """Classes of the column `label`, else of `map`, else of `boxes`, else of the first that has any."""
+        first = ('label', 'map', 'boxes')
+        in_order = sorted(self._columns, key=lambda name: (first.index(name) if name in first else len(first), name))
+        names = ['label'] if 'label' in self._columns else in_order
+        classes = (self._columns[name].num_classes_at(self._places[name]) for name in names)
+        return next((number for number in classes if number is not None), None)
 
     @functools.cached_property
     def _source(self) -> Any:
-        encoded = features.is_encoded(self._builder.info.features['image'])
-        decoders = {'image': tfds.decode.SkipDecoding()} if encoded else None
-        return self._builder.as_data_source(self._name, decoders=decoders)
+        described = self._builder.info.features
+        files = [name for name, feature in described.items() if isinstance(feature, tfds.features.Image)]
+        decoders = {name: tfds.decode.SkipDecoding() for name in files}
+        return self._builder.as_data_source(self._name, decoders=decoders or None)
 
-    def read(self, index: int, draws: np.ndarray) -> tuple[np.ndarray, np.number]:
-        """Reads one example: image `shape` and label.
+    def read(self, index: int, draws: np.ndarray) -> HostBatch:
+        """Reads one example, as it is before the crop's `adjust`.
 
         Raises:
             ValueError: the record is damaged, or would be altered; the sentence names split and index.
@@ -118,7 +139,7 @@ class Split(Source):
         example = {}
         try:
             example = self._source[index]
-            return self._finish(example, draws)
+            return self._read(example, draws)
         except (ValueError, OSError, RuntimeError, IndexError) as error:
             file = f', {_text(example["file_name"])},' if 'file_name' in example else ''
             raise ValueError(
@@ -127,65 +148,92 @@ class Split(Source):
                 'out with a slice of the split.'
             ) from error
 
-    def _finish(self, example: dict, draws: np.ndarray) -> tuple[np.ndarray, np.number]:
-        size, _, channels = self._shape
-        record = example['image']
-        if self.image_type != np.uint8:  # files that a crop does not decode by itself
-            record = decode(record, channels, dtype=self.image_type)
-        image = self.crop.read(record, size, channels, draws)
-        if (image.shape, image.dtype) != (self._shape, self.image_type):
-            raise ValueError(
-                f'{self.crop} makes it {image.dtype} {image.shape}, wanted {self.image_type} {self._shape}'
-            )
-        return image, _exact(example['label'], self.label_type)
+    def _read(self, example: Mapping[str, Any], draws: np.ndarray) -> HostBatch:
+        read, geometry = {}, None
+        if 'image' in self._columns:
+            read['image'], geometry = self._read_image(example, draws)
+        if self._padded:
+            read['image_valid'] = geometry.valid()
+        for name, column in self._columns.items():
+            if name != 'image':
+                read |= column.read(self._places[name], example, geometry)
+        for name, value in read.items():
+            want = self._kept[name]
+            if (value.shape, value.dtype) != (want.shape, want.dtype):
+                what = f'{self.crop} makes it' if name == 'image' else f'its {name} is'
+                raise ValueError(f'{what} {value.dtype} {value.shape}, wanted {want.dtype} {want.shape}')
+        return read
 
-    def _read_many(self, indices: range) -> list[tuple[np.ndarray, np.number]]:
+    def _read_image(self, example: Mapping[str, Any], draws: np.ndarray) -> tuple[np.ndarray, Geometry | None]:
+        """The image, and the geometry that the crop has drawn for it, where somebody follows it."""
+        place, geometry = self._places['image'], None
+        record, channels = self._columns['image'].record(place, example), channels_of(place.field)
+        if self._follows:
+            record, source = sized(record, channels)
+            geometry = self.crop.geometry(source, self._size, draws)
+        height, width = self._size
+        return self.crop.read(record, height if height == width else self._size, channels, draws), geometry
+
+    def _read_many(self, indices: range) -> list[HostBatch]:
         """Several at once, 4 times as fast for tiny images; one by one on failure, to say where."""
         draws = np.zeros(self.crop.draws)
         try:
-            return [self._finish(example, draws) for example in self._source.__getitems__(list(indices))]
+            return [self._read(example, draws) for example in self._source.__getitems__(list(indices))]
         except (ValueError, OSError, RuntimeError, IndexError):
             return [self.read(index, draws) for index in indices]
 
     @functools.cached_property
-    def memory(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images (N, H, W, C) and labels (N,), read once."""
-        images = np.empty((self.size, *self._shape), self.image_type)
-        labels = np.empty(self.size, self.label_type)
-        threads = self._threads if self._shape[0] >= 64 else 1  # tiny images: threads would only fight for the GIL
+    def memory(self) -> HostBatch:
+        """All examples as they are before the crop's `adjust`, (N, ...), read once."""
+        memory = {name: np.empty((self.size, *x.shape), x.dtype) for name, x in self._kept.items()}
+        # Tiny images: threads would only fight for the interpreter's lock.
+        threads = self._threads if self._size is not None and self._size[0] >= 64 else 1
         chunks = [range(start, min(start + 512, self.size)) for start in range(0, self.size, 512)]
         read = grain.MapDataset.source(chunks).map(self._read_many)
         with closing(iter(read.to_iter_dataset(in_threads(threads)))) as examples:
-            for index, (image, label) in enumerate(itertools.chain.from_iterable(examples)):
-                images[index], labels[index] = image, label
-        return images, labels
+            for index, example in enumerate(itertools.chain.from_iterable(examples)):
+                for name, value in example.items():
+                    memory[name][index] = value
+        return memory
 
     def check(self) -> None:
         """See `Source`; of a split kept in memory, too, one example alone is read."""
         self.read(0, np.full(self.crop.draws, 0.5))
 
+    def labels(self) -> np.ndarray:
+        """See `Source`; no image is decoded for it."""
+        column, place = self._columns.get('label'), self._places.get('label')
+        if column is None or column.follows:
+            return super().labels()
+        if self.in_memory:
+            return self.memory['label']
+        if isinstance(self._source, Examples) and place.field.path == 'label':
+            return exact('label', self._source.labels, self.spec['label'].dtype)
+        labels = (column.read(place, self._source[index], None)['label'] for index in range(self.size))
+        return np.stack(list(labels))
+
     def rows(self, seed: int, epoch: np.ndarray, index: np.ndarray) -> HostBatch:
         """See `Source`."""
         draws = keyed.uniforms(seed, epoch, index, self.crop.draws)
         if self.in_memory:
-            images, labels = (array[index] for array in self.memory)
+            read = {name: array[index] for name, array in self.memory.items()}
         else:
-            images, labels = zip(*map(self.read, index.tolist(), draws))
-            images, labels = np.stack(images), np.array(labels, self.label_type)
-        return {'image': self.crop.adjust(images, draws), 'label': labels}
+            examples = [self.read(*row) for row in zip(index.tolist(), draws)]
+            read = {name: np.stack([example[name] for example in examples]) for name in self._kept}
+        return self._finish(read, draws)
 
-
-def _exact(label: ArrayLike, dtype: np.dtype) -> np.number:
-    """The label as `dtype`; a double is rounded to float32.
-
-    Raises:
-        ValueError: it is out of range.
-    """
-    label = np.asarray(label)
-    limits = np.iinfo(dtype) if dtype.kind == 'i' else np.finfo(dtype)
-    if not limits.min <= label <= limits.max and np.isfinite(label):
-        raise ValueError(f'its label {label} does not fit into {dtype}')
-    return label.astype(dtype)[()]
+    def _finish(self, read: HostBatch, draws: np.ndarray) -> HostBatch:
+        """What `read` returned, a batch of it, as the columns."""
+        finished, moves = {}, self.crop.moves(draws) if self._follows else None
+        if 'image' in self._columns:
+            read['image'] = self.crop.adjust(read['image'], draws)
+        if self._padded:
+            valid = read['image_valid']
+            finished['image_valid'] = valid if moves is None else moves.pixels(valid, False)
+        for name, column in self._columns.items():
+            own = {key: read[key] for key in column.kept(self._places[name])}
+            finished |= column.finish(self._places[name], own, None if name == 'image' else moves)
+        return finished
 
 
 def _text(name: bytes | str) -> str:

@@ -1,0 +1,195 @@
+"""What a kind of column is, and how it finds its feature in what a data set announces. The kinds: data/columns.py."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from longview.data.geometry import Geometry, Moves, Size
+from longview.data.images import Crop
+from longview.data.source import HostBatch, Spec
+
+Feature = tfds.features.FeatureConnector
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A feature of a data set, one inside of another too.
+
+    Attributes:
+        feature: what TFDS says of it; of a Sequence, of one element.
+        shape, dtype: of its value; the axis of a Sequence is the first, None where its length varies.
+        path: its name in the set.
+    """
+
+    feature: Feature
+    shape: Any
+    dtype: np.dtype
+    path: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is stored as the bytes of an image file, and not as an array."""
+        return isinstance(self.feature, tfds.features.Image)
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes its values are of, where it says that."""
+        return getattr(self.feature, 'num_classes', None)
+
+    def value(self, example: Mapping[str, Any]) -> Any:
+        """What a record holds."""
+        path = self.path
+        while path not in example:
+            key = next(key for key in example if path.startswith(f'{key}/'))
+            example, path = example[key], path[len(key) + 1 :]
+        return example[path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a column stands.
+
+    Attributes:
+        name: of the column.
+        dataset: name of the data set, for messages.
+        features: what the set announces.
+        crop: what makes its images; None as long as nobody knows it.
+        size: (height, width) of the finished images; None as long as nobody knows it.
+        field: the feature that the column is read from.
+    """
+
+    name: str
+    dataset: str
+    features: tfds.features.FeaturesDict
+    crop: Any
+    size: Size | None
+    field: Field
+
+    @property
+    def subject(self) -> str:
+        """The beginning of a sentence."""
+        return f'The {self.name} of the data set {self.dataset!r}'
+
+    def refuse(self, wanted: str) -> None:
+        """Raises the sentence for a feature that is not what is wanted."""
+        kind = type(self.field.feature).__name__
+        raise ValueError(f'{self.subject} is a {kind} of shape {self.field.shape}; Images reads {wanted}.')
+
+    def of(self, path: str) -> Field:
+        """Another feature of the set."""
+        return find(self.features, path, self.dataset)
+
+
+class Column(abc.ABC):
+    """A kind of column. Its classes are frozen dataclasses.
+
+    Attributes:
+        feature: the name of the feature, 'objects/bbox' for one inside of another; None: that of the column.
+        follows: whether it shows places in the image, and follows its geometry.
+        sided: whether its values speak of left and right, which a mirror falsifies.
+        geometric: whether its values depend on where the image is cut, which a crop and a mirror falsify.
+    """
+
+    feature: str | None
+    follows: ClassVar[bool] = False
+    sided: bool = False
+    geometric: bool = False
+
+    def place(
+        self, name: str, dataset: str, features: tfds.features.FeaturesDict, crop: Any, size: Size | None = None
+    ) -> Place:
+        """Finds the column's feature, and says in one raised sentence why it cannot be read as this kind."""
+        place = Place(name, dataset, features, crop, size, find(features, self.feature or name, dataset))
+        self.check(place)
+        if crop is not None and name != 'image' and (self.follows or self.sided or self.geometric):
+            self._check_crop(place)
+        return place
+
+    @abc.abstractmethod
+    def check(self, place: Place) -> None:
+        """Raises ValueError for a feature that is none of this kind."""
+
+    @abc.abstractmethod
+    def kept(self, place: Place) -> Spec:
+        """What `read` returns of one example."""
+
+    def spec(self, place: Place) -> Spec:
+        """The columns of the batch, of one example."""
+        return self.kept(place)
+
+    @abc.abstractmethod
+    def read(self, place: Place, example: Mapping[str, Any], geometry: Geometry | None) -> HostBatch:
+        """Reads one record, by the geometry of its image."""
+
+    def finish(self, place: Place, read: HostBatch, moves: Moves | None) -> HostBatch:
+        """Makes what `read` returned, a batch of it (B, ...), the columns of the batch."""
+        del place, moves
+        return read
+
+    def num_classes_at(self, place: Place) -> int | None:
+        """How many classes the values are of; None: of none, or the set does not say it."""
+        del place
+
+    def _check_crop(self, place: Place) -> None:
+        if not isinstance(place.crop, Crop):
+            raise ValueError(
+                f'{place.subject} follows the geometry of the crop, and {place.crop} says none: make it a Crop of '
+                'data/images.py.'
+            )
+        if place.crop.mirrors and (self.sided or self.geometric):
+            raise ValueError(
+                f'{place.subject} is falsified by a mirror, and {place.crop} mirrors: set its flip to False, or use '
+                'Resize.'
+            )
+        if place.crop.cuts and self.geometric:
+            raise ValueError(
+                f'{place.subject} is falsified where the image is cut, and {place.crop} cuts: use Resize or Pad.'
+            )
+
+
+def find(features: tfds.features.FeaturesDict, path: str, dataset: str) -> Field:
+    """The feature at a path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = _walk(features, features.get_tensor_info(), path)
+    if found is None:
+        raise ValueError(
+            f'The data set {dataset!r} has no feature {path!r}, only {", ".join(_paths(features))}: give the column '
+            'the name of one, or name one as its feature.'
+        )
+    feature, info = found
+    if isinstance(feature, tfds.features.Sequence) and not isinstance(feature.feature, tfds.features.FeaturesDict):
+        feature = feature.feature
+    if isinstance(info, dict):
+        return Field(feature, feature.shape, np.dtype(object), path)
+    return Field(feature, tuple(info.shape), np.dtype(info.np_dtype), path)
+
+
+def _walk(feature: Feature, info: Any, path: str) -> tuple[Feature, Any] | None:
+    """The feature at a path, and the tensors that it gives."""
+    inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+    if not path:
+        return feature, info
+    if not isinstance(inner, tfds.features.FeaturesDict):
+        return None
+    steps = (key for key in inner if f'{path}/'.startswith(f'{key}/'))
+    found = (_walk(inner[key], info[key], path[len(key) + 1 :]) for key in steps)
+    return next((one for one in found if one is not None), None)
+
+
+def _paths(feature: Feature, before: str = '') -> Iterator[str]:
+    """The paths of all features that have no others in them."""
+    inner = feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+    if not isinstance(inner, tfds.features.FeaturesDict):
+        yield before.removesuffix('/')
+        return
+    for key, value in inner.items():
+        yield from _paths(value, f'{before}{key}/')
