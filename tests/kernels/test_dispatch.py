@@ -15,6 +15,8 @@ from longview.configs import base
 from longview.kernels import dispatch
 from longview.kernels.dispatch import Form
 from longview.modelzoo.sequence.gla import GatedLinearAttention
+from tests.kernels import cpu
+from tests.modelzoo import tiny
 
 X = jnp.ones(3)
 run = functools.partial(dispatch.run, split=dispatch.Split(((dispatch.BATCH, dispatch.WIDTH),), (dispatch.BATCH,)))
@@ -34,6 +36,15 @@ def test_a_platform_of_its_own_is_looked_up_at_lowering():
     texts = {p: jitted.trace(X).lower(lowering_platforms=(p,)).as_text() for p in ('cpu', 'tpu', 'cuda')}
     held = {p: {word for word in ('sine', 'tanh', 'add') if f'stablehlo.{word}' in text} for p, text in texts.items()}
     assert held == {'cpu': {'add'}, 'tpu': {'sine'}, 'cuda': {'tanh'}}
+
+
+def test_tests_of_networks_trace_what_a_cpu_takes_and_leave_nothing_behind():
+    forms = ANYWHERE | {'pallas_tpu': Form(jnp.sin, platform='tpu')}
+    jitted = jax.jit(lambda x: run('op', None, forms, x))
+    with cpu.alone():
+        assert 'sin' not in str(jitted.trace(X).jaxpr)
+        np.testing.assert_array_equal(jitted(X), 2)
+    assert 'sin' in str(jitted.trace(X).jaxpr)
 
 
 def test_what_a_form_lacks_is_said_when_named_and_passed_over_when_not():
@@ -156,9 +167,9 @@ def test_every_op_that_dispatches_can_be_preferred_and_configs_name_them_all():
 
 def test_a_layer_has_second_derivatives_by_its_references():
     layer, x = GatedLinearAttention(heads=1, rank=1), jnp.ones((1, 2, 4))
-    params = jax.jit(layer.init)(jax.random.key(0), x)
+    params = tiny.jit(layer.init)(jax.random.key(0), x)
     slope = lambda x: jax.grad(lambda x: jnp.sum(layer.apply(params, x) ** 2))(x)
-    twice = jax.jit(lambda x: jax.jvp(slope, (x,), (x,))[1])
+    twice = tiny.jit(lambda x: jax.jvp(slope, (x,), (x,))[1])
     with pytest.raises(Exception, match='forward-mode|first derivatives only'):
         twice(x)
     with dispatch.prefer(gla='reference'):
