@@ -99,7 +99,7 @@ class Geometry:
     def shown(self) -> tuple[np.ndarray, np.ndarray]:
         """Two corners, (2,) each, of the part of the finished image that is not filled."""
         offset, resized = np.array(self.offset), np.array(self.resized)
-        return np.maximum(-offset, 0), np.minimum(resized - offset, self.size)
+        return np.clip(-offset, 0, self.size), np.clip(resized - offset, 0, self.size)
 
     def _laid(self, window: np.ndarray, fill: float) -> np.ndarray:
         """The resized window, mirrored, on the finished frame."""
