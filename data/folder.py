@@ -67,26 +67,27 @@ def _classes(path: str, found: Tree) -> dict[str, list[str]]:
 
 def _images(path: str, split: str, names: list[str], found: Tree) -> Files:
     """The images of a split, in the order of their numbers."""
-    labels = {}
-    for label, name in enumerate(names):
-        for file in _files(path, os.path.join(split, name), found):
-            labels[file] = label
-    if not labels:
+    start = f'{split}/' if split else ''
+    of_classes = [_files(path, f'{start}{name}', found) for name in names]
+    files = [file for files in of_classes for file in files]
+    if not files:
         raise ValueError(f'The folder {os.path.join(path, split)} holds no image; {_LAYOUT}.')
-    files = sorted(labels, key=lambda file: numbering(file.removeprefix(f'{split}/')))
-    return Files(path, files, np.array([labels[file] for file in files], np.int32))
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(files) for files in of_classes])
+    order = numbering([file[len(start) :] for file in files])
+    return Files(path, [files[number] for number in order.tolist()], labels[order])
 
 
 def _files(path: str, folder: str, found: Tree) -> list[str]:
     """The images in a folder and below, relative to the path."""
-    files = [os.path.join(folder, name) for name in found[folder].files]
-    for file in files:
-        if not _is_image(file):
+    for name in found[folder].files:
+        if not _is_image(name):
             raise ValueError(
-                f'{os.path.join(path, file)} is no image ({", ".join(SUFFIXES)}): take it away, or hide it with a dot.'
+                f'{os.path.join(path, folder, name)} is no image ({", ".join(SUFFIXES)}): take it away, or hide it '
+                'with a dot.'
             )
+    files = [f'{folder}/{name}' for name in found[folder].files]
     for name in found[folder].folders:
-        files += _files(path, os.path.join(folder, name), found)
+        files += _files(path, f'{folder}/{name}', found)
     return files
 
 

@@ -61,8 +61,9 @@ class ImageTable(Indexed):
 
 
 def _files(folder: str, labels: dict[str, float], dtype: type) -> Files:
-    files = sorted(labels, key=numbering)
-    return Files(folder, files, np.array([labels[file] for file in files], dtype))
+    files, values = list(labels), np.array(list(labels.values()), dtype)
+    order = numbering(files)
+    return Files(folder, [files[number] for number in order.tolist()], values[order])
 
 
 def _read(path: str) -> list[_Row]:

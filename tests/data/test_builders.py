@@ -57,7 +57,7 @@ def test_fake_imagenet_has_the_features_and_the_oddities_of_the_real_one():
 
 def test_the_builder_that_the_page_shows_prepares_a_set_that_is_read(tmp_path, monkeypatch):
     page = pathlib.Path(__file__).parents[2] / 'docs' / 'data.md'
-    (code,) = re.findall(r'```python\n(.*?)```', page.read_text(), re.S)
+    (code,) = [block for block in re.findall(r'```python\n(.*?)```', page.read_text(), re.S) if 'class Xrays' in block]
     monkeypatch.chdir(tmp_path)
     xrays = numbers('uint16', 4, 8, 8, 1)
     for file, image in zip(('train/ill/0', 'train/healthy/1', 'test/healthy/2', 'test/ill/3'), xrays, strict=True):

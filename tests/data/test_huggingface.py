@@ -2,7 +2,6 @@
 
 import pathlib
 import sys
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -12,43 +11,8 @@ import pytest
 from longview.data.prepare import open_dataset
 from longview.input_pipeline import Images
 from tests.data.pictures import png
+from tests.data.saved import CLASSES, IMAGE, NUMBER, PIXELS, Table, package, pets
 from tests.data.streams import evaluation, first
-
-CLASSES = {'names': ['cats', 'dogs'], '_type': 'ClassLabel'}
-NUMBER, IMAGE = {'dtype': 'float64', '_type': 'Value'}, {'_type': 'Image'}
-PIXELS = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)
-
-
-class Features(dict):
-    """`datasets.Features`, whose values here are what `to_dict` makes of them."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return dict(self)
-
-
-class Table:
-    """`datasets.Dataset`: columns of equal length, and whether its images come as their files."""
-
-    def __init__(self, features: dict[str, Any], columns: dict[str, list], files: tuple[str, ...] = ()) -> None:
-        self.features, self._columns, self._files = Features(features), columns, files
-
-    def __len__(self) -> int:
-        return len(next(iter(self._columns.values())))
-
-    def __getitem__(self, key: int | str) -> Any:
-        if isinstance(key, str):
-            return self._columns[key]
-        row = {name: column[key] for name, column in self._columns.items()}
-        decoded = [name for name in row if self.features[name] == IMAGE and name not in self._files]
-        assert not decoded, f'{decoded} would be decoded by Pillow'
-        return row
-
-    def select_columns(self, names: list[str]) -> 'Table':
-        return Table({n: self.features[n] for n in names}, {n: self._columns[n] for n in names}, self._files)
-
-    def cast_column(self, name: str, feature: Any) -> 'Table':
-        assert feature == {'decode': False}
-        return Table(self.features, self._columns, (*self._files, name))
 
 
 @pytest.fixture
@@ -57,22 +21,10 @@ def saved(tmp_path, monkeypatch):
 
     def save(loaded: Any) -> str:
         (tmp_path / ('dataset_dict.json' if isinstance(loaded, dict) else 'state.json')).touch()
-        package = ModuleType('datasets')
-        package.load_from_disk = lambda path: loaded if path == str(tmp_path) else None
-        package.Image = lambda **fields: fields
-        monkeypatch.setitem(sys.modules, 'datasets', package)
+        monkeypatch.setitem(sys.modules, 'datasets', package(loaded))
         return str(tmp_path)
 
     return save
-
-
-def pets(count: int, label: dict = CLASSES, **others: Any) -> Table:
-    columns = {
-        'image': [{'bytes': png(pixels), 'path': None} for pixels in PIXELS[:count]],
-        'label': [i % 2 for i in range(count)],
-        'who': [{'name': 'Tom'}] * count,
-    }
-    return Table({'image': IMAGE, 'label': label, 'who': {'name': {'dtype': 'string', '_type': 'Value'}}}, columns)
 
 
 def test_a_saved_set_is_a_data_set(saved):
