@@ -87,6 +87,27 @@ def test_a_perfect_detector_and_a_class_without_truth():
     np.testing.assert_array_equal(np.isnan(curves.precision[:, 0, 0, 0]), [False, True, False, True])
 
 
+def figures_of(found, truth):
+    """Returns the figures of two boxes in one image, of one class, the first the surer one."""
+    label, everything = np.zeros((1, 2), int), np.ones((1, 2), bool)
+    found = Detections(np.float32([found]), np.float32([[0.9, 0.8]]), label, everything)
+    return detection.figures(detection.curves(found, Truth(np.float32([truth]), label, everything), classes=1))
+
+
+def test_of_equal_overlaps_the_last_one_is_taken():
+    """So the second detection, which is the second box, finds only the first one; numbers of pycocotools 2.0.11."""
+    figures = figures_of([[0, 0, 10, 12], [0, 2, 10, 12]], [[0, 0, 10, 10], [0, 2, 10, 12]])
+    np.testing.assert_allclose([figures[name] for name in ('ap50', 'ap75', 'ar100')], [1, 0.5049505, 0.7], rtol=1e-7)
+
+
+def test_boxes_on_the_edge_are_of_both_sizes():
+    boxes = [[0, 0, 32, 32], [50, 50, 146, 146]]
+    figures = figures_of(boxes, boxes)
+    assert figures['ap_small'] == figures['ap_medium'] == figures['ap_large'] == 1
+    missed = figures_of([[0, 0, 1, 1], [50, 50, 146, 146]], boxes)
+    assert (missed['ar_small'], missed['ar_medium'], missed['ar_large']) == (0, 0.5, 1)
+
+
 def test_without_images_or_detections():
     empty = lambda images, count: (np.zeros((images, count, 4), np.float32), np.zeros((images, count), np.int32))
     boxes, label = empty(0, 3)
