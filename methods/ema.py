@@ -73,14 +73,14 @@ class Ema(Wrapper):
         return self.inner.prepare(_averaged(v), averaged), self.inner.prepare(_inner(v), raw)
 
     def measure(self, v: Variables, batch: Batch, ready: Any, rng: Key[Array, '']) -> Sums:
-        averaged, raw = ready
+        averaged, raw = ready or (None, None)
         return (
             self.inner.measure(_averaged(v), batch, averaged, rng),
             self.inner.measure(_inner(v), batch, raw, rng),
         )
 
     def rows(self, v: Variables, batch: Batch, ready: Any) -> Rows:
-        averaged, raw = ready
+        averaged, raw = ready or (None, None)
         return _beside(self.inner.rows(_averaged(v), batch, averaged), self.inner.rows(_inner(v), batch, raw))
 
     def figures(self, sums: Sums, rows: dict[str, Any]) -> dict[str, float]:
