@@ -5,7 +5,9 @@ Images are floats in 0 ... 1, channels last. Restoration papers differ in what t
     psnr(restored, true, border=scale)                              # RGB
     psnr(luma(quantize(restored)), luma(true), border=scale)        # Y, of what an 8-bit file keeps
 
-Published figures are means over images of each one's figure, as `Task.score` takes them.
+Published figures are means over images of each one's figure, as `Task.score` takes them. References: of PSNR and
+`quantize` https://github.com/sanghyun-son/EDSR-PyTorch (MIT), src/utility.py; of SSIM
+https://github.com/XPixelGroup/BasicSR (Apache-2.0), basicsr/metrics/psnr_ssim.py.
 """
 
 import jax.numpy as jnp
