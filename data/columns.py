@@ -346,8 +346,8 @@ class Boxes(Column):
         corners = np.asarray(place.field.value(example), np.float64).reshape(-1, 2, 2)
         wrong = (corners[:, 0] > corners[:, 1]).any(-1) | ~np.isfinite(corners).all((1, 2))
         if wrong.any():
-            box = corners[wrong][0].ravel().tolist()
-            raise ValueError(f'its {place.name} has {box}, wanted (y0, x0, y1, x1) with y0 <= y1 and x0 <= x1')
+            box = ', '.join(f'{x:g}' for x in corners[wrong][0].ravel())
+            raise ValueError(f'its {place.name} has ({box}), wanted (y0, x0, y1, x1) with y0 <= y1 and x0 <= x1')
         values = {place.name: corners}
         if self.label is not None:
             name = f'{place.name}_label'
