@@ -1,10 +1,11 @@
 """The ledger of the papers: what is claimed of each, and what shows it.
 
-    python -m tests.ledger        # writes docs/papers.md
+    python -m tests.ledger        # writes docs/parameters.tsv and docs/papers.md; it traces the whole zoo
 
 docs/papers.tsv says, by hand, where a paper is to be found in the project; docs/trained.tsv holds what runs on real
 data reached. Everything else is computed from the code and the tests, and tests/test_papers.py fails where the page
-claims more. A paper may claim:
+claims more. docs/parameters.tsv is counted from the code, variant by variant: its number of parameters, the
+classifier's included, and a fingerprint of the path, shape and type of each of its variables. A paper may claim:
 
 - built: it is a network, and each of its variants has the number of parameters that its paper gives, or a reason
   stands in `UNLIKE`. Multiply-adds are counted by `pytest -m heavy tests/test_papers.py`: the paper's, or a reason
@@ -21,6 +22,7 @@ claims more. A paper may claim:
 import csv
 import fnmatch
 import functools
+import hashlib
 import importlib
 import pathlib
 from collections.abc import Sequence
@@ -28,13 +30,16 @@ from types import ModuleType
 from typing import NamedTuple
 
 import jax
+from flax import traverse_util
 
 from longview import modelzoo
 from longview.modelzoo import __main__ as listing
 from tests.goldens import table
+from tests.modelzoo.tiny import shapes, sized
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'papers.md'
+COUNTED = ROOT / 'docs' / 'parameters.tsv'
 KINDS = {
     'kernel': 'Kernels',
     'backbone': 'Backbones',
@@ -86,6 +91,13 @@ class Run(NamedTuple):
     accuracy: str
 
 
+class Counts(NamedTuple):
+    """A row of docs/parameters.tsv, without the variant's name."""
+
+    parameters: int
+    fingerprint: str
+
+
 def papers() -> list[Paper]:
     """Returns all rows."""
     many = lambda cell: () if cell == '-' else tuple(cell.split())
@@ -125,23 +137,42 @@ def _family(paper: Paper) -> ModuleType:
     return importlib.import_module('longview.' + paper.file.removesuffix('.py').replace('/', '.'))
 
 
-@functools.cache
 def parameters(name: str) -> int:
-    """Returns the parameters of a variant with its classifier, at the paper's image size."""
-    published = modelzoo.find(name)[0].PUBLISHED.get(name)
-    size = published.image_size if published else (224, 224)
-    model = modelzoo.create_model(name, 10 if size == (32, 32) else None)  # CIFAR-10 has that size
-    x = listing.example(model.backbone, size)
-    params = jax.eval_shape(model.init, jax.random.key(0), x)['params']
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    """Returns the parameters of a variant with its classifier, at the paper's image size, as they were counted last."""
+    return counted()[name].parameters
+
+
+@functools.cache
+def counted() -> dict[str, Counts]:
+    """Returns the rows of docs/parameters.tsv by variant."""
+    return {row['variant']: Counts(int(row['parameters']), row['fingerprint']) for row in _read(COUNTED.name)}
+
+
+def count(name: str) -> Counts:
+    """Returns what docs/parameters.tsv should say of a variant, from its code."""
+    variables = shapes(name).variables
+    leaves = traverse_util.flatten_dict(variables, sep='/')
+    lines = sorted(f'{path} {leaf.shape} {leaf.dtype}' for path, leaf in leaves.items())
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    return Counts(parameters, hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12])
+
+
+def listed() -> list[str]:
+    """Returns the variants that stand in docs/parameters.tsv: all but the tests' own."""
+    return [name for name in modelzoo.list_models() if not name.endswith('_test')]
+
+
+def counts() -> str:
+    """Returns docs/parameters.tsv, counted anew."""
+    rows = [('variant', *Counts._fields), *((name, *count(name)) for name in listed())]
+    return ''.join('\t'.join(map(str, row)) + '\n' for row in rows)
 
 
 def multiply_adds(name: str) -> int:
     """Returns the multiply-adds of a variant for one image of the paper's size."""
-    size = modelzoo.find(name)[0].PUBLISHED[name].image_size
-    model = modelzoo.create_model(name)
-    x = listing.example(model.backbone, size)
-    return listing.multiply_adds(model.apply, jax.eval_shape(model.init, jax.random.key(0), x), x)
+    model, pair = sized(name)
+    one = jax.ShapeDtypeStruct((1, *pair.shape[1:]), pair.dtype)
+    return listing.multiply_adds(model.apply, shapes(name).variables, one)
 
 
 def agrees(count: float, said: float, within: float) -> bool:
@@ -275,4 +306,5 @@ def _folded(title: str, lines: Sequence[str]) -> list[str]:
 
 
 if __name__ == '__main__':
+    COUNTED.write_text(counts())
     PAGE.write_text(page())

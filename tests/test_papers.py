@@ -1,4 +1,4 @@
-"""docs/papers.md against what the code and the tests show; `python -m tests.ledger` writes the page."""
+"""docs/papers.md and docs/parameters.tsv against the code and the tests; `python -m tests.ledger` writes both."""
 
 import pytest
 
@@ -8,8 +8,20 @@ from tests import ledger
 PAPERS = ledger.papers()
 
 
+@pytest.mark.parametrize('name', ledger.listed())
+def test_parameters_are_those_of_the_table(name):
+    ours, recorded = ledger.count(name), ledger.counted().get(name)
+    assert ours == recorded, (
+        f'{name} has {ours} and docs/parameters.tsv {recorded}: another fingerprint means that the checkpoints and '
+        'published weights of before no longer fit. If that is meant, run `python -m tests.ledger`.'
+    )
+
+
+def test_the_table_of_parameters_has_the_published_variants_and_no_others():
+    assert [*ledger.counted()] == ledger.listed(), 'docs/parameters.tsv is out of date: run `python -m tests.ledger`'
+
+
 def test_the_page_is_what_the_ledger_says_and_whatever_has_a_file_claims_something():
-    """One test, for it counts the parameters of the whole zoo."""
     assert ledger.PAGE.read_text() == ledger.page(), 'docs/papers.md is out of date: run `python -m tests.ledger`'
     unlike = [name for paper in PAPERS for name in ledger.variants(paper) if not ledger.as_published(name)]
     assert not unlike

@@ -14,7 +14,7 @@ from tests.modelzoo.tiny import filled, jit, shapes
 
 @pytest.mark.parametrize('name, millions', [('cvt_13', 20.00), ('cvt_21', 31.62), ('cvt_w24', 277.20)])
 def test_parameter_counts(name, millions):
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1]))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name).params))
     assert round(count / 1e6, 2) == millions
     assert abs(count / 1e6 - cvt.PUBLISHED[name].params) < 0.5
 

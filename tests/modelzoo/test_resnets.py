@@ -71,14 +71,12 @@ def count(tree) -> int:
 
 @pytest.mark.parametrize('name', MILLIONS)
 def test_parameter_counts_are_the_published_ones(name):
-    assert abs(count(shapes(name)[1]) / 1e6 - MILLIONS[name]) <= 0.0051
+    assert abs(count(shapes(name).params) / 1e6 - MILLIONS[name]) <= 0.0051
 
 
 @pytest.mark.parametrize('name', CIFAR)
 def test_parameter_counts_for_cifar_are_the_papers(name):
-    params = shapes(name)[1]
-    ten_classes = count(params['backbone']) + 10 * (modelzoo.find(name)[1].channels[-1] + 1)
-    assert abs(ten_classes / 1e6 / CIFAR[name] - 1) < 0.02
+    assert abs(count(shapes(name).params) / 1e6 / CIFAR[name] - 1) < 0.02
 
 
 def test_the_figures_in_the_tables_agree_with_ours():
@@ -177,12 +175,12 @@ def test_published_names_of_what_is_not_a_plain_matrix():
     names = {
         kind: family.NAMES[kind] for family, kind in ((resnet, 'ResNet'), (resnetv2, 'ResNetV2'), (nfnet, 'NFNet'))
     }
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes('nfnet_test')[1])
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes('nfnet_test').params)
     published = weights.to_published(names['NFNet'], params)
     assert published['stages.0.0.conv1.gain'].shape == (16, 1, 1, 1)
     assert published['stages.1.1.skipinit_gain'].shape == ()
     assert published['stages.0.0.attn_last.fc1.weight'].shape == (16, 32, 1, 1)
-    bit = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes('bit_test')[1])
+    bit = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes('bit_test').params)
     assert weights.to_published(names['ResNetV2'], bit)['head.fc.weight'].shape == (1000, 64, 1, 1)
 
 
@@ -201,7 +199,7 @@ def test_batch_statistics_come_and_go_with_the_parameters():
 
 
 def test_the_code_for_cifar_names_its_head_otherwise():
-    params = shapes('resnet_cifar_test')[1]
+    params = shapes('resnet_cifar_test').params
     published = weights.to_published(resnet.NAMES['ResNet'], jax.tree.map(lambda leaf: np.ones(leaf.shape), params))
     renamed = {name.replace('fc.', 'linear.'): value for name, value in published.items()}
     loaded = weights.load_published(resnet.NAMES['ResNet'], params, renamed)

@@ -25,7 +25,7 @@ from tests.modelzoo.tiny import filled, jit, shapes
     ],
 )
 def test_parameter_counts_are_timm_s(name, millions):
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1]))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name).params))
     assert round(count / 1e6, 2) == millions
 
 

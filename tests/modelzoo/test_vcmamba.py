@@ -25,7 +25,7 @@ def test_four_snakes():
 
 @pytest.mark.parametrize('name', vcmamba.PUBLISHED)
 def test_parameters_are_as_many_as_the_paper_says(name):
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1]['backbone']))
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name).params['backbone']))
     width = vcmamba.VARIANTS[name].widths[-1]
     assert abs((count + 2 * 1000 * (width + 1)) / 1e6 - vcmamba.PUBLISHED[name].params) < 0.1
 

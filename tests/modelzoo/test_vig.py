@@ -60,7 +60,7 @@ SHORTENED = {'vig_tiny': {'depth': 1}, 'vig_h_tiny': {'depths': (1, 1)}}
     ],
 )
 def test_parameter_counts_are_the_paper_s(name, count):
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(name)[1])) == count
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes(name).params)) == count
     assert abs(count / 1e6 - vig.PUBLISHED[name].params) < 0.5
 
 

@@ -27,7 +27,7 @@ def random_like(like: dict) -> dict:
 
 @pytest.mark.parametrize('name', modelzoo.list_models())
 def test_every_parameter_has_a_published_name_and_returns_from_it(name):
-    flat = traverse_util.flatten_dict(shapes(name)[1], sep='/')
+    flat = traverse_util.flatten_dict(shapes(name).params, sep='/')
     published = {weights._translate(names_of(name), path, 1): path for path in flat}
     assert len(published) == len(flat) and None not in published
     assert all(weights._translate(names_of(name), there, 0) == path for there, path in published.items())
@@ -56,7 +56,7 @@ def test_round_trip_through_a_file_keeps_every_bit(name, tmp_path):
 
 
 def test_layouts_are_torch_s():
-    params = random_like(shapes('vig_test')[1])
+    params = random_like(shapes('vig_test').params)
     published = weights.to_published(names_of('vig_test'), params)
     stem, head = params['backbone']['stem']['conv0']['kernel'], params['head']['kernel']
     np.testing.assert_array_equal(published['patch_embed.proj.0.weight'], np.transpose(stem, (3, 2, 0, 1)))
@@ -85,7 +85,7 @@ def test_a_number_may_stand_in_a_name_twice():
 
 
 def test_what_does_not_fit_is_listed():
-    names, wanted = names_of('vig_test'), shapes('vig_test')[1]
+    names, wanted = names_of('vig_test'), shapes('vig_test').params
     published = weights.to_published(names, random_like(wanted))
     missing = {name: array for name, array in published.items() if name != 'norm.weight'}
     with pytest.raises(ValueError, match=r'1 missing: norm\.weight\. Check the variant and num_classes'):

@@ -1,15 +1,19 @@
-"""What the tests of networks share: a quick jit, and parameters without structure."""
+"""What the tests of networks share: a quick jit, parameters without structure, and one trace of each network."""
 
+import collections
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
+from jax.extend import core
 
 from longview import modelzoo
-from longview.modelzoo import __main__ as table
+from longview.modelzoo import __main__ as listing
 from longview.modelzoo.features import SequenceBackbone
+from longview.modelzoo.heads import Classifier
 from tests import goldens
 
 jit = functools.partial(jax.jit, compiler_options=goldens.QUICK)
@@ -32,18 +36,48 @@ def _filled(tree: dict, names: dict[str, str]) -> dict:
     return traverse_util.unflatten_dict({path: fill(path, leaf) for path, leaf in flat.items()}, sep='.')
 
 
-@functools.cache
-def shapes(name: str) -> tuple[dict, dict]:
-    """Returns the shapes of a published network's features for two images of 64x96, and of its parameters.
+class Shapes(NamedTuple):
+    """Features and variables of a network, shapes and types only."""
 
-    Sequences are 64 words or numbers, and of their networks' blocks, which are alike, at most two are counted.
+    features: dict
+    variables: dict
+
+    @property
+    def params(self) -> dict:
+        return self.variables['params']
+
+
+@functools.cache
+def shapes(name: str) -> Shapes:
+    """Returns the shapes of a published network as it was published, whole and for two inputs of its paper's size.
+
+    It is traced once, for all tests of the network. The tests' own networks get images that are not square.
     """
-    model, size = modelzoo.create_model(name), (64, 96)
-    if isinstance(model.backbone, SequenceBackbone):
-        model, size = model.clone(backbone=model.backbone.clone(depth=min(model.backbone.depth, 2))), (1, 64)
-    x = table.example(model.backbone, size, batch=2)
-    features, variables = jax.eval_shape(model.init_with_output, jax.random.key(0), x)
-    return features, variables['params']
+    model, x = sized(name)
+    return Shapes(*jax.eval_shape(model.init_with_output, jax.random.key(0), x))
+
+
+def sized(name: str) -> tuple[Classifier, jax.ShapeDtypeStruct]:
+    """Returns a network with its paper's number of classes, and two inputs of its paper's size."""
+    family, backbone = modelzoo.find(name)
+    if name in family.PUBLISHED:
+        size = family.PUBLISHED[name].image_size
+    elif isinstance(backbone, SequenceBackbone):
+        size = (1, 64)
+    else:
+        size = (64, 96) if name.endswith('_test') else (224, 224)
+    model = modelzoo.create_model(name, 10 if size == (32, 32) else None)  # CIFAR-10 has that size
+    return model, listing.example(model.backbone, size, batch=2)
+
+
+def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core.Primitive]:
+    """Returns how often each operation stands in a program, the bodies of calls and loops included."""
+    found = collections.Counter()
+    for equation in listing._opened(jaxpr).eqns:
+        found[equation.primitive] += 1
+        for inner in listing._inner(equation.params):
+            found += primitives(inner)
+    return found
 
 
 def images(pattern: str = '*') -> list[str]:
