@@ -15,6 +15,7 @@ from longview.modelzoo.layers.frame import pool, pyramid, variants
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.norms.norm import GroupNorm
 from longview.modelzoo.layers.norms.weight_standardization import ScaledConv, StandardizedConv, standardize
+from tests.modelzoo.tiny import jit
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -23,21 +24,29 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
 
 def test_groups_do_not_see_each_other():
     layer = conv.Conv(6, 3, padding=1, groups=2, use_bias=False)
-    x = jnp.asarray(noise(1, 5, 5, 4))
-    params = layer.init(jax.random.key(0), x)['params']
-    assert list(params) == ['kernel'] and params['kernel'].shape == (3, 3, 2, 6)
-    halves = [
-        conv.convolve(x[..., part], params['kernel'][..., out], 1, 1)
-        for part, out in ((slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6)))
-    ]
-    np.testing.assert_allclose(layer.apply({'params': params}, x), jnp.concatenate(halves, -1), atol=1e-5)
+    x, variables = jnp.asarray(noise(1, 5, 5, 4)), {'params': {'kernel': jnp.asarray(noise(3, 3, 2, 6))}}
+    assert jax.tree.map(jnp.shape, jax.eval_shape(layer.init, jax.random.key(0), x)) == jax.tree.map(
+        jnp.shape, variables
+    )
+
+    @jit
+    def run(variables, x):
+        kernel = variables['params']['kernel']
+        halves = [
+            conv.convolve(x[..., part], kernel[..., out], 1, 1)
+            for part, out in ((slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6)))
+        ]
+        return layer.apply(variables, x), jnp.concatenate(halves, -1)
+
+    np.testing.assert_allclose(*run(variables, x), atol=1e-5)
     with pytest.raises(ValueError, match='4 input and 6 output channels do not divide into 4 groups'):
-        layer.clone(groups=4).init(jax.random.key(0), x)
+        jax.eval_shape(layer.clone(groups=4).init, jax.random.key(0), x)
 
 
 def test_same_padding_is_tensorflow_s_uneven_one():
     x, kernel = jnp.asarray(noise(1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
-    y = conv.Conv(1, 3, 2, 'SAME', use_bias=False).apply({'params': {'kernel': kernel}}, x)
+    y = jax.device_get(conv.Conv(1, 3, 2, 'SAME', use_bias=False).apply({'params': {'kernel': kernel}}, x))
+    x = np.asarray(x)
     np.testing.assert_allclose(y[0, 0, 0, 0], x[0, :3, :3].sum(), rtol=1e-5)
     np.testing.assert_allclose(y[0, 1, 1, 0], x[0, 2:, 2:].sum(), rtol=1e-5)
 
@@ -45,7 +54,7 @@ def test_same_padding_is_tensorflow_s_uneven_one():
 def test_group_norm_follows_its_formula():
     x = 50 + noise(2, 3, 4, 6)
     params = {'scale': noise(6, seed=1), 'bias': noise(6, seed=2)}
-    y = GroupNorm(2).apply({'params': jax.tree.map(jnp.asarray, params)}, jnp.asarray(x), train=True)
+    y = jit(functools.partial(GroupNorm(2).apply, train=True))({'params': params}, x)
     groups = x.astype(np.float64).reshape(2, 12, 2, 3)
     groups = (groups - groups.mean((1, 3), keepdims=True)) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)
     np.testing.assert_allclose(y, groups.reshape(x.shape) * params['scale'] + params['bias'], atol=1e-4)
@@ -54,7 +63,7 @@ def test_group_norm_follows_its_formula():
 
 
 def test_standardized_kernels_have_no_mean_and_unit_variance():
-    kernel = np.asarray(standardize(jnp.asarray(3 + 0.2 * noise(3, 3, 4, 5)), 1e-8))
+    kernel = np.asarray(jit(lambda kernel: standardize(kernel, 1e-8))(3 + 0.2 * noise(3, 3, 4, 5)))
     np.testing.assert_allclose(kernel.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(kernel.std((0, 1, 2)), 1, rtol=1e-4)
 
@@ -65,49 +74,62 @@ def test_standardized_kernels_have_no_mean_and_unit_variance():
 def test_standardized_convolutions_forget_the_scale_of_their_kernel(layer):
     x = jnp.asarray(noise(1, 4, 4, 2))
     layer = layer.clone(features=6)
-    params = layer.init(jax.random.key(0), x)['params']
-    y = layer.apply({'params': params}, x)
+
+    @jit
+    def run():
+        params = layer.init(jax.random.key(0), x)['params']
+        scaled = params | {'kernel': 7 * params['kernel'] + 1}
+        return layer.apply({'params': params}, x), layer.apply({'params': scaled}, x)
+
+    y, of_scaled = run()
     assert y.shape == (1, 4, 4, 6)
-    np.testing.assert_allclose(
-        layer.apply({'params': params | {'kernel': 7 * params['kernel'] + 1}}, x), y, rtol=1e-2, atol=2e-3
-    )
+    np.testing.assert_allclose(of_scaled, y, rtol=1e-2, atol=2e-3)
 
 
 def test_scaled_convolutions_keep_the_variance():
     x = jnp.asarray(noise(8, 16, 16, 32))
-    y, variables = ScaledConv(64, 1, gamma=2.0).init_with_output(jax.random.key(0), x)
-    assert abs(float(y.std()) - 2) < 0.1
-    params = variables['params'] | {'scale': 0.5 * variables['params']['scale'], 'bias': jnp.ones(64)}
-    np.testing.assert_allclose(ScaledConv(64, 1, gamma=2.0).apply({'params': params}, x), 0.5 * y + 1, atol=1e-4)
+    layer = ScaledConv(64, 1, gamma=2.0)
+
+    @jit
+    def run():
+        y, variables = layer.init_with_output(jax.random.key(0), x)
+        params = variables['params'] | {'scale': 0.5 * variables['params']['scale'], 'bias': jnp.ones(64)}
+        return y, layer.apply({'params': params}, x)
+
+    y, changed = jax.device_get(run())
+    assert abs(y.std() - 2) < 0.1
+    np.testing.assert_allclose(changed, 0.5 * y + 1, atol=1e-4)
 
 
 def test_padding_never_wins_a_maximum_but_counts_in_a_mean():
-    x = jnp.asarray(-1 - noise(1, 4, 5, 2) ** 2)
-    assert float(pool.max_pool(x, 3, 2, 1).max()) < 0
-    np.testing.assert_allclose(pool.max_pool(x, 3, 2, 1)[0, 1, 1], x[0, 1:4, 1:4].max((0, 1)))
-    np.testing.assert_allclose(pool.avg_pool(x, 3, 2, 1)[0, 0, 0], x[0, :2, :2].sum((0, 1)) / 9, rtol=1e-5)
+    x = -1 - noise(1, 4, 5, 2) ** 2
+    largest, mean = jax.device_get(jit(lambda x: [of(x, 3, 2, 1) for of in (pool.max_pool, pool.avg_pool)])(x))
+    assert largest.max() < 0
+    np.testing.assert_allclose(largest[0, 1, 1], x[0, 1:4, 1:4].max((0, 1)))
+    np.testing.assert_allclose(mean[0, 0, 0], x[0, :2, :2].sum((0, 1)) / 9, rtol=1e-5)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_halving_averages_what_is_there_at_the_odd_end(dtype):
     x = jnp.asarray(noise(1, 5, 4, 2)).astype(dtype)
-    y = pool.halve(x)
+    y = jit(pool.halve)(x)
     assert y.shape == (1, 3, 2, 2) and y.dtype == dtype
     bar = {'rtol': 1e-5} if dtype == 'float32' else {'rtol': 2e-2, 'atol': 1e-2}
-    x, y = x.astype('float32'), y.astype('float32')
+    x, y = (np.asarray(array).astype(np.float32) for array in (x, y))
     np.testing.assert_allclose(y[0, 0, 1], x[0, :2, 2:].mean((0, 1)), **bar)
     np.testing.assert_allclose(y[0, 2, 1], x[0, 4, 2:].mean(0), **bar)
 
 
 def test_squeeze_excite_follows_its_formula_and_rounds_its_width():
-    x = jnp.asarray(noise(2, 3, 3, 24))
-    layer = SqueezeExcite(ratio=0.5)
-    params = layer.init(jax.random.key(0), x)['params']
+    x, layer = noise(2, 3, 3, 24), SqueezeExcite(ratio=0.5)
+    found, variables = jax.device_get(jit(layer.init_with_output)(jax.random.key(0), x))
+    params = variables['params']
     assert params['down']['kernel'].shape == (24, 16)  # 12 lies halfway between two multiples of 8
     hidden = np.maximum(x.mean((1, 2)) @ params['down']['kernel'], 0)
     gate = 1 / (1 + np.exp(-hidden @ params['up']['kernel']))
-    np.testing.assert_allclose(layer.apply({'params': params}, x), x * gate[:, None, None], atol=1e-5)
-    assert SqueezeExcite(ratio=0.01).init(jax.random.key(0), x)['params']['down']['kernel'].shape == (24, 8)
+    np.testing.assert_allclose(found, x * gate[:, None, None], atol=1e-5)
+    narrow = jax.eval_shape(SqueezeExcite(ratio=0.01).init, jax.random.key(0), x)['params']
+    assert narrow['down']['kernel'].shape == (24, 8)
 
 
 @pytest.mark.parametrize('stride, size, shape', [(4, (20, 12), (5, 3)), (1, (5, 3), (5, 3)), (4, (7, 8), (2, 2))])
@@ -148,11 +170,14 @@ def test_remat_keeps_statistics_gradients_and_names():
         maps, updates = model.apply({'params': params, **stats}, x, train=True, mutable=['batch_stats'])
         return sum(jnp.sum(jnp.sin(value)) for value in maps), updates
 
-    variables = Mixed(False).init(jax.random.key(0), x)
+    variables = jit(Mixed(False).init)(jax.random.key(0), x)
     params, stats = variables['params'], {'batch_stats': variables['batch_stats']}
-    plain, remat = (jax.grad(answer, has_aux=True)(params, stats, Mixed(remat)) for remat in (False, True))
+    both = lambda params, stats: [
+        jax.grad(answer, has_aux=True)(params, stats, Mixed(remat)) for remat in (False, True)
+    ]
+    plain, remat = jax.device_get(jit(both)(params, stats))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), remat, plain)
-    assert float(abs(plain[1]['batch_stats']['stage1']['block00']['conv']['norm']['mean']).max()) > 0
+    assert abs(plain[1]['batch_stats']['stage1']['block00']['conv']['norm']['mean']).max() > 0
     text = str(jax.make_jaxpr(functools.partial(answer, model=Mixed(True)))(params, stats))
     assert text.count('remat2') + text.count('checkpoint') >= 3
     assert pyramid.layers((2, 1), ['norm']) == (

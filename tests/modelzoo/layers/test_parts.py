@@ -13,6 +13,7 @@ from longview.modelzoo.layers.frame.mlp import SwiGLU
 from longview.modelzoo.layers.frame.patch import ConvStem, stem_grid
 from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
 from longview.modelzoo.layers.residuals.residual import Add
+from tests.modelzoo.tiny import jit
 
 
 def test_layer_norm_has_torch_s_epsilon():
@@ -53,13 +54,19 @@ def test_rms_norm_follows_its_formula_and_shares_its_scale_among_heads():
 
 
 def test_dense_is_a_matrix_on_the_last_axis():
-    x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5))
-    y, variables = Dense(6).init_with_output(jax.random.key(0), x)
-    params = {'kernel': variables['params']['kernel'], 'bias': np.arange(6, dtype=np.float32)}
-    np.testing.assert_allclose(y, np.einsum('bhwc,cd->bhwd', x, params['kernel']), atol=1e-6)
-    shifted = Dense(6).apply({'params': params}, x)
-    np.testing.assert_allclose(shifted - y, np.broadcast_to(params['bias'], y.shape), atol=1e-6)
-    assert list(Dense(6, use_bias=False).init(jax.random.key(0), x)['params']) == ['kernel']
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    bias = np.arange(6, dtype=np.float32)
+
+    @jit
+    def run(x):
+        y, variables = Dense(6).init_with_output(jax.random.key(0), x)
+        params = variables['params'] | {'bias': jnp.asarray(bias)}
+        return y, Dense(6).apply({'params': params}, x), params['kernel']
+
+    y, shifted, kernel = jax.device_get(run(x))
+    np.testing.assert_allclose(y, np.einsum('bhwc,cd->bhwd', x, kernel), atol=1e-6)
+    np.testing.assert_allclose(shifted - y, np.broadcast_to(bias, y.shape), atol=1e-6)
+    assert list(jax.eval_shape(Dense(6, use_bias=False).init, jax.random.key(0), x)['params']) == ['kernel']
 
 
 @pytest.mark.parametrize(
@@ -91,7 +98,7 @@ def test_swiglu_puts_the_gate_first():
     ],
 )
 def test_initial_values_have_torch_s_moments_and_bounds(initializer, shape, std, bound):
-    values = np.asarray(initializer(jax.random.key(0), shape), np.float64)
+    values = np.asarray(jit(lambda key: initializer(key, shape))(jax.random.key(0)), np.float64)
     std = bound / 3**0.5 if std is None else std
     assert abs(values).max() <= bound
     assert abs(values.mean()) < 5 * std / values.size**0.5

@@ -46,23 +46,27 @@ KINDS = {
     'shared_value': SharedValue,
 }
 # The other kinds on a ViT are for `pytest -m heavy`: two compilations each.
-QUICK = ('hyper', 'frac', 'laurel_weighted', 'value_residual', 'fixup')
+LIGHT = ('hyper', 'laurel_weighted', 'value_residual', 'fixup')
 # A scalar added to all channels, which the norm after the last block cancels: its gradient is rounding only.
-TAKEN_AWAY = {'fixup': ('block02/mlp_residual/after',)}
+TAKEN_AWAY = {'fixup': ('block01/mlp_residual/after',)}
 INTO_BRANCHES = ('fixup', 'value_residual', 'shared_value')
 DEPTH = 110
 HE = jax.nn.initializers.he_normal()
 
 
+def noise(*shape: int, seed: int = 1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
 def image(size: int = 8, batch: int = 4) -> jax.Array:
-    return jax.random.normal(jax.random.key(1), (batch, size, size, 3))
+    return noise(batch, size, size, 3)
 
 
 def vit(kind: str, **options) -> ViT:
     return ViT(
         **{
             'width': 16,
-            'depth': 3,
+            'depth': 2,
             'heads': 2,
             'patch': 4,
             'image_size': 8,
@@ -91,22 +95,26 @@ def answer(model, variables, x):
 
 
 def assert_alive(gradients, taken_away: tuple[str, ...] = ()) -> None:
-    for path, gradient in traverse_util.flatten_dict(gradients, sep='/').items():
-        assert jnp.all(jnp.isfinite(gradient)), path
+    for path, gradient in traverse_util.flatten_dict(jax.device_get(gradients), sep='/').items():
+        assert np.isfinite(gradient).all(), path
         assert abs(gradient).max() < 1e-4 if path in taken_away else abs(gradient).max() > 0, path
 
 
 @pytest.mark.parametrize(
-    'kind', [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.heavy) for kind in KINDS]
+    'kind', [kind if kind in LIGHT else pytest.param(kind, marks=pytest.mark.heavy) for kind in KINDS]
 )
 def test_on_a_vit_every_parameter_learns_and_running_otherwise_changes_no_number(kind):
     model, x = vit(kind), image()
     variables = filled(model, x)
-    wanted = jit(functools.partial(answer, model))(variables, x)
+    wanted = jax.device_get(jit(functools.partial(answer, model))(variables, x))
     assert_alive(wanted[0][0], TAKEN_AWAY.get(kind, ()))
     other = vit(kind, remat=True, scan=kind != 'shared_value')
-    ours = jit(functools.partial(answer, other))(variables, x)
+    ours = jax.device_get(jit(functools.partial(answer, other))(variables, x))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(1, abs(b).max())), ours, wanted)
+
+
+def heavy(*arguments):
+    return pytest.param(*arguments, marks=pytest.mark.heavy)
 
 
 @pytest.mark.parametrize(
@@ -114,19 +122,14 @@ def test_on_a_vit_every_parameter_learns_and_running_otherwise_changes_no_number
     [
         (Basic, 'hyper'),
         (Bottleneck, 'rezero'),
-        *(
-            pytest.param(block, kind, marks=pytest.mark.heavy)
-            for block, kind in (
-                (Bottleneck, 'hyper'),
-                (Basic, 'frac'),
-                (Basic, 'laurel_weighted'),
-                (Basic, 'orthogonal'),
-            )
-        ),
+        heavy(Bottleneck, 'hyper'),
+        heavy(Basic, 'frac'),
+        heavy(Basic, 'laurel_weighted'),
+        heavy(Basic, 'orthogonal'),
     ],
 )
 def test_on_a_resnet_every_parameter_learns(block, kind):
-    model = ResNet((2, 2), (16, 32), block, stem_width=8, stem_stride=1, drop_path=0.1, residual=KINDS[kind])
+    model = ResNet((1, 2), (8, 16), block, stem_width=8, stem_stride=1, drop_path=0.1, residual=KINDS[kind])
     x = image(6, 3)
     (gradients, _), _ = jit(functools.partial(answer, model))(filled(model, x), x)
     assert_alive(gradients)
@@ -136,19 +139,20 @@ def test_on_a_resnet_every_parameter_learns(block, kind):
     'kind, pre_norm',
     [
         ('hyper', True),
-        ('hyper', False),
-        ('frac', True),
         ('rezero', False),
         ('fixup', True),
         ('value_residual', True),
         ('shared_value', False),
-        ('laurel', True),
-        ('orthogonal', False),
+        # Each place by itself, or as hyper-connections.
+        heavy('hyper', False),
+        heavy('frac', True),
+        heavy('laurel', True),
+        heavy('orthogonal', False),
     ],
 )
 def test_a_sequence_read_in_two_parts_gives_what_the_whole_gives(kind, pre_norm):
     model = Trunk(16, 2, functools.partial(CausalAttention, 2, 8), Mlp, residual=KINDS[kind], pre_norm=pre_norm)
-    x = jax.random.normal(jax.random.key(1), (2, 6, 3))
+    x = noise(2, 6, 3)
     variables = filled(model, x)
 
     def in_parts(variables, x):
@@ -162,25 +166,21 @@ def test_a_sequence_read_in_two_parts_gives_what_the_whole_gives(kind, pre_norm)
     np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
 
 
-def residuals_at_start(model, x) -> dict:
-    """Returns arbitrary variables, except that connections have their initial values."""
-    started, values = jit(model.init)(jax.random.key(0), x), filled(model, x)
-    flat = traverse_util.flatten_dict(values['params'], sep='/')
-    first = traverse_util.flatten_dict(started['params'], sep='/')
-    chosen = {path: first[path] if 'residual/' in path else value for path, value in flat.items()}
-    return {'params': traverse_util.unflatten_dict(chosen, sep='/')}
-
-
-@pytest.mark.parametrize('kind, bar', [('hyper', 1e-4), ('hyper_static', 1e-4), ('frac', 1e-5), ('laurel', 1e-5)])
+@pytest.mark.parametrize('kind, bar', [('hyper', 1e-4), ('frac', 1e-5), ('laurel', 1e-5), heavy('hyper_static', 1e-4)])
 def test_some_start_as_the_plain_network(kind, bar):
-    x, plain = image(), vit('add')
-    model = vit(kind)
-    variables = residuals_at_start(model, x)
-    flat = traverse_util.flatten_dict(variables['params'], sep='/')
-    without = traverse_util.unflatten_dict({p: v for p, v in flat.items() if 'residual/' not in p}, sep='/')
-    ours, wanted = jit(lambda a, b, x: (model.apply(a, x)['tokens'], plain.apply(b, x)['tokens']))(
-        variables, {'params': without}, x
-    )
+    model, plain, x = vit(kind), vit('add'), image()
+    values = traverse_util.flatten_dict(filled(model, x)['params'], sep='/')
+    others = {path: value for path, value in values.items() if 'residual/' not in path}
+
+    @jit
+    def run():
+        """Returns what both give with arbitrary parameters, but for connections with their initial values."""
+        start = traverse_util.flatten_dict(model.init(jax.random.key(0), x)['params'], sep='/')
+        trees = [traverse_util.unflatten_dict(flat, sep='/') for flat in (start | others, others)]
+        return [net.apply({'params': tree}, x)['tokens'] for net, tree in zip((model, plain), trees)]
+
+    assert len(others) < len(values)
+    ours, wanted = run()
     np.testing.assert_allclose(ours, wanted, atol=bar)
 
 
@@ -189,7 +189,8 @@ def test_value_residuals_with_no_weight_on_the_first_values_are_the_plain_networ
     variables = filled(plain, x)
     none = vit('add', residual=functools.partial(ValueResidual, 0.0, 1.0))
     some = vit('add', residual=ValueResidual)
-    ours, theirs, wanted = jit(lambda v, x: [m.apply(v, x)['tokens'] for m in (none, some, plain)])(variables, x)
+    run = jit(lambda v, x: [m.apply(v, x)['tokens'] for m in (none, some, plain)])
+    ours, theirs, wanted = jax.device_get(run(variables, x))
     np.testing.assert_allclose(ours, wanted, atol=1e-5)
     assert abs(theirs - wanted).max() > 1e-2
 
@@ -202,21 +203,22 @@ def deep_answer(kind: str, depth: int = DEPTH):
     """
     parts = [functools.partial(part, kernel_init=HE) for part in (functools.partial(Attention, 2), Mlp)]
     block = PreNorm(NoNorm, *parts, functools.partial(KINDS[kind], blocks=depth))
-    x = jax.random.normal(jax.random.key(2), (2, 5, 16))
-    cotangent = jnp.cos(jnp.arange(x.size)).reshape(x.shape)
+    x = noise(2, 5, 16, seed=2)
+    cotangent = jnp.asarray(np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape))
 
     def out(params, x):
         return jax.lax.scan(lambda s, params: (block.apply({'params': params}, s, None), None), x, params)[0]
 
     @jit
-    def run(keys):
+    def run():
+        keys = jax.random.split(jax.random.key(3), depth)
         params = jax.vmap(lambda key: block.init(key, x, None)['params'])(keys)
         answer, pull = jax.vjp(out, params, x)
         gradients, at_input = pull(cotangent)
         step = jax.tree.map(lambda p, g: p - 1e-5 * g, params, gradients)
         return answer, gradients, at_input, out(step, x) - answer
 
-    return x, cotangent, *run(jax.random.split(jax.random.key(3), depth))
+    return jax.device_get((x, cotangent, *run()))
 
 
 @functools.cache
@@ -225,12 +227,13 @@ def deep(kind: str):
 
 
 @pytest.mark.parametrize('kind, learns', [('rezero', 'residual/scale'), ('fixup', 'mlp/down/kernel')])
-def test_a_network_of_110_blocks_starts_as_the_identity_and_its_first_block_learns_as_the_last(kind, learns):
+def test_a_network_of_110_blocks_starts_as_the_identity_and_its_first_blocks_learn_as_the_last(kind, learns):
     x, cotangent, out, gradients, at_input, _ = deep(kind)
     np.testing.assert_array_equal(out, x)
     np.testing.assert_array_equal(at_input, cotangent)
     sizes = [np.linalg.norm(leaf) for leaf in traverse_util.flatten_dict(gradients, sep='/')[learns]]
-    assert len(sizes) == DEPTH and 0.05 < sizes[0] / sizes[-1] < 20
+    # Of ten blocks each: the gradient of a single number is now and then near 0.
+    assert len(sizes) == DEPTH and 0.05 < np.mean(sizes[:10]) / np.mean(sizes[-10:]) < 20
 
 
 def test_the_plain_network_of_110_blocks_explodes():
@@ -244,13 +247,15 @@ def test_fixup_s_first_step_changes_a_deep_network_about_as_much_as_a_shallow_on
 
 
 def test_orthogonal_updates_are_and_keep_the_stream_from_exploding():
-    s, y = jax.random.normal(jax.random.key(0), (2, 3, 5, 16)), jax.random.normal(jax.random.key(1), (2, 3, 5, 16))
-    update = Orthogonal().apply({}, s, y, method='write') - s
-    np.testing.assert_allclose(jnp.sum(update * s, axis=-1), 0, atol=1e-4)
+    s, y = noise(2, 3, 5, 16, seed=0), noise(2, 3, 5, 16)
+    written = jit(lambda s, y: Orthogonal().apply({}, s, y, method='write'))(s, y)
+    s, y, written = jax.device_get((s, y, written))
+    update = written - s
+    np.testing.assert_allclose(np.sum(update * s, axis=-1), 0, atol=1e-4)
     rest = y - update
     np.testing.assert_allclose(
-        rest * jnp.linalg.norm(s, axis=-1, keepdims=True) ** 2,
-        s * jnp.sum(s * y, axis=-1, keepdims=True),
+        rest * np.linalg.norm(s, axis=-1, keepdims=True) ** 2,
+        s * np.sum(s * y, axis=-1, keepdims=True),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -258,25 +263,28 @@ def test_orthogonal_updates_are_and_keep_the_stream_from_exploding():
 
 def test_hyper_connections_start_by_reading_the_copies_in_turn():
     join = HyperConnections(4, block=2, branch=1, branches=2)
-    s = jax.random.normal(jax.random.key(0), (2, 4, 3, 8))
+    s = np.asarray(noise(2, 4, 3, 8))
 
     @jit
     def run(s):
         variables = join.init(jax.random.key(0), s, method='read')
         return join.apply(variables, s, method='read'), join.apply(variables, s, s[:, 0], method='write')
 
-    read, written = run(s)
+    read, written = run(jnp.asarray(s))
     np.testing.assert_allclose(read, s[:, 5 % 4], atol=1e-6)
     np.testing.assert_allclose(written, s + s[:, :1], atol=1e-6)
 
 
 def test_fixup_s_initial_values_know_the_number_of_branches():
-    spread = lambda branches, matrices: fixup.kernel_init(branches, matrices)(jax.random.key(0), (400, 300)).std()
-    np.testing.assert_allclose(spread(64, 2), (2 / 400) ** 0.5 / 8, rtol=0.02)
-    np.testing.assert_allclose(spread(64, 3), (2 / 400) ** 0.5 / 64**0.25, rtol=0.02)
-    params = jit(vit('fixup').init)(jax.random.key(0), image())['params']
-    last = [params['block01']['mlp']['down'], params['block01']['mixer']['out']]
-    assert not any(matrix['kernel'].any() for matrix in last)
+    @jit
+    def run():
+        kernels = [fixup.kernel_init(64, matrices)(jax.random.key(0), (400, 300)) for matrices in (2, 3)]
+        block = vit('fixup').init(jax.random.key(0), image())['params']['block01']
+        return [kernel.std() for kernel in kernels], block['mlp']['down']['kernel'], block['mixer']['out']['kernel']
+
+    spread, *last = jax.device_get(run())
+    np.testing.assert_allclose(spread, [(2 / 400) ** 0.5 / 8, (2 / 400) ** 0.5 / 64**0.25], rtol=0.02)
+    assert not any(kernel.any() for kernel in last)
 
 
 def test_a_block_shares_rezero_s_number_unless_it_is_told_not_to():
@@ -289,7 +297,7 @@ def test_a_block_shares_rezero_s_number_unless_it_is_told_not_to():
             if path.endswith('residual/scale')
         ]
     )
-    assert count(ReZero) == 3 and count(functools.partial(ReZero, whole_block=False)) == 6
+    assert count(ReZero) == 2 and count(functools.partial(ReZero, whole_block=False)) == 4
 
 
 def test_the_default_adds_no_parameter_and_configs_choose_another():
@@ -336,8 +344,8 @@ def test_other_mistakes_are_said_in_words():
 
 
 def test_laurel_s_low_rank_part_is_the_paper_s():
-    part, x = laurel.LowRank(3), jax.random.normal(jax.random.key(0), (2, 5, 8))
-    params = filled(part, x)['params']
-    np.testing.assert_allclose(
-        part.apply({'params': params}, x), x + x @ params['left']['kernel'] @ params['right']['kernel'], atol=1e-5
-    )
+    part, x = laurel.LowRank(3), noise(2, 5, 8)
+    variables = filled(part, x)
+    found = jit(part.apply)(variables, x)
+    x, left, right = jax.device_get((x, *(variables['params'][name]['kernel'] for name in ('left', 'right'))))
+    np.testing.assert_allclose(found, x + x @ left @ right, atol=1e-5)

@@ -1,6 +1,7 @@
 """A strided depthwise convolution against XLA's."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,12 @@ from tests.modelzoo.tiny import jit
     [((6, 8), 3, 2, 1), ((7, 5), 3, 2, 'SAME'), ((9, 8), 5, 3, 0), ((6, 5), 3, 1, 'SAME')],
 )
 def test_it_is_a_convolution(size, side, stride, padding):
-    layer, x = StridedDepthwise(side, stride, padding), jax.random.normal(jax.random.key(0), (2, *size, 3))
-    variables = layer.init(jax.random.key(1), x)
-    wanted = convolve(x, variables['params']['kernel'], stride, padding)
-    np.testing.assert_allclose(jit(layer.apply)(variables, x), wanted, atol=1e-5)
+    layer = StridedDepthwise(side, stride, padding)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+
+    @jit
+    def run(x):
+        found, variables = layer.init_with_output(jax.random.key(1), x)
+        return found, convolve(x, variables['params']['kernel'], stride, padding)
+
+    np.testing.assert_allclose(*run(x), atol=1e-5)
