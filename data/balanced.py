@@ -40,7 +40,8 @@ class Balanced(Wrapped):
 
         def shuffled(seed: int, kind: int, cycle: int) -> np.ndarray:
             numbers = self._classes[kind]
-            return numbers[keyed.permutation(keyed.derived(seed, kind), cycle, len(numbers))]
+            (order,) = keyed.permutations(keyed.derived(seed, kind), np.array([cycle]), len(numbers))
+            return numbers[order]
 
         return functools.lru_cache(maxsize=2 * len(self._classes))(shuffled)
 

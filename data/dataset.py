@@ -68,6 +68,11 @@ class DataSet(abc.ABC):
         return self._train.size
 
     @property
+    def num_examples(self) -> int:
+        """What every `index` of training is below, also where training sees a part: a table by `index` is so long."""
+        return self._train.size
+
+    @property
     def members(self) -> np.ndarray:
         """The numbers of the examples that training sees, sorted, int64 (N,)."""
         return np.arange(self._train.size)
@@ -162,14 +167,16 @@ class Wrapped(DataSet):
         data: the data set in it.
 
     Raises:
-        ValueError: that one decides its order itself, which would be lost.
+        ValueError: that one decides its order itself, which would be lost, or is a single example.
     """
 
     data: DataSet
 
     def __post_init__(self) -> None:
+        inner, outer = type(self.data).__name__, type(self).__name__
+        if self.data.whole:
+            raise ValueError(f'{outer} takes a data set of examples and {inner} is one example: leave {outer} out.')
         if self.data.arranged != SHUFFLED:
-            inner, outer = type(self.data).__name__, type(self).__name__
             raise ValueError(
                 f'{outer} around {inner} would lose the order of {inner}: put {inner} around {outer}, or leave one out.'
             )

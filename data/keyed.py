@@ -11,6 +11,7 @@ numbers by rules written in this file.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -66,16 +67,27 @@ def uniforms(seed: int, epoch: np.ndarray, index: np.ndarray, count: int) -> np.
     return words.reshape(len(index), -1)[:, :count] * 2.0**-32
 
 
+@functools.lru_cache(maxsize=1024)
 def derived(seed: int, number: int) -> int:
     """The seed of the part of that number, below 2**32, whose orders and draws are not those of the whole."""
     return int(philox(np.array([number, 0, 0, 0]), (seed, SEED))[0])
 
 
-@functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """An epoch's order, int64 (size,), read-only: examples sorted by 64 random bits each."""
-    (order,) = permutations(seed, np.array([epoch]), size)
-    order.flags.writeable = False
+    return _orders(seed, size)(epoch)
+
+
+@functools.lru_cache(maxsize=64)
+def _orders(seed: int, size: int) -> Callable[[int], np.ndarray]:
+    """Epoch -> its order; the last two of each stream are kept, which is what batches of a mixture straddle."""
+
+    @functools.lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        (found,) = permutations(seed, np.array([epoch]), size)
+        found.flags.writeable = False
+        return found
+
     return order
 
 

@@ -57,6 +57,8 @@ class Mixture(DataSet):
                     f'Part {number} of the Mixture is a {type(part).__name__}, which decides by itself what a batch '
                     'holds: mix the data sets in it.'
                 )
+            if part.whole:
+                raise ValueError(f'Part {number} of the Mixture is one example, of which no batch takes a share.')
         if (self.per_batch is None) == (self.weights is None):
             raise ValueError('Mixture wants one of per_batch and weights.')
         name = 'weights' if self.per_batch is None else 'per_batch'
@@ -88,6 +90,11 @@ class Mixture(DataSet):
     def num_classes(self) -> int | None:
         """See `DataSet`."""
         return self.parts[self.eval_part].num_classes
+
+    @property
+    def num_examples(self) -> int:
+        """See `DataSet`; examples of two parts may have the same `index`, and differ in `source`."""
+        return max(part.num_examples for part in self.parts)
 
     @property
     def num_train(self) -> int:

@@ -94,7 +94,7 @@ class Subset(Wrapped):
                     f'per_class={self.per_class} and the class {label} has {len(numbers)} examples: use 1 to '
                     f'{len(numbers)}.'
                 )
-            order = keyed.permutation(keyed.derived(self.seed, label), 0, len(numbers))
+            (order,) = keyed.permutations(keyed.derived(self.seed, label), np.array([0]), len(numbers))
             chosen.append(numbers[order[: self.per_class]])
         return np.sort(np.concatenate(chosen))
 

@@ -10,7 +10,7 @@ from longview.data.episodes import Episodes
 from longview.data.images import PadCrop
 from longview.data.mixture import Mixture
 from longview.data.subset import Subset
-from longview.input_pipeline import Images
+from longview.input_pipeline import Arrays, Images
 from tests.data.folder import data_dir
 from tests.data.streams import classified, evaluation, first
 
@@ -58,6 +58,7 @@ def test_batches_are_what_is_announced_and_another_seed_gives_others(made):
         batch = first(data, 1, size)[0] if train else evaluation(data, size)[0]
         spec = {name: (x.shape, x.dtype) for name, x in data.batch_spec(size, train).items()}
         assert {name: (x.shape, x.dtype) for name, x in batch.items()} == spec
+    assert all(batch['index'].max() < data.num_examples for batch in first(data, 3, size))
     assert (first(data, 1, size, seed=1)[0]['index'] != first(data, 1, size)[0]['index']).any()
 
 
@@ -78,3 +79,10 @@ def test_an_order_that_would_be_lost_is_refused(outer, inner):
     elif inner != 'balanced':
         with pytest.raises(ValueError, match=f'Part 1 of the Mixture is a {type(data).__name__}, which decides'):
             Mixture([classified(3), data], per_batch=(1, 1))
+
+
+@pytest.mark.parametrize('outer', [Subset, Balanced, Episodes, lambda data, **fields: Mixture([data], per_batch=(1,))])
+def test_a_data_set_that_is_one_example_is_refused(outer):
+    graph = Arrays(lambda: {'node': np.ones(3)}, lambda: {'node': np.ones(3)}, whole=True)
+    with pytest.raises(ValueError, match='is one example'):
+        outer(graph, **({'indices': (0,)} if outer is Subset else {}))

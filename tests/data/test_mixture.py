@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from longview.data import keyed
 from longview.data.mixture import Mixture
 from tests.data.streams import classified, evaluation, first, joined
 
@@ -27,6 +28,14 @@ def test_parts_that_are_equal_are_shuffled_apart():
     (batch,) = first(Mixture([OTHERS, OTHERS], per_batch=(17, 17)), 1, 34)
     assert sorted(batch['index'][:17]) == sorted(batch['index'][17:]) == list(range(17))
     assert (batch['index'][:17] != batch['index'][17:]).any()
+
+
+def test_orders_are_made_once_an_epoch_of_each_part(monkeypatch):
+    """Those of a million examples take a second: with many parts, none may drive another out of the cache."""
+    made, permutations = [], keyed.permutations
+    monkeypatch.setattr(keyed, 'permutations', lambda *args: made.append(args) or permutations(*args))
+    first(Mixture([classified(30 + part) for part in range(9)], per_batch=(1,) * 9), 25, 9, seed=77)
+    assert len(made) == 9
 
 
 @pytest.mark.parametrize(
