@@ -103,7 +103,7 @@ class Programs(NamedTuple):
 
 def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Programs:
     """Returns the programs of a run; to be called, and they to be traced, under ``jax.set_mesh(mesh)``."""
-    batches, everywhere = batch_sharding(mesh), replicated(mesh)
+    batches, everywhere = layout(mesh, run.data), replicated(mesh)
     shapes = run.data.batch_spec(run.batch_size, train=True)
     transform = chain(run.train_transforms)
 
@@ -121,13 +121,20 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
         {name: place(shape, batches) for name, shape in shapes.items()},
         jax.jit(init, out_shardings=places),
         jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere), out_shardings=(places, everywhere)),
-        _forward(make_measure(run.task, chain(run.eval_transforms)), mesh, places.variables),
+        _forward(make_measure(run.task, chain(run.eval_transforms)), mesh, places.variables, batches),
     )
 
 
-def _forward(program: Callable, mesh: jax.sharding.Mesh, variables: Any) -> jax.stages.Wrapped:
+def layout(mesh: jax.sharding.Mesh, data: Any) -> jax.sharding.NamedSharding:
+    """Returns how the batches of a data set lie: split by examples, or whole on every device if it is one example."""
+    return replicated(mesh) if data.whole else batch_sharding(mesh)
+
+
+def _forward(
+    program: Callable, mesh: jax.sharding.Mesh, variables: Any, batches: jax.sharding.Sharding
+) -> jax.stages.Wrapped:
     """Compiles a program of (variables, batch, rng, ...) without gradients, whose answer every process gets."""
-    batches, everywhere = batch_sharding(mesh), replicated(mesh)
+    everywhere = replicated(mesh)
     more = len(inspect.signature(program).parameters) - 3
     return jax.jit(
         program,
@@ -146,18 +153,20 @@ def evaluations(run: Run, made: Programs, mesh: jax.sharding.Mesh) -> list[tuple
     prepare = jax.jit(run.task.prepare, out_shardings=replicated(mesh))
 
     def evaluation(prefix: str, of: Eval) -> tuple[int | None, Evaluation]:
-        own = of.transforms is None
-        transform = chain(run.eval_transforms if own else of.transforms)
+        data = of.data or run.data
+        own = of.transforms is None and data.whole == run.data.whole
+        transform = chain(run.eval_transforms if of.transforms is None else of.transforms)
+        batches = layout(mesh, data)
         return of.every, Evaluation(
             prefix=prefix,
-            data=of.data or run.data,
+            data=data,
             batch_size=run.eval_batch_size or run.batch_size,
-            batches=batch_sharding(mesh),
-            measure=made.measure if own else _forward(make_measure(run.task, transform), mesh, places),
+            batches=batches,
+            measure=made.measure if own else _forward(make_measure(run.task, transform), mesh, places, batches),
             figures=run.task.figures,
             prepare=prepare,
             support=of.support,
-            gather=_forward(make_gather(run.task, transform), mesh, places),
+            gather=_forward(make_gather(run.task, transform), mesh, places, batches),
         )
 
     named = (evaluation(f'eval/{name}/', of) for name, of in run.evals.items())
@@ -181,10 +190,9 @@ class _Trainer:
     ):
         self.run, self.plan, self.config, self.workdir, self.stack = run, plan, config, workdir, stack
         self.mesh = make_mesh(run.mesh)
-        check_batch(self.mesh, 'batch_size', run.batch_size)
         self.eval_batch_size = run.eval_batch_size or run.batch_size
-        check_batch(self.mesh, 'eval_batch_size', self.eval_batch_size)
-        self.batches = batch_sharding(self.mesh)
+        self._check_batches()
+        self.batches = layout(self.mesh, run.data)
         self.everywhere = replicated(self.mesh)
         self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
         advice = run.task.advice(plan.steps)
@@ -196,6 +204,13 @@ class _Trainer:
         # Kernels run on each device's part alone, and have to know the mesh while they are traced.
         stack.enter_context(jax.set_mesh(self.mesh))
         self._build()
+
+    def _check_batches(self) -> None:
+        for name, size in (('batch_size', self.run.batch_size), ('eval_batch_size', self.eval_batch_size)):
+            if not self.run.data.whole:
+                check_batch(self.mesh, name, size)
+            elif size != 1:
+                raise ValueError(f'config.{name} is {size} and the data set is a single example: set it to 1.')
 
     def _build(self) -> None:
         """Traces and compiles; the step and the score exist once, for fixed shapes and places."""
@@ -220,7 +235,8 @@ class _Trainer:
         spec = self.run.data.batch_spec(self.eval_batch_size, train=False)
         if not self.run.pictures or not jax.eval_shape(program, made.state.variables, spec, self.rng):
             return None
-        return _forward(program, self.mesh, jax.tree.map(lambda s: s.sharding, made.state.variables))
+        places = jax.tree.map(lambda s: s.sharding, made.state.variables)
+        return _forward(program, self.mesh, places, self.batches)
 
     def _check_targets(self, error: Exception) -> None:
         """Raises a sentence in place of `error` where batch transforms make targets of the wrong number of classes."""

@@ -10,7 +10,7 @@ from longview import train
 from longview.runtime.evaluation import added
 from longview.runtime.metrics import strip
 from longview.runtime.plan import Eval
-from tests import measured, runs
+from tests import measured, runs, toys
 
 
 @pytest.fixture(scope='module')
@@ -100,3 +100,19 @@ def test_pictures_of_any_type_and_no_other_channels() -> None:
     assert strip(np.full((1, 2, 2, 3), 1.5), 'x').max() == 255
     with pytest.raises(ValueError, match=r"the pictures 'x' have shape \(1, 2, 2, 4\)"):
         strip(np.zeros((1, 2, 2, 4)), 'x')
+
+
+def one_image() -> dict[str, np.ndarray]:
+    return {'image': np.arange(64, dtype=np.uint8).reshape(8, 8, 1), 'label': np.int32(3)}
+
+
+def test_a_data_set_that_is_one_example_lies_whole_on_every_device(tmp_path) -> None:
+    split = {'partial': 'tests.test_evaluations:one_image'}
+    data = {'fn': 'input_pipeline:Arrays', 'train_split': split, 'eval_split': split, 'num_classes': 10, 'whole': True}
+    config = toys.config(data=data, batch_size=1, steps=20, eval_every=20)
+    with runs.quickly():
+        scores = train.train(config, tmp_path)
+    assert scores['eval/accuracy'] == scores['eval/examples'] == 1
+    config.batch_size = 8
+    with pytest.raises(ValueError, match='config.batch_size is 8 and the data set is a single example: set it to 1'):
+        train.train(config, tmp_path / 'other')
