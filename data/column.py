@@ -58,18 +58,18 @@ class Place:
     Attributes:
         name: of the column.
         dataset: name of the data set, for messages.
-        features: what the set announces.
         crop: what makes its images; None as long as nobody knows it.
         size: (height, width) of the finished images; None as long as nobody knows it.
         field: the feature that the column is read from.
+        others: more features that it names, by their paths.
     """
 
     name: str
     dataset: str
-    features: tfds.features.FeaturesDict
     crop: Any
     size: Size | None
     field: Field
+    others: Mapping[str, Field]
 
     @property
     def subject(self) -> str:
@@ -81,22 +81,20 @@ class Place:
         kind = type(self.field.feature).__name__
         raise ValueError(f'{self.subject} is a {kind} of shape {self.field.shape}; Images reads {wanted}.')
 
-    def of(self, path: str) -> Field:
-        """Another feature of the set."""
-        return find(self.features, path, self.dataset)
-
 
 class Column(abc.ABC):
     """A kind of column. Its classes are frozen dataclasses.
 
     Attributes:
         feature: the name of the feature, 'objects/bbox' for one inside of another; None: that of the column.
+        others: names of more features that it reads.
         follows: whether it shows places in the image, and follows its geometry.
         sided: whether its values speak of left and right, which a mirror falsifies.
         geometric: whether its values depend on where the image is cut, which a crop and a mirror falsify.
     """
 
     feature: str | None
+    others: tuple[str, ...] = ()
     follows: ClassVar[bool] = False
     sided: bool = False
     geometric: bool = False
@@ -105,7 +103,8 @@ class Column(abc.ABC):
         self, name: str, dataset: str, features: tfds.features.FeaturesDict, crop: Any, size: Size | None = None
     ) -> Place:
         """Finds the column's feature, and says in one raised sentence why it cannot be read as this kind."""
-        place = Place(name, dataset, features, crop, size, find(features, self.feature or name, dataset))
+        others = {path: find(features, path, dataset) for path in self.others}
+        place = Place(name, dataset, crop, size, find(features, self.feature or name, dataset), others)
         self.check(place)
         if crop is not None and name != 'image' and (self.follows or self.sided or self.geometric):
             self._check_crop(place)

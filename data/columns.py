@@ -320,6 +320,11 @@ class Boxes(Column):
     pixels: bool = False
     follows: ClassVar[bool] = True
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """See `Column`."""
+        return tuple(path for path in (self.label, self.leave_out) if path is not None)
+
     def check(self, place: Place) -> None:
         """See `Column`."""
         if place.field.dtype.kind not in 'iuf' or place.field.shape[1:] != (4,):
@@ -327,7 +332,7 @@ class Boxes(Column):
         if isinstance(place.field.feature, tfds.features.BBoxFeature) and self.pixels:
             raise ValueError(f'{place.subject} is a BBoxFeature, whose boxes are no pixels: leave pixels out.')
         for path, kinds, wanted in ((self.label, 'iu', 'class'), (self.leave_out, 'b', 'truth value')):
-            field = None if path is None else place.of(path)
+            field = place.others.get(path)
             if field is not None and (field.dtype.kind not in kinds or len(field.shape) != 1):
                 raise ValueError(
                     f'{place.subject} asks for {path!r}, which is {field.dtype} {field.shape}; wanted one {wanted} of '
@@ -351,9 +356,9 @@ class Boxes(Column):
         values = {place.name: corners}
         if self.label is not None:
             name = f'{place.name}_label'
-            values[name] = exact(name, place.of(self.label).value(example), np.int32)
+            values[name] = exact(name, place.others[self.label].value(example), np.int32)
         if self.leave_out is not None:
-            read = ~np.asarray(place.of(self.leave_out).value(example), bool)
+            read = ~np.asarray(place.others[self.leave_out].value(example), bool)
             values = {name: value[read] for name, value in values.items()}
         padded = _padded(place.name, values, self.at_most, self.cut)
         scale = (1, 1) if self.pixels else geometry.source
@@ -370,7 +375,7 @@ class Boxes(Column):
 
     def num_classes_at(self, place: Place) -> int | None:
         """See `Column`."""
-        return None if self.label is None else place.of(self.label).num_classes
+        return None if self.label is None else place.others[self.label].num_classes
 
     def _shown(self, place: Place, read: HostBatch, region: tuple[np.ndarray, np.ndarray]) -> HostBatch:
         """What is left in a region of the boxes, as two corners (..., 2, 2) each."""

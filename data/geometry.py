@@ -21,8 +21,15 @@ Size = tuple[int, int]
 
 
 def pair(size: int | Size) -> Size:
-    """(height, width) of a size that is either that or the side of a square."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    """(height, width) of a size that is either that or the side of a square.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f'The size {size} of images is neither the side of a square nor (height, width).')
+    return sides
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from longview.data.columns import channels_of, exact
 from longview.data.decoding import Record, sized
 from longview.data.features import check_features
 from longview.data.geometry import Geometry, Size
+from longview.data.images import Crop
 from longview.data.indexed import Examples, Indexed
 from longview.data.source import HostBatch, Source, Spec, in_threads
 
@@ -85,6 +86,10 @@ class Split(Source):
         self.crop = crop
         self._builder, self._name, self._columns, self._size = builder, name, columns, size
         self._places = check_features(builder.info.features, builder.name, columns, crop, size)
+        if padded and not isinstance(crop, Crop):
+            raise ValueError(
+                f'image_valid says where the image is, and {crop} does not: make it a Crop of data/images.py.'
+            )
         self._padded = padded
         self._follows = padded or any(column.follows for name, column in columns.items() if name != 'image')
         self.in_memory = in_memory
@@ -103,6 +108,11 @@ class Split(Source):
     def _kept(self) -> Spec:
         """What is read of one example, before the crop's `adjust`."""
         return self._specs('kept')
+
+    @functools.cached_property
+    def _own(self) -> dict[str, list[str]]:
+        """What is read for each column."""
+        return {name: list(column.kept(self._places[name])) for name, column in self._columns.items()}
 
     def _specs(self, which: str) -> Spec:
         parts = [getattr(column, which)(self._places[name]) for name, column in self._columns.items()]
@@ -231,7 +241,7 @@ class Split(Source):
             valid = read['image_valid']
             finished['image_valid'] = valid if moves is None else moves.pixels(valid, False)
         for name, column in self._columns.items():
-            own = {key: read[key] for key in column.kept(self._places[name])}
+            own = {key: read[key] for key in self._own[name]}
             finished |= column.finish(self._places[name], own, None if name == 'image' else moves)
         return finished
 

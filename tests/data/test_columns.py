@@ -1,6 +1,8 @@
 """Columns of every kind: what is stored arrives exactly, padded and marked, or is refused before it is read."""
 
 import functools
+import pathlib
+import re
 
 import chex
 import jax
@@ -11,7 +13,7 @@ import tensorflow_datasets as tfds
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from PIL import Image
 
-from longview.data.column import find
+from longview.data.column import Column, find
 from longview.data.columns import Boxes, Classes, ClassMap, Label, Numbers, Pixels, Points, Tokens
 from longview.data.decoding import decode_values
 from longview.data.features import check_features
@@ -23,6 +25,7 @@ from tests.data.painted import painted, record_set
 from tests.data.pictures import PHOTO, encoded, jpeg, numbers, png
 from tests.data.streams import evaluation, first
 
+PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'data.md'
 F = tfds.features
 BOXES = [[], [[0.1, 0.2, 0.5, 0.6]], [[0.0, 0.0, 1.0, 1.0], [0.25, 0.5, 0.75, 1.0], [0.5, 0.5, 0.625, 0.75]]]
 FEATURES = {
@@ -137,6 +140,19 @@ def test_a_config_names_the_kinds():
     assert data.num_classes == 7 and set(data.batch_spec(2)) == {
         *('image', 'boxes', 'boxes_valid', 'boxes_label', 'epoch', 'index')
     }
+
+
+def test_the_page_shows_columns_that_are_read_and_names_all_kinds():
+    section = PAGE.read_text().partition('\n## Columns\n')[2].partition('\n## ')[0]
+    (block,), names = re.findall(r'```python\n(.*?)```', section, re.S), {}
+    exec(block, names)
+    data = Images(painted('uint8'), data_dir(), columns=resolve(names['columns']), image_size=(64, 96))
+    data.check()
+    spec, (batch,) = data.batch_spec(4), first(data, 1, 4)
+    assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {n: (x.shape, x.dtype) for n, x in spec.items()}
+    assert spec['map'].shape == (4, 16, 24) and spec['boxes'].shape == (4, 100, 4) and data.num_classes == 4
+    kinds = {kind.__name__ for kind in Column.__subclasses__() if kind.__module__ == 'longview.data.columns'}
+    assert len(kinds) == 8 and all(f'| `{kind}` |' in section for kind in kinds)
 
 
 def test_records_need_no_image():

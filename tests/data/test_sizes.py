@@ -123,6 +123,23 @@ def test_a_size_that_is_lacking_or_does_not_divide_is_refused():
         ValueError, match='has the stride 5, which does not divide images of 64 x 96: choose an image_s'
     ):
         padded(columns={'image': Pixels(), 'map': ClassMap(stride=5)}).check()
+    with pytest.raises(ValueError, match='The size .0, 3. of images is neither the side of a square nor'):
+        padded(image_size=(0, 3)).check()
+
+
+class Foreign:
+    """A crop that does not say its geometry."""
+
+    draws, keyed_read = 0, False
+
+    def read(self, data, size, channels, draws): ...
+
+    def adjust(self, images, draws): ...
+
+
+def test_a_mask_needs_a_crop_that_says_its_geometry():
+    with pytest.raises(ValueError, match='image_valid says where the image is, and .* does not: make it a Crop'):
+        padded(train_crop=Foreign(), columns={'image': Pixels()}).check()
 
 
 def test_the_size_of_the_set_serves_where_it_is_fixed():
