@@ -110,8 +110,9 @@ class Images(DataSet):
 
     Attributes:
         dataset: 'digits', 'fashion_mnist', 'fake_imagenet' (ours, prepared when missing), any
-            prepared TFDS name, or the path of a folder SPLIT/CLASS/IMAGE, which begins with '/',
-            '~/', './' or '../' (data/folder.py).
+            prepared TFDS name, or a path, which begins with '/', '~/', './' or '../': of a folder
+            SPLIT/CLASS/IMAGE or CLASS/IMAGE (data/folder.py), of a `.csv` (data/table.py), or of a set
+            that Hugging Face's `datasets` has saved (data/huggingface.py).
         data_dir: the TFDS folder; None is TFDS_DATA_DIR or ~/tensorflow_datasets.
         train_split: a TFDS split, slices such as 'train[:90%]' too.
         eval_split: likewise; ImageNet calls it 'validation'.

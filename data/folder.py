@@ -23,8 +23,8 @@ _SPLITS = {'test', 'train', 'val', 'valid', 'validation'}
 
 
 def is_path(name: str) -> bool:
-    """Whether the name of a data set is a path; none of TFDS begins so."""
-    return name.startswith(('/', '~', './', '../'))
+    """Whether the name of a data set is a path; none of TFDS begins or ends so."""
+    return name.startswith(('/', '~', './', '../')) or name.endswith('.csv')
 
 
 class ImageFolder(Indexed):

@@ -105,8 +105,11 @@ def _write(cache: pathlib.Path, found: Tree) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=cache.parent)
+    except OSError:
+        return
+    try:
         with os.fdopen(handle, 'wb') as file:
             file.write(hashlib.sha256(text).hexdigest().encode() + b'\n' + text)
         os.replace(scratch, cache)
     except OSError:
-        return
+        os.unlink(scratch)

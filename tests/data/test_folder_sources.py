@@ -127,6 +127,9 @@ def test_other_tables_are_refused_in_a_sentence(tmp_path, lines, message):
     assert '\n' not in str(caught.value)
 
 
-def test_a_table_that_is_not_there_is_named(tmp_path):
+def test_a_table_that_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match='There is no table gone.csv; write the path of a CSV'):
+        open_dataset('gone.csv')
     with pytest.raises(FileNotFoundError, match='There is no table .*gone.csv; write the path of a CSV'):
         open_dataset(str(tmp_path / 'gone.csv'))

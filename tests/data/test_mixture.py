@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from longview.data import keyed
+from longview.data.arrays import Made
 from longview.data.mixture import Mixture
 from tests.data.streams import classified, evaluation, first, joined
 
@@ -28,6 +29,14 @@ def test_parts_that_are_equal_are_shuffled_apart():
     (batch,) = first(Mixture([OTHERS, OTHERS], per_batch=(17, 17)), 1, 34)
     assert sorted(batch['index'][:17]) == sorted(batch['index'][17:]) == list(range(17))
     assert (batch['index'][:17] != batch['index'][17:]).any()
+
+
+def test_parts_draw_by_seeds_of_their_own_and_of_the_run(monkeypatch):
+    rows, seeds = Made.rows, []
+    monkeypatch.setattr(Made, 'rows', lambda self, seed, *which: seeds.append(seed) or rows(self, seed, *which))
+    for seed in (0, 1, 0):
+        first(Mixture([OTHERS, LABELLED], per_batch=(1, 1)), 1, 2, seed=seed)
+    assert len(set(seeds)) == 4 and seeds[:2] == seeds[4:] and 0 not in seeds
 
 
 def test_orders_are_made_once_an_epoch_of_each_part(monkeypatch):
