@@ -1,40 +1,25 @@
-"""The errors for mistakes of a caller, in a process without the shape checks of the tests."""
+"""The errors for mistakes of a caller, without the shape checks of the tests."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
+import inspect
 from collections.abc import Mapping
-
-_ASK = """
-import json, sys
-answers = {}
-for call in json.load(sys.stdin):
-    try:
-        eval(call)
-    except ValueError as error:
-        answers[call] = str(error)
-print(json.dumps(answers))
-"""
+from typing import Any
 
 
-def assert_sentences(setup: str, mistakes: Mapping[str, str]) -> None:
+def assert_sentences(names: Mapping[str, Any], mistakes: Mapping[str, str]) -> None:
     """Asserts that each call raises its ValueError.
 
     Args:
-        setup: statements that define the names in the calls.
+        names: the names in the calls; of functions, the one that is wrapped is called.
         mistakes: expression -> beginning of the message of its ValueError.
     """
-    env = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0'}
-    ran = subprocess.run(
-        [sys.executable, '-c', setup + _ASK],
-        input=json.dumps(list(mistakes)),
-        env=env,
-        text=True,
-        capture_output=True,
-        cwd=pathlib.Path(__file__).parents[2],
-        check=True,
-    )
-    answers = json.loads(ran.stdout)
-    assert {call: answers.get(call, 'nothing')[: len(text)] for call, text in mistakes.items()} == mistakes
+    names = {name: inspect.unwrap(value) if callable(value) else value for name, value in names.items()}
+    answers = {call: _answer(call, names)[: len(text)] for call, text in mistakes.items()}
+    assert answers == mistakes
+
+
+def _answer(call: str, names: dict[str, Any]) -> str:
+    try:
+        eval(call, dict(names))
+    except ValueError as error:
+        return str(error)
+    return 'nothing'

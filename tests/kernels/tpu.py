@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
@@ -17,6 +18,12 @@ from longview.kernels import pallas
 
 # The chips whose kernels are compiled in tests, with the smallest topology that libtpu knows of each.
 CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
+
+
+def on_chips(chip: str) -> pytest.MarkDecorator:
+    """Parametrizes a test by `chip`: one by default, the other chips by `-m heavy`."""
+    others = [pytest.param(name, marks=pytest.mark.heavy) for name in CHIPS if name != chip]
+    return pytest.mark.parametrize('chip', [chip, *others])
 
 
 class Compiled(NamedTuple):

@@ -39,7 +39,7 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
     op = lambda x, kernel: conv2d(x, kernel, **case.how)
     sizes['dy'] = jax.eval_shape(op, *(jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes.values())).shape
     return {
-        name: np.asarray(jnp.asarray(random.standard_normal(size), case.dtype), np.float64)
+        name: random.standard_normal(size).astype(jnp.dtype(case.dtype)).astype(np.float64)
         for name, size in sizes.items()
     }
 
@@ -56,7 +56,7 @@ def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) ->
 
 
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(x, case.dtype) for name, x in arrays.items()}
+    return {name: jax.device_put(x.astype(jnp.dtype(case.dtype))) for name, x in arrays.items()}
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

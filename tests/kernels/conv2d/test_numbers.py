@@ -11,7 +11,7 @@ from tests.kernels.conv2d.cases import Case
     'case',
     [
         Case('pixel'),
-        Case('odd'),
+        pytest.param(Case('odd'), marks=pytest.mark.quick),
         Case('odd_strided', padding=1),
         Case('matrix'),
         Case('matrix_strided', padding=0),

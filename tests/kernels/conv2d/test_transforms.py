@@ -22,13 +22,15 @@ AUTO = jax.sharding.AxisType.Auto
 def test_vmap_remat_and_scan(shape):
     case = Case(shape, padding=0)
     arrays = cases.device(case, cases.inputs(case))
-    several = {name: jnp.stack([x, -2 * x, x[..., ::-1]]) for name, x in arrays.items()}
+    several = {name: np.stack([x, -2 * x, x[..., ::-1]]) for name, x in arrays.items()}
     op = partial(conv2d, **case.how, implementation='products')
     one = lambda arrays: cases.outputs(jax.checkpoint(op), arrays)
-    apart = [one(jax.tree.map(lambda x: x[n], several)) for n in range(3)]
-    wanted = jax.tree.map(lambda *x: jnp.stack(x), *apart)
-    assert_same(cases.jit(jax.vmap(one))(several), wanted)
-    assert_same(cases.jit(lambda several: jax.lax.scan(lambda c, x: (c, one(x)), None, several)[1])(several), wanted)
+    scan = lambda several: jax.lax.scan(lambda c, x: (c, one(x)), None, several)[1]
+    mapped, scanned = cases.jit(lambda several: (jax.vmap(one)(several), scan(several)))(several)
+    apart = [cases.run(case, 'products', {name: x[n] for name, x in several.items()}) for n in range(3)]
+    wanted = jax.tree.map(lambda *x: np.stack(x), *apart)
+    assert_same(mapped, wanted)
+    assert_same(scanned, wanted)
 
 
 @pytest.mark.parametrize('shape', ['mesh', 'mesh_matrix'])

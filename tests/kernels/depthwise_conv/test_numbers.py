@@ -10,7 +10,7 @@ from tests.kernels.close import assert_close
 from tests.kernels.depthwise_conv import cases
 from tests.kernels.depthwise_conv.cases import Case
 
-PLAIN = [Case('pixel'), Case('seven'), Case('row'), Case('column')]
+PLAIN = [Case('pixel'), pytest.param(Case('seven'), marks=pytest.mark.quick), Case('row'), Case('column')]
 ODD = [
     Case('small', stride=2),
     Case('small', padding='VALID', dilation=(2, 1)),
@@ -63,11 +63,11 @@ def test_double_precision(form):
         cases.check(Case('small', dtype='float64', stride=2), form)
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('dtype', [pytest.param('float32', marks=pytest.mark.quick), 'bfloat16'])
 def test_inception_is_its_parts(dtype):
     random = np.random.default_rng(0)
     shapes = {'x': (2, 7, 9, 11), 'square': (3, 3, 1, 2), 'row': (1, 5, 1, 2), 'column': (7, 1, 1, 2), 'bias': (3, 2)}
-    arrays = {name: jnp.asarray(random.standard_normal(shape), dtype) for name, shape in shapes.items()}
+    arrays = {name: random.standard_normal(shape).astype(jnp.dtype(dtype)) for name, shape in shapes.items()}
     cotangent = random.integers(-9, 9, shapes['x'])
 
     def parts(x, square, row, column, bias):
@@ -83,9 +83,8 @@ def test_inception_is_its_parts(dtype):
         y, pull = jax.vjp(op, *arrays.values())
         return {'y': y} | dict(zip(arrays, pull(jnp.asarray(cotangent, y.dtype))))
 
-    wanted = cases.jit(run, static_argnums=0)(parts)
-    for implementation in (None, 'reference'):
-        op = lambda *a: inception_conv(*a[:4], bias=a[4], implementation=implementation)
-        found = cases.jit(run, static_argnums=0)(op)
+    op = lambda implementation: lambda *a: inception_conv(*a[:4], bias=a[4], implementation=implementation)
+    wanted, *several = cases.jit(lambda: [run(f) for f in (parts, op(None), op('reference'))])()
+    for found in several:
         assert {x.dtype for x in found.values()} == {jnp.dtype(dtype)}
         assert_close(found, wanted, dict.fromkeys(wanted, cases.BARS[dtype]))

@@ -1,5 +1,8 @@
-"""The errors for mistakes of a caller, in a process without the shape checks of the tests."""
+"""The errors for mistakes of a caller."""
 
+import jax.numpy as jnp
+
+from longview.kernels.gla import bidirectional_gla, gla, gla_step
 from tests.kernels.mistakes import assert_sentences
 
 PER_HEAD = 'a log decay per key channel, or'
@@ -20,12 +23,14 @@ MISTAKES = {
     'gla_step(x[0], x[0], x[0], x, x)': f'g has shape (1, 3, 2, 4); wanted (3, 2, 4), {PER_HEAD} (3, 2), one per head.',
 }
 
-SETUP = """
-import jax.numpy as jnp
-from longview.kernels.gla import bidirectional_gla, gla, gla_step
-x, e = jnp.ones((1, 3, 2, 4)), jnp.ones((1, 0, 2, 4))
-"""
+NAMES = {
+    'gla': gla,
+    'bidirectional_gla': bidirectional_gla,
+    'gla_step': gla_step,
+    'x': jnp.ones((1, 3, 2, 4)),
+    'e': jnp.ones((1, 0, 2, 4)),
+}
 
 
 def test_each_mistake_gets_its_sentence():
-    assert_sentences(SETUP, MISTAKES)
+    assert_sentences(NAMES, MISTAKES)

@@ -9,8 +9,11 @@ import numpy as np
 
 from longview.kernels.linear_scan import linear_scan
 from longview.kernels.linear_scan.shapes import SHAPES, Shape
+from tests import goldens
 from tests.kernels import close
 from tests.kernels.linear_scan import sequential
+
+jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
@@ -44,7 +47,7 @@ def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
             turn = np.exp(1j * random.uniform(0, 6, found[name].shape))
             found[name] = found[name] * turn
     wide = lambda name: 'complex128' if is_complex(case, name) else 'float64'
-    return {name: np.asarray(jnp.asarray(x, dtype(case, name))).astype(wide(name)) for name, x in found.items()}
+    return {name: x.astype(jnp.dtype(dtype(case, name))).astype(wide(name)) for name, x in found.items()}
 
 
 def is_complex(case: Case, name: str) -> bool:
@@ -66,16 +69,18 @@ def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> 
     return {'h': h, 'last': last}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def traced(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns outputs and all gradients by name."""
     wrt = {name: x for name, x in arrays.items() if name not in ('dh', 'dlast')}
     outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt), wrt)
     return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
 
 
+run = jit(traced, static_argnums=(0, 1))
+
+
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(x, dtype(case, name)) for name, x in arrays.items()}
+    return {name: jax.device_put(x.astype(jnp.dtype(dtype(case, name)))) for name, x in arrays.items()}
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ class Program(NamedTuple):
         return tpu.compile_for(partial(self), *self.inputs(), chip=chip)
 
 
-@pytest.mark.parametrize('chip', tpu.CHIPS)
+@tpu.on_chips('v5e')
 @pytest.mark.parametrize(
     'program',
     [

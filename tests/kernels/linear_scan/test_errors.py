@@ -1,5 +1,8 @@
-"""The errors for mistakes of a caller, in a process without the shape checks of the tests."""
+"""The errors for mistakes of a caller."""
 
+import jax.numpy as jnp
+
+from longview.kernels.linear_scan import linear_scan, linear_scan_step
 from tests.kernels.mistakes import assert_sentences
 
 MISTAKES = {
@@ -13,12 +16,8 @@ MISTAKES = {
     'step(x[0] * 1j, x[0], state=x[0])': 'a is complex64 but the state float32; wanted a complex state.',
 }
 
-SETUP = """
-import jax.numpy as jnp
-from longview.kernels.linear_scan import linear_scan as scan, linear_scan_step as step
-x = jnp.ones((1, 3, 4))
-"""
+NAMES = {'scan': linear_scan, 'step': linear_scan_step, 'x': jnp.ones((1, 3, 4))}
 
 
 def test_each_mistake_gets_its_sentence():
-    assert_sentences(SETUP, MISTAKES)
+    assert_sentences(NAMES, MISTAKES)

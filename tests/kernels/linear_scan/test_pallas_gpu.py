@@ -17,7 +17,7 @@ def _op(case, wrt):
     return dict(zip(('h', 'last'), pallas_gpu.linear_scan(wrt['a'], wrt['x'], wrt.get('state'), **how)))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(cases.jit, static_argnums=0)
 def _run(case, arrays):
     wrt = {name: x for name, x in arrays.items() if name not in ('dh', 'dlast')}
     outputs, pull = jax.vjp(partial(_op, case), wrt)

@@ -22,7 +22,7 @@ def test_vmap():
     case = Case('class_token', state=True, constant=True, complex=BOTH)
     several = [cases.device(case, cases.inputs(case))] * 2
     several[1] = jax.tree.map(lambda x: x[::-1] * 0.5, several[1])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *several)
     found = jax.vmap(partial(cases.run, case, 'xla'))(stacked)
     for n, arrays in enumerate(several):
         _same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays))
@@ -44,7 +44,7 @@ def test_remat_and_scan():
         return jnp.sum(x**2)
 
     scales = jnp.array([0.5, 1.0])
-    run = lambda f: jax.jit(jax.value_and_grad(f, (0, 1)))(arrays['x'], scales)
+    run = lambda f: cases.jit(jax.value_and_grad(f, (0, 1)))(arrays['x'], scales)
     name = lambda x: {'loss': x[0], 'dx': x[1][0], 'dscales': x[1][1]}
     _same(name(run(scanned)), name(run(written_out)))
 
@@ -80,16 +80,12 @@ def _grad(tokens, kind):
 
 
 @pytest.mark.parametrize('kind', ['float32', 'complex64'])
-def test_memory_is_less_than_that_of_the_inputs_and_linear(kind):
+def test_programs_do_not_grow_with_the_length_and_need_less_memory_than_the_inputs(kind):
     """Temporaries of the backward pass: mainly a few chunks, and the state that enters each chunk."""
-    (short, _), (long, size) = (_grad(tokens, kind) for tokens in (4096, 16384))
-    short, long = (x.compile().memory_analysis().temp_size_in_bytes for x in (short, long))
-    assert long <= 0.1 * size and long <= 4.1 * short, (short, long, size)
-
-
-def test_program_does_not_grow_with_the_length():
-    short, long = (_grad(tokens, 'float32')[0].as_text().count('\n') for tokens in (2048, 16384))
-    assert long <= short
+    (short, _), (long, size) = (_grad(tokens, kind) for tokens in (2048, 16384))
+    assert long.as_text().count('\n') <= short.as_text().count('\n')
+    found = long.compile().memory_analysis().temp_size_in_bytes
+    assert found <= 0.1 * size, (found, size)
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
@@ -103,7 +99,7 @@ def test_program_does_not_grow_with_the_length():
 )
 def test_export(platform, case):
     arrays = cases.device(case, cases.inputs(case))
-    exported = jax.export.export(jax.jit(partial(cases.run, case, None)), platforms=[platform])(arrays)
+    exported = jax.export.export(jax.jit(partial(cases.traced, case, None)), platforms=[platform])(arrays)
     assert exported.platforms == (platform,)
 
 
@@ -112,5 +108,5 @@ def test_second_derivatives_are_refused_in_words():
     slope = lambda how: jax.grad(lambda a: jnp.sum(linear_scan(a, arrays['x'], implementation=how)[0] ** 2))
     text = "linear_scan has first derivatives only.*implementation='reference'"
     with pytest.raises(NotImplementedError, match=text):
-        jax.grad(lambda a: jnp.sum(slope('xla')(a) ** 2))(arrays['a'])
-    assert np.isfinite(jax.grad(lambda a: jnp.sum(slope('reference')(a) ** 2))(arrays['a'])).all()
+        jax.eval_shape(jax.grad(lambda a: jnp.sum(slope('xla')(a) ** 2)), arrays['a'])
+    assert np.isfinite(cases.jit(jax.grad(lambda a: jnp.sum(slope('reference')(a) ** 2)))(arrays['a'])).all()

@@ -40,7 +40,7 @@ def inputs(case: Case) -> dict[str, np.ndarray]:
         sizes = {'u': image, 'kernel': (*[shape.batch] * case.apart, *shape.kernel, channels), 'dy': image}
     sizes |= {'pre_gate': image, 'post_gate': image, 'skip': (channels,)} if case.gates else {}
     found = {name: random.standard_normal(size) for name, size in sizes.items()}
-    return {name: np.asarray(jnp.asarray(x, case.dtype), np.float64) for name, x in found.items()}
+    return {name: x.astype(jnp.dtype(case.dtype)).astype(np.float64) for name, x in found.items()}
 
 
 def op(case: Case, implementation: str | None, x: dict[str, jax.Array]) -> jax.Array:
@@ -66,7 +66,7 @@ def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) ->
 
 
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(x, case.dtype) for name, x in arrays.items()}
+    return {name: jax.device_put(x.astype(jnp.dtype(case.dtype))) for name, x in arrays.items()}
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

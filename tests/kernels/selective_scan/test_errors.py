@@ -1,5 +1,8 @@
-"""The errors for mistakes of a caller, in a process without the shape checks of the tests."""
+"""The errors for mistakes of a caller."""
 
+import jax.numpy as jnp
+
+from longview.kernels.selective_scan import selective_scan, selective_scan_step
 from tests.kernels.mistakes import assert_sentences
 
 GROUPED = 'wanted (1, 3, 2), or (1, 3, groups, 2) with groups that divide the 4 channels, B and C alike.'
@@ -21,12 +24,9 @@ MISTAKES = {
     'step(u[0], u[0], A, B[0], B[0], state=u)': f'{STATE} (3, 4, 2).',
 }
 
-SETUP = """
-import jax.numpy as jnp
-from longview.kernels.selective_scan import selective_scan as scan, selective_scan_step as step
-u, e, A, B, G = map(jnp.ones, ((1, 3, 4), (1, 0, 4), (4, 2), (1, 3, 2), (1, 3, 3, 2)))
-"""
+SHAPES = {'u': (1, 3, 4), 'e': (1, 0, 4), 'A': (4, 2), 'B': (1, 3, 2), 'G': (1, 3, 3, 2)}
 
 
 def test_each_mistake_gets_its_sentence():
-    assert_sentences(SETUP, MISTAKES)
+    arrays = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+    assert_sentences({'scan': selective_scan, 'step': selective_scan_step, **arrays}, MISTAKES)
