@@ -46,12 +46,48 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         'by more than rounding; XLA_FLAGS=--xla_cpu_max_isa=SSE4_2 (AVX2, AVX512) stands for another processor',
     )
 
+    parser.addoption(
+        '--record',
+        action='store_true',
+        help='write what the tests that run cost into tests/durations.tsv; for a machine where nothing else runs',
+    )
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Memory())
+    if config.getoption('--record'):
+        from tests import durations
+
+        config.pluginmanager.register(durations.recorder())
     if config.getoption('--compile') == 'full':
         from tests.goldens.networks import QUICK
 
         QUICK.clear()  # read wherever something is compiled
+
+
+class _Memory:
+    """Drops compiled programs when a test process has grown by a gibibyte and a half since it last did so."""
+
+    step = 3 << 29
+
+    def __init__(self) -> None:
+        self.limit = 2 * self.step
+
+    def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
+        if nextitem is not None and _resident() > self.limit:
+            jax.clear_caches()
+            gc.collect()
+            self.limit = _resident() + self.step
+
+
+def _resident() -> int:
+    """Returns the bytes of memory of this process; 0 where the system does not say."""
+    statm = pathlib.Path('/proc/self/statm')
+    return int(statm.read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE') if statm.exists() else 0
+
+
+# One network of each loop over blocks, and what scans: of the tests that all networks have, `-m quick` runs theirs.
+_QUICK = ('vit_test', 'swinv2_test', 'resnet_test', 'mamba_test')
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,3 +97,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         name = item.callspec.params.get('name') if hasattr(item, 'callspec') else None
         if isinstance(name, str):
             item.add_marker(pytest.mark.xdist_group(name))
+        if name in _QUICK and not item.get_closest_marker('heavy'):
+            item.add_marker(pytest.mark.quick)

@@ -1,0 +1,141 @@
+"""What the tests cost: CPU seconds by file and subject, recorded by ``python -m pytest -n 2 --record``.
+
+A row of tests/durations.tsv is a test file, a subject (the network, golden or method that tests are run for, else the
+test function), its number of tests, and their CPU seconds together, child processes included. tests/test_durations.py
+holds new papers to a budget by it.
+"""
+
+import collections
+import csv
+import os
+import pathlib
+import re
+from collections.abc import Generator, Iterable
+from typing import NamedTuple
+
+import pytest
+
+from longview import modelzoo
+from tests import ledger
+
+TABLE = pathlib.Path(__file__).with_suffix('.tsv')
+# CPU seconds that a new paper's tests may cost, on average over the new papers.
+BUDGET = 8.0
+_PROPERTY = 'cpu_seconds'
+
+
+class Row(NamedTuple):
+    """A row of the table."""
+
+    file: str
+    subject: str
+    tests: int
+    seconds: float
+
+
+def rows(table: pathlib.Path = TABLE) -> list[Row]:
+    """Returns the recorded rows."""
+    with open(table, newline='') as file:
+        read = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
+        return [Row(row['file'], row['subject'], int(row['tests']), float(row['seconds'])) for row in read]
+
+
+def subject(nodeid: str) -> str:
+    """Returns what a test is run for: its first parameter, where that is a name, else the test function.
+
+    >>> subject('tests/test_goldens.py::test_networks_agree[vig_tiny]')
+    'vig_tiny'
+    >>> subject('tests/test_configs.py::test_config_builds_its_state[vig_s-smoke]')
+    'vig_s'
+    >>> subject('tests/test_train.py::test_a_run[True-mesh0]')
+    'test_a_run'
+    """
+    function, _, parameters = nodeid.rpartition('::')[2].partition('[')
+    word = parameters.removesuffix(']').partition('-')[0]
+    return word if re.fullmatch(r'[a-z][a-z0-9]*(_\w+)+|[a-z]{3,}\d*', word) else function
+
+
+class Recorder:
+    """A pytest plugin that measures every test, in whichever process it runs, and writes the table at the end."""
+
+    def __init__(self, table: pathlib.Path = TABLE) -> None:
+        self.table, self.seconds = table, {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        item.stash[_START] = _cpu_seconds()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Generator:
+        report = yield
+        if call.when == 'teardown':
+            report.user_properties.append((_PROPERTY, _cpu_seconds() - item.stash[_START]))
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == 'teardown':
+            self.seconds[report.nodeid] = dict(report.user_properties)[_PROPERTY]
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if 'PYTEST_XDIST_WORKER' not in os.environ and exitstatus == pytest.ExitCode.OK:
+            write(self.seconds, self.table)
+
+
+_START = pytest.StashKey[float]()
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def recorder() -> Recorder:
+    """Returns the plugin.
+
+    Raises:
+        pytest.UsageError: other work goes on here, with which tests share caches and memory and cost more.
+    """
+    load = os.getloadavg()[0]
+    if load >= 1 and 'PYTEST_XDIST_WORKER' not in os.environ:
+        raise pytest.UsageError(f'--record: the load of this machine is {load:.1f}: wait until it is below 1.')
+    return Recorder()
+
+
+def write(seconds: dict[str, float], table: pathlib.Path = TABLE) -> None:
+    """Replaces the rows of all files that were run; those of other files stay."""
+    found: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for nodeid, cost in seconds.items():
+        found[nodeid.partition('::')[0], subject(nodeid)].append(cost)
+    new = [Row(*key, len(costs), round(sum(costs), 1)) for key, costs in found.items()]
+    files = {row.file for row in new}
+    kept = [row for row in (rows(table) if table.exists() else []) if row.file not in files]
+    lines = ['\t'.join(map(str, row)) for row in sorted(kept + new)]
+    table.write_text('\n'.join(['\t'.join(Row._fields), *lines, '']))
+
+
+def of(paper: ledger.Paper, recorded: Iterable[Row]) -> list[Row]:
+    """Returns the rows of a paper's tests.
+
+    They are those run for one of its networks, goldens or configs, or for a tiny network of its file; and those whose
+    function, file or folder carries the name of its file or of a config, as test_vig.py and test_rotnet_turns do.
+    """
+    place = pathlib.PurePath(paper.file)
+    word = place.parent.name if place.stem == 'network' else place.stem
+    words = {word, *paper.configs}
+    names = {*paper.goldens, *ledger.variants(paper), *_tiny(paper), *words}
+
+    def owned(row: Row) -> bool:
+        path = pathlib.PurePath(row.file)
+        named = any(word in row.subject for word in words) if row.subject.startswith('test_') else row.subject in names
+        return named or path.stem == f'test_{word}' or word in path.parts
+
+    return [row for row in recorded if owned(row)]
+
+
+def _tiny(paper: ledger.Paper) -> list[str]:
+    """Returns the tests' own networks of a paper's file."""
+    if not paper.models:
+        return []
+    module = 'longview.' + paper.file.removesuffix('.py').replace('/', '.')
+    return [name for name in modelzoo.list_models('*_test') if modelzoo.find(name)[0].__name__ == module]
