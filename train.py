@@ -72,7 +72,8 @@ def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None 
         signals = stack.enter_context(StopSignals())
         run, config = read_run(config.to_dict())
         stack.enter_context(alone(workdir))
-        run.data.check()
+        for data in run.data_sets:
+            data.check()
         _stop_early(signals, workdir)
         plan = Plan.of(run, run.data.num_train)
         stack.enter_context(jax.default_matmul_precision(run.matmul_precision))
@@ -276,12 +277,12 @@ class _Trainer:
             return jax.eval_shape(lambda v, b, rng: what(v, transform(b, rng)), abstract.variables, spec, self.rng)
 
         outputs, classes = shapes(task.predict), self.run.data.num_classes
-        if 'logits' in outputs and classes is None:
+        if 'logits' in outputs and 'label' in spec and classes is None:
             raise ValueError(
                 'the labels of the data set are numbers and no classes, and the task gives logits of classes: prepare '
                 'the set with a ClassLabel, or use a task that predicts numbers.'
             )
-        if 'logits' in outputs and outputs['logits'].shape[-1] < classes:
+        if 'logits' in outputs and outputs['logits'].shape[-1] < (classes or 0):
             raise ValueError(
                 f'the head gives {outputs["logits"].shape[-1]} logits and the data set has {classes} '
                 f'classes: {self._set_classes()}.'

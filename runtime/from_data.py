@@ -6,6 +6,10 @@ from typing import Any
 from longview.runtime.resolve import ConfigError
 
 
+# Keys of other data sets, to which None classes means that their labels are numbers.
+_DATA_SETS = ('data', 'support')
+
+
 def filled(config: Any, data: Any, path: str = 'config') -> Any:
     """Returns a config with what its data set says put where it was left out.
 
@@ -23,14 +27,16 @@ def filled(config: Any, data: Any, path: str = 'config') -> Any:
     if isinstance(config, Mapping):
         if set(config) == {'data'} and isinstance(config['data'], str):
             return _said(data, config['data'], path)
-        left_out = lambda key, value: key == 'num_classes' and value is None
-        return {
-            key: _classes(data, f'{path}.{key}') if left_out(key, value) else filled(value, data, f'{path}.{key}')
-            for key, value in config.items()
-        }
+        return {key: _filled_at(key, value, data, f'{path}.{key}') for key, value in config.items()}
     if isinstance(config, (list, tuple)):
         return type(config)(filled(item, data, f'{path}[{n}]') for n, item in enumerate(config))
     return config
+
+
+def _filled_at(key: str, value: Any, data: Any, path: str) -> Any:
+    if key in _DATA_SETS:
+        return value
+    return _classes(data, path) if key == 'num_classes' and value is None else filled(value, data, path)
 
 
 def _said(data: Any, name: str, path: str) -> Any:

@@ -107,6 +107,12 @@ class Run:
                 'remat of the backbone or more devices help.'
             )
 
+    @property
+    def data_sets(self) -> list[Any]:
+        """All data sets that the run reads, its own first."""
+        others = (self.support, *(data for each in self.evals.values() for data in (each.data, each.support)))
+        return [self.data, *(data for data in others if data is not None)]
+
 
 def read_run(config: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
     """Returns the run that a config describes, and the config with what it leaves to the data set (from_data.py).

@@ -30,6 +30,11 @@ def test_a_number_of_classes_and_what_is_asked_for_by_name() -> None:
     assert filled(config, Three()) == wanted and repr(config) == before
 
 
+def test_other_data_sets_stay_as_they_are() -> None:
+    config = {'evals': {'x': {'fn': 'e', 'data': {'fn': 'd', 'num_classes': None}, 'support': {'num_classes': None}}}}
+    assert filled(config, Three()) == config
+
+
 @pytest.mark.parametrize(
     'config, data, words',
     [
