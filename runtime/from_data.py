@@ -5,7 +5,6 @@ from typing import Any
 
 from longview.runtime.resolve import ConfigError
 
-
 # Keys of other data sets, to which None classes means that their labels are numbers.
 _DATA_SETS = ('data', 'support')
 
