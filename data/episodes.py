@@ -101,7 +101,7 @@ class Episodes(Wrapped):
 
         def selection(step: int) -> HostBatch:
             numbers = np.arange(step * count, (step + 1) * count)
-            vectors = self._joined(self._eval_classes, self.seed, np.minimum(numbers, self.episodes - 1))
+            vectors = self._joined(self._eval_classes, self.seed, numbers)
             vectors['mask'] = np.repeat(numbers < self.episodes, self.rows)
             vectors['epoch'] = np.zeros_like(vectors['index'])
             return {name: vector[own] for name, vector in vectors.items()}

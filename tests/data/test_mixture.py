@@ -49,7 +49,7 @@ def test_orders_are_made_once_an_epoch_of_each_part(monkeypatch):
 
 @pytest.mark.parametrize(
     ('weights', 'size', 'want'),
-    [((0.2, 0.8), 7, (1400, 5600)), ((2, 3, 5), 7, (1400, 2100, 3500)), ((1 / 3, 2 / 3), 3, (1000, 2000))],
+    [((0.7, 0.3), 10, (7000, 3000)), ((2, 3, 5), 7, (1400, 2100, 3500))],  # of doubles, 0.7 is less than seven of ten
 )
 def test_weights_are_exact_after_many_steps_and_to_a_row_in_between(weights, size, want):
     data = Mixture([classified(9, start=100 * part) for part in range(len(weights))], weights=weights)
