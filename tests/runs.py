@@ -1,5 +1,6 @@
-"""Starts train.py as a user does, kills it as a cluster does, and reads what it leaves behind."""
+"""Starts train.py as a user does, and reads what runs leave behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,8 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,25 +21,47 @@ ROOT = pathlib.Path(__file__).parents[1]
 QUICK = [f'--{option}={str(value).lower()}' for option, value in goldens.QUICK.items()]
 
 
+@contextlib.contextmanager
+def quickly() -> Iterator[None]:
+    """Runs of this process compile nearly as quickly as those of `start`, and what is compiled once is kept."""
+    options = {
+        'jax_disable_most_optimizations': bool(goldens.QUICK),
+        'jax_persistent_cache_min_compile_time_secs': 0.1,
+    }
+    before = {name: jax.config.values[name] for name in options}
+    try:
+        for name, value in options.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
 def start(
     config: str,
     workdir: pathlib.Path,
     *overrides: str,
     devices: int = 1,
-    program: str = 'train.py',
+    program: Sequence[str] = ('train.py',),
     limits: Sequence[tuple[int, int]] = (),
 ) -> subprocess.Popen:
-    """Starts a run in a process group of its own, so that whatever it starts dies with it."""
+    """Starts a run in a process group of its own, so that whatever it starts dies with it.
+
+    Args:
+        program: what Python runs, and its own arguments: train.py or what stands for it.
+        limits: resources and how much of them the process gets.
+    """
     env = {
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
         'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
         # Where writes fail, no compiled program is kept: it would be kept by half, for every later test.
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9' if limits else '0.5',
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '1e9' if limits else '0.1',
         # Compiling is most of what these runs cost, and they compare with each other only.
         'XLA_FLAGS': ' '.join([f'--xla_force_host_platform_device_count={devices}', *QUICK]),
     }
-    command = [sys.executable, program, f'--config={config}', f'--workdir={workdir}', *overrides]
+    command = [sys.executable, *program, f'--config={config}', f'--workdir={workdir}', *overrides]
     process = subprocess.Popen(
         command, cwd=ROOT, env=env, text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -51,44 +73,28 @@ def start(
 def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
     """Waits for the end and returns what was printed; kills what takes too long."""
     try:
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
     except subprocess.TimeoutExpired:
-        kill(process)
+        os.killpg(process.pid, signal.SIGKILL)
         raise
     assert process.returncode == status, f'status {process.returncode}\n{out}\n{err}'
     return out, err
 
 
-def run(config: str, workdir: pathlib.Path, *overrides: str, devices: int = 1) -> tuple[str, str]:
-    return finish(start(config, workdir, *overrides, devices=devices))
+def run(config: str, workdir: pathlib.Path, *overrides: str, status: int = 0, **options: Any) -> tuple[str, str]:
+    """Starts a run and waits for its end; `options` are those of `start`."""
+    return finish(start(config, workdir, *overrides, **options), status)
 
 
-def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:
-    os.killpg(process.pid, number)
+def rows(workdir: pathlib.Path, timings: bool = False) -> list[dict[str, Any]]:
+    """The metrics, without what depends on the machine unless `timings` are wanted."""
+    lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if timings or not k.startswith('time/')} for line in lines]
 
 
-def when(process: subprocess.Popen, true: Callable[[], bool], then: int) -> None:
-    """Signals the whole group as soon as something is true of its workdir; it must still be running."""
-    deadline = time.monotonic() + 300
-    while not true():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, 'it never came to that'
-        time.sleep(0.002)
-    kill(process, then)
-
-
-def rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """The metrics, without what depends on the machine."""
-    path = workdir / 'metrics.jsonl'
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith('time/')} for line in lines]
-
-
-def last_step(workdir: pathlib.Path) -> int:
-    try:
-        return max((row['step'] for row in rows(workdir)), default=0)
-    except json.JSONDecodeError:
-        return 0
+def saved(workdir: pathlib.Path, kind: str = 'checkpoints') -> list[int]:
+    """The steps of the finished checkpoints."""
+    return sorted(int(path.name) for path in (workdir / kind).iterdir() if path.name.isdigit())
 
 
 def checkpoint(workdir: pathlib.Path, step: int, kind: str = 'checkpoints') -> dict[str, np.ndarray]:

@@ -4,11 +4,13 @@ import importlib
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from longview import train
 from longview.methods.peft.low_rank import lora
 from longview.runtime import commandline, renames
 from longview.runtime.resolve import resolve
@@ -18,6 +20,7 @@ GOOD = '--config=configs/vig_s.py:smoke'
 
 
 def parsed(*arguments: str):
+    sys.modules.pop('config_config', None)  # where ml_collections leaves the file it read before
     values = flags.FlagValues()
     argv = ['train.py', *arguments]
     config_flags.DEFINE_config_file('config', None, lock_config=True, flag_values=values, sys_argv=argv)
@@ -25,10 +28,12 @@ def parsed(*arguments: str):
     return values.config
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     'arguments, words',
     [
         (('--config=configs/vig_s.py:smok',), "no preset 'smok'; did you mean 'smoke'?"),
+        (('--config=configs/base.py',), "no attribute 'get_config'"),
         (('--config=configs/vig_z.py',), "No such file or directory: 'configs/vig_z.py'"),
         (('--confg=x',), "Unknown command line flag 'confg'. Did you mean: config ?"),
         (
@@ -77,16 +82,33 @@ def test_a_config_of_ones_own_by_a_name_of_then_is_left_alone(monkeypatch, tmp_p
     assert parsed('--config=configs/vig_t.py:digits').mine == 'digits'
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    'given, words',
+    [
+        ({}, 'no --config was given'),
+        ({'config': {}}, 'no --workdir was given'),
+        ({'argv': ['stray']}, "'stray' is not a flag"),
+    ],
+)
+def test_flags_that_are_missing_or_none(given: dict, words: str, monkeypatch) -> None:
+    given = dict(given)
+    argv = ['train.py', *given.pop('argv', [])]
+    none = dict.fromkeys(('config', 'workdir', 'profile', 'coordinator', 'num_processes', 'process_id'))
+    monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**none | {'traceback': False} | given))
+    with pytest.raises(SystemExit) as end:
+        train._main(argv)
+    assert end.value.code.startswith('error: ') and words in end.value.code
+    assert len(end.value.code.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     'arguments, words',
     [
-        ((), 'no --config was given'),
-        ((GOOD,), 'no --workdir was given'),
-        (('--config=configs/base.py',), "no attribute 'get_config'"),
-        ((GOOD, 'stray'), "'stray' is not a flag"),
         ((GOOD, '--config.sede=1'), "config has no 'sede'; did you mean 'seed'?"),
         ((GOOD, '--workdir=x', '--profile=5'), "--profile='5' is not FIRST:LAST"),
     ],
+    ids=['while it is parsed', 'later'],
 )
 def test_train_ends_in_one_sentence(arguments: tuple[str, ...], words: str) -> None:
     done = subprocess.run([sys.executable, 'train.py', *arguments], cwd=ROOT, capture_output=True, text=True)

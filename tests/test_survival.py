@@ -1,73 +1,76 @@
-"""Runs that are killed, stopped and moved end as if nothing had happened.
+"""Runs that are stopped, killed and moved end as if nothing had happened.
 
-The config is the published recipe on a few JPEGs: mixup, cutmix, RandAugment, random erasing, stochastic depth and
-averaged weights are all on.
+The config draws and remembers all that published recipes do: crops, erasing, mixup, cutmix, drop path, averaged
+weights. `-m heavy` does the same with a published recipe and network, RandAugment included.
 """
 
+import functools
 import pathlib
+import shutil
 import signal
 
 import pytest
 
-from tests import runs
+from longview import train
+from longview.configs import vig_s
+from tests import runs, toys
 
-CONFIG = 'configs/vig_s.py:smoke'
+pytestmark = pytest.mark.xdist_group('survival')  # they share a run
+CONFIGS = {
+    'tests/toys.py:recipe': toys.recipe,
+    'configs/vig_s.py:smoke': functools.partial(vig_s.get_config, 'smoke'),
+}
 STEPS = 12
 
 
+@pytest.fixture(
+    scope='module', params=['tests/toys.py:recipe', pytest.param('configs/vig_s.py:smoke', marks=pytest.mark.heavy)]
+)
+def config(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def undisturbed(config: str, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp('undisturbed')
-    runs.run(CONFIG, workdir)
+    runs.run(config, workdir)
     return workdir
 
 
-def test_a_run_killed_between_and_during_saves_ends_in_the_same_bits(undisturbed, tmp_path) -> None:
-    first = runs.start(CONFIG, tmp_path)
-    runs.when(first, lambda: runs.last_step(tmp_path) >= 6, signal.SIGKILL)
-    runs.finish(first, -signal.SIGKILL)
-    assert runs.last_step(tmp_path) < STEPS
-    during = runs.start(CONFIG, tmp_path, program='tests/kill_during_save.py')
-    runs.finish(during, -signal.SIGKILL)
+def test_a_run_stopped_and_killed_between_and_during_saves_ends_in_the_same_bits(config, undisturbed, tmp_path) -> None:
+    stopped = lambda name, moment: ('tests/stopped.py', name, moment)
+    out, _ = runs.run(config, tmp_path, program=stopped('SIGTERM', '6'))
+    assert 'SIGTERM came: step 6 of 12 is saved' in out
+    assert runs.saved(tmp_path) == [4, 6]
+    runs.run(config, tmp_path, program=stopped('SIGKILL', '8'), status=-signal.SIGKILL)
+    assert runs.rows(tmp_path)[-1]['step'] == 8
+    assert runs.saved(tmp_path) == [4, 6]
+    runs.run(config, tmp_path, program=stopped('SIGKILL', 'save'), status=-signal.SIGKILL)
     assert list(tmp_path.glob('*/*tmp*')), 'the kill came after the save'
-    runs.run(CONFIG, tmp_path)
+    out, _ = runs.run(config, tmp_path)
+    assert f'steps 6 to {STEPS}' in out
     runs.assert_same_bits(undisturbed, tmp_path, STEPS)
 
 
-def test_sigterm_saves_exits_with_0_and_resumes(undisturbed, tmp_path) -> None:
-    process = runs.start(CONFIG, tmp_path)
-    runs.when(process, lambda: runs.last_step(tmp_path) >= 4, signal.SIGTERM)
-    out, _ = runs.finish(process, 0)
-    assert 'SIGTERM came: step' in out
-    assert runs.last_step(tmp_path) < STEPS
-    runs.run(CONFIG, tmp_path)
-    runs.assert_same_bits(undisturbed, tmp_path, STEPS)
-
-
-def test_a_run_moves_between_meshes(undisturbed, tmp_path) -> None:
-    moves = [(8, 4, ('--config.mesh.data=8',)), (1, 8, ()), (8, 12, ('--config.mesh.data=4', '--config.mesh.fsdp=2'))]
-    for devices, stop, mesh in moves:
-        process = runs.start(CONFIG, tmp_path, *mesh, devices=devices)
-        if stop < STEPS:
-            runs.when(process, lambda: (tmp_path / 'checkpoints' / str(stop)).exists(), signal.SIGKILL)
-            runs.finish(process, -signal.SIGKILL)
-        else:
-            runs.finish(process)
-    ours, theirs = runs.rows(undisturbed), runs.rows(tmp_path)
-    assert [row['step'] for row in ours] == [row['step'] for row in theirs]
+def test_a_run_moves_between_meshes(config, undisturbed, tmp_path) -> None:
+    """From one device to eight, over which the state is split, and back."""
+    moved = shutil.copytree(undisturbed, tmp_path / 'moved')
+    on_eight = CONFIGS[config]()
+    on_eight.mesh.update(data=4, fsdp=2, fsdp_min_size=1)
+    on_eight.save_every = 1
+    shutil.rmtree(moved / 'checkpoints' / '12')
+    with runs.quickly():
+        train.train(on_eight, moved)
+    assert runs.saved(moved) == [11, 12]
+    shutil.rmtree(moved / 'checkpoints' / '12')
+    out, _ = runs.run(config, moved)
+    assert f'steps 11 to {STEPS}' in out
+    ours, theirs = runs.rows(undisturbed), runs.rows(moved)
+    assert [(row['step'], row.keys()) for row in ours] == [(row['step'], row.keys()) for row in theirs]
     for one, other in zip(ours, theirs):
-        assert one['step'] == other['step'] and one.keys() == other.keys()
-        for key in ('train/loss', 'eval/loss'):
-            if key in one:
-                assert one[key] == pytest.approx(other[key], rel=1e-4)
-    a, b = runs.checkpoint(undisturbed, STEPS), runs.checkpoint(tmp_path, STEPS)
+        for key in one.keys() & {'train/loss', 'eval/loss'}:
+            assert one[key] == pytest.approx(other[key], rel=1e-4)
+    a, b = runs.checkpoint(undisturbed, STEPS), runs.checkpoint(moved, STEPS)
     # Adam divides by the root of tiny second moments, which lends rounding errors weight.
     worst = max(runs.relative(a[path], b[path]) for path in a if path.startswith('variables/params'))
     assert worst < 2e-3
-
-
-def test_a_finished_run_does_nothing_more(undisturbed) -> None:
-    before = (undisturbed / 'metrics.jsonl').read_bytes()
-    out, _ = runs.run(CONFIG, undisturbed)
-    assert f'steps {STEPS} to {STEPS}' in out
-    assert (undisturbed / 'metrics.jsonl').read_bytes() == before

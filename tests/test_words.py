@@ -10,6 +10,7 @@ from longview.configs import mqar_zoology
 from longview.data.mqar import mqar
 from longview.input_pipeline import Words
 from longview.runtime.mesh import MeshConfig, make_mesh
+from tests import runs
 
 SPLIT = {'vocabulary': 32, 'length': 16, 'pairs': 2}
 
@@ -53,5 +54,6 @@ def test_mistakes_are_said_in_words():
 
 def test_a_language_model_trains_through_train_py(tmp_path):
     config = mqar_zoology.get_config('smoke_based')
-    scores = train.train(config, tmp_path)
+    with runs.quickly():
+        scores = train.train(config, tmp_path)
     assert scores['eval/examples'] == 16 and scores['eval/loss'] < 3.5 and 0 <= scores['eval/accuracy'] <= 1

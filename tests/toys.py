@@ -70,14 +70,31 @@ class Spoil:
         return {**batch, 'image': jnp.where(hit[:, None, None, None], jnp.nan, image)}
 
 
+NET = {'fn': 'tests.toys:Net', 'width': 32, 'drop': 0.1}
+
+
 def config(**changes: Any) -> ConfigDict:
     """A run of a few steps on digits; `changes` are top-level keys."""
     task = {
         'fn': 'methods.supervised:Supervised',
-        'backbone': {'fn': 'tests.toys:Net', 'width': 32, 'drop': 0.1},
+        'backbone': NET,
         'head': {'fn': 'tests.toys:Head', 'num_classes': None},
     }
     data = {'fn': 'input_pipeline:Images', 'dataset': 'digits'}
     optimizer = base.adamw(peak=3e-3, warmup_epochs=0.0)
     node = base.run(task, data, optimizer, steps=8, batch_size=64)
     return ConfigDict(node | {'log_every': 2, 'eval_every': 4, 'save_every': 2} | changes)
+
+
+def recipe(*, randaugment: bool = False) -> ConfigDict:
+    """A dozen steps on JPEGs with all that draws or remembers: crops, erasing, mixup, cutmix, drop path, averages.
+
+    RandAugment, as pure a function of the batch as the others, takes half of the compilation and has to be asked for.
+    """
+    node = base.smoke(base.imagenet(NET, base.adamw(peak=1e-3, warmup_epochs=0.1, clip_norm=5.0), ema=0.9))
+    return ConfigDict(node | {'train_transforms': node['train_transforms'][0 if randaugment else 1 :]})
+
+
+def get_config(preset: str | None = None) -> ConfigDict:
+    """Returns the config that ``--config=tests/toys.py`` names, with one of these presets or none."""
+    return {None: config, 'recipe': recipe, 'randaugment': lambda: recipe(randaugment=True)}[preset]()
