@@ -127,6 +127,21 @@ def test_a_size_that_is_lacking_or_does_not_divide_is_refused():
         padded(image_size=(0, 3)).check()
 
 
+def test_a_target_twice_as_large_shows_the_same_region():
+    """Super-resolution: what is stored twice as large, pixel for pixel, is finished so, wherever the image moves."""
+    small = numbers('uint8', 4, 12, 16, 1)
+    large = small.repeat(2, 1).repeat(2, 2)
+    files = tfds.features.Image(shape=(None, None, 1), encoding_format='png')
+    rows = [{'image': png(a), 'target': png(b)} for a, b in zip(small, large)]
+    name = record_set('twice', {'image': files, 'target': files}, rows)
+    columns = {'image': Pixels(), 'target': Pixels(scale=2)}
+    for crop in (Resize(), PadCrop(padding=3, flip=True), Pad(flip=True), CenterCrop(fraction=1.0)):
+        data = Images(name, data_dir(), image_size=(12, 16), train_crop=crop, columns=columns)
+        (batch,) = first(data, 1, 16, seed=2)
+        assert data.batch_spec(16)['target'].shape == (16, 24, 32, 1)
+        chex.assert_trees_all_equal(batch['target'], batch['image'].repeat(2, 1).repeat(2, 2))
+
+
 class Foreign:
     """A crop that does not say its geometry."""
 
