@@ -80,6 +80,7 @@ class Episodes(Wrapped):
 
     def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
         """See `DataSet`."""
+        self._per_batch(batch_size)
         columns = {'label': np.int32, 'class': np.int32, 'support': np.bool_, 'episode': np.int32}
         added = {name: jax.ShapeDtypeStruct((batch_size,), dtype) for name, dtype in columns.items()}
         return super().batch_spec(batch_size, train) | added

@@ -69,7 +69,7 @@ MISTAKES = {
         'needs 1 . 3 examples of a class and the class 0 has 3 in the evaluation split',
     ),
     'batch': (
-        lambda: first(episodes(), 1, 16),
+        lambda: episodes().batch_spec(16),
         'of 3 ways, 1 shots and 2 queries has 9 rows, which do not divide batches of 16: make them a multiple of 9',
     ),
 }
