@@ -1,6 +1,7 @@
 """What the tests of methods share: tiny backbones of each kind, one batch, and every method."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +148,7 @@ def trained(task, steps, accumulate=1, mesh=None):
 
 def placed(init, mesh):
     config = MeshConfig(*mesh, fsdp_min_size=1)
-    made = make_mesh(config)
+    made = make_mesh(config, jax.devices()[: math.prod(mesh)])
     shardings = tree_shardings(jax.eval_shape(init), made, config)
     inputs = (shardings, batch_sharding(made), replicated(made))
     return {

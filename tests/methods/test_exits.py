@@ -29,12 +29,18 @@ def test_rewards_and_probabilities_are_the_equations():
         for gate in range(4):
             later = sum(0.9 ** (index - gate) * (1 - gates[row, index]) * 0.2 / 4 for index in range(gate, 4))
             wanted[row, gate] = later - 0.9 ** (4 - gate) * losses[row]
-    found = skip.returns(jnp.asarray(gates), jnp.asarray(losses), 0.2, 0.9)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    returns, chances, executed = tiny.jit(
+        lambda gates, losses, logits: (
+            skip.returns(gates, losses, 0.2, 0.9),
+            skip.log_probability(logits, gates),
+            skip.executed(gates),
+        )
+    )(gates, losses, logits)
+    np.testing.assert_allclose(returns, wanted, rtol=1e-5)
     likely = 1 / (1 + np.exp(-logits))
     expected = np.log(np.where(gates == 1, likely, 1 - likely))
-    np.testing.assert_allclose(skip.log_probability(jnp.asarray(logits), jnp.asarray(gates)), expected, rtol=1e-4)
-    np.testing.assert_allclose(skip.executed(jnp.asarray(gates)), (1 + gates.sum(1)) / 5, rtol=1e-6)
+    np.testing.assert_allclose(chances, expected, rtol=1e-4)
+    np.testing.assert_allclose(executed, (1 + gates.sum(1)) / 5, rtol=1e-6)
 
 
 @pytest.mark.parametrize('decide, reinforce', [(skipnet.hard, 0.0), (skipnet.sampled, 0.5)])
@@ -53,7 +59,7 @@ def test_the_loss_of_a_skipping_network_is_the_equation_and_reaches_its_gates(de
         )
         return loss, metrics, grads, {key: features[key] for key in ('logits', 'gates', 'gate_logits')}
 
-    loss, metrics, grads, features = run()
+    loss, metrics, grads, features = jax.device_get(run())
     logits, gates, chances = (np.asarray(features[key], np.float64) for key in ('logits', 'gates', 'gate_logits'))
     losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(16), SEEN['label']]
     np.testing.assert_allclose(metrics['label'], losses.mean(), rtol=1e-5)

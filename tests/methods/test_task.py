@@ -74,7 +74,7 @@ def states(task: Task = TASK, **options) -> list[TrainState]:
     return made
 
 
-@pytest.mark.parametrize('accumulate', [4, 16])
+@pytest.mark.parametrize('accumulate', [pytest.param(4, marks=pytest.mark.quick), 16])
 def test_accumulation_changes_no_number(accumulate: int) -> None:
     whole, parts = states()[-1], states(accumulate=accumulate)[-1]
     chex.assert_trees_all_close(whole.variables.params, parts.variables.params, rtol=1e-5, atol=1e-6)
@@ -172,6 +172,7 @@ def halved(trees) -> dict:
     return functools.reduce(lambda a, b: jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, a, b), trees)
 
 
+@pytest.mark.quick
 def test_averaged_weights_follow_the_rule_and_change_no_training() -> None:
     found, plain = states(EMA), states(NORMED)
     chex.assert_trees_all_close(found[-1].variables.params, plain[-1].variables.params, rtol=1e-4, atol=1e-5)
@@ -204,6 +205,7 @@ def test_averages_warm_up() -> None:
     np.testing.assert_allclose(found, [1 / 10, 2 / 11, 3 / 12, 0.3], rtol=1e-6)
 
 
+@pytest.mark.quick
 def test_scores_leave_padding_out() -> None:
     batch, score = batch_of(), tiny.jit(make_measure(TASK, NOTHING))
     twice = {name: x.at[8:].set(x[:8]) for name, x in batch.items()} | {'mask': jnp.ones(16, bool)}
@@ -255,6 +257,7 @@ def test_every_step_reports_its_loss_and_meters_restart_with_every_window() -> N
         np.testing.assert_allclose([meter[name] for meter in meters], wanted, rtol=1e-5)
 
 
+@pytest.mark.quick
 def test_a_bad_step_changes_nothing_but_its_mark() -> None:
     step, good = step_of(), states()[1]
     assert good.bad_step == -1

@@ -21,6 +21,7 @@ def train(x, norm: BatchNorm = BatchNorm()) -> tuple:
     return norm.apply(VARIABLES, x, train=True, mutable=['batch_stats'])
 
 
+@pytest.mark.quick
 def test_training_uses_the_batch_and_averages_the_unbiased_variance():
     x = images()
     y, updates = train(jnp.asarray(x))

@@ -22,6 +22,7 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.quick
 def test_groups_do_not_see_each_other():
     layer = conv.Conv(6, 3, padding=1, groups=2, use_bias=False)
     x, variables = jnp.asarray(noise(1, 5, 5, 4)), {'params': {'kernel': jnp.asarray(noise(3, 3, 2, 6))}}
@@ -163,6 +164,7 @@ class Block(nn.Module):
         return nn.relu(ConvNorm(self.features, 3, self.stride, self.norm, name='conv')(x, train=train))
 
 
+@pytest.mark.quick
 def test_remat_keeps_statistics_gradients_and_names():
     x = jnp.asarray(noise(3, 4, 4, 2))
 

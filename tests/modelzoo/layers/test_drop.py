@@ -34,6 +34,7 @@ def draw(rate: float, rows: np.ndarray | None = None, batch: int = 4000, module:
     return np.asarray(masks)
 
 
+@pytest.mark.quick
 def test_rates_rise_linearly_and_survivors_make_up_for_the_rest():
     masks = draw(0.3)
     assert masks.shape == (4, 2, 4000)

@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from longview.modelzoo.layers.mixers import mamba
 from tests.modelzoo.tiny import filled, jit
 
 
+@pytest.mark.quick
 def test_a_sequence_in_parts_is_the_whole_whatever_its_parts():
     module, x = mamba.Mamba(states=4), jax.random.normal(jax.random.key(1), (2, 9, 8))
     variables = filled(module, x)

@@ -139,7 +139,7 @@ def test_on_a_resnet_every_parameter_learns(block, kind):
     'kind, pre_norm',
     [
         ('hyper', True),
-        ('rezero', False),
+        pytest.param('rezero', False, marks=pytest.mark.quick),
         ('fixup', True),
         ('value_residual', True),
         ('shared_value', False),

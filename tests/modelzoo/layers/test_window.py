@@ -20,6 +20,7 @@ def test_a_window_ends_with_the_map_and_stays_where_it_spans_it(size, side, cut,
     assert window.fit(size, side) == (cut, shift)
 
 
+@pytest.mark.quick
 def test_windows_are_squares_in_rows_and_come_back():
     x = jnp.arange(2 * 4 * 6 * 2).reshape(2, 4, 6, 2).astype(jnp.float32)
     windows = window.partition(x, (2, 3))
