@@ -16,6 +16,7 @@ import yaml
 import longview
 from longview.names import FILES, FOLDERS
 
+pytestmark = pytest.mark.quick
 ROOT = pathlib.Path(__file__).parents[1]
 # Not papers.md, which tests/ledger.py writes, nor the changelog, which names what is gone.
 PAGES = [

@@ -95,6 +95,7 @@ def test_starting_at_a_step_continues_the_same_batches(images):
     assert (first(images, 1, 24, seed=2)[0]['index'] != batches[0]['index']).any()
 
 
+@pytest.mark.quick
 def test_seeking_makes_no_order_but_those_it_reads(monkeypatch):
     made, permutation = [], keyed.permutation
     monkeypatch.setattr(
@@ -161,6 +162,7 @@ def test_processes_together_hold_the_global_batch(axes, processes):
     assert covered == set(range(32))
 
 
+@pytest.mark.quick
 def test_processes_that_share_rows_each_hold_them():
     """With the batch on fewer shards than processes, several hold the same rows."""
     at = sharding(tensor=4, data=2, fsdp=1)

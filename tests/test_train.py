@@ -167,6 +167,7 @@ def test_a_workdir_that_cannot_be_made(tmp_path) -> None:
         train.train(toys.config(), tmp_path / 'file' / 'run')
 
 
+@pytest.mark.quick
 def test_a_batch_that_does_not_divide_by_the_mesh(tmp_path) -> None:
     with pytest.raises(
         ValueError, match='config.batch_size is 60, which does not divide over the 8 devices .* such as 56'
@@ -199,6 +200,7 @@ def test_labels_that_are_numbers(num_classes: int | None, tmp_path, monkeypatch)
         train.train(config, tmp_path)
 
 
+@pytest.mark.quick
 def test_a_metric_nobody_scores(tmp_path) -> None:
     with pytest.raises(ValueError, match="'eval/acuracy', which the task does not score; it scores eval/"):
         train.train(toys.config(best='eval/acuracy'), tmp_path)

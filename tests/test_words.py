@@ -24,6 +24,7 @@ def sharding() -> NamedSharding:
     return NamedSharding(make_mesh(MeshConfig()), PartitionSpec(('data', 'fsdp')))
 
 
+@pytest.mark.quick
 def test_every_example_comes_once_an_epoch_with_its_own_label_and_a_start_is_a_step():
     data, whole = words(), mqar(**SPLIT, examples=10, seed=0)
     batches = data.train(sharding(), 8, seed=3)

@@ -8,6 +8,8 @@ import pytest
 
 from longview.runtime.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.quick
+
 
 class _Manager(ocp.CheckpointManager):
     """Notes what it is asked for, in the place of one of Orbax's."""

@@ -8,6 +8,8 @@ from longview.modelzoo.heads import Classifier
 from longview.runtime.mesh import MeshConfig, make_mesh, tree_shardings
 from tests.toys import Head, Net
 
+pytestmark = pytest.mark.quick
+
 TREE = {
     'params': {
         'block00': {'qkv_proj': {'kernel': jnp.zeros((128, 384))}, 'norm': {'scale': jnp.zeros((128,))}},

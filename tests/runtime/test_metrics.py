@@ -6,6 +6,8 @@ import pytest
 from longview.runtime import metrics
 from longview.runtime.errors import RunError
 
+pytestmark = pytest.mark.quick
+
 
 def test_resuming_drops_later_and_broken_lines(tmp_path) -> None:
     first = metrics.Metrics(tmp_path, 0)

@@ -7,6 +7,8 @@ import pytest
 
 from longview.runtime.preemption import StopSignals
 
+pytestmark = pytest.mark.quick
+
 
 def test_sigterm_is_noted_and_afterwards_as_before() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)

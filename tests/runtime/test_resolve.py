@@ -8,6 +8,8 @@ from longview.names import full
 from longview.runtime.renames import MODULES, OBJECTS, VARIANTS, current, renamed
 from longview.runtime.resolve import ConfigError, locate, resolve
 
+pytestmark = pytest.mark.quick
+
 
 @dataclasses.dataclass(frozen=True)
 class Part:

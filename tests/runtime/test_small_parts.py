@@ -7,6 +7,8 @@ import pytest
 from longview.runtime import distributed, profile
 from longview.runtime.plan import Plan, Run, resumable
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.mark.parametrize(
     'env, tpu_vm, cluster',

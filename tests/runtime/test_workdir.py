@@ -14,6 +14,8 @@ import pytest
 from longview.runtime import workdir
 from longview.runtime.errors import RunError
 
+pytestmark = pytest.mark.quick
+
 
 def test_a_home_folder_is_meant_and_a_bucket_refused(monkeypatch) -> None:
     monkeypatch.setenv('HOME', '/home/somebody')
