@@ -9,8 +9,11 @@ import numpy as np
 
 from longview.kernels.selective_scan import selective_scan
 from longview.kernels.selective_scan.shapes import SHAPES, Shape
+from tests import goldens
 from tests.kernels import close
 from tests.kernels.selective_scan import sequential
+
+jit = partial(jax.jit, compiler_options=goldens.QUICK)
 
 
 class Case(NamedTuple):
@@ -42,7 +45,7 @@ def inputs(case: Case, batch: int | None = None) -> dict[str, np.ndarray]:
     if not case.full:
         found['delta'] = np.exp(found['delta'])
     found['A'] = -np.arange(1, shape.states + 1) * np.exp(0.3 * random.standard_normal((channels, shape.states)))
-    return {name: np.asarray(jnp.asarray(x, dtype(case, name)), np.float64) for name, x in found.items()}
+    return {name: x.astype(jnp.dtype(dtype(case, name))).astype(np.float64) for name, x in found.items()}
 
 
 def dtype(case: Case, name: str) -> str:
@@ -65,16 +68,18 @@ def op(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> 
     return {'y': y, 'last': last}
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def run(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def traced(case: Case, implementation: str | None, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """Returns outputs and all gradients by name."""
     wrt = {name: x for name, x in arrays.items() if name not in ('dy', 'dlast')}
     outputs, pull = jax.vjp(lambda wrt: op(case, implementation, wrt), wrt)
     return outputs | {f'd{name}': x for name, x in pull({'y': arrays['dy'], 'last': arrays['dlast']})[0].items()}
 
 
+run = jit(traced, static_argnums=(0, 1))
+
+
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(x, dtype(case, name)) for name, x in arrays.items()}
+    return {name: jax.device_put(x.astype(jnp.dtype(dtype(case, name)))) for name, x in arrays.items()}
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from tests.kernels.selective_scan.cases import Case
 
 CASES = [
     Case('one_token', state=True),
-    Case('odd', reverse=True, state=True),
+    pytest.param(Case('odd', reverse=True, state=True), marks=pytest.mark.quick),
     Case('grouped', reverse=True, full=False),
     Case('prime', state=True, dtype='bfloat16'),
     Case('class_token', full=False),
@@ -82,31 +82,31 @@ def test_steps_are_the_sequence():
     arrays = cases.device(case, cases.inputs(case))
     shared = {name: arrays[name] for name in ('A', 'D', 'delta_bias')}
     state = arrays['state']
-    whole = cases.op(case, None, arrays)
-    step = jax.jit(partial(selective_scan_step, softplus=True))
+    whole = cases.jit(partial(cases.op, case, None))(arrays)
+    step = cases.jit(partial(selective_scan_step, softplus=True))
     outputs = []
     for t in range(arrays['u'].shape[1]):
         y, state = step(**_tokens(arrays, t), **shared, state=state)
         outputs.append(y)
-    np.testing.assert_allclose(jnp.stack(outputs, 1), whole['y'], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.stack(outputs, 1), whole['y'], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state, whole['last'], rtol=1e-4, atol=1e-5)
 
 
 def test_parts_joined_by_the_state_are_the_whole():
     arrays = cases.device(Case('prime'), cases.inputs(Case('prime')))
     shared = {name: arrays[name] for name in ('A', 'D', 'delta_bias')}
-    run = jax.jit(partial(selective_scan, softplus=True, reverse=True))
+    run = cases.jit(partial(selective_scan, softplus=True, reverse=True))
     wanted, last = run(**_tokens(arrays, slice(None)), **shared)
     outputs, state = [], None
     for part in (slice(50, None), slice(0, 50)):
         y, state = run(**_tokens(arrays, part), **shared, initial_state=state)
         outputs.append(y)
-    joined = jnp.concatenate(outputs[::-1], axis=1)
+    joined = np.concatenate(outputs[::-1], axis=1)
     np.testing.assert_allclose(joined, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(state, last, rtol=1e-4, atol=1e-5)
 
 
 def test_dtypes():
     case = Case('one_token', dtype='bfloat16')
-    found = cases.op(case, None, cases.device(case, cases.inputs(case)))
+    found = jax.eval_shape(partial(cases.op, case, None), cases.device(case, cases.inputs(case)))
     assert found['y'].dtype == jnp.bfloat16 and found['last'].dtype == jnp.float32

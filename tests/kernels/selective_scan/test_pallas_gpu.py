@@ -19,7 +19,7 @@ def _op(case, wrt):
     return dict(zip(('y', 'last'), pallas_gpu.selective_scan(*(wrt.get(name) for name in NAMES), **how)))
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(cases.jit, static_argnums=0)
 def _run(case, arrays):
     wrt = {name: x for name, x in arrays.items() if name not in ('dy', 'dlast')}
     outputs, pull = jax.vjp(partial(_op, case), wrt)

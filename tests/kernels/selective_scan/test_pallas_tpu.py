@@ -20,7 +20,7 @@ def _op(case, arrays):
     return {'y': y, 'last': last}
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(cases.jit, static_argnums=0)
 def _run(case, arrays):
     wrt = {name: x for name, x in arrays.items() if name not in ('dy', 'dlast')}
     outputs, pull = jax.vjp(partial(_op, case), wrt)
