@@ -65,7 +65,7 @@ NETWORKS: dict[str, Network] = {
     'convit_tiny': Network(),
     'pvt_v1_tiny': Network(),
     'pvt_v2_b0': Network(),
-    'swinv2_tiny_window8_256': Network(),
+    'swinv2_tiny_window8_256': _scanned('swinv2_tiny_window8_256'),
     'cvt_13': Network(),
     'tiny_moat_0': Network(),
     'moat_0': Network(heavy=True),
