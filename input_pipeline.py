@@ -1,17 +1,17 @@
 """Data sets as batches on the mesh.
 
-A config names one object, `{'fn': 'input_pipeline:Images', 'dataset': 'digits', ...}`; train.py
-asks it for batches. Reading is TFDS's (array_record, no TensorFlow). The order is a pure function
-of (seed, step) and every host-side augmentation of (seed, epoch, index), so a run resumes from its
-step number alone and the global batch is the same for any number of processes and any mesh. Nothing
-else is stored, and nothing has to be fast-forwarded.
+A config names one object, `{'fn': 'input_pipeline:Images', 'dataset': 'digits', ...}`; train.py asks it for batches.
+Reading is TFDS's (array_record, no TensorFlow). The order is a pure function of (seed, step) and every host-side
+augmentation of (seed, epoch, index), so a run resumes from its step number alone and the global batch is the same for
+any number of processes and any mesh. Nothing else is stored, and nothing has to be fast-forwarded.
 
-Batches are dicts of global arrays whose leading axis is laid out by the sharding that the caller
-gives:
-    image (B, H, W, C) of the type that is stored, most often uint8; label (B,), int32 or, where it is
-    measured, float32; epoch int32 (B,), index int32 (B,); evaluation adds mask bool (B,).
-Of `Words`, words int32 (B, T) and label int32 (B, T) in place of the first two. docs/data.md says what
-may be read and what is refused.
+Batches are dicts of global arrays whose leading axis is laid out by the sharding that the caller gives:
+    epoch, index  int32 (B,)
+    mask          bool (B,), in evaluation
+and the data set's columns, of labelled images
+    image         (B, H, W, C), of the type that is stored, most often uint8
+    label         (B,), int32 or, where it is measured, float32
+docs/data.md says what may be read, which kinds of columns there are, and what is refused.
 """
 
 from __future__ import annotations
@@ -161,6 +161,7 @@ class Images(DataSet):
         return builder
 
     def _split(self, name: str, crop: HostCrop) -> Split:
+        crops = (self.train_crop, self.eval_crop)
         return Split(
             self._builder,
             name,
@@ -169,7 +170,7 @@ class Images(DataSet):
             self.image_shape[:2] if 'image' in self._columns else None,
             self.in_memory,
             self.threads or os.cpu_count() or 1,
-            padded=any(getattr(each, 'pads', False) for each in (self.train_crop, self.eval_crop)),
+            padded='image' in self._columns and any(getattr(each, 'pads', False) for each in crops),
         )
 
     @functools.cached_property

@@ -60,7 +60,7 @@ def _resize_channel(channel: np.ndarray, height: int, width: int, interpolation:
 
 
 class Crop(abc.ABC):
-    """A host crop that says its geometry.
+    """A host crop that says its geometry, by which it reads; whoever changes `read` or `adjust` changes that too.
 
     Attributes:
         draws, keyed_read: see the file's docstring.

@@ -156,7 +156,8 @@ def test_the_page_shows_columns_that_are_read_and_names_all_kinds():
 
 
 def test_records_need_no_image():
-    data = Images(photographs(), data_dir(), columns={'words': Tokens(3, 'text'), 'label': Label('image/id')})
+    columns = {'words': Tokens(3, 'text'), 'label': Label('image/id')}
+    data = Images(photographs(), data_dir(), columns=columns, eval_crop=Pad())
     data.check()
     (batch,) = first(data, 1, 3)
     assert set(batch) == {'words', 'words_valid', 'label', 'epoch', 'index'} and data.num_classes is None
