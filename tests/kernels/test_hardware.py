@@ -66,13 +66,17 @@ OPS = {
 
 @functools.cache
 def lowered(name: str, platform: str, implementation: str | None) -> str:
-    """Returns the lowered program of an op's value and gradients."""
+    return traced(name, implementation).lower(lowering_platforms=(platform,)).as_text()
+
+
+@functools.cache
+def traced(name: str, implementation: str | None) -> jax.stages.Traced:
+    """Returns an op's value and gradients, traced once for all platforms."""
     op = OPS[name]
     function = functools.partial(op.function, implementation=implementation)
     loss = lambda *x: sum(jnp.sum(leaf) for leaf in jax.tree.leaves(function(*x)))
     inputs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in op.shapes]
-    step = jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs)))))
-    return step.trace(*inputs).lower(lowering_platforms=(platform,)).as_text()
+    return jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs))))).trace(*inputs)
 
 
 @pytest.mark.usefixtures('absent_gpu')

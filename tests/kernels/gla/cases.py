@@ -55,7 +55,7 @@ def inputs(case: Case, decay: Callable = mild, batch: int | None = None) -> dict
     found['do'] = random.standard_normal(values)
     if not case.bidirectional:
         found['dlast'] = random.standard_normal(state)
-    return {name: np.asarray(jnp.asarray(x, _dtype(case, name)), np.float64) for name, x in found.items()}
+    return {name: x.astype(jnp.dtype(_dtype(case, name))).astype(np.float64) for name, x in found.items()}
 
 
 def _dtype(case: Case, name: str) -> str:
@@ -88,7 +88,7 @@ run = jit(traced, static_argnums=(0, 1, 3), static_argnames='chunk')
 
 
 def device(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(x, _dtype(case, name)) for name, x in arrays.items()}
+    return {name: jax.device_put(x.astype(jnp.dtype(_dtype(case, name)))) for name, x in arrays.items()}
 
 
 def wanted(case: Case, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

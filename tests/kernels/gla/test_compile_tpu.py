@@ -23,10 +23,10 @@ BLOCKS = Program(bidirectional_gla, (1, 4096, 4, 64, 128), jnp.bfloat16, 2, True
 @pytest.mark.parametrize(
     'program, chip',
     [
-        *((ONE_WAY, chip) for chip in tpu.CHIPS),
-        (TWO_WAY, 'v5e'),
+        (ONE_WAY, 'v5e'),
         (BLOCKS, 'v4'),
-        *(pytest.param(TWO_WAY, chip, marks=pytest.mark.heavy) for chip in ('v4', 'v5p', 'v6e')),
+        *(pytest.param(ONE_WAY, chip, marks=pytest.mark.heavy) for chip in ('v4', 'v5p', 'v6e')),
+        *(pytest.param(TWO_WAY, chip, marks=pytest.mark.heavy) for chip in tpu.CHIPS),
         *(pytest.param(BLOCKS, chip, marks=pytest.mark.heavy) for chip in ('v5e', 'v5p', 'v6e')),
     ],
     ids=lambda x: x if isinstance(x, str) else f'{x.op.__name__}-{x.shape}',
@@ -35,7 +35,16 @@ def test_compiles_for_every_chip(program, chip):
     assert 'tpu_custom_call' in program.compile(chip).program.as_text()
 
 
-@pytest.mark.parametrize('shape', [(1, 1, 2, 16, 16), (1, 63, 9, 60, 64), (1, 33, 16, 16, 16), (1, 300, 2, 128, 128)])
+@pytest.mark.parametrize(
+    'shape',
+    [
+        (1, 1, 2, 16, 16),
+        (1, 63, 9, 60, 64),
+        pytest.param((1, 33, 16, 16, 16), marks=pytest.mark.heavy),
+        pytest.param((1, 300, 2, 128, 128), marks=pytest.mark.heavy),
+    ],
+    ids=str,
+)
 def test_compiles_for_every_size_of_head(shape):
     assert 'tpu_custom_call' in Program(one_way, shape, jnp.float32, gradients=True).compile('v4').program.as_text()
 
@@ -54,7 +63,7 @@ def test_bytes_are_those_of_inputs_and_outputs():
     'tokens, gradients, bar',
     [
         (1024, False, 0.5),
-        (512, True, 0.65),
+        pytest.param(512, True, 0.65, marks=pytest.mark.heavy),
         pytest.param(4096, False, 0.65, marks=pytest.mark.heavy),
         pytest.param(4096, True, 0.65, marks=pytest.mark.heavy),
     ],
@@ -66,15 +75,13 @@ def test_both_directions_move_less_than_two_passes(tokens, gradients, bar):
     assert merged.bytes <= bar * two.bytes, merged.bytes / two.bytes
 
 
-@pytest.mark.parametrize('op', [one_way, bidirectional_gla])
+@pytest.mark.parametrize('op', [one_way, pytest.param(bidirectional_gla, marks=pytest.mark.heavy)])
 def test_a_million_tokens_fit_a_chip(op):
-    """Forward and backward, B1 H4 K64 V128 in bfloat16; temporaries grow linearly with the length."""
+    """Forward and backward, B1 H4 K64 V128 in bfloat16; temporaries are a share of the inputs at any length."""
     directions = 1 + (op is bidirectional_gla)
-    short, long = (
-        Program(op, (1, tokens, 4, 64, 128), jnp.bfloat16, directions, True).compile() for tokens in (4096, 2**20)
-    )
-    assert long.peak < 10 * 2**30
-    assert long.temp <= 0.3 * long.arguments and long.temp <= 1.02 * 256 * short.temp, (long[:4], short[:4])
+    found = Program(op, (1, 2**20, 4, 64, 128), jnp.bfloat16, directions, True).compile()
+    assert found.peak < 10 * 2**30
+    assert found.temp <= 0.3 * found.arguments, found[:4]
 
 
 @pytest.mark.parametrize('kind', ['tokens', 'batch'])

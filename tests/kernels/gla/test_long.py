@@ -6,14 +6,15 @@ from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case
 
 
-def test_outputs_and_gradients():
-    case = Case('very_long', state=True)
-    cases.check(case, cases.inputs(case))
-
-
-@pytest.mark.heavy
+@pytest.mark.heavy  # test_numbers.py has 4,097 tokens
 @pytest.mark.parametrize(
-    'case', [Case('very_long', gates='kk'), Case('very_long', reverse=True, dtype='bfloat16')], ids=str
+    'case',
+    [
+        Case('very_long', state=True),
+        Case('very_long', gates='kk'),
+        Case('very_long', reverse=True, dtype='bfloat16'),
+    ],
+    ids=str,
 )
-def test_outputs_and_gradients_of_more(case):
+def test_outputs_and_gradients(case):
     cases.check(case, cases.inputs(case))

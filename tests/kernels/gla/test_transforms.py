@@ -21,14 +21,14 @@ CHUNK = 8  # shorter than by default, to compile faster; there still are a loop 
 def test_vmap(case):
     several = [cases.device(case, cases.inputs(case, batch=n)) for n in (2, 2)]
     several[1] = jax.tree.map(lambda x: x[::-1] * 0.5, several[1])
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *several)
+    stacked = jax.tree.map(lambda *x: np.stack(x), *several)
     found = jax.vmap(partial(cases.run, case, 'xla', chunk=CHUNK))(stacked)
     for n, arrays in enumerate(several):
         assert_same({name: x[n] for name, x in found.items()}, cases.run(case, 'xla', arrays, CHUNK))
 
 
 def test_remat_and_scan():
-    """Three rematerialized layers in a scan, compared with a Python loop."""
+    """Two rematerialized layers in a scan, compared with a Python loop."""
     arrays = cases.device(TWO_WAY, cases.inputs(TWO_WAY))
     q, k, v, g, h = (arrays[name] for name in ('q', 'k', 'v', 'g0', 'g1'))
 
@@ -43,7 +43,7 @@ def test_remat_and_scan():
             v, _ = layer(v, g)
         return jnp.sum(v**2)
 
-    gs = jnp.stack([g, g / 2, h])
+    gs = jnp.stack([g, h])
     found, wanted = (cases.jit(jax.value_and_grad(f, (0, 1)))(v, gs) for f in (scanned, written_out))
     name = lambda x: {'loss': x[0], 'dv': x[1][0], 'dgs': x[1][1]}
     assert_same(name(found), name(wanted))
@@ -122,17 +122,12 @@ def _grad(bidirectional, tokens, keys=64, values=128):
 
 
 @pytest.mark.parametrize('bidirectional', [pytest.param(False, marks=pytest.mark.heavy), True])
-def test_memory_is_that_of_the_inputs_and_linear(bidirectional):
+def test_programs_do_not_grow_with_the_length_and_need_the_memory_of_the_inputs(bidirectional):
     """Temporaries of a training step (including the output) compared with inputs and cotangent."""
-    short, _ = _grad(bidirectional, 1024)
-    long, size = _grad(bidirectional, 4096)
-    short, long = (x.compile().memory_analysis().temp_size_in_bytes for x in (short, long))
-    assert long <= 1.25 * size and long <= 4.1 * short, (short, long, size)
-
-
-def test_program_does_not_grow_with_the_length():
-    short, long = (_grad(True, tokens)[0].as_text().count('\n') for tokens in (2048, 16384))
-    assert short == long
+    (short, _), (long, size) = (_grad(bidirectional, tokens) for tokens in (2048, 16384))
+    assert short.as_text().count('\n') == long.as_text().count('\n')
+    found = long.compile().memory_analysis().temp_size_in_bytes
+    assert found <= 1.25 * size, (found, size)
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'tpu', 'cuda'])
