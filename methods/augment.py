@@ -18,6 +18,7 @@ lambda for the whole batch).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -36,10 +37,11 @@ FLIP, RAND_AUGMENT, ERASE, MIX = range(4)
 
 
 def example_keys(batch: Batch, rng: PRNGKeyArray, use: int) -> Array:
-    """One key per example, (B,): `rng` with `use`, then the epoch, then the index folded in."""
+    """One key per example, (B,): `rng` with `use`, then the epoch and the index folded in, and of a mixture the part."""
     rng = jax.random.fold_in(rng, use)
-    fold = jax.vmap(lambda epoch, index: jax.random.fold_in(jax.random.fold_in(rng, epoch), index))
-    return fold(batch['epoch'], batch['index'])
+    names = [name for name in ('epoch', 'index', 'source') if name in batch]
+    fold = jax.vmap(lambda *numbers: functools.reduce(jax.random.fold_in, numbers, rng))
+    return fold(*(batch[name] for name in names))
 
 
 def require_pixels(image: Array, normalized: bool, who: str) -> None:

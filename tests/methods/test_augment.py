@@ -240,3 +240,10 @@ def test_mistakes_are_answered_in_a_sentence():
         RandAugment()(normalized(batch), KEY)
     with pytest.raises(ValueError, match='mixup_alpha=0 and cutmix_alpha=0'):
         Mix(num_classes=10, mixup_alpha=0, cutmix_alpha=0)
+
+
+def test_equal_numbers_of_two_parts_of_a_mixture_draw_apart():
+    batch = {name: jnp.zeros(2, jnp.int32) for name in ('epoch', 'index')}
+    drawn = lambda batch: jax.random.key_data(example_keys(batch, jax.random.key(0), MIX)).tolist()
+    alike, apart = drawn(batch), drawn(batch | {'source': jnp.arange(2)})
+    assert alike[0] == alike[1] and apart[0] != apart[1]
