@@ -286,13 +286,11 @@ class Numbers(Column):
 
     def kept(self, place: Place) -> Spec:
         """See `Column`."""
-        dtype = place.field.dtype if place.field.dtype.kind == 'b' else _number_type(place.field)
-        return {place.name: jax.ShapeDtypeStruct(place.field.shape, dtype)}
+        return {place.name: jax.ShapeDtypeStruct(place.field.shape, _carried_type(place.field))}
 
     def read(self, place: Place, example: Example, geometry: Geometry | None) -> HostBatch:
         """See `Column`."""
-        (kept,) = self.kept(place).values()
-        return {place.name: exact(place.name, place.field.value(example), kept.dtype)}
+        return {place.name: exact(place.name, place.field.value(example), _carried_type(place.field))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,6 +303,8 @@ class Boxes(Column):
         at_most: number of boxes in the batch.
         feature: see `Column`; TFDS's BBoxFeature, or a Tensor of the same order.
         label: feature of their classes, which become NAME_label, int32 (at_most,); None: without.
+        more: what else there is of each box: the ending of a column's name, such as 'crowd' for NAME_crowd, and its
+            feature; bool, int32 or float32 (at_most,), as it is stored.
         leave_out: feature of truth values, such as 'objects/is_crowd': boxes of which it is true are not read.
         cut: keep the first `at_most` of more; False refuses such an example.
         smallest: sides, in pixels of the finished image, below which a box is not valid.
@@ -314,6 +314,7 @@ class Boxes(Column):
     at_most: int
     feature: str | None = None
     label: str | None = None
+    more: Mapping[str, str] | None = None
     leave_out: str | None = None
     cut: bool = False
     smallest: float = 1.0
@@ -323,7 +324,12 @@ class Boxes(Column):
     @property
     def others(self) -> tuple[str, ...]:
         """See `Column`."""
-        return tuple(path for path in (self.label, self.leave_out) if path is not None)
+        return (*self._beside.values(), *([] if self.leave_out is None else [self.leave_out]))
+
+    @property
+    def _beside(self) -> dict[str, str]:
+        """The endings of the columns beside the boxes, and their features."""
+        return ({} if self.label is None else {'label': self.label}) | dict(self.more or {})
 
     def check(self, place: Place) -> None:
         """See `Column`."""
@@ -331,9 +337,12 @@ class Boxes(Column):
             place.refuse('boxes from a Sequence of BBoxFeature or a Tensor of (number, 4)')
         if isinstance(place.field.feature, tfds.features.BBoxFeature) and self.pixels:
             raise ValueError(f'{place.subject} is a BBoxFeature, whose boxes are no pixels: leave pixels out.')
-        for path, kinds, wanted in ((self.label, 'iu', 'class'), (self.leave_out, 'b', 'truth value')):
-            field = place.others.get(path)
-            if field is not None and (field.dtype.kind not in kinds or len(field.shape) != 1):
+        if {'label', 'valid'} & set(self.more or {}):
+            raise ValueError(f'{place.subject} has the columns label and valid already: rename that in more.')
+        for path, field in place.others.items():
+            kinds = {self.label: 'iu', self.leave_out: 'b'}.get(path, 'biuf')
+            if field.dtype.kind not in kinds or len(field.shape) != 1:
+                wanted = {'iu': 'class', 'b': 'truth value', 'biuf': 'number'}[kinds]
                 raise ValueError(
                     f'{place.subject} asks for {path!r}, which is {field.dtype} {field.shape}; wanted one {wanted} of '
                     'each box.'
@@ -341,10 +350,11 @@ class Boxes(Column):
 
     def kept(self, place: Place) -> Spec:
         """See `Column`."""
-        spec = _padded_spec(place.name, (self.at_most, 4), np.float32)
-        if self.label is not None:
-            spec[f'{place.name}_label'] = jax.ShapeDtypeStruct((self.at_most,), np.dtype(np.int32))
-        return spec
+        beside = {
+            f'{place.name}_{ending}': jax.ShapeDtypeStruct((self.at_most,), _carried_type(place.others[path]))
+            for ending, path in self._beside.items()
+        }
+        return _padded_spec(place.name, (self.at_most, 4), np.float32) | beside
 
     def read(self, place: Place, example: Example, geometry: Geometry | None) -> HostBatch:
         """See `Column`."""
@@ -354,9 +364,9 @@ class Boxes(Column):
             box = ', '.join(f'{x:g}' for x in corners[wrong][0].ravel())
             raise ValueError(f'its {place.name} has ({box}), wanted (y0, x0, y1, x1) with y0 <= y1 and x0 <= x1')
         values = {place.name: corners}
-        if self.label is not None:
-            name = f'{place.name}_label'
-            values[name] = exact(name, place.others[self.label].value(example), np.int32)
+        for ending, path in self._beside.items():
+            name, field = f'{place.name}_{ending}', place.others[path]
+            values[name] = exact(name, field.value(example), _carried_type(field))
         if self.leave_out is not None:
             read = ~np.asarray(place.others[self.leave_out].value(example), bool)
             values = {name: value[read] for name, value in values.items()}
@@ -449,6 +459,43 @@ class Points(Column):
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin(Column):
+    """Where the corners (0, 0) and (H, W) of the finished image lie in the stored one: (y0, x0, y1, x1) in its pixels.
+
+    float32 (4,). What is found at (y, x) is at y0 + y / H * (y1 - y0) and x0 + x / W * (x1 - x0) of the stored image,
+    as figures want it that are of the original size. Of a mirrored image x0 is the larger one; what shows nothing lies
+    outside of the stored image.
+
+    Attributes:
+        feature: the feature of the column `image`.
+    """
+
+    feature: str = 'image'
+    follows: ClassVar[bool] = True
+
+    def check(self, place: Place) -> None:
+        """See `Column`: any image has an origin."""
+
+    def kept(self, place: Place) -> Spec:
+        """See `Column`."""
+        return {place.name: jax.ShapeDtypeStruct((4,), np.dtype(np.float32))}
+
+    def read(self, place: Place, example: Example, geometry: Geometry | None) -> HostBatch:
+        """See `Column`."""
+        corners = geometry.stored(np.array([(0, 0), place.size]))
+        return {place.name: corners.ravel().astype(np.float32)}
+
+    def finish(self, place: Place, read: HostBatch, moves: Moves | None) -> HostBatch:
+        """See `Column`."""
+        if moves is None:
+            return read
+        corners = read[place.name].reshape(-1, 2, 2)
+        before = moves.stored(np.array([[(0, 0), place.size]]), place.size) / np.array(place.size)
+        stored = corners[:, :1] + before * (corners[:, 1:] - corners[:, :1])
+        return {place.name: stored.reshape(-1, 4).astype(np.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Tokens(Column):
     """At most so many words of each example, as numbers: int32 (at_most,).
 
@@ -511,6 +558,11 @@ def _number_type(field: Field) -> np.dtype:
     return np.dtype(np.float32 if field.dtype.kind == 'f' else np.int32)
 
 
+def _carried_type(field: Field) -> np.dtype:
+    """That of numbers; bool of truth values."""
+    return field.dtype if field.dtype.kind == 'b' else _number_type(field)
+
+
 def _stored(geometry: Geometry, pixels: np.ndarray, place: Place) -> Geometry:
     """The geometry of another picture of what the image shows, stored in its own size."""
     try:
@@ -541,4 +593,6 @@ def _without_invalid(name: str, read: HostBatch, valid: np.ndarray) -> HostBatch
     """Zeros where there is nothing valid."""
     parts = {key: value for key, value in read.items() if key != f'{name}_valid'}
     where = lambda value: valid.reshape(valid.shape + (1,) * (value.ndim - valid.ndim))
-    return {key: np.where(where(value), value, 0) for key, value in parts.items()} | {f'{name}_valid': valid}
+    return {key: np.where(where(value), value, value.dtype.type(0)) for key, value in parts.items()} | {
+        f'{name}_valid': valid
+    }

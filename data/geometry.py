@@ -103,6 +103,14 @@ class Geometry:
             moved = np.array([0, self.resized[1]]) + moved * np.array([1, -1])
         return moved - np.array(self.offset)
 
+    def stored(self, points: np.ndarray) -> np.ndarray:
+        """(..., 2) of the finished image -> of the source, the reverse of `points`."""
+        top, left, height, width = self.window
+        moved = points + np.array(self.offset)
+        if self.mirror:
+            moved = np.array([0, self.resized[1]]) + moved * np.array([1, -1])
+        return moved * np.array([height / self.resized[0], width / self.resized[1]]) + np.array([top, left])
+
     def shown(self) -> tuple[np.ndarray, np.ndarray]:
         """Two corners, (2,) each, of the part of the finished image that is not filled."""
         offset, resized = np.array(self.offset), np.array(self.resized)
@@ -160,3 +168,8 @@ class Moves:
         moved = points - self.offset[:, None, :]
         mirrored = np.array([0, size[1]]) + moved * np.array([1, -1])
         return np.where(self.mirror[:, None, None], mirrored, moved)
+
+    def stored(self, points: np.ndarray, size: Size) -> np.ndarray:
+        """(B, N, 2) of the moved images -> of those before, the reverse of `points`."""
+        mirrored = np.array([0, size[1]]) + points * np.array([1, -1])
+        return np.where(self.mirror[:, None, None], mirrored, points) + self.offset[:, None, :]

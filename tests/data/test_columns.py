@@ -90,6 +90,9 @@ def test_every_kind_brings_what_is_stored():
             'meters': Pixels(feature='depth', dtype='float32'),
             'number': Label(feature='image/id'),
             'boxes': Boxes(at_most=4, **objects),
+            'told': Boxes(
+                at_most=3, more={'crowd': 'objects/is_crowd', 'kind': 'objects/label'}, feature='objects/bbox'
+            ),
             'alone': Boxes(at_most=2, leave_out='objects/is_crowd', **objects),
             'present': Classes(feature='objects/label'),
             'present_too': Classes(feature='objects/label', num_classes=9, dtype='bool'),
@@ -118,6 +121,9 @@ def test_every_kind_brings_what_is_stored():
         assert batch['words'][row].tolist() == list(range(5, 5 + row)) + [0] * (3 - row)
         assert batch['words_valid'][row].tolist() == batch['points_valid'][row].tolist() == [n < row for n in range(3)]
         assert batch['points'][row].tolist() == [[row] * 3] * row + [[0] * 3] * (3 - row)
+    assert batch['told_crowd'].tolist() == [[False] * 3, [False] * 3, [False, True, False]]
+    chex.assert_trees_all_equal(batch['told_kind'], batch['boxes_label'][:, :3])
+    assert 'told_label' not in batch
     assert batch['alone_label'].tolist() == [[0, 0], [1, 0], [2, 6]], 'crowds are no boxes'
     assert (batch['present'].dtype, batch['present_too'].dtype) == (np.float32, bool)
     chex.assert_trees_all_equal(batch['pose'], POSES.astype(np.float32))
@@ -152,7 +158,7 @@ def test_the_page_shows_columns_that_are_read_and_names_all_kinds():
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {n: (x.shape, x.dtype) for n, x in spec.items()}
     assert spec['map'].shape == (4, 16, 24) and spec['boxes'].shape == (4, 100, 4) and data.num_classes == 4
     kinds = {kind.__name__ for kind in Column.__subclasses__() if kind.__module__ == 'longview.data.columns'}
-    assert len(kinds) == 8 and all(f'| `{kind}` |' in section for kind in kinds)
+    assert len(kinds) == 9 and all(f'| `{kind}` |' in section for kind in kinds)
 
 
 def test_records_need_no_image():
@@ -215,6 +221,12 @@ MISFITS = {
         Boxes(3, label='pose'),
         r"asks for 'pose', which is float64 .*one class of each",
     ),
+    'more of boxes': (
+        'objects/bbox',
+        Boxes(3, more={'area': 'pose'}),
+        r"asks for 'pose', which is .*one number of each",
+    ),
+    'one more': ('objects/bbox', Boxes(3, more={'valid': 'flags'}), 'has the columns label and valid already: rename'),
     'boxes in pixels': ('objects/bbox', Boxes(3, pixels=True), 'is a BBoxFeature, whose boxes are no pixels: leave'),
     'pixels of a map': ('wide', Pixels(), r'is a Tensor of shape \(8, 16\); Images reads an Image or a Tensor of'),
     'a map of colours': ('flags', ClassMap(), 'Images reads a map of classes from an Image or a Tensor'),

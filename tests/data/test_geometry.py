@@ -6,12 +6,13 @@ import chex
 import numpy as np
 import pytest
 
-from longview.data.columns import Boxes, ClassMap, Pixels, Points
+from longview.data.columns import Boxes, ClassMap, Origin, Pixels, Points
 from longview.data.geometry import Geometry
 from longview.data.images import CenterCrop, Pad, PadCrop, RandomResizedCrop, Resize
 from longview.input_pipeline import Images
 from tests.data.folder import data_dir
 from tests.data.painted import CLASSES, SIZES, STEP, painted
+from tests.data.painted import scenes as stored_scenes
 from tests.data.streams import evaluation, first
 
 COLUMNS = {
@@ -21,6 +22,7 @@ COLUMNS = {
     'again': Pixels(feature='image', interpolation='nearest'),
     'boxes': Boxes(at_most=5, feature='objects/bbox', label='objects/label'),
     'corners': Points(at_most=4, coordinates='pixels'),
+    'origin': Origin(),
 }
 CROPS = {
     'resize': Resize('nearest'),
@@ -104,6 +106,19 @@ def test_points_move_as_the_boxes_do(crop):
     sides = np.abs(boxes[:, 1::2] - points[:, 1:]) < 1e-4
     assert sides.any(axis=1).all() and sides[:, 1].any() == CROPS[crop].mirrors
     assert not batch['corners'][~batch['corners_valid']].any()
+
+
+@pytest.mark.parametrize('crop', CROPS)
+def test_places_are_taken_back_to_the_stored_image(crop):
+    batch, seen = batch_of(scenes(train_crop=CROPS[crop])), 0
+    start, end = np.split(batch['origin'].astype(np.float64), 2, axis=-1)
+    back = start[:, None] + batch['corners'] / (24, 32) * (end - start)[:, None]
+    for row, index in enumerate(batch['index'].tolist()):
+        stored = np.array([rectangle[:2] for rectangle in stored_scenes()[index][1]])
+        valid = batch['corners_valid'][row][:3]
+        np.testing.assert_allclose(back[row, :3][valid], stored[valid], atol=1e-3)
+        seen += valid.sum()
+    assert seen > 30 and (start[:, 1] > end[:, 1]).any() == CROPS[crop].mirrors
 
 
 @pytest.mark.parametrize('crop', ['resize', 'center', 'pad', 'shift and flip'])
