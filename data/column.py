@@ -7,8 +7,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 import tensorflow_datasets as tfds
+from numpy.typing import ArrayLike, DTypeLike
 
 from longview.data.geometry import Geometry, Moves, Size
 from longview.data.images import Crop
@@ -192,3 +194,63 @@ def _paths(feature: Feature, before: str = '') -> Iterator[str]:
         return
     for key, value in inner.items():
         yield from _paths(value, f'{before}{key}/')
+
+
+def exact(name: str, values: ArrayLike, dtype: DTypeLike) -> np.ndarray:
+    """Numbers as `dtype`; doubles are rounded to float32.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    values, dtype = np.asarray(values), np.dtype(dtype)
+    if dtype.kind == 'b':
+        return values.astype(dtype)
+    limits = np.iinfo(dtype) if dtype.kind == 'i' else np.finfo(dtype)
+    outside = ~((limits.min <= values) & (values <= limits.max)) & np.isfinite(values)
+    if outside.any():
+        raise ValueError(f'its {name} {values[outside].ravel()[0]} does not fit into {dtype}')
+    return values.astype(dtype)
+
+
+def is_numbers(field: Field) -> bool:
+    """Whether a feature holds numbers and nothing else."""
+    return isinstance(field.feature, tfds.features.Tensor) and field.dtype.kind in 'biuf'
+
+
+def number_type(field: Field) -> np.dtype:
+    """float32 of numbers that are no integers, which are measured, and int32 of all others."""
+    return np.dtype(np.float32 if field.dtype.kind == 'f' else np.int32)
+
+
+def carried_type(field: Field) -> np.dtype:
+    """That of numbers; bool of truth values."""
+    return field.dtype if field.dtype.kind == 'b' else number_type(field)
+
+
+def padded_spec(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Spec:
+    """A column of at most so many, and its NAME_valid."""
+    valid = jax.ShapeDtypeStruct(shape[:1], np.dtype(np.bool_))
+    return {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)), f'{name}_valid': valid}
+
+
+def padded(name: str, values: HostBatch, at_most: int, cut: bool) -> HostBatch:
+    """Arrays of equal length with zeros up to `at_most`, and NAME_valid."""
+    lengths = {key: len(value) for key, value in values.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f'it has {" and ".join(f"{count} {key}" for key, count in lengths.items())}')
+    number = lengths[name]
+    if number > at_most and not cut:
+        raise ValueError(f'it has {number} {name} and at_most is {at_most}: raise that, or set cut to keep the first')
+    kept = {key: value[:at_most] for key, value in values.items()}
+    pad = lambda value: np.concatenate([value, np.zeros((at_most - len(value), *value.shape[1:]), value.dtype)])
+    return {key: pad(value) for key, value in kept.items()} | {f'{name}_valid': np.arange(at_most) < number}
+
+
+def without_invalid(name: str, read: HostBatch, valid: np.ndarray) -> HostBatch:
+    """Zeros where nothing is valid."""
+
+    def hidden(value: np.ndarray) -> np.ndarray:
+        where = valid.reshape(valid.shape + (1,) * (value.ndim - valid.ndim))
+        return np.where(where, value, value.dtype.type(0))
+
+    return {key: hidden(value) for key, value in read.items()} | {f'{name}_valid': valid}

@@ -6,7 +6,7 @@ A host crop is a frozen dataclass with
     read         (record, size, channels, draws) -> (height, width, channels), of the type that is stored
     adjust       (images (B, height, width, C), draws (B, n)) -> the same shape and type, vectorized
 A record is the bytes of an image file of 8 bits a channel, or an array already decoded, of one of the types that
-data/features.py carries. A size is the side of a square or (height, width). Those of this file are a `Crop`: they also
+data/columns.py carries. A size is the side of a square or (height, width). Those of this file are a `Crop`: they also
 say their geometry, which maps, boxes and points follow.
 
 Sources: torchvision (https://github.com/pytorch/vision, BSD-3) and timm

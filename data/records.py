@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from longview.data import keyed
-from longview.data.column import Column
-from longview.data.columns import channels_of, exact
+from longview.data.column import Column, exact
+from longview.data.columns import channels_of
 from longview.data.decoding import Record, sized
 from longview.data.features import check_features
 from longview.data.geometry import Geometry, Size
