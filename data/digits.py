@@ -48,10 +48,25 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {'train': self._generate_examples(False), 'test': self._generate_examples(True)}
 
     def _generate_examples(self, test: bool) -> Iterator[tuple[int, dict]]:
-        from sklearn.datasets import load_digits  # slow to import, and needed only while preparing
-
-        digits = load_digits()
-        images = to_uint8(digits.images)[..., None]
-        for index, (image, label) in enumerate(zip(images, digits.target, strict=True)):
-            if (index % 5 == 4) == test:
+        images, labels = _whole()
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            if _in_test(index) == test:
                 yield index, {'image': encode_png(image), 'label': int(label)}
+
+
+def arrays(test: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the images, uint8 (N, 8, 8, 1), and labels of a split, for data sets that are made of them."""
+    images, labels = _whole()
+    chosen = _in_test(np.arange(len(images))) == test
+    return images[chosen], labels[chosen]
+
+
+def _whole() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # slow to import, and needed only while preparing
+
+    digits = load_digits()
+    return to_uint8(digits.images)[..., None], digits.target
+
+
+def _in_test(index: int | np.ndarray) -> bool | np.ndarray:
+    return index % 5 == 4
