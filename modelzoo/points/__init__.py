@@ -1,0 +1,1 @@
+"""Networks that read sets of points; one family per file."""
