@@ -41,6 +41,8 @@ WORDS = {
         'smoke_rwkv4',
     )
 }
+# All presets of what reads data that a function makes, so that the data set can be asked.
+MADE = {'clip': ('digits', 'digits_labels'), 'points': ('digits', 'digits_mean')}
 # Methods: small data only, for they are about how a network learns.
 METHODS = (
     'depth_mup',
@@ -66,7 +68,7 @@ AFTER_A_RUN = (
     'pissa:fashion_mnist',
     'skipnet:hybrid_digits',
 )
-FIRST |= {name: 'digits' for name in METHODS}
+FIRST |= {name: 'digits' for name in (*METHODS, *MADE)}
 CLASSES = {'imagenet2012': 1000, 'fake_imagenet': 1000, 'cifar10': 10, 'digits': 10, 'fashion_mnist': 10}
 # The images of a preset, by how its name ends.
 SHAPES = {
@@ -126,7 +128,9 @@ def test_config_builds_its_state(
     run, _ = read_run(shortened(load(name, preset).to_dict()))
     optimizer = run.optimizer(100_000, 50.0, run.task.depth_of)
     spec = lambda dtype, *shape: jax.ShapeDtypeStruct((8, *shape), dtype)
-    if name in WORDS:
+    if name in MADE:
+        batch = run.data.batch_spec(8, train=True)
+    elif name in WORDS:
         batch = {k: spec('int32', 16) for k in ('words', 'label')} | {k: spec('int32') for k in ('epoch', 'index')}
     else:
         (shape,) = (shape for end, shape in SHAPES.items() if preset.endswith(end))
@@ -156,7 +160,7 @@ def test_the_first_preset_is_the_papers_and_the_small_ones_are_there(name: str) 
     if name in METHODS:
         assert set(presets(name)) == small
     else:
-        assert set(presets(name)) >= set(WORDS.get(name, small | {'smoke'}))
+        assert set(presets(name)) >= set((WORDS | MADE).get(name, small | {'smoke'}))
 
 
 def test_two_configs_share_nothing() -> None:
