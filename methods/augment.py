@@ -37,7 +37,7 @@ FLIP, RAND_AUGMENT, ERASE, MIX = range(4)
 
 
 def example_keys(batch: Batch, rng: PRNGKeyArray, use: int) -> Array:
-    """One key per example, (B,): `rng` with `use`, then the epoch and the index folded in, and of a mixture the part."""
+    """One key per example, (B,): `rng` with `use`, then the epoch and the index and the part of a mixture folded in."""
     rng = jax.random.fold_in(rng, use)
     names = [name for name in ('epoch', 'index', 'source') if name in batch]
     fold = jax.vmap(lambda *numbers: functools.reduce(jax.random.fold_in, numbers, rng))
