@@ -74,7 +74,7 @@ class _CarriesValues(Residual, SharesValues):
     def store(self, s: ValueStream, values: Float[Array, 'b n d']) -> ValueStream:
         """Returns the stream with `values` as the first block's, unless it has those already."""
         first = jnp.where(s.has_first > 0, s.first, values.astype(s.first.dtype))
-        return s._replace(first=first, has_first=jnp.ones(()))
+        return s._replace(first=first, has_first=jnp.maximum(s.has_first, 1))
 
 
 class ValueResidual(_CarriesValues):
