@@ -21,11 +21,12 @@ from longview.methods.optim.tract import TrAct
 from longview.methods.peft.low_rank import LowRank, lora, pissa
 from longview.methods.prune.magnitude import Prune, smaller
 from longview.methods.quant.fake import FakeQuant, quantize
+from longview.methods.ssl import swav
 from longview.methods.ssl.masked import normalized, patches_of
 from longview.methods.ssl.parts import Projector
 from longview.methods.ssl.rotation import RotNet, rotations
 from longview.methods.ssl.simclr import nt_xent
-from longview.methods.ssl.swav import sinkhorn, swapped
+from longview.methods.ssl.swav import SwAV, sinkhorn, swapped
 from longview.methods.ssl.views import Crop, Jitter, Views
 from longview.modelzoo.layers.residuals.residual import Add, Single
 from longview.modelzoo.vision.vit import ViT
@@ -208,6 +209,20 @@ def test_codes_are_balanced_and_predicted_by_the_other_views():
     logs = [np.log(softmax(view / 0.2)) for view in views]
     expected = sum(-(c * logs[j]).sum(1) for c, j in [(codes, 1), (codes, 2), (codes[::-1], 0), (codes[::-1], 2)]) / 4
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_no_gradient_passes_through_a_code(monkeypatch):
+    """Codes are targets: with codes that are constants whatever they are made of, the gradient is the same."""
+    task = SwAV(NET, Projector((8, 4)), prototypes=5)
+    v = begun(task)
+
+    def gradients():
+        loss = lambda params: task.loss(v._replace(params=params), SEEN, RNG, jnp.int32(0))[0]
+        return jax.device_get(tiny.jit(jax.grad(loss))(v.params))
+
+    found = gradients()
+    monkeypatch.setattr(swav, 'sinkhorn', lambda *given: jax.lax.stop_gradient(sinkhorn(*given)))
+    chex.assert_trees_all_close(found, gradients(), rtol=1e-5, atol=1e-7)
 
 
 def test_the_queue_fills_and_prototypes_thaw_with_length_one():
