@@ -17,6 +17,7 @@ os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
 from jaxtyping import install_import_hook
 
 import tests.typecheck  # noqa: F401  # the hook looks it up by name
+from tests import durations
 
 # Checks every annotation of our own code, in the tests only.
 install_import_hook(['longview'], 'tests.typecheck.typecheck')
@@ -56,8 +57,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Memory())
     if config.getoption('--record'):
-        from tests import durations
-
         config.pluginmanager.register(durations.recorder())
     if config.getoption('--compile') == 'full':
         from tests.goldens.networks import QUICK
@@ -92,10 +91,22 @@ _QUICK = ('vit_test', 'swinv2_test', 'resnet_test', 'mamba_test')
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of a network run in one process, which keeps what they share: its shapes, its gradients."""
+    """Marks what is quick of the tests that all networks have, and puts the costliest groups of tests first."""
     for item in items:
         name = item.callspec.params.get('name') if hasattr(item, 'callspec') else None
-        if isinstance(name, str):
-            item.add_marker(pytest.mark.xdist_group(name))
         if name in _QUICK and not item.get_closest_marker('heavy'):
             item.add_marker(pytest.mark.quick)
+    order = durations.costliest_first([item.nodeid for item in items], durations.rows())
+    items[:] = [items[place] for place in order]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Runs the tests of a group in one process, which keeps what they share."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return durations.group(nodeid)
+
+    return ByGroup(config, log)

@@ -1,8 +1,10 @@
-"""What the tests cost: CPU seconds by file and subject, recorded by ``python -m pytest -n 2 --record``.
+"""What the tests cost, and which of them share a process.
+
+CPU seconds by file and subject are recorded by ``python -m pytest -n 2 --record``.
 
 A row of tests/durations.tsv is a test file, a subject (the network, golden or method that tests are run for, else the
 test function), its number of tests, and their CPU seconds together, child processes included. tests/test_durations.py
-holds new papers to a budget by it.
+holds new papers to a budget by it, and the costliest groups of tests begin first.
 """
 
 import collections
@@ -10,15 +12,25 @@ import csv
 import os
 import pathlib
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import NamedTuple
 
 import pytest
 
-from longview import modelzoo
-from tests import ledger
-
 TABLE = pathlib.Path(__file__).with_suffix('.tsv')
+# Files that run over the whole zoo: what is traced or computed for a network is shared by their tests of it. The tests
+# of every other file share what the file makes.
+_BY_SUBJECT = frozenset(
+    f'tests/{name}.py'
+    for name in (
+        'modelzoo/test_contract',
+        'modelzoo/sequence/test_contract',
+        'modelzoo/test_weights',
+        'test_configs',
+        'test_goldens',
+        'test_papers',
+    )
+)
 # CPU seconds that a new paper's tests may cost, on average over the new papers.
 BUDGET = 8.0
 _PROPERTY = 'cpu_seconds'
@@ -34,7 +46,9 @@ class Row(NamedTuple):
 
 
 def rows(table: pathlib.Path = TABLE) -> list[Row]:
-    """Returns the recorded rows."""
+    """Returns the recorded rows, none where nothing was recorded yet."""
+    if not table.exists():
+        return []
     with open(table, newline='') as file:
         read = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
         return [Row(row['file'], row['subject'], int(row['tests']), float(row['seconds'])) for row in read]
@@ -53,6 +67,29 @@ def subject(nodeid: str) -> str:
     function, _, parameters = nodeid.rpartition('::')[2].partition('[')
     word = parameters.removesuffix(']').partition('-')[0]
     return word if re.fullmatch(r'[a-z][a-z0-9]*(_\w+)+|[a-z]{3,}\d*', word) else function
+
+
+def group(nodeid: str) -> str:
+    """Returns what tests have in common that run in one process: their subject, or their file.
+
+    >>> group('tests/modelzoo/test_contract.py::test_shapes[vig_tiny]')
+    'vig_tiny'
+    >>> group('tests/test_train.py::test_a_run[vig_tiny]')
+    'tests/test_train.py'
+    """
+    file = nodeid.partition('::')[0]
+    return subject(nodeid) if file in _BY_SUBJECT else file
+
+
+def costliest_first(nodeids: Sequence[str], recorded: Iterable[Row]) -> list[int]:
+    """Returns an order of tests: groups together, those first that took longest by what was recorded."""
+    seconds = {(row.file, row.subject): row.seconds / row.tests for row in recorded}
+    cost: collections.Counter[str] = collections.Counter()
+    for nodeid in nodeids:
+        cost[group(nodeid)] += seconds.get((nodeid.partition('::')[0], subject(nodeid)), 0.0)
+    first = {group(nodeid): place for place, nodeid in reversed(list(enumerate(nodeids)))}
+    key = lambda place: (-cost[group(nodeids[place])], first[group(nodeids[place])], place)
+    return sorted(range(len(nodeids)), key=key)
 
 
 class Recorder:
@@ -109,33 +146,6 @@ def write(seconds: dict[str, float], table: pathlib.Path = TABLE) -> None:
         found[nodeid.partition('::')[0], subject(nodeid)].append(cost)
     new = [Row(*key, len(costs), round(sum(costs), 1)) for key, costs in found.items()]
     files = {row.file for row in new}
-    kept = [row for row in (rows(table) if table.exists() else []) if row.file not in files]
+    kept = [row for row in rows(table) if row.file not in files]
     lines = ['\t'.join(map(str, row)) for row in sorted(kept + new)]
     table.write_text('\n'.join(['\t'.join(Row._fields), *lines, '']))
-
-
-def of(paper: ledger.Paper, recorded: Iterable[Row]) -> list[Row]:
-    """Returns the rows of a paper's tests.
-
-    They are those run for one of its networks, goldens or configs, or for a tiny network of its file; and those whose
-    function, file or folder carries the name of its file or of a config, as test_vig.py and test_rotnet_turns do.
-    """
-    place = pathlib.PurePath(paper.file)
-    word = place.parent.name if place.stem == 'network' else place.stem
-    words = {word, *paper.configs}
-    names = {*paper.goldens, *ledger.variants(paper), *_tiny(paper), *words}
-
-    def owned(row: Row) -> bool:
-        path = pathlib.PurePath(row.file)
-        named = any(word in row.subject for word in words) if row.subject.startswith('test_') else row.subject in names
-        return named or path.stem == f'test_{word}' or word in path.parts
-
-    return [row for row in recorded if owned(row)]
-
-
-def _tiny(paper: ledger.Paper) -> list[str]:
-    """Returns the tests' own networks of a paper's file."""
-    if not paper.models:
-        return []
-    module = 'longview.' + paper.file.removesuffix('.py').replace('/', '.')
-    return [name for name in modelzoo.list_models('*_test') if modelzoo.find(name)[0].__name__ == module]

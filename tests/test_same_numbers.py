@@ -25,7 +25,6 @@ from longview.runtime.plan import Plan, read_run
 from longview.trees import by_path
 from tests import goldens, runs, toys
 
-pytestmark = pytest.mark.xdist_group('same_numbers')  # they share steps
 ONE_STEP = {'steps': 1, 'log_every': 1, 'batch_size': 16, 'seed': 0}
 SCHEDULE = {'warmup_epochs': 0.0, 'end': 1e-3}
 

@@ -15,7 +15,6 @@ from longview import train
 from longview.configs import vig_s
 from tests import runs, toys
 
-pytestmark = pytest.mark.xdist_group('survival')  # they share a run
 CONFIGS = {
     'tests/toys.py:recipe': toys.recipe,
     'configs/vig_s.py:smoke': functools.partial(vig_s.get_config, 'smoke'),

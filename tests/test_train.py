@@ -24,8 +24,6 @@ from longview.runtime.workdir import write_config
 from tests import runs, toys
 from tests.data import folder
 
-pytestmark = pytest.mark.xdist_group('train')  # they share a run
-
 
 @pytest.fixture(scope='module', autouse=True)
 def quickly() -> Iterator[None]:

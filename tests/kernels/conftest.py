@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -19,10 +18,3 @@ def absent_gpu() -> Iterator[None]:
         named = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
     with named:
         yield
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of a file run in one process, which keeps the programs they share."""
-    for item in items:
-        if pathlib.Path(__file__).parent in item.path.parents and not item.get_closest_marker('xdist_group'):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
