@@ -52,6 +52,16 @@ def require_pixels(image: Array, normalized: bool, who: str) -> None:
     raise ValueError(f'{who} wants {wanted} images and got {image.dtype}: list it {place} Normalize.')
 
 
+def refuse_places(batch: Batch, who: str) -> None:
+    """Raises ValueError where a batch says what lies where, for a transform that moves the pixels of the image."""
+    places = [name for name in ('map', 'boxes', 'points') if name in batch]
+    if places:
+        raise ValueError(
+            f'{who} moves the pixels of image alone, and the batch has {" and ".join(places)}, which would stay: leave '
+            f'{who} out; a crop of data/images.py moves all columns alike.'
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Normalize:
     """(image / white - mean) / std, per channel; `image` becomes `dtype`.
@@ -95,6 +105,7 @@ class RandomFlip:
 
     def __call__(self, batch: Batch, rng: PRNGKeyArray) -> Batch:
         """Changes `batch['image']` (B, H, W, C)."""
+        refuse_places(batch, 'RandomFlip')
         image = batch['image']
         keys = example_keys(batch, rng, FLIP)
         flip = jax.vmap(lambda key: jax.random.bernoulli(key, self.probability))(keys)
@@ -183,6 +194,7 @@ class Mix:
         """Changes `image`, normalized (B, H, W, C), and adds `target` float32 (B, num_classes)."""
         image = batch['image']
         require_pixels(image, True, 'Mix')
+        refuse_places(batch, 'Mix')
         first = {name: batch[name][:1] for name in ('epoch', 'index')}
         cut, lam = self.draw(example_keys(first, rng, MIX)[0], *image.shape[1:3])
         own = jnp.where(cut.any(), ~cut[..., None], lam).astype(image.dtype)[None]

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
-from longview.methods.augment import RAND_AUGMENT, Batch, example_keys, require_pixels
+from longview.methods.augment import RAND_AUGMENT, Batch, example_keys, refuse_places, require_pixels
 
 OPS = (
     'autocontrast',
@@ -96,6 +96,7 @@ class RandAugment:
         """Changes `batch['image']`, uint8 (B, H, W, C)."""
         image = batch['image']
         require_pixels(image, False, 'RandAugment')
+        refuse_places(batch, 'RandAugment')
         if len(self.fill) != image.shape[-1]:
             raise ValueError(
                 f'RandAugment has {len(self.fill)} fill levels for images of {image.shape[-1]} '

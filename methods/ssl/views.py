@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
-from longview.methods.augment import example_keys
+from longview.methods.augment import example_keys, refuse_places
 from longview.methods.task import Batch, Transform, chain
 
 # Folded into the keys, beside those of augment.py.
@@ -58,6 +58,7 @@ class Crop:
 
     def __call__(self, batch: Batch, rng: Key[Array, '']) -> Batch:
         """Changes `image`, which becomes float32 in its own units."""
+        refuse_places(batch, 'Crop')
         image = jax.vmap(self.cut)(batch['image'].astype(jnp.float32), example_keys(batch, rng, _CROP))
         return batch | {'image': image}
 

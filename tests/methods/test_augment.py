@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from longview.methods.augment import MIX, Mix, Normalize, RandomErasing, RandomFlip, example_keys
 from longview.methods.randaugment import RandAugment
+from longview.methods.ssl.views import Crop
 from tests.modelzoo import tiny
 
 KEY = jax.random.key(7)
@@ -240,6 +241,15 @@ def test_mistakes_are_answered_in_a_sentence():
         RandAugment()(normalized(batch), KEY)
     with pytest.raises(ValueError, match='mixup_alpha=0 and cutmix_alpha=0'):
         Mix(num_classes=10, mixup_alpha=0, cutmix_alpha=0)
+
+
+@pytest.mark.parametrize('move', [RandomFlip(), RandAugment(), Mix(10), Crop((8, 8), (0.5, 1.0))])
+def test_what_moves_pixels_alone_refuses_places_of_other_columns(move):
+    batch = make_batch(2) | {'boxes': jnp.zeros((2, 3, 4))}
+    batch = normalized(batch) if isinstance(move, Mix) else batch
+    who = type(move).__name__
+    with pytest.raises(ValueError, match=f'{who} moves the pixels of image alone, and the batch has boxes'):
+        jax.eval_shape(move, batch, KEY)
 
 
 def test_equal_numbers_of_two_parts_of_a_mixture_draw_apart():
