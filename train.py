@@ -254,6 +254,7 @@ class _Trainer:
         """Says which keys of the config have another number of classes than the data set, as flags to set them."""
         classes = self.run.data.num_classes
         found = [place for place, value in places(self.config, 'num_classes') if value != classes]
+        found = [place for place in found if not place.startswith('config.data.')]
         flags = ' '.join(f'--{place}={classes}' for place in found)
         return f'set {flags}' if found else 'change the head'
 
