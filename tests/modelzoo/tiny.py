@@ -12,7 +12,7 @@ from jax.extend import core
 
 from longview import modelzoo
 from longview.modelzoo import __main__ as listing
-from longview.modelzoo.features import SequenceBackbone
+from longview.modelzoo.features import IMAGE, SequenceBackbone, read_by
 from longview.modelzoo.heads import Classifier
 from tests import goldens
 
@@ -82,4 +82,6 @@ def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core
 
 def images(pattern: str = '*') -> list[str]:
     """Returns the names of the networks that read images and nothing else."""
-    return [name for name in modelzoo.list_models(pattern) if not isinstance(modelzoo.find(name)[1], SequenceBackbone)]
+    found = {name: modelzoo.find(name)[1] for name in modelzoo.list_models(pattern)}
+    alone = lambda backbone: read_by(backbone) == (IMAGE,) and not isinstance(backbone, SequenceBackbone)
+    return [name for name, backbone in found.items() if alone(backbone)]
