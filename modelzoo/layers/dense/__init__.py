@@ -1,0 +1,1 @@
+"""Layers of dense prediction: between the stages of a pyramid and a head."""
