@@ -10,6 +10,7 @@ import numpy as np
 
 from longview.kernels.conv2d import conv2d
 from longview.methods.average import add_vectors, greedy_soup, uniform_soup
+from longview.methods.dense import boxes, detect
 from longview.methods.evaluate.knn import vote
 from longview.methods.figures import anomaly, audio, detection, image, ood, segmentation
 from longview.methods.ssl.simclr import nt_xent
@@ -156,6 +157,57 @@ def box_ious(a: np.ndarray, b: np.ndarray) -> Outputs:
 def _boxes(u: np.ndarray) -> np.ndarray:
     half = 0.025 + 0.225 * u[:, 2:]
     return np.concatenate([u[:, :2] - half, u[:, :2] + half], axis=1)
+
+
+def suppressed(u: np.ndarray, s: np.ndarray, c: np.ndarray, iou: float) -> Outputs:
+    """What greedy suppression keeps of boxes from uniform draws, by falling score: of all, and class by class."""
+    order, found = np.argsort(-s), jnp.asarray(_boxes(u), jnp.float32)
+    kept = jax.jit(functools.partial(boxes.kept, threshold=iou))
+    of = lambda label: order[np.asarray(kept(found, jnp.asarray(s), jnp.asarray(label)))[order]]
+    return {'keep': of(np.zeros_like(c)), 'keep_batched': of(c)}
+
+
+def focal(x: jax.Array, t: np.ndarray, s: np.ndarray, alpha: float, gamma: float) -> Outputs:
+    """The focal loss with targets of 0 and 1 and with others, and without a weight of the classes."""
+    t, s = (jnp.asarray(target, jnp.float32) for target in (t, s))
+    loss = jax.jit(functools.partial(detect.focal_loss, gamma=gamma), static_argnames='alpha')
+    hard, soft = loss(x, t, alpha=alpha), loss(x, s, alpha=alpha)
+    # With a weight of a half for both, twice the loss is the one without.
+    unweighted = 2 * loss(x, t, alpha=0.5)
+    return {'none': hard, 'mean': hard.mean(), 'soft': soft, 'unweighted': unweighted.sum()}
+
+
+def fcos_loss(
+    cls: jax.Array,
+    reg: jax.Array,
+    ctr: jax.Array,
+    gu: np.ndarray,
+    labels: np.ndarray,
+    radius: float,
+    image: int,
+    strides: list[int],
+) -> Outputs:
+    """The losses of FCOS over the positive places of the batch; places are not at the middle of their pixels there."""
+    swapped = np.asarray([1, 0, 3, 2])  # x before y there
+    at = detect.places_of([(image // s, image // s) for s in strides], strides, 8.0)
+    at = at._replace(centre=at.centre - at.stride[:, None] / 2)
+    there = (image * np.stack([_boxes(one) for one in gu])[..., swapped]).astype(np.float32)
+
+    @jax.jit
+    def run(cls: jax.Array, reg: jax.Array, ctr: jax.Array, there: jax.Array, labels: jax.Array) -> Outputs:
+        valid = jnp.ones(there.shape[1], bool)
+        match = jax.vmap(lambda one: boxes.answering(*at, one, valid, radius))(there)
+        sides = (jax.nn.relu(reg) + 0.5)[..., swapped] * at.stride[None, :, None]
+        sums, positive = detect.losses(detect.Answers(cls, sides, ctr[..., 0]), at, match, there, labels)
+        found = {name: total.sum() / positive.sum() for name, total in sums.items()}
+        return {
+            'classification': found['classes'],
+            'bbox_regression': found['sides'],
+            'bbox_ctrness': found['centre'],
+            'matched': match,
+        }
+
+    return {**run(cls, reg, ctr, there, labels), 'gt': there[..., swapped]}
 
 
 def restoration(sr: np.ndarray, hr: np.ndarray, scale: int) -> Outputs:

@@ -11,8 +11,10 @@ from flax import linen as nn
 from longview.kernels.gla import gla
 from longview.kernels.long_conv import long_conv
 from longview.methods.ssl import masked
+from longview.modelzoo.heads.detect import Towers
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.dense.fpn import Fpn
 from longview.modelzoo.layers.frame import pyramid, trunk
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.dense import Dense
@@ -293,3 +295,56 @@ def autoencoder_names() -> tuple[tuple[str, str], ...]:
             for a, b in (_SCALED if here.endswith('norm') else _AFFINE)
         ),
     )
+
+
+class FeaturePyramid(nn.Module):
+    """A feature pyramid of maps packed into one: level i has the next channels, averaged over 2^i x 2^i pixels.
+
+    Attributes:
+        width: channels of every level.
+        channels: of the input, by level.
+    """
+
+    width: int
+    channels: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        parts = jnp.split(x, np.cumsum(self.channels)[:-1].tolist(), axis=-1)
+        maps = [_halved(part, level) for level, part in enumerate(parts)]
+        found = [y.reshape(len(y), -1, self.width) for y in Fpn(self.width, name='fpn')(maps)]
+        return jnp.concatenate(found, axis=1).swapaxes(1, 2)
+
+
+def fpn_names() -> tuple[tuple[str, str], ...]:
+    parts = (('inner_blocks', 'lateral'), ('layer_blocks', 'output'))
+    return tuple((f'fpn.{a}.{{i}}.0.{c}', f'fpn/{b}{{i}}/{d}') for a, b in parts for c, d in _AFFINE)
+
+
+class DetectionHead(nn.Module):
+    """FCOS's head on a map and on its 2x2 average."""
+
+    @nn.compact
+    def __call__(self, x):
+        levels = Towers(5, convs=2, groups=4, name='towers')([x, _halved(x, 1)])
+        return jnp.concatenate([level.reshape(len(level), -1, 10) for level in levels], axis=1)
+
+
+def detection_head_names() -> tuple[tuple[str, str], ...]:
+    found = []
+    for there, here in (('classification_head', 'class'), ('regression_head', 'box')):
+        for index in (0, 1):
+            conv, norm = f'head.{there}.conv.{3 * index}', f'head.{there}.conv.{3 * index + 1}'
+            found += [(f'{conv}.{a}', f'towers/{here}{index}_conv/{b}') for a, b in _AFFINE]
+            found += [(f'{norm}.{a}', f'towers/{here}{index}_norm/{b}') for a, b in _SCALED]
+    last = (
+        ('classification_head.cls_logits', 'classes'),
+        ('regression_head.bbox_reg', 'sides'),
+        ('regression_head.bbox_ctrness', 'centre'),
+    )
+    return (*found, *((f'head.{there}.{a}', f'towers/{here}/{b}') for there, here in last for a, b in _AFFINE))
+
+
+def _halved(x: jax.Array, times: int) -> jax.Array:
+    b, h, w, c = x.shape
+    return x.reshape(b, h >> times, 1 << times, w >> times, 1 << times, c).mean(axis=(2, 4))

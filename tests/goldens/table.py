@@ -98,6 +98,11 @@ NETWORKS: dict[str, Network] = {
     'ortho_preactresnet18': Network({'fn': f'{_SCAFFOLD}:OrthoResNet'}, names=scaffolds.ortho_resnet_names()),
     'resformer_small': _resformer('resformer_test'),
     'svformer_small': _resformer('svformer_test'),
+    # Dense tasks.
+    'torchvision_fpn': Network(
+        {'fn': f'{_SCAFFOLD}:FeaturePyramid', 'width': 12, 'channels': (6, 8, 10)}, names=scaffolds.fpn_names()
+    ),
+    'torchvision_fcos_head': Network({'fn': f'{_SCAFFOLD}:DetectionHead'}, names=scaffolds.detection_head_names()),
     # Sequences.
     'mamba1_layer': Network({'fn': 'modelzoo.layers.mixers.mamba:Mamba'}, names=mamba.NAMES),
     'mamba1_lm_small': Network(
@@ -158,6 +163,12 @@ FUNCTIONS: dict[str, Function] = {
     # Figures of evaluations.
     'seg_confusion_miou': Function(f'{_ADAPTER}:confusion_and_more'),
     'det_coco_ap': Function(f'{_ADAPTER}:average_precision', settings={'side': 'image'}),
+    'det_focal_loss': Function(f'{_ADAPTER}:focal'),
+    'det_nms': Function(f'{_ADAPTER}:suppressed'),
+    # The anchors are squares around the places, of which ours are points.
+    'fcos_loss': Function(
+        f'{_ADAPTER}:fcos_loss', only=('classification', 'bbox_regression', 'bbox_ctrness', 'matched', 'gt')
+    ),
     # The generalized, distance and complete IoU are losses; of the gradient these have a part.
     'det_box_ious': Function(f'{_ADAPTER}:box_ious', only=('iou',), gradients=False),
     # The mean over flips and transposes is what a network answers, and no figure.

@@ -1,0 +1,1 @@
+"""Objectives of dense tasks: what is at each pixel, and where things are."""
