@@ -27,8 +27,10 @@ from jaxtyping import Array, Float, Int, Key
 from longview.methods import forward
 from longview.methods.contrast.towers import EMBEDDING, Tower, Towers
 from longview.methods.figures import retrieval
-from longview.methods.task import Batch, Given, Metrics, Rows, Sums, Task, Variables
+from longview.methods.objective import first_shapes
+from longview.methods.task import Batch, Given, Metrics, Rows, Shapes, Sums, Task, Variables
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Loaded, network_of
 from longview.modelzoo.layers.norms.norm import l2_normalize
 
 _MOST = 100.0
@@ -40,8 +42,9 @@ class Clip(Task):
     """Trains two networks on pairs; evaluated as ``accuracy`` without training, and by retrieval both ways.
 
     Attributes:
-        image: a backbone that reads an image, or whatever else captions are of.
-        text: a `features.TextBackbone`.
+        image: a backbone that reads an image, or whatever else captions are of. Of a whole network, one that is loaded
+            from a file for instance, the backbone is taken, with its weights.
+        text: a `features.TextBackbone`, or likewise.
         width: of the embeddings.
         prompts: returns some captions of each class, the columns that `text` reads with axes (classes, captions) in
             front of the words'; None for data without classes, which are judged by retrieval alone.
@@ -57,18 +60,29 @@ class Clip(Task):
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        ft.require(self.text, ft.TextBackbone, 'Clip.text')
+        ft.require(self._text, ft.TextBackbone, 'Clip.text')
         if not 1 / _MOST <= self.temperature:
             raise ValueError(f'Clip.temperature is {self.temperature}: it must be at least {1 / _MOST}.')
 
     @property
     def model(self) -> Towers:
         """Both networks with their projections."""
-        return Towers(Tower(self.image, self.width), Tower(self.text, self.width), 1 / self.temperature)
+        return Towers(Tower(self._image, self.width), Tower(self._text, self.width), 1 / self.temperature)
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
-        del given
-        return Variables(*forward.init(self.model, rng, *self._columns(batch)), {})
+        weights = (self.given(batch) if given is None else given).network
+        return Variables(*forward.init(self.model, rng, *self._columns(batch), weights=weights), {})
+
+    def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
+        loaded = {name: net for name, net in (('image', self.image), ('text', self.text)) if isinstance(net, Loaded)}
+        if fixed_only or not loaded:
+            return Given()
+        like, network = first_shapes(self, batch), {}
+        for name, net in loaded.items():
+            own = {kind: {'backbone': tree[name]['backbone']} for kind, tree in like.items() if name in tree}
+            for kind, tree in network_of(net, None).load(own).items():
+                network.setdefault(kind, {})[name] = tree
+        return Given(network=network)
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
@@ -98,7 +112,7 @@ class Clip(Task):
         del gathered
         if self.prompts is None:
             return None
-        columns = [jnp.asarray(column) for column in forward.inputs(self.text, self.prompts())]
+        columns = [jnp.asarray(column) for column in forward.inputs(self._text, self.prompts())]
         shapes = [column.shape for column in columns]
         if any(len(shape) != 3 for shape in shapes):
             raise ValueError(
@@ -121,7 +135,7 @@ class Clip(Task):
 
     def rows(self, v: Variables, batch: Batch, ready: Any) -> Rows:
         del ready
-        found, (words, valid) = self.predict(v, batch), forward.inputs(self.text, batch)
+        found, (words, valid) = self.predict(v, batch), forward.inputs(self._text, batch)
         embeddings = {name: found[f'{name}_embedding'] for name in ('image', 'text')}
         return {**embeddings, 'caption': jnp.where(valid, words, -1)}
 
@@ -136,11 +150,19 @@ class Clip(Task):
 
     def depth_of(self, path: str) -> tuple[int, int]:
         """Returns the depth in the tower that the parameter is of."""
-        backbone = self.text if 'text' in path.partition('backbone')[0].split('/') else self.image
+        backbone = self._text if 'text' in path.partition('backbone')[0].split('/') else self._image
         return backbone.layer_of(path), backbone.num_layers
 
+    @property
+    def _image(self) -> nn.Module:
+        return network_of(self.image, None).backbone
+
+    @property
+    def _text(self) -> nn.Module:
+        return network_of(self.text, None).backbone
+
     def _columns(self, batch: Batch) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        return forward.inputs(self.image, batch), forward.inputs(self.text, batch)
+        return forward.inputs(self._image, batch), forward.inputs(self._text, batch)
 
     def _score(self, v: Variables, batch: Batch, classes: Float[Array, 'k d'] | None) -> dict[str, Float[Array, ' b']]:
         """Returns the loss and the accuracy of a classifier that has learned no class."""
@@ -148,7 +170,7 @@ class Clip(Task):
             return {}
         if 'label' not in batch:
             raise ValueError('Clip has prompts of classes, and the batch has no label: set prompts to None.')
-        image, _, scale = forward.answer(self.model, v.params, v.state, forward.inputs(self.image, batch), None)
+        image, _, scale = forward.answer(self.model, v.params, v.state, forward.inputs(self._image, batch), None)
         logits = scale * image[EMBEDDING] @ classes.T
         right = jnp.argmax(logits, axis=1) == batch['label']
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])

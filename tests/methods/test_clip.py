@@ -15,6 +15,7 @@ from longview.configs import clip as config
 from longview.methods.contrast.clip import Clip, symmetric
 from longview.methods.task import chain, make_measure
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Loaded
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.runtime import evaluation
 from longview.runtime.mesh import MeshConfig, make_mesh
@@ -212,6 +213,27 @@ def test_captions_of_the_same_words_are_one_whatever_fills_them_up():
 def test_a_parameter_has_the_depth_of_its_tower():
     paths = ('image/backbone/hidden/kernel', 'text/backbone/table', 'inner/text/projection/kernel', 'log_scale')
     assert [TASK.depth_of(path) for path in paths] == [(0, 1), (0, 2), (1, 2), (0, 1)]
+
+
+class Ones(Loaded):
+    """A network whose weights are all read as ones."""
+
+    new_head: bool = False
+
+    def load(self, like):
+        return jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), dict(like))
+
+
+def test_a_tower_starts_from_what_its_network_is_loaded_from():
+    task = dataclasses.replace(TASK, text=Ones(Bag(), None))
+    v = jax.device_get(tiny.jit(lambda given: task.init(RNG, on_device(batch_of()), given))(task.given(batch_of())))
+    loaded, others = v.params['text'].pop('backbone'), variables().params
+    assert (loaded['table'] == 1).all() and loaded['table'].shape == (WORDS, 8)
+    jax.tree.map(np.testing.assert_array_equal, v.params['image'], others['image'])
+    assert (
+        v.params['text']['projection']['kernel'].shape == (8, 5) and not task.given(batch_of(), fixed_only=True).network
+    )
+    assert task.depth_of('text/backbone/table') == (0, 2)
 
 
 def test_microbatches_are_refused():
