@@ -7,7 +7,7 @@ so that a step is not run in microbatches.
 
 An evaluation needs no training: a class is the mean of the embeddings of some captions that name it (section 3.1.4),
 computed once (`Clip.prepare`), and an image is of the class that it is nearest to. Images and captions also look for
-each other in the whole split (retrieval). Captions of the same words are one: each of its images is right.
+each other in the whole split (retrieval). Captions of the same words are one, which fits each of its images.
 
 It stands beside, not in, methods/ssl: captions are words that somebody wrote to the images.
 """
@@ -142,8 +142,8 @@ class Clip(Task):
     def figures(self, sums: Sums, rows: dict[str, Any]) -> dict[str, float]:
         count = sums['count'] or 1
         scores = {name: float(total / count) for name, total in sums.items() if name != 'count'}
-        _, caption = np.unique(rows['caption'], axis=0, return_inverse=True)
-        image, text = (rows['image'], caption), (rows['text'], caption)
+        _, first, caption = np.unique(rows['caption'], axis=0, return_index=True, return_inverse=True)
+        image, text = (rows['image'], caption), (rows['text'][first], np.arange(len(first)))
         ways = {'image_to_text': (*image, *text), 'text_to_image': (*text, *image)}
         found = {way: retrieval.figures(*sides, at=_AT) for way, sides in ways.items()}
         return scores | {f'{way}_{name}': x for way, figures in found.items() for name, x in figures.items()}

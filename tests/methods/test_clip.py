@@ -203,11 +203,11 @@ def test_captions_of_the_same_words_are_one_whatever_fills_them_up():
         TASK.rows(variables(), batch | {'words': jnp.asarray(words), 'words_valid': jnp.asarray(valid)}, None)
     )
     assert len(np.unique(rows['caption'], axis=0)) == 3
-    # Each image is nearest to the caption of the next one: right for the first, whose caption is that one's too.
-    turned = np.eye(4, 5, dtype=np.float32)
-    rows |= {'image': turned[[1, 2, 3, 0]], 'text': turned}
-    figures = TASK.figures({'count': 4}, rows)
-    assert figures['image_to_text_recall_at_1'] == figures['text_to_image_recall_at_1'] == 0.25
+    # The first and the third image find their caption, and the first caption one of its images, an equal one aside.
+    found = np.eye(5, dtype=np.float32)
+    figures = TASK.figures({'count': 4}, rows | {'image': found[[0, 1, 1, 3]], 'text': found[[0, 0, 1, 2]]})
+    assert figures['image_to_text_recall_at_1'] == 1 / 2
+    np.testing.assert_allclose(figures['text_to_image_recall_at_1'], 1 / 3)
 
 
 def test_a_parameter_has_the_depth_of_its_tower():
