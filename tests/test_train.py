@@ -71,6 +71,7 @@ def test_a_run_writes_what_it_promises(finished: Finished) -> None:
     assert finished.scores['eval/accuracy'] == scored[-1]['eval/accuracy']
     assert logged[-1]['train/loss'] < logged[0]['train/loss']
     assert runs.saved(finished.workdir) == [6, 8]
+    assert [runs.checkpoint(finished.workdir, step)['step'] for step in (6, 8)] == [6, 8], 'a step was left out'
     best = max(scored, key=lambda row: row['eval/accuracy'])['step']
     assert runs.saved(finished.workdir, 'best') == [best]
     assert any((finished.workdir / 'tensorboard').iterdir())
