@@ -13,7 +13,8 @@ from longview.modelzoo.layers.attention.attention import merge_heads, split_head
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 
-# Finite, so that a token that sees nothing, in a row that is padding alone, gets no NaN; its weight is 0 elsewhere.
+# In the place of a logit: beside one that is seen its weight is 0, and where nothing is seen there is no NaN, as
+# -inf would give.
 _HIDDEN = -1e30
 
 
