@@ -98,12 +98,15 @@ class Task(abc.ABC):
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         """Returns what would be deployed: ``logits``, ``pooled``, ..., one row per example."""
 
-    @abc.abstractmethod
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns metrics, one value per example, so that averages leave the padding of the last batch out.
 
-        What is no mean over examples is measured instead: `measure`, `rows` and `figures`.
+        A task whose figures are no means over examples has `measure` and `figures` in its place.
         """
+        del v, batch
+        raise NotImplementedError(
+            f'{type(self).__name__} scores nothing by example: give it score, or measure and figures.'
+        )
 
     def gather(self, v: Variables, batch: Batch) -> Rows:
         """Returns what an evaluation keeps of a batch of its support set, such as features; nothing by default."""

@@ -102,7 +102,7 @@ class Run:
             raise ValueError(f"config.best_mode is {self.best_mode!r}: it must be 'max' or 'min'.")
         if self.accumulate > 1 and self.task.batchwide:
             raise ValueError(
-                f'config.accumulate is {self.accumulate} and {type(self.task).__name__} compares all examples of a '
+                f'config.accumulate is {self.accumulate} and {_innermost(self.task)} compares all examples of a '
                 'batch with each other, which microbatches keep apart: set accumulate to 1; where memory is short, '
                 'remat of the backbone or more devices help.'
             )
@@ -112,6 +112,13 @@ class Run:
         """All data sets that the run reads, its own first."""
         others = (self.support, *(data for each in self.evals.values() for data in (each.data, each.support)))
         return [self.data, *(data for data in others if data is not None)]
+
+
+def _innermost(task: Any) -> str:
+    """Returns the name of the task that wrappers are around."""
+    while hasattr(task, 'inner'):
+        task = task.inner
+    return type(task).__name__
 
 
 def read_run(config: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:

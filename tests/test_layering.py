@@ -56,6 +56,18 @@ TABLE = (
         'a family is one file, and no other family: what two share is a layer',
     ),
     Rule(
+        'modelzoo/text',
+        ('modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'modelzoo.weights', 'kernels'),
+        NETWORKS,
+        'likewise',
+    ),
+    Rule(
+        'modelzoo/points',
+        ('modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'modelzoo.weights', 'kernels'),
+        NETWORKS,
+        'likewise',
+    ),
+    Rule(
         'modelzoo/sequence',
         (
             'modelzoo.features',

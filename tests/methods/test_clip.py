@@ -238,7 +238,7 @@ def test_a_tower_starts_from_what_its_network_is_loaded_from():
 
 def test_microbatches_are_refused():
     node = config.get_config('digits').to_dict() | {'accumulate': 2}
-    with pytest.raises(ValueError, match='accumulate is 2 and Ema compares all examples of a batch with each other'):
+    with pytest.raises(ValueError, match='accumulate is 2 and Clip compares all examples of a batch with each other'):
         read_run(node)
 
 
