@@ -57,9 +57,16 @@ TABLE = (
     ),
     Rule(
         'modelzoo/text',
-        ('modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'modelzoo.weights', 'kernels'),
+        (
+            'modelzoo.features',
+            'modelzoo.heads',
+            'modelzoo.layers',
+            'modelzoo.sequence.trunk',
+            'modelzoo.weights',
+            'kernels',
+        ),
         NETWORKS,
-        'likewise',
+        'likewise; words are embedded as the sequence families embed them',
     ),
     Rule(
         'modelzoo/points',
