@@ -301,7 +301,7 @@ class _Trainer:
         write_config(self.workdir, self.config)
         close_later = lambda thing: self.stack.enter_context(contextlib.closing(thing))
         self.metrics = close_later(Metrics(self.workdir, start))
-        self.progress = close_later(Progress(self.plan.steps, start, self.run.batch_size))
+        self.progress = close_later(Progress(self.plan.steps, start, self.run.batch_size, self.run.best))
         batches = close_later(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, start))
         in_flight: collections.deque[jax.Array] = collections.deque()
         for step in range(start, self.plan.steps):

@@ -143,10 +143,16 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """Shows a bar with rate and time left on a terminal, and prints a plain line for each log elsewhere."""
+    """Shows a bar with rate and time left on a terminal, and prints a plain line for each log elsewhere.
 
-    def __init__(self, total: int, start: int, batch_size: int):
-        self._batch_size, self._total, self._start = batch_size, total, start
+    Args:
+        total, start: steps of the run, and done before.
+        batch_size: examples of a step.
+        best: the figure that decides which checkpoint is the best; it is shown beside loss and accuracy.
+    """
+
+    def __init__(self, total: int, start: int, batch_size: int, best: str = ''):
+        self._batch_size, self._total, self._start, self._best = batch_size, total, start, best
         self._watched = sys.stderr.isatty() and jax.process_index() == 0
         self._bar = tqdm.tqdm(total=total, initial=start, unit='step', disable=not self._watched, dynamic_ncols=True)
         self._clock = (time.perf_counter(), start)
@@ -171,7 +177,7 @@ class Progress:
 
     def report(self, step: int, values: dict[str, float]) -> None:
         """Shows the newest values."""
-        shown = {k: f'{v:.4g}' for k, v in values.items() if k.split('/')[-1] in _SHOWN}
+        shown = {k: f'{v:.4g}' for k, v in values.items() if k == self._best or k.split('/')[-1] in _SHOWN}
         self._note |= shown
         if self._watched:
             self._bar.set_postfix(self._note)

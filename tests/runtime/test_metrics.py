@@ -47,3 +47,10 @@ def test_a_metrics_file_that_cannot_be_written_is_one_sentence(tmp_path) -> None
     with pytest.raises(RunError, match='the checkpoints are untouched'):
         log.write(1, {'train/loss': 1.0})
     log.close()
+
+
+def test_the_figure_that_decides_is_shown(capsys) -> None:
+    progress = metrics.Progress(total=10, start=0, batch_size=4, best='eval/mean_iou')
+    progress.report(5, {'eval/mean_iou': 0.25, 'eval/iou_class0': 0.5, 'eval/loss': 1.5})
+    progress.close()
+    assert capsys.readouterr().out == 'step 5/10  eval/mean_iou 0.25  eval/loss 1.5\n'
