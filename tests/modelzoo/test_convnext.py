@@ -99,7 +99,7 @@ def test_depths_count_what_leads_to_the_next_stage_with_the_block_before():
         ('stage1/block00',),
         ('norm',),
     )
-    masks = np.arange(3.0).reshape(3, 1, 1)
+    masks = jnp.arange(3.0).reshape(3, 1, 1)
     assert [part.ravel().tolist() for part in by_stage(masks, (2, 1))] == [[0, 1], [2]]
     assert by_stage(None, (2, 1)) == [None, None]
 
