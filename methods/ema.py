@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods.task import Batch, Given, Metrics, Rows, Sums, Variables, Wrapper
-from longview.trees import path_of
+from longview.trees import by_path, path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,17 +118,20 @@ def _inner(v: Variables) -> Variables:
 
 
 def _averaged(v: Variables) -> Variables:
-    inner, averages = v.state['inner'], v.state.get('statistics', {})
-    if averages:
-        inner = jax.tree.map(lambda a, x: x if a is None else a, averages, inner, is_leaf=lambda a: a is None)
-    return Variables(v.state['average'], inner, v.fixed)
+    """Returns the averages as variables of `inner`; what else its state holds, such as a step's moments, stays."""
+    averages = {path: leaf for path, leaf in by_path(v.state.get('statistics', {})).items() if _running(path)}
+    put = lambda key_path, leaf: averages.get(path_of(key_path), leaf)
+    return Variables(v.state['average'], jax.tree_util.tree_map_with_path(put, v.state['inner']), v.fixed)
+
+
+def _running(path: str) -> bool:
+    return 'batch_stats' in path.split('/')
 
 
 def _statistics(state: Any) -> Any:
     """Returns the tree of a task's state with its running statistics, and None in place of all other leaves."""
 
     def keep(key_path: Any, leaf: Array) -> Array | None:
-        running = 'batch_stats' in path_of(key_path).split('/') and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return leaf if running else None
+        return leaf if _running(path_of(key_path)) and jnp.issubdtype(leaf.dtype, jnp.floating) else None
 
     return jax.tree_util.tree_map_with_path(keep, state)

@@ -140,6 +140,14 @@ def test_methods_nest_in_microbatches_on_a_mesh_and_with_remat_as_on_one_device(
     chex.assert_trees_all_close(jax.device_get(alone.variables), jax.device_get(spread.variables), rtol=1e-3, atol=1e-5)
 
 
+def test_averages_are_seen_where_a_method_predicts_in_microbatches():
+    """In these the state also holds the moments of what is normalized, which have no averages."""
+    task, tx = WRAPPERS['knn'](WRAPPERS['ema'](supervised(NET))), optax.sgd(0.1)
+    state = jax.eval_shape(lambda: init_state(task, tx, RNG, batch_of(), transform))
+    step = make_step(task, tx, transform=transform, accumulate=2)
+    chex.assert_trees_all_equal_shapes(jax.eval_shape(step, state, batch_of(), RNG)[0], state)
+
+
 def test_the_network_above_is_rematerialised():
     loss = lambda net: lambda v: METHODS['distill'](net).loss(v, SEEN, RNG, jnp.int32(0))[0]
     first = shapes(METHODS['distill'](NET))
