@@ -2,12 +2,14 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import pytest
 
 from longview import modelzoo
-from tests import durations, ledger
+from tests import durations, ledger, runs
 
 # What stood when the budget was set: with its tests the default suite took what tests/durations.tsv says of it.
 FIRST = frozenset(
@@ -90,26 +92,21 @@ def test_a_busy_machine_is_refused(monkeypatch) -> None:
         durations.recorder()
 
 
-def test_a_recorded_test_counts_its_processes(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv('PYTEST_ADDOPTS', '')
-    monkeypatch.delenv('PYTEST_XDIST_WORKER', raising=False)
+def test_a_recorded_test_counts_its_processes(tmp_path) -> None:
     work = 'sum(i * i for i in range(3_000_000))'
-    lines = [
-        'import subprocess, sys',
-        '',
-        'def test_work():',
-        f"    subprocess.run([sys.executable, '-c', '{work}'], check=True)",
-    ]
+    lines = ['import subprocess, sys', '', 'def test_work():']
+    lines += [f"    subprocess.run([sys.executable, '-c', '{work}'], check=True)"]
     (tmp_path / 'test_it.py').write_text('\n'.join(lines))
     (tmp_path / 'pytest.ini').write_text('[pytest]')
-    plugin = durations.Recorder(tmp_path / 'table.tsv')
-    assert (
-        pytest.main(['-q', '-p', 'no:cacheprovider', f'--rootdir={tmp_path}', str(tmp_path / 'test_it.py')], [plugin])
-        == 0
+    options = ['-p', 'no:cacheprovider', f'--rootdir={tmp_path}', str(tmp_path / 'test_it.py')]
+    program = (
+        'import pathlib, pytest; from tests import durations; '
+        f'raise SystemExit(pytest.main({options}, [durations.Recorder(pathlib.Path({str(tmp_path / "table.tsv")!r}))]))'
     )
-    (nodeid,) = plugin.seconds
-    assert nodeid == 'test_it.py::test_work' and plugin.seconds[nodeid] > 0.02
-    assert (tmp_path / 'table.tsv').read_text().splitlines()[1].startswith('test_it.py\ttest_work\t1\t')
+    alone = {name: value for name, value in os.environ.items() if not name.startswith('PYTEST')}
+    subprocess.run([sys.executable, '-c', program], cwd=runs.ROOT, env=alone, check=True, capture_output=True)
+    (row,) = durations.rows(tmp_path / 'table.tsv')
+    assert row[:3] == ('test_it.py', 'test_work', 1) and row.seconds > 0
 
 
 def test_groups_are_kept_together_and_the_costliest_begins() -> None:
