@@ -7,7 +7,6 @@ Ctrl-C it saves and exits with status 0. What a user can mend ends it in one sen
 
 import collections
 import contextlib
-import inspect
 import os
 import pathlib
 import sys
@@ -23,14 +22,12 @@ from ml_collections import config_flags
 from longview import names
 from longview.kernels import dispatch
 from longview.methods import diagnose
+from longview.methods.evaluation import make_gather, make_measure, make_pictures
 from longview.methods.task import (
     Given,
     TrainState,
     chain,
     init_state,
-    make_gather,
-    make_measure,
-    make_pictures,
     make_step,
     normalizes_batches,
     read_given,
@@ -104,7 +101,7 @@ class Programs(NamedTuple):
 
 def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Programs:
     """Returns the programs of a run; to be called, and they to be traced, under ``jax.set_mesh(mesh)``."""
-    batches, everywhere = layout(mesh, run.data), replicated(mesh)
+    batches, everywhere = batch_sharding(mesh, run.data.whole), replicated(mesh)
     shapes = run.data.batch_spec(run.batch_size, train=True)
     transform = chain(run.train_transforms)
 
@@ -122,25 +119,18 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
         {name: place(shape, batches) for name, shape in shapes.items()},
         jax.jit(init, out_shardings=places),
         jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere), out_shardings=(places, everywhere)),
-        _forward(make_measure(run.task, chain(run.eval_transforms)), mesh, places.variables, batches),
+        _forward(
+            make_measure(run.task, chain(run.eval_transforms)), mesh, places.variables, batches, everywhere, everywhere
+        ),
     )
 
 
-def layout(mesh: jax.sharding.Mesh, data: Any) -> jax.sharding.NamedSharding:
-    """Returns how the batches of a data set lie: split by examples, or whole on every device if it is one example."""
-    return replicated(mesh) if data.whole else batch_sharding(mesh)
-
-
-def _forward(
-    program: Callable, mesh: jax.sharding.Mesh, variables: Any, batches: jax.sharding.Sharding
-) -> jax.stages.Wrapped:
-    """Compiles a program of (variables, batch, rng, ...) without gradients, whose answer every process gets."""
-    everywhere = replicated(mesh)
-    more = len(inspect.signature(program).parameters) - 3
+def _forward(program: Callable, mesh: jax.sharding.Mesh, *places: Any) -> jax.stages.Wrapped:
+    """Compiles a program without gradients whose answer every process gets; `places` are those of its arguments."""
     return jax.jit(
         program,
-        in_shardings=(variables, batches, everywhere, *(everywhere,) * more),
-        out_shardings=everywhere,
+        in_shardings=places,
+        out_shardings=replicated(mesh),
         compiler_options=compiler.forward_options(mesh.devices.flat[0].platform),
     )
 
@@ -150,24 +140,27 @@ def evaluations(run: Run, made: Programs, mesh: jax.sharding.Mesh) -> list[tuple
 
     None is as often as the run's own.
     """
-    places = jax.tree.map(lambda s: s.sharding, made.state.variables)
-    prepare = jax.jit(run.task.prepare, out_shardings=replicated(mesh))
+    everywhere, places = replicated(mesh), jax.tree.map(lambda s: s.sharding, made.state.variables)
+    prepare = jax.jit(run.task.prepare, out_shardings=everywhere)
 
     def evaluation(prefix: str, of: Eval) -> tuple[int | None, Evaluation]:
         data = of.data or run.data
         own = of.transforms is None and data.whole == run.data.whole
         transform = chain(run.eval_transforms if of.transforms is None else of.transforms)
-        batches = layout(mesh, data)
+        batches = batch_sharding(mesh, data.whole)
+        measure = made.measure
+        if not own:
+            measure = _forward(make_measure(run.task, transform), mesh, places, batches, everywhere, everywhere)
         return of.every, Evaluation(
             prefix=prefix,
             data=data,
             batch_size=run.eval_batch_size or run.batch_size,
             batches=batches,
-            measure=made.measure if own else _forward(make_measure(run.task, transform), mesh, places, batches),
+            measure=measure,
             figures=run.task.figures,
             prepare=prepare,
             support=of.support,
-            gather=_forward(make_gather(run.task, transform), mesh, places, batches),
+            gather=_forward(make_gather(run.task, transform), mesh, places, batches, everywhere),
         )
 
     named = (evaluation(f'eval/{name}/', of) for name, of in run.evals.items())
@@ -193,7 +186,7 @@ class _Trainer:
         self.mesh = make_mesh(run.mesh)
         self.eval_batch_size = run.eval_batch_size or run.batch_size
         self._check_batches()
-        self.batches = layout(self.mesh, run.data)
+        self.batches = batch_sharding(self.mesh, run.data.whole)
         self.everywhere = replicated(self.mesh)
         self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
         advice = run.task.advice(plan.steps)
@@ -237,7 +230,7 @@ class _Trainer:
         if not self.run.pictures or not jax.eval_shape(program, made.state.variables, spec, self.rng):
             return None
         places = jax.tree.map(lambda s: s.sharding, made.state.variables)
-        return _forward(program, self.mesh, places, self.batches)
+        return _forward(program, self.mesh, places, self.batches, self.everywhere)
 
     def _check_targets(self, error: Exception) -> None:
         """Raises a sentence in place of `error` where batch transforms make targets of the wrong number of classes."""

@@ -18,7 +18,7 @@ class Evaluation:
         data: its evaluation split is measured (input_pipeline.py).
         batch_size: rows of a batch.
         batches: how a batch lies on the devices.
-        measure: ``(variables, batch, rng, ready) -> Measured`` (methods/task.py).
+        measure: ``(variables, batch, rng, ready) -> Measured`` (methods/evaluation.py).
         figures: ``(sums, rows) -> {name: value}``.
         prepare: ``(variables, gathered) -> ready``.
         support: its evaluation split is gathered from first; None for an evaluation that needs none.

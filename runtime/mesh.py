@@ -63,9 +63,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of a batch, whose first axis is split over ``data`` and ``fsdp``."""
-    return NamedSharding(mesh, BATCH)
+def batch_sharding(mesh: Mesh, whole: bool = False) -> NamedSharding:
+    """Returns the sharding of a batch, whose first axis is split over ``data`` and ``fsdp``, or which lies `whole`."""
+    return replicated(mesh) if whole else NamedSharding(mesh, BATCH)
 
 
 def check_batch(mesh: Mesh, key: str, batch_size: int) -> None:

@@ -114,7 +114,7 @@ TABLE = (
     Rule('configs', ('configs.base',), ('ml_collections',), 'a config is plain data and names objects by import path'),
     Rule(
         'train.py',
-        ('input_pipeline', 'kernels.dispatch', 'methods.diagnose', 'methods.task', 'runtime'),
+        ('input_pipeline', 'kernels.dispatch', 'methods.diagnose', 'methods.evaluation', 'methods.task', 'runtime'),
         None,
         'there is one loop, for every task',
     ),

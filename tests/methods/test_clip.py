@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from longview import train
 from longview.configs import clip as config
 from longview.methods.contrast.clip import Clip, symmetric
-from longview.methods.task import chain, make_measure
+from longview.methods.evaluation import make_measure
+from longview.methods.task import chain
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Loaded
 from longview.modelzoo.layers.frame.dense import Dense

@@ -8,8 +8,9 @@ import pytest
 from longview import modelzoo
 from longview.methods import language
 from longview.methods.ema import Ema
+from longview.methods.evaluation import make_measure
 from longview.methods.language import LanguageModel
-from longview.methods.task import Variables, chain, make_measure
+from longview.methods.task import Variables, chain
 from longview.modelzoo import heads
 from longview.modelzoo.sequence import zoology
 from tests.modelzoo.tiny import jit

@@ -18,6 +18,7 @@ import pytest
 
 from longview.methods import diagnose, forward
 from longview.methods.ema import Ema
+from longview.methods.evaluation import make_measure
 from longview.methods.optim.adamw import adamw
 from longview.methods.optim.schedules import warmup_cosine
 from longview.methods.supervised import Supervised, cross_entropy
@@ -27,7 +28,6 @@ from longview.methods.task import (
     Variables,
     chain,
     init_state,
-    make_measure,
     make_step,
     normalizes_batches,
 )
