@@ -26,14 +26,16 @@ one length; then ``NAME_valid`` (B, N) is True where there is something.
 | ``image``, ``image_valid``       | (B, H, W, C), (B, H, W)   | pixels; invalid where an image is filled up      |
 | ``words``, ``words_valid``       | (B, T), (B, T)            | numbers of words in a vocabulary                 |
 | ``points``, ``points_valid``     | (B, N, D), (B, N)         | coordinates, and whatever else is known of each  |
-| ``time``                         | (B,)                      | of a process that adds noise                     |
+| ``time``                         | (B,)                      | of a process that adds noise, in its own units   |
+| ``condition``                    | (B, ...)                  | what an image is asked to be: a class, -1 for    |
+|                                  |                           | none, or whatever the network says that it takes |
 """
 
 import abc
 from typing import Any, NamedTuple
 
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 STEM = 'stem'
 TOKENS = 'tokens'
@@ -48,6 +50,8 @@ PENALTY = 'penalty'
 IMAGE = 'image'
 WORDS = 'words'
 POINTS = 'points'
+TIME = 'time'
+CONDITION = 'condition'
 
 Features = dict[str, Array]
 # The input of a sequence network: words, vectors, or an image, whose pixels are read row by row.
@@ -199,20 +203,52 @@ class TextBackbone(Backbone):
         """Returns ``tokens`` (B, T, D), of which those of padding mean nothing, and ``pooled`` (B, D)."""
 
 
+class Denoiser(nn.Module, abc.ABC):
+    """Noisy images -> images of the same shape; a kind of its own and no `Backbone`, for it has no features.
+
+    What its answer means, the image without noise or the noise itself, is the method's business
+    (methods/generate/process.py).
+
+    Attributes:
+        reads: the columns, in the order of the arguments of ``__call__``.
+    """
+
+    reads = (IMAGE, TIME, CONDITION)
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        x: Float[Array, 'b h w c'],
+        time: Float[Array, ' b'],
+        condition: Shaped[Array, 'b ...'] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, 'b h w c']:
+        """Returns an array like `x`.
+
+        Args:
+            x: images with noise.
+            time: how much noise that is, one number an example, as the process tells it.
+            condition: what each image is asked to be; None for whatever there is.
+            train: whether random parts such as dropout are active.
+        """
+
+
 _OFFERS = {
     TokenBackbone: 'embed, positions and encode',
     PyramidBackbone: 'stages with strides and channels',
     SequenceBackbone: 'init_state and step',
     TextBackbone: 'words with a padding mask',
+    Denoiser: 'an image from a noisy image and its time',
 }
 
 
-def require(backbone: nn.Module, capability: type[Backbone], who: str) -> None:
-    """Refuses a backbone that lacks a capability.
+def require(backbone: nn.Module, capability: type[nn.Module], who: str) -> None:
+    """Refuses a network that lacks a capability.
 
     Args:
-        backbone: the backbone to check.
-        capability: TokenBackbone, PyramidBackbone, SequenceBackbone or TextBackbone.
+        backbone: the network to check.
+        capability: TokenBackbone, PyramidBackbone, SequenceBackbone, TextBackbone or Denoiser.
         who: the name of the asking method, for the message.
 
     Raises:

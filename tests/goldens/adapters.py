@@ -13,6 +13,7 @@ from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.dense import boxes, detect
 from longview.methods.evaluate.knn import vote
 from longview.methods.figures import anomaly, audio, detection, image, ood, segmentation
+from longview.methods.generate import process, samplers
 from longview.methods.ssl.simclr import nt_xent
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.norm import l2_normalize
@@ -260,3 +261,19 @@ def told_apart(inside: np.ndarray, outside: np.ndarray, weight: np.ndarray, bias
         both = [np.asarray(jax.jit(score)(x @ weight.T + bias)) for x in (inside, np.float32(shift) * outside)]
         found[f'{name}_auroc_fpr95'] = np.asarray([ood.auroc(*both), ood.false_positive_rate(*both, recall)])
     return found
+
+
+def noisy(x: jax.Array, noise: jax.Array, t: np.ndarray) -> Outputs:
+    """DDPM's noise at given steps, and the squared signal at some."""
+    betas = process.Betas(process.linear_betas())
+    kept = betas.level(jnp.asarray([0, 10, 90, 150, 500, 999])).signal ** 2
+    return {'x_t': process.added(x, noise, betas.level(jnp.asarray(t))), 'alphas_cumprod': kept}
+
+
+def drawn_by_heun(latents: np.ndarray, w: np.ndarray, steps: int) -> Outputs:
+    """EDM's sampler of a denoiser with a product of the channels, which come first here."""
+
+    def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
+        return x / (1 + t**2) + 0.3 * jnp.tanh(t / (1 + t) * jnp.einsum('bchw,cd->bdhw', x, w))
+
+    return {'sample': jax.jit(lambda noise: samplers.heun(denoise, None, noise, None, steps=steps))(latents)}

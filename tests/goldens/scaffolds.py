@@ -10,7 +10,9 @@ from flax import linen as nn
 
 from longview.kernels.gla import gla
 from longview.kernels.long_conv import long_conv
+from longview.methods.generate.process import Preconditioned, Sigmas
 from longview.methods.ssl import masked
+from longview.modelzoo.denoisers.edm import UNet
 from longview.modelzoo.heads.detect import Towers
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.convolutions.conv import Conv
@@ -343,6 +345,36 @@ def detection_head_names() -> tuple[tuple[str, str], ...]:
         ('regression_head.bbox_ctrness', 'centre'),
     )
     return (*found, *((f'head.{there}.{a}', f'towers/{here}/{b}') for there, here in last for a, b in _AFFINE))
+
+
+class Denoised(nn.Module):
+    """EDM's U-Net inside of its preconditioning, at the deviation 0.7."""
+
+    skip_scale: float | tuple[float, float] = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        prediction, process, sigma = Preconditioned(0.5), Sigmas(), jnp.full(len(x), 0.7)
+        unet = UNet(8, (1, 2), 1, (1,), embedding_multiple=2, skip_scale=self.skip_scale, name='unet')
+        level = process.level(sigma)
+        return prediction.clean(unet(prediction.read(x, level), process.told(sigma)), x, level)
+
+
+def unet_names() -> tuple[tuple[str, str], ...]:
+    affine = lambda there, here: [(f'm.model.{there}.{a}', f'unet/{here}/{b}') for a, b in _AFFINE]
+    scaled = lambda there, here: [(f'm.model.{there}.{a}', f'unet/{here}/{b}') for a, b in _SCALED]
+    found = [*affine('map_layer{i}', 'time{i}'), *affine('enc.8x8_conv', 'stem'), *affine('out_conv', 'paint')]
+    found += scaled('out_norm', 'norm')
+    blocks = {'enc.4x4_down': 'down1', 'dec.4x4_in{n}': 'middle{n}', 'dec.8x8_up': 'up0'}
+    for level, side in enumerate((8, 4)):
+        blocks |= {f'{way}.{side}x{side}_block{{n}}': f'{ours}{level}_block{{n}}' for way, ours in _WAYS}
+    for there, here in blocks.items():
+        found += scaled(f'{there}.norm{{i}}', f'{here}/norm{{i}}') + affine(f'{there}.conv{{i}}', f'{here}/conv{{i}}')
+        found += affine(f'{there}.affine', f'{here}/affine') + affine(f'{there}.skip', f'{here}/shortcut')
+    return tuple(found)
+
+
+_WAYS = (('enc', 'down'), ('dec', 'up'))
 
 
 def _halved(x: jax.Array, times: int) -> jax.Array:

@@ -103,6 +103,11 @@ NETWORKS: dict[str, Network] = {
         {'fn': f'{_SCAFFOLD}:FeaturePyramid', 'width': 12, 'channels': (6, 8, 10)}, names=scaffolds.fpn_names()
     ),
     'torchvision_fcos_head': Network({'fn': f'{_SCAFFOLD}:DetectionHead'}, names=scaffolds.detection_head_names()),
+    # Generation.
+    'edm_unet_c8_8': Network({'fn': f'{_SCAFFOLD}:Denoised'}, names=scaffolds.unet_names()),
+    'edm_unet_c8_8_skip': Network(
+        {'fn': f'{_SCAFFOLD}:Denoised', 'skip_scale': (0.6, 1.0)}, names=scaffolds.unet_names()
+    ),
     # Sequences.
     'mamba1_layer': Network({'fn': 'modelzoo.layers.mixers.mamba:Mamba'}, names=mamba.NAMES),
     'mamba1_lm_small': Network(
@@ -180,6 +185,10 @@ FUNCTIONS: dict[str, Function] = {
         f'{_ADAPTER}:told_apart',
         only=tuple(f'{score}_auroc_fpr95' for score in ('MSP', 'MaxLogit', 'Energy')),
     ),
+    # Generation.
+    'diffusion_q_sample': Function(f'{_ADAPTER}:noisy'),
+    # The last of five steps divides by a deviation of 0.002 what float32 has rounded, there as here.
+    'edm_heun_sampler': Function(f'{_ADAPTER}:drawn_by_heun', output=1e-4),
 }
 
 # Recorded data that a test of its own compares with, for it is neither a network nor a function of arrays.

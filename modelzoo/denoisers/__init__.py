@@ -1,0 +1,1 @@
+"""Networks that take noise out of images, for generation and restoration; one family per file."""
