@@ -7,8 +7,11 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from longview.methods.task import Batch, Given, Shapes, Task
+from longview.methods.task import Batch, Given, Network, Shapes, Task, Variables
 from longview.modelzoo.heads import Classifier, Loaded, bare, network_of
+
+# The name of the only network that an objective deploys.
+NETWORK = 'network'
 
 _PARTS = ('backbone', 'head')
 
@@ -21,12 +24,20 @@ class Objective(Task):
     def source(self) -> Classifier:
         """The network as it was given: its backbone, and what its first weights are loaded from if they are."""
 
+    @property
+    @abc.abstractmethod
+    def model(self) -> nn.Module:
+        """The module that is trained, wherever its first weights are from."""
+
     def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
         if fixed_only or not isinstance(self.source, Loaded):
             return Given()
-        like = first_shapes(self, batch)
+        like = first_shapes(self, batch)[NETWORK]
         like = {kind: {part: tree[part] for part in _PARTS if part in tree} for kind, tree in like.items()}
-        return Given(network=self.source.load(like))
+        return Given(networks={NETWORK: self.source.load(like)})
+
+    def deployed(self, v: Variables) -> dict[str, Network]:
+        return {NETWORK: Network(self.model, {'params': v.params, **v.state})}
 
     def depth_of(self, path: str) -> tuple[int, int]:
         backbone = self.source.backbone
@@ -34,7 +45,7 @@ class Objective(Task):
 
     def _weights(self, batch: Batch, given: Given | None) -> dict[str, Any]:
         """Returns first weights of the network, read here where nobody has read them yet."""
-        return (self.given(batch) if given is None else given).network
+        return (self.given(batch) if given is None else given).networks.get(NETWORK, {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +84,15 @@ class NetworkObjective(Objective):
 
     @property
     def model(self) -> Classifier:
-        """The network, wherever its first weights are from."""
         return bare(self.source)
 
 
 def first_shapes(task: Task, batch: Shapes) -> dict[str, Any]:
-    """Returns the shapes of what `task.deployed` returns at the start, for batches of these shapes."""
-    init = lambda batch: task.deployed(task.init(jax.random.key(0), batch, Given()))
+    """Returns the shapes of the variables of `task.deployed` at the start, by network, for batches of these shapes."""
+    init = lambda batch: variables_of(task.deployed(task.init(jax.random.key(0), batch, Given())))
     return jax.eval_shape(init, dict(batch))
+
+
+def variables_of(networks: dict[str, Network]) -> dict[str, dict[str, Any]]:
+    """Returns the arrays of networks without their modules."""
+    return {name: network.variables for name, network in networks.items()}

@@ -9,8 +9,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.objective import NetworkObjective
-from longview.methods.task import Batch, Given, Metrics, Variables
+from longview.methods.objective import NETWORK, NetworkObjective
+from longview.methods.task import Batch, Given, Metrics, Network, Variables
 from longview.modelzoo.heads import filled
 
 
@@ -66,8 +66,9 @@ class Supervised(NetworkObjective):
         losses = cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
         return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32), 'top5': (rank < 5).astype(jnp.float32)}
 
-    def deployed(self, v: Variables) -> dict[str, Any]:
-        return {'params': v.params, **{kind: {'backbone': tree} for kind, tree in v.state.items()}}
+    def deployed(self, v: Variables) -> dict[str, Network]:
+        state = {kind: {'backbone': tree} for kind, tree in v.state.items()}
+        return {NETWORK: Network(self.model, {'params': v.params, **state})}
 
     def _logits(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b classes']:
         return self.model.head.apply({'params': v.params['head']}, features)

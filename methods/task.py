@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from longview.methods import microbatches
@@ -39,15 +40,28 @@ class Variables(NamedTuple):
     fixed: Any
 
 
+class Network(NamedTuple):
+    """A network as it would be deployed.
+
+    Attributes:
+        module: takes the variables; it is the network alone, without what trained it.
+        variables: arrays by collection, ``params`` among them.
+    """
+
+    module: nn.Module
+    variables: dict[str, Any]
+
+
 class Given(NamedTuple):
     """Host arrays that a task begins with in place of random values: arguments of the program, and no constants in it.
 
     Attributes:
-        network: first values of what is trained, a part of the tree that `Task.deployed` returns; {} for none.
+        networks: first values of what is trained: of networks that `Task.deployed` names, a part of their variables; {}
+            for none.
         fixed: what else is read, such as teachers; {} for nothing.
     """
 
-    network: dict[str, Any] = {}
+    networks: dict[str, dict[str, Any]] = {}
     fixed: dict[str, Any] = {}
 
 
@@ -170,9 +184,14 @@ class Task(abc.ABC):
         del batch
         return None
 
-    def deployed(self, v: Variables) -> dict[str, Any]:
-        """Returns the variables of the trained network alone, by collection, as its module takes them."""
-        return {'params': v.params, **v.state}
+    def deployed(self, v: Variables) -> dict[str, Network]:
+        """Returns the networks that are left when training is over, by name; ``network`` where there is one.
+
+        They are what a run keeps for others to start from: as they are evaluated, whatever method trained them. Nothing
+        by default.
+        """
+        del v
+        return {}
 
     def depth_of(self, path: str) -> tuple[int, int]:
         """Returns (depth of the parameter at `path`, number of depths), for layer-wise rates."""
@@ -254,7 +273,7 @@ class Wrapper(Task):
     def weight(self, batch: Batch) -> Float[Array, ' b'] | None:
         return self.inner.weight(batch)
 
-    def deployed(self, v: Variables) -> dict[str, Any]:
+    def deployed(self, v: Variables) -> dict[str, Network]:
         return self.inner.deployed(self.deploy(v))
 
     def depth_of(self, path: str) -> tuple[int, int]:

@@ -7,11 +7,12 @@ refused before anything is read.
 """
 
 import dataclasses
+import json
 import logging
 import pathlib
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -19,11 +20,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from longview.runtime.errors import RunError
+from longview.runtime.resolve import resolve
 from longview.trees import by_path, path_of
 
-# What is saved at a step, each in a folder of its own; Orbax's name for the only thing that is saved.
+# What is saved at a step, each in a folder of its own: the state, by Orbax's name for the only thing that is saved; the
+# networks' arrays, and their modules as config nodes.
 _STATE = 'default'
 _DEPLOYED = 'deployed'
+_MODULES = 'modules'
 
 
 class Checkpoints:
@@ -52,9 +56,21 @@ class Checkpoints:
         """Starts saving `state` as the last checkpoint; returns before it is written."""
         self._save(self._last, step, {_STATE: state})
 
-    def save_best(self, step: int, state: Any, deployed: Any = None) -> None:
-        """Starts saving `state` as the best one so far; beside it the network alone, which `Task.deployed` gives."""
-        self._save(self._best, step, {_STATE: state} if deployed is None else {_STATE: state, _DEPLOYED: deployed})
+    def save_best(
+        self, step: int, state: Any, networks: Mapping[str, Any] | None = None, modules: Mapping[str, Any] | None = None
+    ) -> None:
+        """Starts saving `state` as the best one so far, and beside it the networks alone.
+
+        Args:
+            step: number of steps done.
+            state: of the run; None for what has only networks.
+            networks: their variables, by name.
+            modules: their modules as config nodes, by name (runtime/nodes.py), as far as there are such.
+        """
+        items = {} if state is None else {_STATE: state}
+        if networks:
+            items |= {_DEPLOYED: networks, _MODULES: {name: (modules or {}).get(name) for name in networks}}
+        self._save(self._best, step, items)
 
     def restore(self, abstract: Any, step: int | None = None, best: bool = False) -> Any:
         """Returns the state at `step` (default: the last), placed as `abstract` says.
@@ -110,7 +126,8 @@ class Checkpoints:
                 # A run that was killed after its best score and before its next checkpoint reaches that score again,
                 # and the state has the same bits.
                 return
-            args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+            kinds = {_MODULES: ocp.args.JsonSave}
+            args = {name: kinds.get(name, ocp.args.StandardSave)(tree) for name, tree in items.items()}
             manager.save(step, args=ocp.args.Composite(**args), force=True)
         except Exception as error:
             raise self._failed(manager, error) from error
@@ -142,14 +159,37 @@ class Best:
     """The best checkpoint of another run; as text, it is that run's workdir.
 
     Arrays go by their paths in the run's state, such as ``variables/params/head/kernel``. Those below ``deployed`` are
-    the variables of the network alone, as the run evaluates it, such as ``deployed/params/head/kernel``; a run of an
-    earlier version has not saved these.
+    the variables of the networks alone, as the run evaluates them, such as ``deployed/network/params/head/kernel``. A
+    run of version 0.1 has one network and no name for it, ``deployed/params/head/kernel``; one before has none.
 
     Attributes:
         workdir: of that run.
     """
 
     workdir: str
+
+    def networks(self) -> tuple[str, ...]:
+        """Returns the names of the networks that the run has left; none for a run of an earlier version.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+        """
+        return tuple(self._modules())
+
+    def module(self, name: str) -> Any:
+        """Returns the module of a network, made anew from the config node that the run has kept.
+
+        Raises:
+            ValueError: the run has not kept it.
+            FileNotFoundError: there is no checkpoint.
+        """
+        node = self._modules().get(name)
+        if node is None:
+            raise ValueError(
+                f'{self.workdir} has kept no description of the network {name}: describe it, backbone and head, and '
+                'use methods.start:Trained, or methods.start:Start around the task.'
+            )
+        return resolve(node, f'the network {name} of {self.workdir}')
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of all arrays by path; the arrays themselves are not read.
@@ -174,17 +214,23 @@ class Best:
                 arrays |= {prefix + path: array for path, array in _restored(folder, tree, wanted).items()}
         return arrays
 
+    def _modules(self) -> dict[str, Any]:
+        file = self._step() / _MODULES / 'metadata'
+        return json.loads(file.read_text()) if file.exists() else {}
+
     def _items(self) -> dict[str, pathlib.Path]:
         """Returns the folders of what is saved together, by what the paths in each begin with."""
+        folders = {'': self._step() / _STATE, f'{_DEPLOYED}/': self._step() / _DEPLOYED}
+        return {prefix: folder for prefix, folder in folders.items() if folder.is_dir()}
+
+    def _step(self) -> pathlib.Path:
         folder = pathlib.Path(self.workdir).absolute() / 'best'
         steps = sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
         if not steps:
             raise FileNotFoundError(
                 f'{folder} holds no checkpoint: train that run first, or name the workdir of another.'
             )
-        step = folder / str(steps[-1])
-        folders = {'': step / _STATE, f'{_DEPLOYED}/': step / _DEPLOYED}
-        return {prefix: folder for prefix, folder in folders.items() if folder.is_dir()}
+        return folder / str(steps[-1])
 
     def __str__(self) -> str:
         return self.workdir
@@ -229,6 +275,7 @@ def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     try:
         # Registered at once so that the metadata of a checkpoint can be read before it is restored.
         handlers = {name: ocp.StandardCheckpointHandler() for name in (_STATE, _DEPLOYED)}
+        handlers[_MODULES] = ocp.JsonCheckpointHandler()
         return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
     except OSError as error:
         raise RunError(f'the workdir cannot be written ({error}): choose a --workdir where you may write.') from error

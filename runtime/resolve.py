@@ -40,6 +40,25 @@ def resolve(node: Any, path: str = 'config') -> Any:
     return node
 
 
+def check(node: Any, path: str = 'config') -> None:
+    """Checks the names and arguments of a tree without calling anything.
+
+    Raises:
+        ConfigError: as `resolve`, whatever the calls themselves may find wrong.
+    """
+    if isinstance(node, Mapping):
+        items = {key: value for key, value in node.items() if key not in ('fn', 'partial')}
+        for key, value in items.items():
+            check(value, f'{path}.{key}')
+        kind = _kind(node, path)
+        if kind is not None:
+            spec, arguments = current(str(node[kind]), items)
+            check_arguments(locate(spec, path), arguments, path, complete=kind == 'fn')
+    elif isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            check(item, f'{path}[{index}]')
+
+
 def call(fn: Callable[..., Any], arguments: Mapping[str, Any], path: str) -> Any:
     """Calls `fn` after checking that it takes exactly such `arguments`; `path` is for messages."""
     check_arguments(fn, arguments, path, complete=True)
@@ -76,9 +95,7 @@ def places(config: Any, key: str, path: str = 'config') -> Iterator[tuple[str, A
 
 
 def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
-    if 'fn' in node and 'partial' in node:
-        raise ConfigError(f"{path}: has both 'fn' (a call) and 'partial' (no call yet); keep one of them.")
-    kind = next((key for key in ('fn', 'partial') if key in node), None)
+    kind = _kind(node, path)
     spec = str(node.pop(kind)) if kind else None
     arguments = {key: resolve(value, f'{path}.{key}') for key, value in node.items()}
     if kind is None:
@@ -89,6 +106,13 @@ def _resolve_mapping(node: dict[str, Any], path: str) -> Any:
         return call(fn, arguments, path)
     check_arguments(fn, arguments, path, complete=False)
     return functools.partial(fn, **arguments)
+
+
+def _kind(node: Mapping[str, Any], path: str) -> str | None:
+    """Returns which of ``fn`` and ``partial`` a node has, or None."""
+    if 'fn' in node and 'partial' in node:
+        raise ConfigError(f"{path}: has both 'fn' (a call) and 'partial' (no call yet); keep one of them.")
+    return next((key for key in ('fn', 'partial') if key in node), None)
 
 
 def locate(spec: str, path: str = 'config') -> Any:

@@ -28,7 +28,7 @@ from longview.methods import forward
 from longview.methods.contrast.towers import EMBEDDING, Tower, Towers
 from longview.methods.figures import retrieval
 from longview.methods.objective import first_shapes
-from longview.methods.task import Batch, Given, Metrics, Rows, Shapes, Sums, Task, Variables
+from longview.methods.task import Batch, Given, Metrics, Network, Rows, Shapes, Sums, Task, Variables
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Loaded, network_of
 from longview.modelzoo.layers.norms.norm import l2_normalize
@@ -70,19 +70,25 @@ class Clip(Task):
         return Towers(Tower(self._image, self.width), Tower(self._text, self.width), 1 / self.temperature)
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
-        weights = (self.given(batch) if given is None else given).network
+        read = (self.given(batch) if given is None else given).networks
+        weights = {kind: {name: tree[kind] for name, tree in read.items() if kind in tree} for kind in _kinds(read)}
         return Variables(*forward.init(self.model, rng, *self._columns(batch), weights=weights), {})
 
     def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
         loaded = {name: net for name, net in (('image', self.image), ('text', self.text)) if isinstance(net, Loaded)}
         if fixed_only or not loaded:
             return Given()
-        like, network = first_shapes(self, batch), {}
+        like, networks = first_shapes(self, batch), {}
         for name, net in loaded.items():
-            own = {kind: {'backbone': tree[name]['backbone']} for kind, tree in like.items() if name in tree}
-            for kind, tree in network_of(net, None).load(own).items():
-                network.setdefault(kind, {})[name] = tree
-        return Given(network=network)
+            own = {kind: {'backbone': tree['backbone']} for kind, tree in like[name].items()}
+            networks[name] = network_of(net, None).load(own)
+        return Given(networks=networks)
+
+    def deployed(self, v: Variables) -> dict[str, Network]:
+        """Returns both towers, ``image`` and ``text``."""
+        kinds = {'params': v.params, **v.state}
+        of = lambda name: {kind: tree[name] for kind, tree in kinds.items() if name in tree}
+        return {name: Network(getattr(self.model, name), of(name)) for name in ('image', 'text')}
 
     def loss(
         self, v: Variables, batch: Batch, rng: Key[Array, ''], step: Int[Array, '']
@@ -175,6 +181,11 @@ class Clip(Task):
         right = jnp.argmax(logits, axis=1) == batch['label']
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label'])
         return {'loss': losses, 'accuracy': right.astype(jnp.float32)}
+
+
+def _kinds(networks: dict[str, dict[str, Any]]) -> list[str]:
+    """Returns the collections of variables that there are."""
+    return sorted({kind for tree in networks.values() for kind in tree})
 
 
 def symmetric(logits: Float[Array, 'b b']) -> Float[Array, '']:

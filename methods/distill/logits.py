@@ -25,9 +25,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.objective import Objective
+from longview.methods.objective import NETWORK, Objective
 from longview.methods.supervised import cross_entropy
-from longview.methods.task import Batch, Given, Metrics, Shapes, Variables
+from longview.methods.task import Batch, Given, Metrics, Network, Shapes, Variables
 from longview.modelzoo.heads import Classifier, bare, filled
 from longview.modelzoo.layers.frame.dense import Dense
 
@@ -65,6 +65,10 @@ class Distill(Objective):
     def source(self) -> Classifier:
         return self.student
 
+    @property
+    def model(self) -> Classifier:
+        return bare(self.student)
+
     def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
         teachers = tuple(forward.read(teacher, *forward.inputs(teacher, batch)) for teacher in self.teachers)
         return super().given(batch, fixed_only=fixed_only)._replace(fixed={'teachers': teachers})
@@ -72,7 +76,7 @@ class Distill(Objective):
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         given = self.given(batch) if given is None else given
         params, state = forward.init(
-            bare(self.student), rng, *forward.inputs(self.student, batch), weights=given.network
+            self.model, rng, *forward.inputs(self.student, batch), weights=given.networks.get(NETWORK, {})
         )
         keys = jax.random.split(jax.random.fold_in(rng, 1), len(self.teachers))
         weights = given.fixed.get('teachers', ({},) * len(self.teachers))
@@ -123,8 +127,8 @@ class Distill(Objective):
         right = (jnp.argmax(logits, axis=1) == label).astype(jnp.float32)
         return {'loss': cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1])), 'accuracy': right}
 
-    def deployed(self, v: Variables) -> dict[str, Any]:
-        return {'params': self._student_params(v), **v.state}
+    def deployed(self, v: Variables) -> dict[str, Network]:
+        return {NETWORK: Network(self.model, {'params': self._student_params(v), **v.state})}
 
     def _student_params(self, v: Variables) -> dict[str, Any]:
         return {name: tree for name, tree in v.params.items() if name != 'discriminator'}

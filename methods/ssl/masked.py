@@ -128,7 +128,7 @@ class MaskedAutoencoder(Objective):
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         noise = self._noise(rng, batch, batch['index'])
         weights = self._weights(batch, given)
-        params, state = forward.init(self._model, rng, *self._images(batch), noise, weights=weights)
+        params, state = forward.init(self.model, rng, *self._images(batch), noise, weights=weights)
         return Variables(params, state, {})
 
     def loss(
@@ -138,7 +138,7 @@ class MaskedAutoencoder(Objective):
         noise = self._noise(rng, batch, batch['row'])
         (image,) = self._images(batch)
         (painted, hidden, features), state = forward.learn(
-            self._model, v.params, v.state, image, noise, rng=rng, row=batch['row']
+            self.model, v.params, v.state, image, noise, rng=rng, row=batch['row']
         )
         loss, metrics = forward.penalized(self._errors(painted, hidden, image).mean(), features)
         return loss, (state, metrics)
@@ -151,7 +151,7 @@ class MaskedAutoencoder(Objective):
         """Returns the error; each example always hides the same patches."""
         noise = self._noise(jax.random.key(0), batch, batch['index'])
         (image,) = self._images(batch)
-        painted, hidden, _ = forward.answer(self._model, v.params, v.state, image, noise)
+        painted, hidden, _ = forward.answer(self.model, v.params, v.state, image, noise)
         return {'loss': self._errors(painted, hidden, image)}
 
     @property
@@ -159,7 +159,7 @@ class MaskedAutoencoder(Objective):
         return network_of(self.network.backbone, None)
 
     @property
-    def _model(self) -> Autoencoder:
+    def model(self) -> Autoencoder:
         return self.network.clone(backbone=self.source.backbone)
 
     def _images(self, batch: Batch) -> tuple[Array, ...]:

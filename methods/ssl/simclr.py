@@ -42,7 +42,7 @@ class SimClr(Objective):
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         view = views_of(batch, 2, 'SimClr')[0]
-        params, state = forward.init(self._model, rng, view, weights=self._weights(batch, given))
+        params, state = forward.init(self.model, rng, view, weights=self._weights(batch, given))
         return Variables(params, state, {})
 
     def loss(
@@ -51,18 +51,18 @@ class SimClr(Objective):
         del step
         both = jnp.concatenate(views_of(batch, 2, 'SimClr'))
         row = jnp.concatenate([2 * batch['row'], 2 * batch['row'] + 1])
-        features, state = forward.learn(self._model, v.params, v.state, both, rng=rng, row=row)
+        features, state = forward.learn(self.model, v.params, v.state, both, rng=rng, row=row)
         losses, found = nt_xent(*jnp.split(features[PROJECTED], 2), self.temperature)
         loss, metrics = forward.penalized(losses.mean(), features)
         return loss, (state, {**metrics, 'accuracy': found.mean(dtype=jnp.float32)})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self._model, v.params, v.state, *forward.inputs(self.source, batch))
+        return forward.answer(self.model, v.params, v.state, *forward.inputs(self.source, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the loss and the share of views that find their partner; padding rows count among the others."""
         views = views_of(batch, 2, 'SimClr')
-        projected = [forward.answer(self._model, v.params, v.state, view)[PROJECTED] for view in views]
+        projected = [forward.answer(self.model, v.params, v.state, view)[PROJECTED] for view in views]
         losses, found = nt_xent(*projected, self.temperature)
         return {'loss': losses, 'accuracy': found.astype(jnp.float32)}
 
@@ -71,7 +71,7 @@ class SimClr(Objective):
         return network_of(self.backbone, self.projector)
 
     @property
-    def _model(self) -> Projected:
+    def model(self) -> Projected:
         return Projected(self.source.backbone, self.projector)
 
 

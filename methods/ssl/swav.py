@@ -19,10 +19,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.objective import Objective
+from longview.methods.objective import NETWORK, Objective
 from longview.methods.ssl.parts import PROJECTED, Projected
 from longview.methods.ssl.views import views_of
-from longview.methods.task import Batch, Given, Metrics, Variables
+from longview.methods.task import Batch, Given, Metrics, Network, Variables
 from longview.modelzoo.heads import Classifier, network_of
 from longview.modelzoo.layers.norms.norm import l2_normalize
 
@@ -72,8 +72,8 @@ class SwAV(Objective):
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         model_rng, rng = jax.random.split(rng)
         view = views_of(batch, self.views, 'SwAV')[0]
-        model, state = forward.init(self._model, model_rng, view, weights=self._weights(batch, given))
-        width = forward.answer(self._model, model, state, view)[PROJECTED].shape[-1]
+        model, state = forward.init(self.model, model_rng, view, weights=self._weights(batch, given))
+        width = forward.answer(self.model, model, state, view)[PROJECTED].shape[-1]
         kernel = l2_normalize(jax.random.normal(rng, (width, self.prototypes)), axis=0)
         params = {**model, 'prototypes': {'kernel': kernel}}
         queue = {'queue': jnp.zeros((ASSIGNING, self.queue, width)), 'queued': jnp.zeros((), jnp.int32)}
@@ -87,7 +87,7 @@ class SwAV(Objective):
         state, projected, outputs = v.state['model'], [], []
         for index, view in enumerate(views_of(batch, self.views, 'SwAV')):
             row = self.views * batch['row'] + index
-            features, state = forward.learn(self._model, model, state, view, rng=rng, row=row)
+            features, state = forward.learn(self.model, model, state, view, rng=rng, row=row)
             outputs.append(features)
             projected.append(l2_normalize(features[PROJECTED].astype(jnp.float32), axis=1))
         codes = [self._codes(projected[i], kernel, v.state, i, step) for i in range(ASSIGNING)]
@@ -103,26 +103,26 @@ class SwAV(Objective):
         return v._replace(params={**v.params, 'prototypes': {'kernel': kernel}})
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        return forward.answer(self._model, _parted(v.params)[0], v.state['model'], *forward.inputs(self.source, batch))
+        return forward.answer(self.model, _parted(v.params)[0], v.state['model'], *forward.inputs(self.source, batch))
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
         """Returns the loss, codes balanced over this batch alone, padding rows included."""
         model, kernel = _parted(v.params)
         views = views_of(batch, self.views, 'SwAV')
-        projected = [forward.answer(self._model, model, v.state['model'], view)[PROJECTED] for view in views]
+        projected = [forward.answer(self.model, model, v.state['model'], view)[PROJECTED] for view in views]
         projected = [l2_normalize(z.astype(jnp.float32), axis=1) for z in projected]
         codes = [sinkhorn(z @ kernel, self.epsilon, self.iterations) for z in projected[:ASSIGNING]]
         return {'loss': swapped([z @ kernel for z in projected], codes, self.temperature)}
 
-    def deployed(self, v: Variables) -> dict[str, Any]:
-        return {'params': _parted(v.params)[0], **v.state['model']}
+    def deployed(self, v: Variables) -> dict[str, Network]:
+        return {NETWORK: Network(self.model, {'params': _parted(v.params)[0], **v.state['model']})}
 
     @property
     def source(self) -> Classifier:
         return network_of(self.backbone, self.projector)
 
     @property
-    def _model(self) -> Projected:
+    def model(self) -> Projected:
         return Projected(self.source.backbone, self.projector)
 
     def _codes(

@@ -231,9 +231,8 @@ def test_a_tower_starts_from_what_its_network_is_loaded_from():
     loaded, others = v.params['text'].pop('backbone'), variables().params
     assert (loaded['table'] == 1).all() and loaded['table'].shape == (WORDS, 8)
     jax.tree.map(np.testing.assert_array_equal, v.params['image'], others['image'])
-    assert (
-        v.params['text']['projection']['kernel'].shape == (8, 5) and not task.given(batch_of(), fixed_only=True).network
-    )
+    assert v.params['text']['projection']['kernel'].shape == (8, 5)
+    assert not task.given(batch_of(), fixed_only=True).networks
     assert task.depth_of('text/backbone/table') == (0, 2)
 
 

@@ -19,6 +19,7 @@ from longview.methods.ema import Ema
 from longview.methods.evaluate.linear_probe import LinearProbe
 from longview.methods.exits.confidence import Branch, EarlyExit
 from longview.methods.language import LanguageModel
+from longview.methods.objective import variables_of
 from longview.methods.peft.low_rank import LowRank, pissa
 from longview.methods.prune.magnitude import Prune
 from longview.methods.ssl.masked import Autoencoder, MaskedAutoencoder
@@ -26,12 +27,13 @@ from longview.methods.ssl.parts import Projector
 from longview.methods.ssl.rotation import RotNet
 from longview.methods.ssl.simclr import SimClr
 from longview.methods.ssl.swav import SwAV
-from longview.methods.start import Start, Trained
+from longview.methods.start import Start, Trained, again
 from longview.methods.supervised import Supervised
 from longview.methods.task import Given, init_state, read_given
 from longview.modelzoo import weight_files, weights
 from longview.modelzoo.heads import Classifier, LanguageHead, Linear
 from longview.runtime.checkpoint import Best, Checkpoints
+from longview.runtime.nodes import node_of
 from longview.trees import by_path
 from tests import runs
 from tests.methods.small import BACKBONES, NET, RNG, SEEN, batch_of, begun, supervised, transform
@@ -54,6 +56,12 @@ def file(tmp_path_factory):
 def published(file):
     """Returns the file's variables, as the network loads them."""
     return jax.device_get(tiny.jit(create(weights=file).init)(RNG, SEEN['image']))
+
+
+def alone(task, v):
+    """Returns the variables of a task's only network."""
+    (network,) = task.deployed(v).values()
+    return network.variables
 
 
 def same(one, other):
@@ -86,7 +94,7 @@ def objectives(network):
 def test_every_objective_starts_from_a_published_file(name, file):
     task = objectives(create(weights=file))[name]
     given = task.given(SEEN)
-    found = jax.device_get(tiny.jit(lambda given: task.deployed(task.init(RNG, SEEN, given)))(given))
+    found = jax.device_get(tiny.jit(lambda given: alone(task, task.init(RNG, SEEN, given)))(given))
     wanted = published(file)
     chex.assert_trees_all_close(found['params']['backbone'], wanted['params']['backbone'], atol=1e-5)
     if name in ('supervised_network', 'supervised_backbone_alone', 'distill'):
@@ -107,7 +115,7 @@ def test_a_language_model_starts_from_a_published_file(tmp_path):
     task = LanguageModel(network=loaded)
     same(tiny.jit(task.init)(RNG, {'words': words}, task.given({'words': words})).params, variables['params'])
     other = LanguageModel(loaded, LanguageHead(9)).given({'words': words})
-    same(other.network['params'], {'backbone': variables['params']['backbone']})
+    same(other.networks['network']['params'], {'backbone': variables['params']['backbone']})
 
 
 def test_a_loaded_network_inside_another_module_is_refused(file):
@@ -205,12 +213,12 @@ def test_a_config_fine_tunes_a_published_file_read_once_and_in_parts_onto_the_de
     assert len(kernels) >= 4
     assert all(shard.data.size == array.size // 8 for array in kernels for shard in array.addressable_shards)
     best = Best(str(tmp_path))()
-    found = {path: array for path, array in best.items() if path.startswith('deployed/params/backbone/')}
-    wanted = by_path({'deployed': {'params': {'backbone': published(file)['params']['backbone']}}})
+    found = {path: array for path, array in best.items() if path.startswith('deployed/network/params/backbone/')}
+    wanted = by_path({'deployed': {'network': {'params': {'backbone': published(file)['params']['backbone']}}}})
     assert found.keys() == wanted.keys()
     for path, array in found.items():
         np.testing.assert_allclose(array, wanted[path], atol=1e-20, err_msg=path)
-    assert best['deployed/params/head/kernel'].shape == (32, 10)  # the file has seven classes
+    assert best['deployed/network/params/head/kernel'].shape == (32, 10)  # the file has seven classes
     pathlib.Path(tmp_path / 'checkpoints' / '2').rename(tmp_path / 'gone')
     reads.clear()
     with runs.quickly():
@@ -224,8 +232,9 @@ def test_a_config_fine_tunes_a_published_file_read_once_and_in_parts_onto_the_de
 def save(workdir, task, v, deployed=True, **more):
     """Writes variables as a run's best checkpoint; without `deployed`, as the version before 0.1 did."""
     with contextlib.closing(Checkpoints(pathlib.Path(workdir))) as checkpoints:
-        state = {'variables': v._replace(fixed=None), **more}
-        checkpoints.save_best(1, state, task.deployed(v) if deployed else None)
+        state, left = {'variables': v._replace(fixed=None), **more}, task.deployed(v) if deployed else {}
+        nodes = {name: node_of(network.module) for name, network in left.items()}
+        checkpoints.save_best(1, state, variables_of(left), nodes)
 
 
 def of_a_run(task):
@@ -272,7 +281,7 @@ def test_a_run_of_any_method_can_be_started_from(name, tmp_path):
     if whole is not None:
         logits, under_a_new_head = more
         np.testing.assert_allclose(logits, answers['logits'], rtol=1e-4, atol=1e-6)
-        chex.assert_trees_all_close(under_a_new_head, task.deployed(v)['params']['backbone'], rtol=1e-6)
+        chex.assert_trees_all_close(under_a_new_head, alone(task, v)['params']['backbone'], rtol=1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -285,9 +294,9 @@ def averaged():
 def test_the_weights_that_were_trained_can_be_taken_in_place_of_their_averages(averaged, tmp_path):
     task, v = averaged
     save(tmp_path, task, v)
-    start = lambda **options: Start(supervised(NET), Best(str(tmp_path)), **options).given(SEEN).network
+    start = lambda **options: Start(supervised(NET), Best(str(tmp_path)), **options).given(SEEN).networks['network']
     same(start()['params'], v.state['average'])
-    same(start()['batch_stats'], task.deployed(v)['batch_stats'])
+    same(start()['batch_stats'], alone(task, v)['batch_stats'])
     same(start(averaged=False), {'params': v.params, 'batch_stats': {'backbone': v.state['inner']['batch_stats']}})
     new_head = start(fresh='head/.*')
     assert new_head['params'].keys() == {'backbone'} and new_head.keys() == {'params', 'batch_stats'}
@@ -319,7 +328,8 @@ def test_what_a_run_does_not_have_is_said_before_anything_is_read(averaged, tmp_
     save(tmp_path, task, v)
     read = Best(str(tmp_path))
     with pytest.raises(
-        ValueError, match=rf'params/head/bias is \(3,\) in this config and \(10,\) in .* of {tmp_path}: use'
+        ValueError,
+        match=rf'params/head/bias is \(3,\) in this config and \(10,\) in .* of {tmp_path} \(and 1 more do not',
     ):
         Start(Supervised(NET, Linear(3)), read).init(RNG, SEEN)
     with pytest.raises(ValueError, match='params/backbone/block00/.* and absent in the checkpoint'):
@@ -348,6 +358,53 @@ def test_a_run_that_goes_on_reads_only_what_never_changes(averaged, file, tmp_pa
     start = Start(supervised(NET), Best(str(tmp_path)))
     leaves = lambda task: len(jax.tree.leaves(task.given(SEEN, fixed_only=True)))
     assert leaves(Supervised(network=trained_classifier)) == leaves(start) == leaves(Ema(start)) == 0
-    assert leaves(LowRank(start, rank=1)) == len(jax.tree.leaves(task.deployed(v)))  # the base is made of it
+    assert leaves(LowRank(start, rank=1)) == len(jax.tree.leaves(alone(task, v)))  # the base is made of it
     taught = Distill(trained_classifier, [trained_classifier]).given(SEEN, fixed_only=True)
-    assert not taught.network and len(jax.tree.leaves(taught.fixed)) == leaves(LowRank(start, rank=1))
+    assert not taught.networks and len(jax.tree.leaves(taught.fixed)) == leaves(LowRank(start, rank=1))
+
+
+def test_what_fits_can_be_taken_and_the_rest_is_listed(averaged, tmp_path, capsys):
+    task, v = averaged
+    save(tmp_path, task, v)
+    start = Start(Supervised(NET, Linear(3)), Best(str(tmp_path)), strict=False)
+    taken = start.given(SEEN).networks['network']
+    same(taken['params'], {'backbone': v.state['average']['backbone']})
+    assert 'params/head/bias, params/head/kernel start anew' in capsys.readouterr().out
+    Start(RotNet(NET, Projector((4,))), Best(str(tmp_path)), fresh='head/.*').given(SEEN)
+    said = capsys.readouterr().out
+    assert 'params/head/layer0/kernel start anew and params/head/bias, params/head/kernel are left over.' in said
+    other = {'params': {'other': np.zeros(2, np.float32)}}
+    with contextlib.closing(Checkpoints(tmp_path / 'other')) as checkpoints:
+        checkpoints.save_best(1, {'variables': other}, {'network': other})
+    with pytest.raises(ValueError, match='has none of the arrays of this network: name another run'):
+        Start(supervised(NET), Best(str(tmp_path / 'other')), strict=False).given(SEEN)
+
+
+@pytest.mark.parametrize('name', RUNS)
+def test_a_network_of_a_run_is_had_again_without_describing_it(name, tmp_path):
+    task = RUNS[name]
+    v = of_a_run(task)
+    save(tmp_path, task, v)
+    loaded = again(Best(str(tmp_path)), Linear(3) if name in ('probed', 'clusters') else None)
+    given = Supervised(network=loaded).given(SEEN).networks['network']
+    wanted = alone(task, v)
+    same(given['params']['backbone'], wanted['params']['backbone'])
+    assert ('head' in given['params']) == (name not in ('probed', 'clusters'))
+    assert node_of(loaded.backbone) == node_of(task.deployed(v)['network'].module.backbone)
+
+
+def test_one_of_two_networks_is_named(tmp_path):
+    task, wrapped = SwAV(NET, Projector((8, 4)), prototypes=5), supervised(NET)
+    v = of_a_run(task)
+    two = {name: alone(task, v) for name in ('left', 'right')}
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save_best(1, {'variables': v._replace(fixed=None)}, two, {'left': node_of(NET)})
+    read = Best(str(tmp_path))
+    start = Start(wrapped, read, fresh='head/.*', network='right').given(SEEN).networks['network']
+    same(start['params']['backbone'], two['right']['params']['backbone'])
+    with pytest.raises(ValueError, match='has the networks left and right, and none is called network: say which'):
+        Start(wrapped, read, fresh='head/.*').given(SEEN)
+    with pytest.raises(ValueError, match='kept no description of the network right'):
+        read.module('right')
+    with pytest.raises(ValueError, match='left of .* is a Pyramid, which has no backbone: name a network that has'):
+        again(read, network='left')
