@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 
 # Folders and files beside longview/ in a checkout. An import path in a config may begin with any of these words.
-FOLDERS = ('configs', 'data', 'kernels', 'methods', 'modelzoo', 'runtime')
+FOLDERS = ('configs', 'data', 'engine', 'kernels', 'methods', 'modelzoo', 'runtime')
 FILES = ('input_pipeline', 'train')
 
 

@@ -10,16 +10,43 @@ References: https://github.com/mlfoundations/model-soups, https://github.com/mlf
 https://github.com/fredzzhang/atlas (MIT).
 
 Functions of parameter trees, which all have the same structure; arrays that hold no weights (batch statistics) are to
-be computed anew for the result.
+be computed anew for the result. `Soup` does it between the stages of a config.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 
+from longview.methods.computation import Made, Work
 from longview.methods.reparam import select
+from longview.methods.task import Network
 from longview.trees import by_path
+
+
+@dataclasses.dataclass(frozen=True)
+class Soup:
+    """A computation: a network whose weights are the mean of those of several runs, to be started from.
+
+    Batch statistics are averaged alike; train a few steps more where that matters.
+
+    Attributes:
+        runs: their workdirs.
+        network: which network of each.
+    """
+
+    runs: Sequence[str]
+    network: str = 'network'
+
+    def __call__(self, work: Work) -> Made:
+        """Returns the network.
+
+        Raises:
+            ValueError: the runs have different networks.
+        """
+        found = [work.open(run).networks[self.network] for run in self.runs]
+        return Made(networks={self.network: Network(found[0].module, uniform_soup([each.variables for each in found]))})
 
 
 def uniform_soup(weights: Sequence[Any]) -> Any:

@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -52,3 +54,13 @@ def on_tpu_vm() -> bool:
     """Whether this machine has a TPU and the library to use it."""
     devices = (pathlib.Path('/dev/accel0'), pathlib.Path('/dev/vfio/0'))
     return importlib.util.find_spec('libtpu') is not None and any(d.exists() for d in devices)
+
+
+def from_first(text: str) -> str:
+    """Returns the text that process 0 gives, on all processes; those of the others are not looked at."""
+    if jax.process_count() == 1:
+        return text
+    data = np.frombuffer(text.encode(), np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
+    own = data if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(own), np.uint8)).decode()

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -105,8 +105,7 @@ class Metrics:
 
     def last(self, prefix: str) -> dict[str, float]:
         """Returns the keys that begin with `prefix` of the newest row that has any."""
-        rows = [{k: v for k, v in row.items() if k.startswith(prefix)} for row in self._rows]
-        return next((row for row in reversed(rows) if row), {})
+        return newest(self._rows, prefix)
 
     def close(self) -> None:
         if self._board is not None:
@@ -127,6 +126,12 @@ def strip(images: np.ndarray, name: str) -> np.ndarray:
         np.broadcast_to(images, (*images.shape[:3], 3)), ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255
     )
     return np.concatenate(list(framed), axis=1)[:, :-1]
+
+
+def newest(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
+    """Returns the keys that begin with `prefix` of the last row that has any."""
+    found = [{key: value for key, value in row.items() if key.startswith(prefix)} for row in rows]
+    return next((row for row in reversed(found) if row), {})
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from longview.runtime.from_data import filled
 from longview.runtime.mesh import MeshConfig
 from longview.runtime.resolve import call, resolve
+from longview.runtime.stages import located
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,20 +123,21 @@ def _innermost(task: Any) -> str:
     return type(task).__name__
 
 
-def read_run(config: Mapping[str, Any]) -> tuple[Run, dict[str, Any]]:
+def read_run(config: Mapping[str, Any], stages: pathlib.Path | None = None) -> tuple[Run, dict[str, Any]]:
     """Returns the run that a config describes, and the config with what it leaves to the data set (from_data.py).
 
     The data set is made first, nothing of it is read yet but what it says of itself.
 
     Args:
         config: the tree of a config file as plain mappings, lists and leaves, such as its ``to_dict()``.
+        stages: the folder of the stages that the config may name (runtime/stages.py); None where there are none.
 
     Raises:
         ConfigError, ValueError: the config does not make a run; the sentence says what to mend.
     """
-    data = resolve(config['data'], 'config.data') if 'data' in config else None
+    data = resolve(located(config['data'], stages, 'config.data'), 'config.data') if 'data' in config else None
     rest = filled({key: node for key, node in config.items() if key != 'data'}, data)
-    made = {key: resolve(node, f'config.{key}') for key, node in rest.items()}
+    made = {key: resolve(located(node, stages, f'config.{key}'), f'config.{key}') for key, node in rest.items()}
     return call(Run, made | ({} if data is None else {'data': data}), 'config'), {**config, **rest}
 
 

@@ -59,19 +59,22 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def check_config(workdir: pathlib.Path, config: dict[str, Any], free: Iterable[str]) -> None:
+def check_config(
+    workdir: pathlib.Path, config: dict[str, Any], free: Iterable[str] = (), *, begun: bool | None = None
+) -> None:
     """Compares a config with the one of the run that the workdir holds.
 
     Args:
         workdir: belongs to the config in its ``config.json``, once it holds a checkpoint.
         config: as plain data.
         free: keys, and all below them, that may change between the parts of a run.
+        begun: whether the workdir belongs to what its config.json says; by default once it holds a checkpoint.
 
     Raises:
         RunError: it belongs to another config; the first difference is named.
     """
     path = workdir / _CONFIG
-    if not (path.exists() and _has_checkpoint(workdir)):
+    if not (path.exists() and (_has_checkpoint(workdir) if begun is None else begun)):
         return
     ours, before = _flatten(renamed(_plain(config))), _flatten(renamed(json.loads(path.read_text())))
     for key in sorted(ours.keys() | before.keys()):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,21 @@ def start(
     for kind, limit in limits:
         resource.prlimit(process.pid, kind, (limit, limit))
     return process
+
+
+def start_together(
+    config: str, workdir: pathlib.Path, *overrides: str, processes: int, **options: Any
+) -> list[subprocess.Popen]:
+    """Starts the processes of one run; `options` are those of `start`, for each."""
+    if processes == 1:
+        return [start(config, workdir, *overrides, **options)]
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    together = (f'--coordinator=127.0.0.1:{port}', f'--num_processes={processes}')
+    return [
+        start(config, workdir, *overrides, *together, f'--process_id={index}', **options) for index in range(processes)
+    ]
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:

@@ -113,11 +113,21 @@ TABLE = (
     Rule('input_pipeline.py', ('data', 'runtime.errors'), None, 'likewise'),
     Rule('configs', ('configs.base',), ('ml_collections',), 'a config is plain data and names objects by import path'),
     Rule(
-        'train.py',
-        ('input_pipeline', 'kernels.dispatch', 'methods.diagnose', 'methods.evaluation', 'methods.task', 'runtime'),
+        'engine',
+        (
+            'engine',
+            'kernels.dispatch',
+            'methods.computation',
+            'methods.diagnose',
+            'methods.evaluation',
+            'methods.objective',
+            'methods.task',
+            'runtime',
+        ),
         None,
-        'there is one loop, for every task',
+        'methods and runtime meet here: there is one loop, for every task',
     ),
+    Rule('train.py', ('engine', 'runtime'), None, 'it reads the command line'),
 )
 
 

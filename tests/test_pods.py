@@ -3,8 +3,8 @@
 import jax
 import pytest
 
-from longview import train
 from longview.configs import vig_s
+from longview.engine.programs import programs
 from longview.runtime.mesh import make_mesh
 from longview.runtime.plan import Plan, read_run
 from tests.kernels import tpu
@@ -17,7 +17,7 @@ def lowered(config, topology: str) -> dict[str, jax.stages.Lowered]:
     mesh = make_mesh(run.mesh, tpu.topology(topology).devices)
     optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
     with jax.default_matmul_precision(run.matmul_precision), jax.set_mesh(mesh):
-        made = train.programs(run, optimizer.transform, mesh)
+        made = programs(run, optimizer.transform, mesh)
         key = jax.eval_shape(jax.random.key, 0)
         batch = run.data.batch_spec(run.batch_size, train=False)
         return {

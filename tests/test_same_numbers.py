@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from longview import train
 from longview.configs import vig_s
+from longview.engine.programs import programs
 from longview.methods.task import TrainState
 from longview.runtime.mesh import batch_sharding, make_mesh, replicated
 from longview.runtime.plan import Plan, read_run
@@ -59,7 +59,7 @@ def after_one_step(config: ConfigDict, mesh: Mapping[str, Any], accumulate: int 
     size = run.mesh.data * run.mesh.fsdp * run.mesh.tensor
     devices = make_mesh(run.mesh, jax.devices()[:size])
     with jax.set_mesh(devices):
-        made = train.programs(run, optimizer.transform, devices)
+        made = programs(run, optimizer.transform, devices)
         rng = jax.device_put(jax.random.key(run.seed), replicated(devices))
         state = made.init.lower(rng).compile(goldens.QUICK)(rng)
         step = made.step.lower(made.state, made.batch, rng).compile(goldens.QUICK)

@@ -6,10 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from longview.configs import base
+from longview.methods.computation import Made, Work
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 
@@ -95,6 +97,55 @@ def recipe(*, randaugment: bool = False) -> ConfigDict:
     return ConfigDict(node | {'train_transforms': node['train_transforms'][0 if randaugment else 1 :]})
 
 
+@dataclasses.dataclass(frozen=True)
+class Slow:
+    """A computation of some steps, each of which is saved: the sums of the features of all examples, over and over."""
+
+    run: str
+    steps: int = 3
+
+    def __call__(self, work: Work) -> Made:
+        opened = work.open(self.run)
+        pooled = opened.gather(lambda task, v, batch: {'pooled': task.predict(v, batch)['pooled']})['pooled']
+        done, total = work.restore({'sum': np.zeros(pooled.shape[1], np.float32)})
+        for step in range(done, self.steps):
+            total = {'sum': np.asarray(total['sum']) + pooled.sum(axis=0)}
+            work.save(step + 1, total)
+        return Made(files={'sums.npy': np.asarray(total['sum'])})
+
+
+def staged(**student: Any) -> ConfigDict:
+    """A teacher; its losses and features; a student that starts from it and sees the hardest half; a table of both."""
+    node = config().to_dict()
+    data = node['data']
+    start = {'fn': 'runtime.checkpoint:Best', 'workdir': {'stage': 'teacher'}}
+    hardest = {
+        'fn': 'data.subset:Subset',
+        'data': data,
+        'scores': {'stage': 'losses', 'file': 'scores.npy'},
+        'keep': 0.5,
+    }
+    still = base.adamw(peak=1e-30, warmup_epochs=0.0)
+    begun = {'fn': 'methods.start:Start', 'inner': node['task'], 'read': start}
+    stages = {
+        'teacher': node,
+        'losses': {
+            'fn': 'methods.scores:Scores',
+            'run': {'stage': 'teacher'},
+            'data': data | {'eval_split': 'train'},
+        },
+        'features': {'fn': 'tests.toys:Slow', 'run': {'stage': 'teacher'}},
+        'student': node | {'task': begun, 'data': hardest, 'optimizer': still} | student,
+        'table': {
+            'fn': 'methods.table:Table',
+            'runs': {name: {'stage': name} for name in ('teacher', 'student')},
+            'figures': ['eval/accuracy', 'eval/loss'],
+        },
+    }
+    return ConfigDict({'stages': stages, 'order': ('teacher', 'losses', 'features', 'student', 'table')})
+
+
 def get_config(preset: str | None = None) -> ConfigDict:
     """Returns the config that ``--config=tests/toys.py`` names, with one of these presets or none."""
-    return {None: config, 'recipe': recipe, 'randaugment': lambda: recipe(randaugment=True)}[preset]()
+    made = {None: config, 'recipe': recipe, 'randaugment': lambda: recipe(randaugment=True), 'staged': staged}
+    return made[preset]()

@@ -1,0 +1,5 @@
+"""What brings methods and runtime together: the loop, evaluations, stages, and finished runs opened again."""
+
+from longview import names
+
+names.check(__name__)
