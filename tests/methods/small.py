@@ -15,6 +15,7 @@ from longview.methods.evaluate.few_shot import FewShot
 from longview.methods.evaluate.knn import NearestNeighbours
 from longview.methods.evaluate.linear_probe import LinearProbe
 from longview.methods.exits.confidence import Branch, EarlyExit
+from longview.methods.freeze import Freeze
 from longview.methods.optim.sam import Sam
 from longview.methods.optim.tract import TrAct
 from longview.methods.peft.low_rank import LowRank, pissa
@@ -123,6 +124,7 @@ METHODS = {
     'few_shot': lambda b: FewShot(supervised(b), num_classes=10, bank=24, shots=(1, 2)),
     'early_exit': lambda b: EarlyExit(b, Linear(10), functools.partial(Branch, 10), ('stage0',), (0.5, 1.0)),
     'ema': lambda b: Ema(supervised(b), 0.9),
+    'freeze': lambda b: Freeze(supervised(b), 'backbone/stem/.*'),
 }
 
 
