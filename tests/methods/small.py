@@ -124,7 +124,7 @@ METHODS = {
     'few_shot': lambda b: FewShot(supervised(b), num_classes=10, bank=24, shots=(1, 2)),
     'early_exit': lambda b: EarlyExit(b, Linear(10), functools.partial(Branch, 10), ('stage0',), (0.5, 1.0)),
     'ema': lambda b: Ema(supervised(b), 0.9),
-    'freeze': lambda b: Freeze(supervised(b), 'backbone/stem/.*'),
+    'freeze': lambda b: Freeze(supervised(b), 'backbone/norm/.*'),
 }
 
 
