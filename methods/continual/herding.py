@@ -63,16 +63,16 @@ class Herding:
                 f'Herding.session is {self.session}, in which no class of its data comes: name one of the sessions '
                 f'from 0 to {rows["arrives"].max()}.'
             )
-        scores = self._scores(len(rows['label']))
+        scores = self._scores(self.data.num_eval)
         for kind in classes:
-            numbers = np.flatnonzero(rows['label'] == kind)
-            chosen = numbers[herded(rows['feature'][numbers], self.count)]
+            mine = rows['label'] == kind
+            chosen = rows['index'][mine][herded(rows['feature'][mine], self.count)]
             scores[chosen] = -np.arange(len(chosen), dtype=np.float32)
         return Made(files={'scores.npy': scores})
 
     def _read(self, task: Task, v: Variables, batch: Batch) -> Rows:
         feature = task.predict(v, batch)[self.feature].astype(jnp.float32)
-        return {'feature': feature, 'label': batch['label'], 'arrives': batch['arrives']}
+        return {'feature': feature, **{name: batch[name] for name in ('index', 'label', 'arrives')}}
 
     def _scores(self, size: int) -> Float[np.ndarray, ' n']:
         if self.before is None:
