@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, Num, Shaped
 
 from longview.methods import forward
 from longview.methods.generate import process as pr
 from longview.methods.generate.generator import Generator, sample_keys
 from longview.methods.generate.samplers import Sampler
-from longview.methods.task import Batch, Given, Metrics, Network, Sums, Variables, means
+from longview.methods.task import Batch, Given, Metrics, Network, Variables
 from longview.modelzoo import features as ft
 
 # The name of the network that a run leaves.
@@ -50,7 +51,7 @@ class Diffusion(Generator):
     in an evaluation from its index.
 
     Attributes:
-        network: what takes noise out.
+        network: a `Denoiser`.
         process: how noise is added.
         prediction: what the network's answer means.
         sampler: how examples are drawn, such as ``samplers.heun`` with its arguments bound.
@@ -61,7 +62,7 @@ class Diffusion(Generator):
             same direction; ``w + 1`` of the paper.
     """
 
-    network: ft.Denoiser
+    network: nn.Module
     process: pr.Process
     prediction: pr.Prediction
     sampler: Sampler
@@ -109,16 +110,10 @@ class Diffusion(Generator):
         loss = _errors(answer, drawn.target).mean()
         return loss, (state, {'loss': loss})
 
-    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
-        """Returns ``pixels``, a sample for each example, of its class if classes are told."""
-        return {ft.PIXELS: self.generate(v, sample_keys(jax.random.key(0), batch['index']), self.condition(batch))}
-
-    def measure(self, v: Variables, batch: Batch, ready: Any, rng: Key[Array, '']) -> Sums:
+    def losses(self, v: Variables, batch: Batch, rng: Key[Array, '']) -> dict[str, Float[Array, ' b']]:
         drawn = self._draw(batch, sample_keys(rng, batch['index']))
         columns = drawn.read, drawn.told, self.condition(batch)
-        losses = _errors(forward.answer(self.network, v.params, v.state, *columns), drawn.target)
-        weight = batch['mask'].astype(jnp.float32)
-        return {**means({'loss': losses}, batch['mask'], weight), 'weight': jnp.sum(weight)}
+        return {'loss': _errors(forward.answer(self.network, v.params, v.state, *columns), drawn.target)}
 
     def generate(
         self, v: Variables, keys: Key[Array, ' b'], condition: Shaped[Array, 'b ...'] | None

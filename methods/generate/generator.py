@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Shaped
 
 from longview.methods.dense import drawing
-from longview.methods.task import Batch, Task, Variables, Wrapper
+from longview.methods.task import Batch, Sums, Task, Variables, Wrapper, means
+from longview.modelzoo import features as ft
 
 # Columns of the grid of samples, whose rows are classes, and the least height of a sample there in pixels.
 _COLUMNS, _LEAST = 10, 24
@@ -41,6 +42,21 @@ class Generator(Task):
             keys: one for each sample.
             condition: what each sample is asked to be; None for whatever there is.
         """
+
+    @abc.abstractmethod
+    def losses(self, v: Variables, batch: Batch, rng: Key[Array, '']) -> dict[str, Float[Array, ' b']]:
+        """Returns ``loss`` and its parts for each example of an evaluation; each draws by the key and its ``index``."""
+
+    def measure(self, v: Variables, batch: Batch, ready: Any, rng: Key[Array, '']) -> Sums:
+        del ready
+        mask = batch['mask']
+        weight = mask.astype(jnp.float32)
+        return {**means(self.losses(v, batch, rng), mask, weight), 'weight': jnp.sum(weight)}
+
+    def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        """Returns ``pixels``, a sample for each example, asked to be what the example is."""
+        keys = sample_keys(jax.random.key(0), batch['index'])
+        return {ft.PIXELS: self.generate(v, keys, self.condition(batch))}
 
     def pictures(self, v: Variables, batch: Batch) -> dict[str, Array]:
         """Returns ``samples``, always those of the same keys: in a strip of ten, the classes one below the other."""

@@ -1,7 +1,6 @@
 """Denoisers: what the U-Net makes of time and class, its attention recomputed, and what is refused."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
