@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from longview.engine.programs import forward, modules_of, programs
+from longview.engine.gather import Gather
+from longview.engine.programs import modules_of, programs
 from longview.kernels import dispatch
 from longview.methods.objective import variables_of
 from longview.methods.task import Batch, Network, Rows, Task, Variables, chain, read_given
 from longview.runtime.checkpoint import Best
-from longview.runtime.evaluation import cut, joined
-from longview.runtime.mesh import batch_sharding, replicated, tree_shardings
+from longview.runtime.mesh import replicated, tree_shardings
 from longview.runtime.plan import Plan, Run, read_run
 from longview.trees import path_of
 
@@ -68,19 +68,11 @@ class OpenedRun:
     ) -> dict[str, np.ndarray]:
         """See `methods.computation.Opened`."""
         data, size = data or self.data, batch_size or self.run.eval_batch_size or self.run.batch_size
-        transform, rows = chain(self.run.eval_transforms), []
-
-        def of_batch(v: Variables, batch: Batch, rng: jax.Array) -> tuple[Rows, jax.Array]:
-            seen = {name: column for name, column in batch.items() if name != 'mask'}
-            return program(self.task, v, transform(seen, rng)), batch['mask']
-
-        batches, everywhere = batch_sharding(self.mesh, data.whole), replicated(self.mesh)
         places = jax.tree.map(lambda array: array.sharding, self.variables)
-        compiled = forward(of_batch, self.mesh, places, batches, everywhere)
-        with self._ways(), contextlib.closing(data.evaluate(batches, size)) as split:
-            for batch in split:
-                rows.append(cut(*jax.device_get(compiled(self.variables, batch, self._rng))))
-        return joined(rows)
+        of_batch = lambda v, batch: program(self.task, v, batch)
+        with self._ways():
+            gather = Gather(of_batch, chain(self.run.eval_transforms), self.mesh, places, data, size)
+            return gather(self.variables, self._rng)
 
     @functools.cached_property
     def _rng(self) -> jax.Array:

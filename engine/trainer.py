@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from longview.engine.orders import Orders
 from longview.engine.programs import Programs, evaluations, forward, modules_of, programs
 from longview.kernels import dispatch
 from longview.methods import diagnose
@@ -201,9 +202,16 @@ class _Trainer:
         close_later = lambda thing: self.stack.enter_context(contextlib.closing(thing))
         self.metrics = close_later(Metrics(self.workdir, start))
         self.progress = close_later(Progress(self.plan.steps, start, self.run.batch_size, self.run.best))
-        batches = close_later(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, start))
+        batches = self._open(start)
+        self.stack.callback(lambda: batches.close())
         in_flight: collections.deque[jax.Array] = collections.deque()
         for step in range(start, self.plan.steps):
+            if self.orders.due(step):
+                while in_flight:
+                    self._stop_if_bad(in_flight.popleft(), state)
+                batches.close()
+                self.orders.renew(step, state.variables, self.rng)
+                batches = self._open(step)
             self.profiler.before(step)
             state, bad_step = self.step(state, next(batches), self.rng)
             self.profiler.after(step, state)
@@ -221,6 +229,10 @@ class _Trainer:
         self.checkpoints.wait()
         return self.metrics.last('eval/')
 
+    def _open(self, step: int) -> Any:
+        """Returns the batches from a step on."""
+        return self.orders.data.train(self.batches, self.run.batch_size, self.run.seed, step)
+
     def _start(self) -> tuple[TrainState, int]:
         """Returns the state to go on from, and its step."""
         state = self.init(self.rng, self._placed(self.given))
@@ -230,6 +242,9 @@ class _Trainer:
             saved = self.checkpoints.restore(_without_fixed(self.abstract), latest)
             state = saved._replace(variables=saved.variables._replace(fixed=state.variables.fixed))
         start = int(state.step)
+        places = jax.tree.map(lambda shape: shape.sharding, self.abstract.variables)
+        saved = None if latest is None else self.checkpoints.order(latest)
+        self.orders = Orders(self.run, self.mesh, places, saved)
         if jax.process_index() == 0:
             parameters = sum(x.size for x in jax.tree.leaves(state.variables.params))
             mesh = ' x '.join(f'{axis}={size}' for axis, size in self.mesh.shape.items())
@@ -285,14 +300,14 @@ class _Trainer:
 
     def _save(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
         self._stop_if_bad(bad_step, state)
-        self.checkpoints.save(step, _without_fixed(state))
+        self.checkpoints.save(step, _without_fixed(state), self.orders.saved)
 
     def _stop_if_bad(self, bad_step: jax.Array, state: TrainState) -> None:
         """Raises RunError if a step so far was not finite; `state` is as it was before that step."""
         step = int(bad_step)
         if step < 0:
             return
-        with contextlib.closing(self.run.data.train(self.batches, self.run.batch_size, self.run.seed, step)) as it:
+        with contextlib.closing(self._open(step)) as it:
             where = diagnose.first_bad(
                 self.run.task, state, next(it), self.rng, chain(self.run.train_transforms), self.run.accumulate
             )

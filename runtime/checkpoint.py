@@ -28,6 +28,8 @@ from longview.trees import by_path, path_of
 _STATE = 'default'
 _DEPLOYED = 'deployed'
 _MODULES = 'modules'
+# The order of the training examples, where it follows from the run's own state.
+_ORDER = 'order'
 
 
 class Checkpoints:
@@ -52,9 +54,9 @@ class Checkpoints:
         """The step of the last finished checkpoint, or None."""
         return self._last.latest_step()
 
-    def save(self, step: int, state: Any) -> None:
-        """Starts saving `state` as the last checkpoint; returns before it is written."""
-        self._save(self._last, step, {_STATE: state})
+    def save(self, step: int, state: Any, order: Any = None) -> None:
+        """Starts saving `state` as the last checkpoint, and an order of examples; returns before it is written."""
+        self._save(self._last, step, {_STATE: state} if order is None else {_STATE: state, _ORDER: order})
 
     def save_best(
         self, step: int, state: Any, networks: Mapping[str, Any] | None = None, modules: Mapping[str, Any] | None = None
@@ -96,6 +98,14 @@ class Checkpoints:
                 f'{manager.directory}/{step} cannot be read ({_first_line(error)}): remove that '
                 'folder to resume from the one before it.'
             ) from error
+
+    def order(self, step: int) -> dict[str, np.ndarray] | None:
+        """Returns the order of examples that was saved at `step`, or None where there is none."""
+        folder = self.workdir / 'checkpoints' / str(step) / _ORDER
+        if not folder.is_dir():
+            return None
+        tree = _metadata(folder)
+        return _restored(folder, tree, set(by_path(tree)))
 
     def wait(self) -> None:
         """Returns when everything started has been written.
@@ -274,7 +284,7 @@ def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
     try:
         # Registered at once so that the metadata of a checkpoint can be read before it is restored.
-        handlers = {name: ocp.StandardCheckpointHandler() for name in (_STATE, _DEPLOYED)}
+        handlers = {name: ocp.StandardCheckpointHandler() for name in (_STATE, _DEPLOYED, _ORDER)}
         handlers[_MODULES] = ocp.JsonCheckpointHandler()
         return ocp.CheckpointManager(folder, options=options, item_handlers=handlers)
     except OSError as error:

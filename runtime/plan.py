@@ -60,6 +60,8 @@ class Run:
         matmul_precision: jax's name for the precision of float32 products on accelerators.
         evals: further evaluations, by the names under which they are logged.
         support: of the run's own evaluation, as `Eval.support`.
+        order: another order of the training examples every so many steps, which follows from the run's own state
+            (methods/order.py); None for the order that follows from the seed alone.
         pictures: how many examples of the evaluation split are shown at each evaluation, for a task that has pictures.
         kernels: op -> name of the implementation that all of the run's networks take (kernels/dispatch.py:OPS); an op
             that is left out, or None, chooses by the platform.
@@ -86,6 +88,7 @@ class Run:
     matmul_precision: str = 'default'
     evals: Mapping[str, Eval] = dataclasses.field(default_factory=dict)
     support: Any = None
+    order: Any = None
     pictures: int = 8
     kernels: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
 
@@ -112,7 +115,12 @@ class Run:
     @property
     def data_sets(self) -> list[Any]:
         """All data sets that the run reads, its own first."""
-        others = (self.support, *(data for each in self.evals.values() for data in (each.data, each.support)))
+        looked_at = None if self.order is None else self.order.data
+        others = (
+            self.support,
+            looked_at,
+            *(data for each in self.evals.values() for data in (each.data, each.support)),
+        )
         return [self.data, *(data for data in others if data is not None)]
 
 

@@ -31,6 +31,7 @@ class StopSignals:
 
     def __enter__(self) -> 'StopSignals':
         self._came: str | None = None
+        self._asked = 0
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             numbers = [signal.SIGINT] if jax.distributed.is_initialized() else list(_NAMES)
@@ -51,7 +52,12 @@ class StopSignals:
         """
         if not jax.distributed.is_initialized():
             return self._came
-        agreed = step is not None and multihost_utils.reached_preemption_sync_point(step)
+        if step is None:
+            return None
+        # All processes ask equally often. The number of a step would not do: each stage counts from 0, and processes
+        # agree on a number that is yet to come.
+        self._asked += 1
+        agreed = multihost_utils.reached_preemption_sync_point(self._asked)
         return _NAMES[signal.SIGTERM] if agreed else None
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,10 +114,22 @@ def saved(workdir: pathlib.Path, kind: str = 'checkpoints') -> list[int]:
     return sorted(int(path.name) for path in (workdir / kind).iterdir() if path.name.isdigit())
 
 
-def checkpoint(workdir: pathlib.Path, step: int, kind: str = 'checkpoints') -> dict[str, np.ndarray]:
+def copy(workdir: pathlib.Path, to: pathlib.Path, step: int) -> None:
+    """Makes a workdir as a run leaves it that is killed after the checkpoint of a step."""
+    shutil.copytree(workdir, to, ignore=shutil.ignore_patterns('checkpoints', 'best'))
+    kept = {'checkpoints': step, 'best': max((s for s in saved(workdir, 'best') if s <= step), default=None)}
+    for kind, number in kept.items():
+        (to / kind).mkdir()
+        if number is not None:
+            shutil.copytree(workdir / kind / str(number), to / kind / str(number))
+
+
+def checkpoint(
+    workdir: pathlib.Path, step: int, kind: str = 'checkpoints', item: str = 'default'
+) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint by path."""
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    path = (workdir / kind / str(step) / 'default').absolute()
+    path = (workdir / kind / str(step) / item).absolute()
     with ocp.StandardCheckpointer() as reader:
         saved = dict(reader.metadata(path).item_metadata.tree)
         target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), saved)

@@ -116,6 +116,7 @@ TABLE = (
         'engine',
         (
             'engine',
+            'data.permuted',
             'kernels.dispatch',
             'methods.computation',
             'methods.diagnose',

@@ -1,0 +1,48 @@
+"""A program over all examples of an evaluation split, its answers on the host in their order."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from longview.engine.programs import forward
+from longview.methods.task import Batch, Rows, Transform, Variables
+from longview.runtime.evaluation import cut, joined
+from longview.runtime.mesh import batch_sharding, replicated
+
+
+class Gather:
+    """Compiles a program once, and runs it over a split as often as it is called.
+
+    Args:
+        program: ``(variables, batch) -> arrays by name``, one row an example.
+        transform: what batches pass before.
+        mesh: the devices.
+        places: where the variables lie.
+        data: the data set; its evaluation split is gone over.
+        batch_size: rows of a batch.
+    """
+
+    def __init__(
+        self,
+        program: Callable[[Variables, Batch], Rows],
+        transform: Transform,
+        mesh: jax.sharding.Mesh,
+        places: Any,
+        data: Any,
+        batch_size: int,
+    ):
+        def of_batch(v: Variables, batch: Batch, rng: jax.Array) -> tuple[Rows, jax.Array]:
+            seen = {name: column for name, column in batch.items() if name != 'mask'}
+            return program(v, transform(seen, rng)), batch['mask']
+
+        self._data, self._batch_size = data, batch_size
+        self._batches = batch_sharding(mesh, data.whole)
+        self._run = forward(of_batch, mesh, places, self._batches, replicated(mesh))
+
+    def __call__(self, variables: Variables, rng: jax.Array) -> dict[str, np.ndarray]:
+        """Returns the rows of all examples, the same on every process."""
+        with contextlib.closing(self._data.evaluate(self._batches, self._batch_size)) as split:
+            return joined([cut(*jax.device_get(self._run(variables, batch, rng))) for batch in split])
