@@ -11,7 +11,8 @@ from jaxtyping import Float, UInt8
 from longview.methods.computation import Made, Work
 from longview.methods.figures import continual
 
-_PIXELS = 24  # of a cell's side in the picture
+_PIXELS = 24  # of a square's side in the picture, a line included
+_LINE = 128  # gray, which neither 0 nor 1 is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +83,17 @@ def table(matrices: Mapping[str, Float[np.ndarray, 't t']]) -> str:
 
 
 def picture(matrices: Iterable[Float[np.ndarray, 't t']]) -> UInt8[np.ndarray, 'h w 1']:
-    """Returns matrices of accuracies from left to right, a gray square for each number, on white."""
-    gray = [np.round(255 * np.clip(matrix, 0, 1)).astype(np.uint8) for matrix in matrices]
-    squares = [matrix.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1) for matrix in gray]
-    height = max(len(square) for square in squares)
-    framed = [np.pad(s, ((0, height - len(s)), (0, _PIXELS // 2)), constant_values=255) for s in squares]
-    return np.concatenate(framed, axis=1)[:, : -_PIXELS // 2, None]
+    """Returns matrices of accuracies from left to right, a gray square for each number, with lines between them."""
+    squares = [_squares(np.round(255 * np.clip(matrix, 0, 1)).astype(np.uint8)) for matrix in matrices]
+    height = max(map(len, squares))
+    framed = [np.pad(s, ((0, height - len(s)), (0, _PIXELS)), constant_values=255) for s in squares]
+    return np.concatenate(framed, axis=1)[:, :-_PIXELS, None]
+
+
+def _squares(gray: UInt8[np.ndarray, 't t']) -> UInt8[np.ndarray, 'h w']:
+    large = np.pad(gray.repeat(_PIXELS, axis=0).repeat(_PIXELS, axis=1), ((0, 1), (0, 1)))
+    large[::_PIXELS], large[:, ::_PIXELS] = _LINE, _LINE
+    return large
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -119,9 +119,9 @@ def test_runs_are_compared_by_their_last_evaluation_in_each_session():
     assert '| a run each, after session | session 0 | session 1 |\n|' in files['sessions.md']
     assert '| 1 | 60.00 | 100.00 |\n' in files['sessions.md']
     image = files['sessions.png']
-    assert image.shape == (48, 48 + 12 + 48, 1) and image.dtype == np.uint8
-    assert image[12, 12, 0] == round(0.9 * 255) and image[12, 72 + 24, 0] == 0 and image[36, 72 + 24, 0] == 255
-    assert (image[:, 48:60] == 255).all(), 'white lies between'
+    assert image.shape == (49, 49 + 24 + 49, 1) and image.dtype == np.uint8
+    assert image[12, 12, 0] == round(0.9 * 255) and (image[:, 49:73] == 255).all(), 'white lies between'
+    assert image[12, 73 + 36, 0] == 0 and image[36, 73 + 36, 0] == 255 and (image[24, :49] == 128).all()
 
 
 @pytest.mark.parametrize(
