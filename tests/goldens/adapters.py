@@ -13,7 +13,7 @@ from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.dense import boxes, detect
 from longview.methods.evaluate.knn import vote
 from longview.methods.figures import anomaly, audio, detection, image, ood, segmentation
-from longview.methods.generate import process, samplers
+from longview.methods.generate import codebook, process, samplers
 from longview.methods.ssl.simclr import nt_xent
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.norm import l2_normalize
@@ -268,6 +268,15 @@ def noisy(x: jax.Array, noise: jax.Array, t: np.ndarray) -> Outputs:
     betas = process.Betas(process.linear_betas())
     kept = betas.level(jnp.asarray([0, 10, 90, 150, 500, 999])).signal ** 2
     return {'x_t': process.added(x, noise, betas.level(jnp.asarray(t))), 'alphas_cumprod': kept}
+
+
+def quantized(z: jax.Array, codebook_: jax.Array, beta: float) -> Outputs:
+    """ViT-VQGAN's quantizer: vectors and codes are normalized, and the codes learn by a gradient of their own."""
+    short, codes = l2_normalize(z, axis=-1), l2_normalize(codebook_, axis=-1)
+    index = codebook.nearest(short, codes)
+    chosen = codes[index]
+    loss = beta * codebook.commitment(short, chosen).mean() + codebook.commitment(chosen, short).mean()
+    return {'quantized': codebook.straight_through(z, chosen), 'loss': loss, 'index': index}
 
 
 def drawn_by_heun(latents: np.ndarray, w: np.ndarray, steps: int) -> Outputs:

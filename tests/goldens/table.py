@@ -187,6 +187,7 @@ FUNCTIONS: dict[str, Function] = {
     ),
     # Generation.
     'diffusion_q_sample': Function(f'{_ADAPTER}:noisy'),
+    'vit_vqgan_quantizer': Function(f'{_ADAPTER}:quantized', {'codebook_': 'codebook'}),
     # The last of five steps divides by a deviation of 0.002 what float32 has rounded, there as here.
     'edm_heun_sampler': Function(f'{_ADAPTER}:drawn_by_heun', output=1e-4),
 }
