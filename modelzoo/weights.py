@@ -1,23 +1,19 @@
-"""Published weights in and out, by a family's name map.
+"""Published weights in and out, by a family's name map (`weight_names`).
 
-A map is a sequence of pairs (published name, our path) in which ``{i}`` stands for a number, written as its format
-says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. Layouts follow from our names: a
-``kernel`` is (out, in, *window) in PyTorch and (*window, in, out) here, anything else is the same in both. A third
-element of a pair is the number of axes of size 1 that the published array ends with and ours has not.
-Batch statistics stand among the parameters in published files: `merge` and `separate` bring ours there and back.
-A pair whose path is empty, or ends in a slash, names what a network computes anew though torch stores it: it is passed
-over, as are the numbers of batches beside batch statistics, and torch does without it.
+`load` and `save` do all of it for a classifier, `Pretrained` is one that starts from a file. What is there is fitted to
+the network: a head of another number of classes starts anew, the first kernel is fitted to images of other than three
+channels, and position tables of another image size are resized by the family's ``RESIZE`` (class name to a function of
+backbone, path and table), as its reference resizes them; they are the parameters that are called ``pos_embed``.
 
-`load` and `save` do all of it for a classifier, `Pretrained` is one that starts from a file. Position tables of
-another image size are resized by the family's ``RESIZE`` (class name to a function of backbone, path and table), as
-its reference resizes them; they are the parameters that are called ``pos_embed``.
+A family has its map in ``NAMES`` (class name to map). Files whose names mean something else there have further maps in
+``OTHER_NAMES`` (class name to maps); the one that knows most names of a file is taken.
 """
 
 import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,14 +21,14 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from longview.modelzoo import weight_files
+from longview.modelzoo import weight_files, weight_names
 from longview.modelzoo.features import Backbone, SequenceBackbone
 from longview.modelzoo.heads import Classifier, LanguageHead, Linear, Loaded, filled
+from longview.modelzoo.weight_names import Names
+from longview.modelzoo.weight_names import translate as _translate
 
-Names = Sequence[tuple[str, str] | tuple[str, str, int]]
-
-_SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
 _HEAD = 'head'
+_COLORS = 3
 
 
 class Pretrained(Loaded):
@@ -60,8 +56,9 @@ def pretrained(backbone: Backbone, num_classes: int | None, file: str | os.PathL
             the file's.
         file: see `weight_files.read`.
     """
-    shapes, names = weight_files.shapes(file), _names(backbone)
-    ours = {name: _translate(names, name, 0) or '' for name in shapes}
+    shapes = weight_files.shapes(file)
+    names = _map_of(backbone, shapes)
+    ours = {name: weight_names.our_path(names, name) or '' for name in shapes}
     biases = [shapes[name][0] for name, path in ours.items() if re.fullmatch(f'{_HEAD}/(.*/)?bias', path)]
     published = biases[0] if biases else None
     # Without a number and without a head there is nothing to start anew: `load` will say what is missing.
@@ -111,15 +108,13 @@ def read(
     new_head: bool = False,
 ) -> dict[str, Any]:
     """Returns published weights as host arrays: `load` without what `like` has and they have not, a new head."""
-    wanted, names = merge(like), _names(model.backbone)
+    wanted = merge(like)
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
+    names = _map_of(model.backbone, arrays)
     if new_head:
         wanted.pop(_HEAD, None)
-        arrays = {
-            name: array
-            for name, array in arrays.items()
-            if not (_translate(names, name, 0) or '').startswith(f'{_HEAD}/')
-        }
+        ours = {name: weight_names.our_path(names, name) or '' for name in arrays}
+        arrays = {name: array for name, array in arrays.items() if not ours[name].startswith(f'{_HEAD}/')}
     resize = getattr(_family(model.backbone), 'RESIZE', {}).get(type(model.backbone).__name__)
     resize = None if resize is None else functools.partial(resize, model.backbone)
     merged = load_published(names, wanted, arrays, resize=resize)
@@ -140,6 +135,13 @@ def _names(backbone: Backbone) -> Names:
     return _family(backbone).NAMES[type(backbone).__name__]
 
 
+def _map_of(backbone: Backbone, published: Iterable[str]) -> Names:
+    """Returns the map of a file with these names."""
+    others = getattr(_family(backbone), 'OTHER_NAMES', {}).get(type(backbone).__name__, ())
+    unknown = lambda names: sum(weight_names.our_path(names, name) is None for name in published)
+    return min((_names(backbone), *others), key=unknown) if others else _names(backbone)
+
+
 def load_published(
     names: Names,
     params: Any,
@@ -152,35 +154,80 @@ def load_published(
     Args:
         names: the family's map.
         params: arrays or their shapes (``jax.eval_shape``); says what is wanted, not changed.
-        source: a file, see `weight_files.read`, or arrays by published name.
+        source: see `weight_files.read`, or arrays by published name.
         resize: (our path, table) -> the table for the network's image size, for tables of another shape.
 
     Raises:
         ValueError: names missing, left over, or of another shape, all listed.
     """
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
-    arrays = {name: array for name, array in arrays.items() if not _is_computed(names, name)}
     wanted = traverse_util.flatten_dict(params, sep='/')
-    found = {ours: name for name in arrays if (ours := _translate(names, name, 0)) is not None}
-    used = [arrays[name] for path, name in found.items() if path in wanted]
-    extra = [name for name in arrays if _translate(names, name, 0) not in wanted and not _is_copy(arrays[name], used)]
-    missing = [_translate(names, path, 1) or path for path in wanted if path not in found]
-    _refuse(missing=missing, extra=extra)
-    loaded = {path: _to_ours(path, np.asarray(arrays[found[path]]), _unit_axes(names, path)) for path in wanted}
-    if resize is not None:
-        loaded = {
-            path: resize(path, array) if _is_table(path) and array.shape != tuple(wanted[path].shape) else array
-            for path, array in loaded.items()
-        }
+    found, spare = _assigned(names, wanted, arrays)
+    pieces = {path: [path] if path in found else weight_names.parts(names, path) or [path] for path in wanted}
+    missing = [_translate(names, piece, 1) or piece for path in wanted for piece in pieces[path] if piece not in found]
+    there = {path: [found[piece] for piece in pieces[path]] for path in wanted if found.keys() >= {*pieces[path]}}
+    loaded = {path: _fitted(path, published, arrays, wanted[path].shape) for path, published in there.items()}
+    odd = {path for path, array in loaded.items() if array.shape != tuple(wanted[path].shape)}
+    tables = {path for path in odd if _is_table(path)} if resize else set()
+    _refuse(
+        missing=missing,
+        extra=[name for name, twin in spare.items() if not _is_copy(arrays, name, twin, found.values())],
+        misshapen=[_mismatch(there[path], loaded[path], wanted[path]) for path in loaded if path in odd - tables],
+    )
+    resized = {path: resize(path, loaded[path]) for path in tables}
     _refuse(
         misshapen=[
-            f'{found[path]} ({loaded[path].shape}, not {like.shape})'
-            for path, like in wanted.items()
-            if loaded[path].shape != tuple(like.shape)
+            _mismatch(there[path], table, wanted[path])
+            for path, table in resized.items()
+            if table.shape != tuple(wanted[path].shape)
         ]
     )
-    typed = {path: loaded[path].astype(wanted[path].dtype, copy=False) for path in wanted}
-    return traverse_util.unflatten_dict(typed, sep='/')
+    typed = {path: array.astype(wanted[path].dtype, copy=False) for path, array in (loaded | resized).items()}
+    return traverse_util.unflatten_dict({path: typed[path] for path in wanted}, sep='/')
+
+
+def _assigned(
+    names: Names, wanted: Collection[str], published: Iterable[str]
+) -> tuple[dict[str, str], dict[str, str | None]]:
+    """Returns the published names by our paths, of whole arrays and of parts, and the names that are not needed.
+
+    A name that is not needed comes with the other that has its path, None where there is no other.
+    """
+    found: dict[str, str] = {}
+    spare: dict[str, str | None] = {}
+    for name in published:
+        path = weight_names.our_path(names, name)
+        if path is None or (path and weight_names.whole(path) not in wanted) or path in found:
+            spare[name] = found.get(path)
+        elif path:
+            found[path] = name
+    return found, spare
+
+
+def _fitted(path: str, published: Sequence[str], arrays: Mapping[str, np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Returns an array of the file in our layout, a first kernel for the channels of the network's images."""
+    array = weight_names.to_ours(published[0], path, [np.asarray(arrays[name]) for name in published], shape)
+    *window, channels, features = shape if len(shape) == 4 else (0, 0, 0, 0)
+    if weight_names.is_kernel(path) and channels != _COLORS and array.shape == (*window, _COLORS, features):
+        weight_files.note(f'{published[0]} is for {_COLORS} channels, and is made to suit images of {channels}.')
+        return for_channels(array, channels)
+    return array
+
+
+def for_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Returns a kernel for images of another number of channels, made of one for colors.
+
+    As in timm (https://github.com/huggingface/pytorch-image-models, Apache-2.0, release 1.0.31,
+    timm/models/_manipulate.py:adapt_input_conv), so that the sums keep their size where all channels are alike.
+
+    Args:
+        kernel: (h, w, 3, features).
+        channels: 1 for the sum over the colors; for another number they are repeated in turn, and scaled.
+    """
+    kernel = kernel.astype(np.float32)  # files of half precision have sums too
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % _COLORS] * np.float32(_COLORS / channels)
 
 
 def to_published(names: Names, params: Any) -> dict[str, np.ndarray]:
@@ -192,7 +239,7 @@ def to_published(names: Names, params: Any) -> dict[str, np.ndarray]:
     flat = traverse_util.flatten_dict(params, sep='/')
     published = {path: _translate(names, path, 1) for path in flat}
     _refuse(extra=[path for path, name in published.items() if name is None])
-    return {name: _to_torch(path, np.asarray(flat[path]), _unit_axes(names, path)) for path, name in published.items()}
+    return {name: weight_names.to_torch(names, path, np.asarray(flat[path])) for path, name in published.items()}
 
 
 def save_published(names: Names, params: Any, path: str | os.PathLike) -> None:
@@ -215,69 +262,24 @@ def separate(merged: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _translate(names: Names, name: str, side: int) -> str | None:
-    """Returns the other side's name of `name`, which is on `side` of the map; None where the map has it not."""
-    for pair in names:
-        numbers = _numbers(pair[side], name)
-        if numbers is not None:
-            return pair[1 - side].format(**numbers)
-    return None
+def _is_copy(arrays: Mapping[str, np.ndarray], name: str, twin: str | None, used: Collection[str]) -> bool:
+    """Whether a file holds an array once more, as it does for each of two layers that share one.
 
-
-def _numbers(pattern: str, name: str) -> dict[str, int] | None:
-    """Returns the numbers that `name` has in the slots of a map's `pattern`; None where it does not match.
-
-    A slot that stands in the pattern twice must have the same number in both places.
+    It is compared with its twin, which has its path, or where there is none with all that are used, unless it is a
+    vector: these are often equal without being shared.
     """
-    text, slots = _compiled(pattern)
-    match = text.fullmatch(name)
-    found = [(slot, int(value)) for slot, value in zip(slots, match.groups())] if match else None
-    return None if found is None or len(set(found)) > len(set(slots)) else dict(found)
-
-
-@functools.cache
-def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """Returns the regular expression of a map's pattern, and the slots that its groups stand for."""
-    fixed, slots = _SLOT.split(pattern)[::2], _SLOT.split(pattern)[1::2]
-    return re.compile('([0-9]+)'.join(map(re.escape, fixed))), tuple(slots)
-
-
-def _unit_axes(names: Names, path: str) -> int:
-    """Returns the third element of the pair that has `path`, 0 where there is none."""
-    pair = next(pair for pair in names if _numbers(pair[1], path) is not None)
-    return pair[2] if len(pair) > 2 else 0
-
-
-def _to_ours(path: str, array: np.ndarray, unit_axes: int) -> np.ndarray:
-    if unit_axes and array.shape[-unit_axes:] == (1,) * unit_axes:
-        array = array.reshape(array.shape[:-unit_axes])
-    return np.moveaxis(array, (0, 1), (-1, -2)) if _is_kernel(path) else array
-
-
-def _to_torch(path: str, array: np.ndarray, unit_axes: int) -> np.ndarray:
-    array = np.moveaxis(array, (-1, -2), (0, 1)) if _is_kernel(path) else array
-    return array.reshape(array.shape + (1,) * unit_axes)
-
-
-def _is_copy(array: np.ndarray, used: Sequence[np.ndarray]) -> bool:
-    """Whether a matrix is one of those used, as one is that stands in the file for each of two layers that share it."""
-    return array.ndim > 1 and any(array.shape == other.shape and np.array_equal(array, other) for other in used)
-
-
-def _is_computed(names: Names, name: str) -> bool:
-    """Whether the network computes a published array anew; see the top of this file."""
-    if name.rpartition('.')[2] == 'num_batches_tracked':
-        return _translate(names, name.removesuffix('num_batches_tracked') + 'running_mean', 0) is not None
-    path = _translate(names, name, 0)
-    return path is not None and path.rpartition('/')[2] == ''
-
-
-def _is_kernel(path: str) -> bool:
-    return path.rsplit('/', 1)[-1] == 'kernel'
+    if twin is None and arrays[name].ndim < 2:
+        return False
+    same = lambda one, other: one.shape == other.shape and np.array_equal(one, other)
+    return any(same(arrays[name], arrays[other]) for other in (used if twin is None else [twin]))
 
 
 def _is_table(path: str) -> bool:
     return path.rsplit('/', 1)[-1] == 'pos_embed'
+
+
+def _mismatch(published: Sequence[str], array: np.ndarray, wanted: Any) -> str:
+    return f'{" + ".join(published)} ({array.shape}, not {tuple(wanted.shape)})'
 
 
 def _refuse(**problems: list[str]) -> None:

@@ -175,6 +175,42 @@ PUBLISHED = {
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
 _THERE, _HERE = 'stages.{s}.{i}', 'backbone/stage{s}/block{i:02d}'
+_TIMM_BLOCK = (
+    *((f'conv_dw.{a}', f'mixer/{b}') for a, b in _AFFINE),
+    *((f'norm.{a}', f'norm/{b}') for a, b in _NORM),
+    *((f'mlp.{there}.{a}', f'mlp/{here}/{b}') for a, b in _AFFINE for there, here in (('fc1', 'up'), ('fc2', 'down'))),
+    *((f'mlp.grn.{a}', f'mlp/response/{b}') for a, b in _NORM),
+    ('gamma', 'residual/scale'),
+)
+_TIMM_NAMES = (
+    *((f'stem.0.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+    *((f'stem.1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+    *((f'stages.{s + 1}.downsample.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
+    *((f'stages.{s + 1}.downsample.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
+    *((f'stages.{{s}}.blocks.{{i}}.{there}', f'{_HERE}/{here}') for there, here in _TIMM_BLOCK),
+    *((f'head.norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    *((f'head.fc.{a}', f'head/{b}') for a, b in _AFFINE),
+)
+_TRANSFORMERS_BLOCK = (
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (('dwconv', 'mixer'), ('pwconv1', 'mlp/up'), ('pwconv2', 'mlp/down'))
+    ),
+    *((f'layernorm.{a}', f'norm/{b}') for a, b in _NORM),
+    *((f'grn.{a}', f'mlp/response/{b}') for a, b in _NORM),
+    ('layer_scale_parameter', 'residual/scale'),
+)
+_DOWN = 'encoder.stages.{}.downsampling_layer'
+_TRANSFORMERS_NAMES = (
+    *((f'embeddings.patch_embeddings.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+    *((f'embeddings.layernorm.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+    *((f'{_DOWN.format(s + 1)}.0.{a}', f'backbone/down{s}/norm/{b}') for s in range(3) for a, b in _NORM),
+    *((f'{_DOWN.format(s + 1)}.1.{a}', f'backbone/down{s}/patches/{b}') for s in range(3) for a, b in _AFFINE),
+    *((f'encoder.stages.{{s}}.layers.{{i}}.{there}', f'{_HERE}/{here}') for there, here in _TRANSFORMERS_BLOCK),
+    *((f'layernorm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
+)
 NAMES = {
     'ConvNeXt': (
         *((f'downsample_layers.0.0.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
@@ -192,5 +228,7 @@ NAMES = {
         (f'{_THERE}.grn.beta', f'{_HERE}/mlp/response/bias'),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+        *_TIMM_NAMES,
+        *_TRANSFORMERS_NAMES,
     ),
 }

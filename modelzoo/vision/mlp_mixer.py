@@ -225,6 +225,33 @@ PUBLISHED = {
 # Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('alpha', 'alpha'), ('beta', 'beta'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_HERE = 'backbone/block{i:02d}/'
+# The authors' own: of the Mixer in JAX, of ResMLP in PyTorch.
+_JAX_BLOCK = (
+    *((f'LayerNorm_{n}/{a}', f'{part}_norm/{a}') for n, part in enumerate(('mixer', 'mlp')) for a in ('scale', 'bias')),
+    *(
+        (f'{part}_mixing/Dense_{n}/{a}', f'{ours}/{place}/{a}')
+        for part, ours in (('token', 'mixer'), ('channel', 'mlp'))
+        for n, place in enumerate(('up', 'down'))
+        for a in ('kernel', 'bias')
+    ),
+)
+_JAX_NAMES = (
+    *((f'stem/{a}', f'backbone/stem/{a}') for a in ('kernel', 'bias')),
+    *((f'MixerBlock_{{i}}/{there}', _HERE + here) for there, here in _JAX_BLOCK),
+    *((f'pre_head_layer_norm/{a}', f'backbone/norm/{a}') for a in ('scale', 'bias')),
+    *((f'head/{a}', f'head/{a}') for a in ('kernel', 'bias')),
+)
+_RESMLP_NAMES = (
+    *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
+    *((f'blocks.{{i}}.attn.{a}', f'{_HERE}mixer/mix/{b}') for a, b in _AFFINE),
+    *(
+        (f'blocks.{{i}}.mlp.fc{n}.{a}', f'{_HERE}mlp/{here}/{b}')
+        for n, here in ((1, 'up'), (2, 'down'))
+        for a, b in _AFFINE
+    ),
+    *((f'blocks.{{i}}.gamma_{n}', f'{_HERE}{part}_residual/scale') for n, part in ((1, 'mixer'), (2, 'mlp'))),
+)
 NAMES = {
     'Mixer': (
         *((f'stem.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
@@ -239,5 +266,7 @@ NAMES = {
         ('blocks.{i}.ls2', 'backbone/block{i:02d}/mlp_residual/scale'),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+        *_JAX_NAMES,
+        *_RESMLP_NAMES,
     ),
 }

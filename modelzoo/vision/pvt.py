@@ -449,6 +449,44 @@ _BLOCKS = tuple(
     (f'block{s + 1}.{{i}}.{a}', f'backbone/stage{s}/block{{i:02d}}/{b}') for s in range(4) for a, b in _BLOCK
 )
 _HEAD = tuple((f'head.{a}', f'head/{b}') for a, b in _AFFINE)
+# Version 2 as timm and Hugging Face's transformers name it.
+_TIMM_NAMES = (
+    *((f'patch_embed.proj.{a}', f'backbone/embed0/{b}') for a, b in _AFFINE),
+    *((f'patch_embed.norm.{a}', f'backbone/embed0/norm/{b}') for a, b in _NORM),
+    *((f'stages.{s}.downsample.proj.{a}', f'backbone/embed{s}/{b}') for s in range(1, 4) for a, b in _AFFINE),
+    *((f'stages.{s}.downsample.norm.{a}', f'backbone/embed{s}/norm/{b}') for s in range(1, 4) for a, b in _NORM),
+    *(
+        ('stages.{s}.blocks.{i}.' + a.replace('dwconv.dwconv', 'dwconv'), 'backbone/stage{s}/block{i:02d}/' + b)
+        for a, b in _BLOCK
+    ),
+    *(('stages.{s}.norm.' + a, 'backbone/norm{s}/' + b) for a, b in _NORM),
+)
+_TRANSFORMERS_BLOCK = (
+    *((f'layer_norm_1.{a}', f'mixer_norm/{b}') for a, b in _NORM),
+    *((f'attention.{there}.{a}', f'mixer/kv/{b}:{n}') for a, b in _AFFINE for n, there in enumerate(('key', 'value'))),
+    *((f'attention.layer_norm.{a}', f'mixer/memory/norm/{b}') for a, b in _NORM),
+    *((f'layer_norm_2.{a}', f'mlp_norm/{b}') for a, b in _NORM),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (
+            ('attention.query', 'mixer/q'),
+            ('attention.proj', 'mixer/out'),
+            ('attention.spatial_reduction', 'mixer/memory/conv'),
+            ('mlp.dense1', 'mlp/up'),
+            ('mlp.dwconv.dwconv', 'mlp/conv'),
+            ('mlp.dense2', 'mlp/down'),
+        )
+    ),
+)
+_LAYERS = 'encoder.layers.{s}.'
+_TRANSFORMERS_NAMES = (
+    *((f'{_LAYERS}patch_embedding.proj.{a}', f'backbone/embed{{s}}/{b}') for a, b in _AFFINE),
+    *((f'{_LAYERS}patch_embedding.layer_norm.{a}', f'backbone/embed{{s}}/norm/{b}') for a, b in _NORM),
+    *((f'{_LAYERS}blocks.{{i}}.{a}', 'backbone/stage{s}/block{i:02d}/' + b) for a, b in _TRANSFORMERS_BLOCK),
+    *((f'{_LAYERS}layer_norm.{a}', f'backbone/norm{{s}}/{b}') for a, b in _NORM),
+    *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
+)
 NAMES = {
     'PVT': (
         *((f'pos_embed{s + 1}', f'backbone/embed{s}/pos_embed') for s in range(4)),
@@ -465,5 +503,7 @@ NAMES = {
         *_BLOCKS,
         *((f'norm{s + 1}.{a}', f'backbone/norm{s}/{b}') for s in range(4) for a, b in _NORM),
         *_HEAD,
+        *_TIMM_NAMES,
+        *_TRANSFORMERS_NAMES,
     ),
 }

@@ -378,6 +378,20 @@ def _wide_block_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _transformers_convs(there: str, here: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (f'{there}.convolution.weight', f'{here}/conv/kernel'),
+        *((f'{there}.normalization.{a}', f'{here}/norm/{b}') for a, b in _NORM),
+    )
+
+
+_LAYER, _HERE = 'encoder.stages.{s}.layers.{i}', 'backbone/stage{s}/block{i:02d}'
+_TRANSFORMERS_NAMES = (
+    *_transformers_convs('embedder.embedder', 'backbone/stem'),
+    *_transformers_convs(f'{_LAYER}.shortcut', f'{_HERE}/shortcut'),
+    *(pair for k in range(3) for pair in _transformers_convs(f'{_LAYER}.layer.{k}', f'{_HERE}/conv{k + 1}')),
+    *((f'classifier.1.{name}', f'head/{ours}') for name, ours in (('weight', 'kernel'), ('bias', 'bias'))),
+)
 NAMES = {
     'ResNet': (
         ('conv1.weight', 'backbone/stem/conv/kernel'),
@@ -392,6 +406,7 @@ NAMES = {
             for head in ('fc', 'linear')  # the second name is that of the code for CIFAR
             for name, ours in (('weight', 'kernel'), ('bias', 'bias'))
         ),
+        *_TRANSFORMERS_NAMES,
     ),
     'WideResNet': (
         ('conv1.weight', 'backbone/stem/kernel'),

@@ -255,6 +255,24 @@ def resnetv2(variant: str = 'resnetv2_50', *, groups: int | None = None, **field
 # Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
 _BLOCK = 'backbone/stage{s}/block{i:02d}/'
+_GROUP_NORM = (('gamma', 'scale'), ('beta', 'bias'))
+# BiT's own, in JAX: stages and units count from 1, and a unit has the convolutions a, b and c.
+_UNITS = [(f'block{s + 1}/unit{i + 1:02d}', f'backbone/stage{s}/block{i:02d}') for s in range(4) for i in range(36)]
+_JAX_NAMES = (
+    ('root_block/standardized_conv2d/kernel', 'backbone/stem/conv/kernel'),
+    *(
+        pair
+        for there, here in _UNITS
+        for k, part in enumerate('abc', 1)
+        for pair in (
+            (f'{there}/{part}/standardized_conv2d/kernel', f'{here}/conv{k}/kernel'),
+            *((f'{there}/{part}/group_norm/{a}', f'{here}/norm{k}/{b}') for a, b in _GROUP_NORM),
+        )
+    ),
+    *((f'{there}/a/proj/standardized_conv2d/kernel', f'{here}/shortcut/kernel') for there, here in _UNITS),
+    *((f'group_norm/{a}', f'backbone/norm/{b}') for a, b in _GROUP_NORM),
+    *((f'head/conv2d/{a}', f'head/{a}') for a in ('kernel', 'bias')),
+)
 NAMES = {
     'ResNetV2': (
         ('stem.conv.weight', 'backbone/stem/conv/kernel'),
@@ -264,5 +282,6 @@ NAMES = {
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         ('head.fc.weight', 'head/kernel', 2),
         ('head.fc.bias', 'head/bias'),
+        *_JAX_NAMES,
     ),
 }

@@ -339,14 +339,79 @@ _BLOCK = (
     ),
     *((name, '') for name in ('attn.relative_position_index', 'attn.relative_coords_table', 'attn_mask')),
 )
+_STEM = (
+    *((f'patch_embed.proj.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+    *((f'patch_embed.norm.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+)
+_BLOCKS = tuple(('layers.{s}.blocks.{i}.' + a, 'backbone/stage{s}/block{i:02d}/' + b) for a, b in _BLOCK)
+_LAST_NORM = tuple((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM)
+
+
+def _merges(layers: str, first: int) -> tuple[tuple[str, str], ...]:
+    """Names of the three mergings: with the stage before them (`first` is 0) or with the one after them."""
+    return tuple(
+        (f'{layers}.{s + first}.downsample.{there}', f'backbone/merge{s + 1}/{here}')
+        for s in range(3)
+        for there, here in (
+            ('reduction.weight', 'reduce/kernel'),
+            *((f'norm.{a}', f'norm/{b}') for a, b in _NORM),
+        )
+    )
+
+
+_ATTENTION = 'attention.self.'
+_TRANSFORMERS_BLOCK = (
+    (f'{_ATTENTION}logit_scale', 'mixer/logit_scale'),
+    *((f'{_ATTENTION}{name}.weight', f'mixer/qkv/kernel:{n}') for n, name in enumerate(('query', 'key', 'value'))),
+    *((f'{_ATTENTION}{name}.bias', f'mixer/{name[0]}_bias') for name in ('query', 'value')),
+    *(
+        (f'{there}.{a}', f'{here}/{b}')
+        for a, b in _AFFINE
+        for there, here in (
+            (f'{_ATTENTION}continuous_position_bias_mlp.0', 'mixer/bias_up'),
+            (f'{_ATTENTION}continuous_position_bias_mlp.2', 'mixer/bias_down'),
+            ('attention.output.dense', 'mixer/out'),
+            ('intermediate.dense', 'mlp/up'),
+            ('output.dense', 'mlp/down'),
+        )
+    ),
+    *(
+        (f'layernorm_{there}.{a}', f'{here}_norm/{b}')
+        for a, b in _NORM
+        for there, here in (('before', 'mixer'), ('after', 'mlp'))
+    ),
+    *((f'{_ATTENTION}relative_{name}', '') for name in ('position_index', 'coords_table')),
+)
+_TRANSFORMERS_NAMES = (
+    *((f'embeddings.patch_embeddings.projection.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
+    *((f'embeddings.norm.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
+    *(
+        ('encoder.layers.{s}.blocks.{i}.' + a, 'backbone/stage{s}/block{i:02d}/' + b if b else '')
+        for a, b in _TRANSFORMERS_BLOCK
+    ),
+    *_merges('encoder.layers', 0),
+    *((f'layernorm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
+)
 NAMES = {
     'SwinV2': (
-        *((f'patch_embed.proj.{a}', f'backbone/stem/patches/{b}') for a, b in _AFFINE),
-        *((f'patch_embed.norm.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),
-        *(('layers.{s}.blocks.{i}.' + a, 'backbone/stage{s}/block{i:02d}/' + b) for a, b in _BLOCK),
-        ('layers.{s}.downsample.reduction.weight', 'backbone/merge{s}/reduce/kernel'),
-        *(('layers.{s}.downsample.norm.' + a, 'backbone/merge{s}/norm/' + b) for a, b in _NORM),
-        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *_STEM,
+        *_BLOCKS,
+        *_merges('layers', 1),
+        *_LAST_NORM,
         *((f'head.fc.{a}', f'head/{b}') for a, b in _AFFINE),
+        *_TRANSFORMERS_NAMES,
     ),
+}
+# The authors' files count a merging with the stage before it, timm's with the one after it.
+OTHER_NAMES = {
+    'SwinV2': (
+        (
+            *_STEM,
+            *_BLOCKS,
+            *_merges('layers', 0),
+            *_LAST_NORM,
+            *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+        ),
+    )
 }

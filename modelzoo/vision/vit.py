@@ -220,6 +220,76 @@ RESIZE = {'ViT': _refit}
 # Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
+_HERE = 'backbone/block{i:02d}/'
+_STEM = (
+    *((f'embeddings.patch_embeddings.projection.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
+    ('embeddings.position_embeddings', 'backbone/pos_embed'),
+    ('embeddings.cls_token', 'backbone/cls_token'),
+)
+_END = (
+    *((f'layernorm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
+    *((f'pooler.dense.{a}', '') for a, _ in _AFFINE),
+)
+
+
+def _transformers_names(block: str, qkv: Sequence[str], dense: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Names of a block of Hugging Face's transformers: its queries, keys and values, and its other three matrices."""
+    ends = zip(dense, ('mixer/out', 'mlp/up', 'mlp/down'))
+    return (
+        *((f'{block}.layernorm_before.{a}', f'{_HERE}mixer_norm/{b}') for a, b in _NORM),
+        *((f'{block}.layernorm_after.{a}', f'{_HERE}mlp_norm/{b}') for a, b in _NORM),
+        *((f'{block}.{there}.{a}', f'{_HERE}mixer/qkv/{b}:{n}') for a, b in _AFFINE for n, there in enumerate(qkv)),
+        *((f'{block}.{there}.{a}', f'{_HERE}{here}/{b}') for there, here in ends for a, b in _AFFINE),
+    )
+
+
+_TRANSFORMERS_NAMES = (
+    *_STEM,
+    # The files' names, and those of the module in memory from version 5 on.
+    *_transformers_names(
+        'encoder.layer.{i}',
+        [f'attention.attention.{name}' for name in ('query', 'key', 'value')],
+        ('attention.output.dense', 'intermediate.dense', 'output.dense'),
+    ),
+    *_transformers_names(
+        'layers.{i}', [f'attention.{name}_proj' for name in 'qkv'], ('attention.o_proj', 'mlp.fc1', 'mlp.fc2')
+    ),
+    *_END,
+)
+
+
+def _jax_names(attention: int, second_norm: int, mlp: int) -> tuple[tuple[str, str], ...]:
+    """Names of a block of the JAX original, whose layers carry these numbers."""
+    block = 'Transformer/encoderblock_{i}/'
+    mixer = f'{block}MultiHeadDotProductAttention_{attention}/'
+    return (
+        *((f'{block}LayerNorm_0/{a}', f'{_HERE}mixer_norm/{a}') for a in ('scale', 'bias')),
+        *((f'{block}LayerNorm_{second_norm}/{a}', f'{_HERE}mlp_norm/{a}') for a in ('scale', 'bias')),
+        *(
+            (f'{mixer}{name}/{a}', f'{_HERE}mixer/qkv/{a}:{n}')
+            for a in ('kernel', 'bias')
+            for n, name in enumerate(('query', 'key', 'value'))
+        ),
+        *((f'{mixer}out/{a}', f'{_HERE}mixer/out/{a}') for a in ('kernel', 'bias')),
+        *(
+            (f'{block}MlpBlock_{mlp}/Dense_{n}/{a}', f'{_HERE}mlp/{here}/{a}')
+            for n, here in enumerate(('up', 'down'))
+            for a in ('kernel', 'bias')
+        ),
+    )
+
+
+_JAX_NAMES = (
+    ('pos_embedding', 'backbone/pos_embed'),
+    ('Transformer/posembed_input/pos_embedding', 'backbone/pos_embed'),
+    ('cls', 'backbone/cls_token'),
+    *((f'embedding/{a}', f'backbone/stem/{a}') for a in ('kernel', 'bias')),
+    *_jax_names(0, 1, 0),  # big_vision
+    *_jax_names(1, 2, 3),  # vision_transformer, AugReg
+    *((f'Transformer/encoder_norm/{a}', f'backbone/norm/{a}') for a in ('scale', 'bias')),
+    *((f'head/{a}', f'head/{a}') for a in ('kernel', 'bias')),
+)
 NAMES = {
     'ViT': (
         *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
@@ -232,5 +302,7 @@ NAMES = {
         *(('blocks.{i}.mlp.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+        *_TRANSFORMERS_NAMES,
+        *_JAX_NAMES,
     ),
 }

@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from longview import modelzoo
-from longview.modelzoo import weight_files, weights
+from longview.modelzoo import weight_files, weight_names, weights
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.mixers import hyena
 from longview.modelzoo.sequence import sgconv
@@ -116,7 +116,7 @@ def test_what_networks_compute_anew_is_passed_over():
         'layers.0.blocks.1.attn_mask': index,
     }
     same_bits(weights.load(model, variables, published | buffers), variables)
-    assert weights._is_computed(names_of('resnet18'), 'bn1.num_batches_tracked')
+    assert weight_names.our_path(names_of('resnet18'), 'bn1.num_batches_tracked') == ''
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_networks_compute_anew_is_passed_over():
 def test_what_torch_stores_is_ours_or_computed_anew(golden, names):
     golden = goldens.read(goldens.FOLDER / f'{golden}.json.gz')
     names = names or names_of(golden['name'])
-    computed = [name for name, _, _ in golden['state'] if weights._is_computed(names, name)]
+    computed = [name for name, _, _ in golden['state'] if weight_names.our_path(names, name) == '']
     assert computed and not {name for name, _, kind in golden['state'] if kind != 'constant'} & {*computed}
     left = [name for name, _, _ in golden['state'] if name not in computed and not weights._translate(names, name, 0)]
     assert all(name.endswith('.k_bias') for name in left), left  # zeros that torch does not store

@@ -1,0 +1,132 @@
+"""Names of published arrays, and their layout.
+
+A family's map is a sequence of pairs (published name, our path) in which ``{i}`` stands for a number, written as its
+format says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. A path may stand in several
+pairs, for files of the authors, of timm and of Hugging Face's transformers have different names; the first is the one
+that is written. A path that ends in ``:0``, ``:1``, ... is a part of an array, of which all are joined along the last
+axis: queries, keys and values that the file has apart. A third element of a pair is the number of axes of size 1 that
+the published array ends with and ours has not.
+
+Layouts follow from names. A ``kernel`` is (out, in, *window) in PyTorch and (*window, in, out) here; arrays of JAX,
+whose names have slashes, are as ours but for how axes are split (heads apart from their channels). Axes of size 1 count
+for nothing. Batch statistics stand among the parameters in published files.
+
+A pair whose path is empty, or ends in a slash, names what a network computes anew or has no use for though files hold
+it: it is passed over, as are the numbers of batches beside batch statistics.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+Names = Sequence[tuple[str, str] | tuple[str, str, int]]
+
+# What training code, and the classes of Hugging Face's transformers, put before the names of a network's parameters.
+_WRAPPERS = ('module', '_orig_mod', 'model', 'network', 'net', 'backbone', 'encoder', 'img', 'resnet')
+_WRAPPERS += ('vit', 'deit', 'convnext', 'convnextv2', 'swinv2', 'pvt_v2')
+_WRAPPED = re.compile(f'(?:{"|".join(_WRAPPERS)})[./](.+)')
+
+_SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
+_PART = re.compile(r':[0-9]+$')
+
+
+def translate(names: Names, name: str, side: int) -> str | None:
+    """Returns the other side's name of `name`, which is on `side` of the map; None where the map has it not."""
+    for pair in names:
+        numbers = _numbers(pair[side], name)
+        if numbers is not None:
+            return pair[1 - side].format(**numbers)
+    return None
+
+
+def our_path(names: Names, name: str) -> str | None:
+    """Returns our path of a published name, '' for what is passed over; what was put before it is taken off.
+
+    A name that the map has is taken as it is; else as much is taken off as makes it one that the map has.
+    """
+    while True:
+        path = '' if _is_counter(names, name) else translate(names, name, 0)
+        wrapped = _WRAPPED.fullmatch(name)
+        if path is not None or wrapped is None:
+            return '' if path is not None and path.rpartition('/')[2] == '' else path
+        name = wrapped[1]
+
+
+def whole(path: str) -> str:
+    """Returns the path of the array that `path` is a part of, or of itself."""
+    return _PART.sub('', path)
+
+
+def parts(names: Names, path: str) -> list[str]:
+    """Returns the paths of the parts that the map has of an array, in their order."""
+    found: list[str] = []
+    while translate(names, f'{path}:{len(found)}', 1) is not None:
+        found.append(f'{path}:{len(found)}')
+    return found
+
+
+def to_ours(name: str, path: str, pieces: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    """Returns a published array in our layout.
+
+    Args:
+        name: its published name, or that of the first of its parts.
+        path: ours, of the whole.
+        pieces: the array, or all of its parts.
+        shape: the shape that is wanted; the result may have another.
+    """
+    if len(pieces) == 1:
+        return _laid_out(name, path, pieces[0], tuple(shape))
+    wanted = (*shape[:-1], shape[-1] // len(pieces))
+    return np.concatenate([_laid_out(name, path, piece, wanted) for piece in pieces], axis=-1)
+
+
+def _laid_out(name: str, path: str, array: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
+    of_jax = '/' in name
+    if is_kernel(path) and array.ndim > 1 and not of_jax:
+        array = np.moveaxis(array, (0, 1), (-1, -2))
+    same = array.size == math.prod(wanted) if of_jax else _sides(array.shape) == _sides(wanted)
+    return array.reshape(wanted) if same else array
+
+
+def _sides(shape: Sequence[int]) -> list[int]:
+    return [side for side in shape if side != 1]
+
+
+def to_torch(names: Names, path: str, array: np.ndarray) -> np.ndarray:
+    """Returns an array of ours in the layout of PyTorch, as the first pair that has `path` says."""
+    pair = next(pair for pair in names if _numbers(pair[1], path) is not None)
+    array = np.moveaxis(array, (-1, -2), (0, 1)) if is_kernel(path) else array
+    return array.reshape(array.shape + (1,) * (pair[2] if len(pair) > 2 else 0))
+
+
+def is_kernel(path: str) -> bool:
+    """Whether a parameter multiplies activations."""
+    return path.rsplit('/', 1)[-1] == 'kernel'
+
+
+def _is_counter(names: Names, name: str) -> bool:
+    """Whether torch counts something in an array: batches beside batch statistics, or models that are averaged."""
+    if name.rpartition('.')[2] == 'num_batches_tracked':
+        return translate(names, name.removesuffix('num_batches_tracked') + 'running_mean', 0) is not None
+    return name == 'n_averaged'
+
+
+def _numbers(pattern: str, name: str) -> dict[str, int] | None:
+    """Returns the numbers that `name` has in the slots of a map's `pattern`; None where it does not match.
+
+    A slot that stands in the pattern twice must have the same number in both places.
+    """
+    text, slots = _compiled(pattern)
+    match = text.fullmatch(name)
+    found = [(slot, int(value)) for slot, value in zip(slots, match.groups())] if match else None
+    return None if found is None or len(set(found)) > len(set(slots)) else dict(found)
+
+
+@functools.cache
+def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
+    """Returns the regular expression of a map's pattern, and the slots that its groups stand for."""
+    fixed, slots = _SLOT.split(pattern)[::2], _SLOT.split(pattern)[1::2]
+    return re.compile('([0-9]+)'.join(map(re.escape, fixed))), tuple(slots)
