@@ -18,7 +18,7 @@ it: it is passed over, as are the numbers of batches beside batch statistics.
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -60,12 +60,14 @@ def whole(path: str) -> str:
     return _PART.sub('', path)
 
 
-def parts(names: Names, path: str) -> list[str]:
-    """Returns the paths of the parts that the map has of an array, in their order."""
-    found: list[str] = []
-    while translate(names, f'{path}:{len(found)}', 1) is not None:
-        found.append(f'{path}:{len(found)}')
-    return found
+def places(names: Names, path: str, found: Collection[str]) -> list[str]:
+    """Returns the paths to make an array of: its own where it was found whole, or else those of its parts in order."""
+    if path in found:
+        return [path]
+    parts: list[str] = []
+    while translate(names, f'{path}:{len(parts)}', 1) is not None:
+        parts.append(f'{path}:{len(parts)}')
+    return parts if any(part in found for part in parts) else [path]
 
 
 def to_ours(name: str, path: str, pieces: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:

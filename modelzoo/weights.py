@@ -91,7 +91,7 @@ def load(
     Args:
         model: a backbone of the zoo with its head.
         variables: from ``model.init``, or only their shapes.
-        source: a file, see `weight_files.read`, or arrays by published name.
+        source: a file, a folder or an id on the hub, see `weight_files.read`, or arrays by published name.
         new_head: keep the head that `variables` have, whatever the source has.
 
     Raises:
@@ -163,27 +163,26 @@ def load_published(
     arrays = source if isinstance(source, Mapping) else weight_files.read(source)
     wanted = traverse_util.flatten_dict(params, sep='/')
     found, spare = _assigned(names, wanted, arrays)
-    pieces = {path: [path] if path in found else weight_names.parts(names, path) or [path] for path in wanted}
-    missing = [_translate(names, piece, 1) or piece for path in wanted for piece in pieces[path] if piece not in found]
-    there = {path: [found[piece] for piece in pieces[path]] for path in wanted if found.keys() >= {*pieces[path]}}
-    loaded = {path: _fitted(path, published, arrays, wanted[path].shape) for path, published in there.items()}
-    odd = {path for path, array in loaded.items() if array.shape != tuple(wanted[path].shape)}
-    tables = {path for path in odd if _is_table(path)} if resize else set()
+    places = {path: weight_names.places(names, path, found) for path in wanted}
+    missing = [_translate(names, place, 1) or place for path in wanted for place in places[path] if place not in found]
+    sources = {path: [found[place] for place in places[path] if place in found] for path in wanted}
+    loaded = {
+        path: _fitted(path, sources[path], arrays, wanted[path].shape)
+        for path in wanted
+        if len(sources[path]) == len(places[path])
+    }
+    is_odd = lambda path: loaded[path].shape != tuple(wanted[path].shape)
+    mismatch = lambda path: f'{" + ".join(sources[path])} ({loaded[path].shape}, not {tuple(wanted[path].shape)})'
+    tables = [path for path in loaded if resize is not None and _is_table(path) and is_odd(path)]
     _refuse(
         missing=missing,
         extra=[name for name, twin in spare.items() if not _is_copy(arrays, name, twin, found.values())],
-        misshapen=[_mismatch(there[path], loaded[path], wanted[path]) for path in loaded if path in odd - tables],
+        misshapen=[mismatch(path) for path in loaded if is_odd(path) and path not in tables],
     )
-    resized = {path: resize(path, loaded[path]) for path in tables}
-    _refuse(
-        misshapen=[
-            _mismatch(there[path], table, wanted[path])
-            for path, table in resized.items()
-            if table.shape != tuple(wanted[path].shape)
-        ]
-    )
-    typed = {path: array.astype(wanted[path].dtype, copy=False) for path, array in (loaded | resized).items()}
-    return traverse_util.unflatten_dict({path: typed[path] for path in wanted}, sep='/')
+    loaded |= {path: resize(path, loaded[path]) for path in tables}
+    _refuse(misshapen=[mismatch(path) for path in tables if is_odd(path)])
+    typed = {path: loaded[path].astype(wanted[path].dtype, copy=False) for path in wanted}
+    return traverse_util.unflatten_dict(typed, sep='/')
 
 
 def _assigned(
@@ -276,10 +275,6 @@ def _is_copy(arrays: Mapping[str, np.ndarray], name: str, twin: str | None, used
 
 def _is_table(path: str) -> bool:
     return path.rsplit('/', 1)[-1] == 'pos_embed'
-
-
-def _mismatch(published: Sequence[str], array: np.ndarray, wanted: Any) -> str:
-    return f'{" + ".join(published)} ({array.shape}, not {tuple(wanted.shape)})'
 
 
 def _refuse(**problems: list[str]) -> None:

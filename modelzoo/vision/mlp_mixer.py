@@ -146,7 +146,7 @@ class Mixer(ft.TokenBackbone):
         """
         grid = self.grid(*x.shape[1:3])
         tokens = self.embed(x)
-        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **self.encode(tokens, grid, train=train)}
+        return {ft.STEM: tokens.reshape(x.shape[0], *grid, self.width), **self.encode(tokens, grid, train=train)}
 
     def grid(self, height: int, width: int) -> ft.Grid:
         """Returns rows and columns of patches."""
@@ -154,7 +154,7 @@ class Mixer(ft.TokenBackbone):
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
         """Returns the patch embeddings, row by row."""
-        return self.stem(x).reshape(len(x), -1, self.width)
+        return self.stem(x).reshape(x.shape[0], -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
         """Returns zeros: the matrices across the patches depend on the positions themselves."""
@@ -171,11 +171,11 @@ class Mixer(ft.TokenBackbone):
                 'Mixer has a weight for each pair of patches, so it cannot encode a subset of them: '
                 'replace tokens instead of dropping them.'
             )
-        masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
+        masks = path_masks(self, self.drop_path, self.depth, tokens.shape[0], train=train)
         s = trunk.run(self, self.blocks, self.join.open(tokens), masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
         pooled = jnp.mean(x.astype(jnp.float32), axis=1)
-        return {ft.TOKENS: x, ft.MAP: x.reshape(len(x), *grid, self.width), ft.POOLED: pooled}
+        return {ft.TOKENS: x, ft.MAP: x.reshape(x.shape[0], *grid, self.width), ft.POOLED: pooled}
 
 
 def _check_tokens(module: nn.Module, path: tuple[str, str], tokens: int) -> None:

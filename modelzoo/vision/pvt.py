@@ -62,7 +62,7 @@ class ReducedAttention(nn.Module):
         """Mixes the pixels of a map."""
         width = x.shape[-1]
         memory = x if self.memory is None else self.memory(dtype=self.dtype, name='memory')(x)
-        flat, memory = (tokens.reshape(len(x), -1, width) for tokens in (x, memory))
+        flat, memory = (tokens.reshape(x.shape[0], -1, width) for tokens in (x, memory))
         q = Dense(width, True, self.kernel_init, self.dtype, name='q')(flat)
         kv = Dense(2 * width, True, self.kernel_init, self.dtype, name='kv')(memory)
         q, k, v = (attention.split_heads(part, self.heads) for part in (q, *jnp.split(kv, 2, axis=-1)))
@@ -206,8 +206,8 @@ class PatchEmbedding(nn.Module):
         x = x + pixels.reshape(1, *x.shape[1:]).astype(self.dtype)
         if token is None:
             return x
-        token = jnp.broadcast_to((token + table[:, :1])[None], (len(x), 1, 1, self.features)).astype(self.dtype)
-        return jnp.concatenate([token, x.reshape(len(x), 1, -1, self.features)], axis=2)
+        token = jnp.broadcast_to((token + table[:, :1])[None], (x.shape[0], 1, 1, self.features)).astype(self.dtype)
+        return jnp.concatenate([token, x.reshape(x.shape[0], 1, -1, self.features)], axis=2)
 
 
 class OverlappingPatches(nn.Module):
@@ -324,14 +324,14 @@ class PVT(_Pyramid):
         last = len(self.depths) - 1
         token = self.param('cls_token', init.trunc_normal(0.02), (1, 1, self.widths[last]))
         features = {}
-        for index, masks in enumerate(self._masks(len(x), train=train)):
+        for index, masks in enumerate(self._masks(x.shape[0], train=train)):
             patch = self.patch if index == 0 else 2
             embed = PatchEmbedding(self.widths[index], patch, tables[index], self.dtype, name=f'embed{index}')
             x = embed(x, token if index == last else None)
             features.setdefault(ft.STEM, x)
             x = self._stage(index)(x, masks, train=train)
             features[ft.stage(index)] = x
-        image = lambda tokens: tokens[:, 0, 1:].reshape(len(tokens), *grids[last], -1)
+        image = lambda tokens: tokens[:, 0, 1:].reshape(tokens.shape[0], *grids[last], -1)
         normed = self.norm(dtype=self.dtype, name='norm')(x)
         return {
             **features,
@@ -361,7 +361,7 @@ class PVTv2(_Pyramid):
         """
         patch_grid(*x.shape[1:3], self.patch)
         features = {}
-        for index, masks in enumerate(self._masks(len(x), train=train)):
+        for index, masks in enumerate(self._masks(x.shape[0], train=train)):
             patch = self.patch if index == 0 else 2
             x = OverlappingPatches(self.widths[index], patch, self.dtype, name=f'embed{index}')(x)
             features.setdefault(ft.STEM, x)

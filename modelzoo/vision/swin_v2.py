@@ -257,7 +257,7 @@ class SwinV2(ft.PyramidBackbone):
         """
         patch_grid(*x.shape[1:3], self.patch)
         x = Stem(self.width, self.patch, self.dtype, name='stem')(x)
-        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), x.shape[0], train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             x = Merge(self.dtype, name=f'merge{index}')(x) if index else x

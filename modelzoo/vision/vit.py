@@ -115,7 +115,7 @@ class ViT(ft.TokenBackbone):
         grid = self.grid(*x.shape[1:3])
         tokens = self.embed(x)
         features = self.encode(tokens + self.positions(grid), grid, train=train)
-        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **features}
+        return {ft.STEM: tokens.reshape(x.shape[0], *grid, self.width), **features}
 
     def grid(self, height: int, width: int) -> ft.Grid:
         """Returns rows and columns of patches."""
@@ -123,7 +123,7 @@ class ViT(ft.TokenBackbone):
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
         """Returns the patch embeddings, row by row, without positions."""
-        return self.stem(x).reshape(len(x), -1, self.width)
+        return self.stem(x).reshape(x.shape[0], -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
         """Returns the positions of the patches; a table of another grid is resized."""
@@ -134,13 +134,13 @@ class ViT(ft.TokenBackbone):
 
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
         """Runs the blocks on any subset of the patches, in any order; ``map`` is returned only with a `grid`."""
-        masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
-        s = self.join.open(jnp.concatenate([*self._before(len(tokens)), tokens], axis=1))
+        masks = path_masks(self, self.drop_path, self.depth, tokens.shape[0], train=train)
+        s = self.join.open(jnp.concatenate([*self._before(tokens.shape[0]), tokens], axis=1))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
         patches = x[:, len(self.prefix) :]
         pooled = x[:, 0] if self.pool == 'token' else jnp.mean(patches.astype(jnp.float32), axis=1)
-        image = {} if grid is None else {ft.MAP: patches.reshape(len(x), *grid, self.width)}
+        image = {} if grid is None else {ft.MAP: patches.reshape(x.shape[0], *grid, self.width)}
         return {ft.TOKENS: patches, **image, ft.POOLED: pooled.astype(jnp.float32)}
 
     def _before(self, batch: int) -> list[Float[Array, 'b 1 d']]:

@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from longview import modelzoo
-from longview.modelzoo import weight_files, weight_names, weights
+from longview.modelzoo import weight_files, weight_names, weight_torch, weights
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.mixers import hyena
 from longview.modelzoo.sequence import sgconv
@@ -104,6 +104,52 @@ def test_what_does_not_fit_is_listed():
         weights.load_published(names, wanted, published | {'head.bias': np.zeros(9, np.float32)})
     with pytest.raises(ValueError, match='1 extra: backbone/adapter/kernel'):
         weights.to_published(names, {'backbone': {'adapter': {'kernel': np.zeros((1, 1))}}})
+
+
+def test_everything_that_does_not_fit_is_said_at_once_and_eight_names_of_a_kind():
+    wanted = {'kernel': jax.ShapeDtypeStruct((2, 3), jnp.float32)} | {
+        f'b{n}': jax.ShapeDtypeStruct((2,), jnp.float32) for n in range(10)
+    }
+    found = {f'x{n}': np.zeros(3, np.float32) for n in range(9)} | {'kernel': np.zeros((2, 2), np.float32)}
+    extra, missing = (', '.join(f'{letter}{n}' for n in range(8)) for letter in 'xb')
+    message = (
+        rf'10 missing: {missing}, \.\.\.; 9 extra: {extra}, \.\.\.; 1 misshapen: kernel \(\(2, 2\), not \(2, 3\)\)'
+    )
+    with pytest.raises(ValueError, match=message):
+        weights.load_published([('kernel', 'kernel')], wanted, found)
+
+
+def test_a_first_kernel_for_colors_is_made_to_suit_other_channels_which_is_said(file, capsys):
+    colors = variables_of('vit_test')[1]['params']['backbone']['stem']['kernel']
+    wanted = {
+        1: colors.sum(2, keepdims=True),
+        2: colors[:, :, :2] * 1.5,
+        4: np.concatenate([colors, colors[:, :, :1]], axis=2) * 0.75,
+    }
+    for channels, kernel in wanted.items():
+        model = modelzoo.create_model('vit_test', weights=file)
+        like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, channels)))
+        loaded = model.load(like)['params']['backbone']
+        np.testing.assert_allclose(loaded['stem']['kernel'], kernel, rtol=1e-6, atol=1e-7)
+        said = f'note: patch_embed.proj.weight is for 3 channels, and is made to suit images of {channels}.'
+        assert said in capsys.readouterr().out
+    same_bits(
+        model.load(jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))),
+        variables_of('vit_test')[1],
+    )
+
+
+@pytest.mark.parametrize('folder', [False, True])
+def test_a_model_starts_from_averages_in_a_checkpoint_of_a_wrapped_network(tmp_path, monkeypatch, folder):
+    model, variables = variables_of('vit_test')
+    arrays = weights.to_published(names_of('vit_test'), variables['params'])
+    wrapped = {f'_orig_mod.module.{name}': array for name, array in arrays.items()}
+    found = weight_torch.StateDict(wrapped, 'state_dict_ema')
+    monkeypatch.setattr(weight_torch, 'read', lambda path: found)
+    monkeypatch.setattr(weight_torch, 'shapes', lambda path: {name: array.shape for name, array in wrapped.items()})
+    path = tmp_path / 'model_best.pth.tar'
+    path.write_bytes(b'')
+    same_bits(start(weights=tmp_path if folder else path), variables)
 
 
 def test_what_networks_compute_anew_is_passed_over():
