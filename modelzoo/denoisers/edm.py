@@ -128,7 +128,7 @@ class UNet(ft.Denoiser):
         x = _dense(self.width, width, self.dtype, name='time0')(x)
         x = _dense(width, width, self.dtype, name='time1')(nn.silu(x))
         if self.classes is not None:
-            condition = jnp.full(len(x), -1) if condition is None else condition
+            condition = jnp.full(x.shape[0], -1) if condition is None else condition
             # The vector of the class that is no class is 0.
             known = jax.nn.one_hot(condition, self.classes)
             x = x + Dense(width, False, nn.initializers.normal(1.0), self.dtype, name='class')(known)

@@ -86,7 +86,7 @@ class Elements(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b t c'] | Float[Array, 'b h w c']) -> Float[Array, 'b t d']:
         """Returns the embeddings."""
-        x = x.reshape(len(x), -1, x.shape[-1])
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         fan_in = init.uniform_fan_in(x.shape[-1])
         return Dense(self.width, True, fan_in, self.dtype, name='linear')(x)
 
@@ -185,7 +185,8 @@ class Trunk(ft.SequenceBackbone):
             NotImplementedError: `scan` with parts that differ between blocks.
         """
         embedded = self.stem(x)
-        masks = path_masks(self, self.drop_path, self.depth, len(x), branches=1 + (self.mlp is not None), train=train)
+        branches = 1 + (self.mlp is not None)
+        masks = path_masks(self, self.drop_path, self.depth, x.shape[0], branches=branches, train=train)
         if self.scan and not (callable(self.mixer) and (self.mlp is None or callable(self.mlp))):
             raise NotImplementedError('blocks with different parts cannot run with scan: switch it off.')
         s = trunk.run(self, self.blocks, self.join.open(embedded), masks, train=train, remat=self.remat, scan=self.scan)

@@ -82,7 +82,7 @@ class Transformer(ft.TextBackbone):
         if self.pool not in POOLS:
             raise ValueError(f'pool is {self.pool!r}: use one of {", ".join(POOLS)}.')
         embedded = WordEmbedding(self.vocabulary, self.width, self.places, self.dtype, name='stem')(words)
-        masks = path_masks(self, self.drop_path, self.depth, len(words), train=train)
+        masks = path_masks(self, self.drop_path, self.depth, words.shape[0], train=train)
         block = functools.partial(
             PreNorm,
             norm=functools.partial(self.norm, dtype=self.dtype),

@@ -56,7 +56,7 @@ class GatedPositionalAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
         """Mixes the pixels of a map."""
-        width, flat = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
+        width, flat = x.shape[-1], x.reshape(x.shape[0], -1, x.shape[-1])
         qk = Dense(2 * width, False, self.kernel_init, self.dtype, name='qk')(flat)
         v = Dense(width, False, _identity, self.dtype, name='v')(flat)
         q, k, v = (attention.split_heads(part, self.heads) for part in (*jnp.split(qk, 2, axis=-1), v))
@@ -157,7 +157,7 @@ class ConViT(ft.TokenBackbone):
         grid = self.grid(*x.shape[1:3])
         tokens = self.embed(x)
         features = self.encode(tokens + self.positions(grid), grid, train=train)
-        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **features}
+        return {ft.STEM: tokens.reshape(x.shape[0], *grid, self.width), **features}
 
     def grid(self, height: int, width: int) -> ft.Grid:
         """Returns rows and columns of patches."""
@@ -165,7 +165,7 @@ class ConViT(ft.TokenBackbone):
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
         """Returns the patch embeddings, row by row, without positions."""
-        return self.stem(x).reshape(len(x), -1, self.width)
+        return self.stem(x).reshape(x.shape[0], -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
         """Returns the position table, resized if `grid` is another one."""
@@ -183,7 +183,7 @@ class ConViT(ft.TokenBackbone):
                 'ConViT attends by the places of its patches in a whole grid, so it cannot encode a '
                 'subset of them: replace tokens instead of dropping them.'
             )
-        batch, shape = len(tokens), (len(tokens), *grid, self.width)
+        batch, shape = tokens.shape[0], (tokens.shape[0], *grid, self.width)
         masks = path_masks(self, self.drop_path, self.depth, batch, train=train)
         local, rest = (None, None) if masks is None else (masks[: self.local], masks[self.local :])
         options = {'train': train, 'remat': self.remat, 'scan': self.scan}

@@ -61,7 +61,7 @@ class ConvProjection(nn.Module):
         """Returns the projected tokens `before`, followed by the pixels row by row."""
         image = StridedDepthwise(3, self.stride, 1, dtype=self.dtype, name='conv')(image)
         image = self.norm(dtype=self.dtype, name='norm')(image, train=train)
-        tokens = jnp.concatenate([before, image.reshape(len(image), -1, image.shape[-1])], axis=1)
+        tokens = jnp.concatenate([before, image.reshape(image.shape[0], -1, image.shape[-1])], axis=1)
         return Dense(self.features, True, self.kernel_init, self.dtype, name='project')(tokens)
 
 
@@ -202,9 +202,9 @@ class CvT(ft.PyramidBackbone):
                 self.widths[index], self.patch if index == 0 else 2, self.dtype, name=f'embed{index}'
             )(x)
             features.setdefault(ft.STEM, x)
-            before = [jnp.broadcast_to(token, (len(x), *token.shape[1:])).astype(x.dtype)] if index == last else []
-            tokens = jnp.concatenate([*before, x.reshape(len(x), -1, x.shape[-1])], axis=1)
-            masks = path_masks(self, self.drop_path if before else 0.0, self.depths[index], len(x), train=train)
+            before = [jnp.broadcast_to(token, (x.shape[0], *token.shape[1:])).astype(x.dtype)] if index == last else []
+            tokens = jnp.concatenate([*before, x.reshape(x.shape[0], -1, x.shape[-1])], axis=1)
+            masks = path_masks(self, self.drop_path if before else 0.0, self.depths[index], x.shape[0], train=train)
             tokens = self._stage(index, x.shape[1:3])(tokens, masks, train=train)
             x = tokens[:, len(before) :].reshape(x.shape)
             features[ft.stage(index)] = x

@@ -199,7 +199,7 @@ class HorNet(ft.PyramidBackbone):
         """
         patch_grid(*x.shape[1:3], self.patch)
         x = meta_next.PatchStem(self.width, self.patch, self.norm, self.dtype, name='stem')(x)
-        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), x.shape[0], train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             if index:

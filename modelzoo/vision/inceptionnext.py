@@ -147,7 +147,7 @@ class InceptionNeXt(ft.PyramidBackbone):
         """
         patch_grid(*x.shape[1:3], self.patch)
         x = meta_next.PatchStem(self.widths[0], self.patch, self.norm, self.dtype, name='stem')(x, train=train)
-        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), x.shape[0], branches=1, train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             if index:

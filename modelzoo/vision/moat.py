@@ -85,7 +85,7 @@ class RelativeAttention(nn.Module):
         Raises:
             ValueError: `head_width` does not divide the width.
         """
-        width, flat = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
+        width, flat = x.shape[-1], x.reshape(x.shape[0], -1, x.shape[-1])
         if width % self.head_width:
             raise ValueError(f'width {width} does not divide into heads of {self.head_width}: change one of them.')
         dense = functools.partial(Dense, width, True, _NORMAL, self.dtype)
@@ -270,7 +270,7 @@ class MOAT(ft.PyramidBackbone):
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``, the normalized mean of the pixels."""
         x = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         count = sum(self.depths)
-        masks = path_masks(self, self.drop_path * (count - 1) / count, count, len(x), train=train)
+        masks = path_masks(self, self.drop_path * (count - 1) / count, count, x.shape[0], train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             x = self._stage(index)(x, stage_masks, train=train)

@@ -244,18 +244,18 @@ class SkipNet(ft.PyramidBackbone):
             raise ValueError(
                 f'SkipNet never skips its first block, and depths are {tuple(self.depths)}: use 2 or more.'
             )
-        masks = path_masks(self, self.drop_path, len(blocks), len(x), branches=1, train=train)
+        masks = path_masks(self, self.drop_path, len(blocks), x.shape[0], branches=1, train=train)
         run = lambda block, x, gate, mask: block(x, gate, mask, train=train)
         run = nn.remat(run) if self.remat else run
         control = self.control(name='control')
-        state, g = control.init_state(len(x)), jnp.ones(len(x))
+        state, g = control.init_state(x.shape[0]), jnp.ones(x.shape[0])
         features, gates, logits = {ft.STEM: stem}, [], []
         for number, (stage, index, width, stride) in enumerate(blocks):
             block = Block(width, stride, self.dtype, name=f'{stage}_block{index:02d}')
             x = run(block, x, g, None if masks is None else masks[number, 0])
             seen = self.gate(features=width, dtype=self.dtype, name=f'{stage}_gate{index:02d}')(x, train=train)
             state, logit = control(state, seen)
-            g = self.decide(logit, functools.partial(self._draw, len(x)), train=train)
+            g = self.decide(logit, functools.partial(self._draw, x.shape[0]), train=train)
             features[stage], gates, logits = x, [*gates, g], [*logits, logit]
         said = {ft.GATES: gates, ft.GATE_LOGITS: logits}
         said = {key: jnp.stack(values[:-1], axis=1).astype(self.dtype) for key, values in said.items()}

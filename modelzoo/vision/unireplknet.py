@@ -218,7 +218,7 @@ class UniRepLKNet(ft.PyramidBackbone):
             )
         patch_grid(*x.shape[1:3], self.patch)
         x = Stem(self.widths[0], self.patch, self.dtype, name='stem')(x)
-        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), branches=1, train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), x.shape[0], branches=1, train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             if index:

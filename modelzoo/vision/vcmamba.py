@@ -320,7 +320,7 @@ class VCMamba(ft.PyramidBackbone):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
-        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), x.shape[0], train=train)
         x = Stem(self.widths[0], self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):

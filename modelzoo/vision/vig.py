@@ -170,7 +170,7 @@ class ViG(ft.TokenBackbone):
         grid = self.grid(*x.shape[1:3])
         tokens = self.embed(x)
         features = self.encode(tokens + self.positions(grid), grid, train=train)
-        return {ft.STEM: tokens.reshape(len(x), *grid, self.width), **features}
+        return {ft.STEM: tokens.reshape(x.shape[0], *grid, self.width), **features}
 
     def grid(self, height: int, width: int) -> ft.Grid:
         """Returns rows and columns of tokens."""
@@ -178,7 +178,7 @@ class ViG(ft.TokenBackbone):
 
     def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
         """Returns the pixels of the stem, row by row, without positions."""
-        return self.stem(x).reshape(len(x), -1, self.width)
+        return self.stem(x).reshape(x.shape[0], -1, self.width)
 
     def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
         """Returns the position table, resized if `grid` is another one."""
@@ -195,8 +195,8 @@ class ViG(ft.TokenBackbone):
                 'ViG convolves its tokens as an image, so it cannot encode a subset of them: '
                 'replace tokens instead of dropping them.'
             )
-        masks = path_masks(self, self.drop_path, self.depth, len(tokens), train=train)
-        s = self.join.open(tokens.reshape(len(tokens), *grid, self.width))
+        masks = path_masks(self, self.drop_path, self.depth, tokens.shape[0], train=train)
+        s = self.join.open(tokens.reshape(tokens.shape[0], *grid, self.width))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
         return {ft.TOKENS: x.reshape(tokens.shape), ft.MAP: x, ft.POOLED: global_mean(x)}
@@ -253,7 +253,7 @@ class HierViG(ft.PyramidBackbone):
         stem_grid(*x.shape[1:3], self.patch)
         gelu = functools.partial(nn.gelu, approximate=False)
         x = ConvStem(self.channels[0], self.patch, gelu, self.dtype, name='stem')(x)
-        masks = path_masks(self, self.drop_path, sum(self.depths), len(x), train=train)
+        masks = path_masks(self, self.drop_path, sum(self.depths), x.shape[0], train=train)
         features = {ft.STEM: x}
         for index, stage_masks in enumerate(by_stage(masks, self.depths)):
             x = self._stage(index)(x, stage_masks, train=train)

@@ -55,4 +55,4 @@ def bilinear(x: Float[Array, 'b h w c'], size: tuple[int, int]) -> Float[Array, 
     """
     if x.shape[1:3] == tuple(size):
         return x
-    return jax.image.resize(x, (len(x), *size, x.shape[-1]), 'bilinear', antialias=False)
+    return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), 'bilinear', antialias=False)

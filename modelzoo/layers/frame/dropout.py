@@ -41,7 +41,7 @@ class Dropout(nn.Module):
                 'Dropout stands in a block that runs under nn.remat, where the rows of the batch are not known: draw '
                 'dropout_keys outside of the block and call dropout with them, or switch remat off.'
             )
-        return dropout(x, example_keys(self, len(x)), self.rate)
+        return dropout(x, example_keys(self, x.shape[0]), self.rate)
 
 
 def dropout(x: Float[Array, 'b *n'], keys: Key[Array, ' b'] | None, rate: float) -> Float[Array, 'b *n']:

@@ -68,7 +68,7 @@ def run(
     Raises:
         NotImplementedError: `scan` with blocks that hold more than parameters, or parameters of different shapes.
     """
-    masks = path_masks(module, drop_path, sum(map(len, stages)), len(x), branches=1, train=train)
+    masks = path_masks(module, drop_path, sum(map(len, stages)), x.shape[0], branches=1, train=train)
     join = residual(name='residual')
     s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):

@@ -82,7 +82,7 @@ class Hyena(Mixer):
                 f'a sequence of {x.shape[1]} is longer than the {self.places} places that Hyena has '
                 'positions for: set places.'
             )
-        short = jnp.zeros((len(x), self.taps - 1, (self.order + 1) * x.shape[-1]), self.dtype)
+        short = jnp.zeros((x.shape[0], self.taps - 1, (self.order + 1) * x.shape[-1]), self.dtype)
         return State(short, (None,) * (self.order - 1))
 
     @nn.compact

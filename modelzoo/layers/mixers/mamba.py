@@ -50,7 +50,7 @@ class Mamba(nn.Module):
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
         """Mixes a sequence causally."""
         del train
-        return self._mix(x, self.init_state(len(x), x.shape[-1]))[0]
+        return self._mix(x, self.init_state(x.shape[0], x.shape[-1]))[0]
 
     def extend(self, x: Float[Array, 'b t d'], state: State) -> tuple[Float[Array, 'b t d'], State]:
         """Returns the outputs of the next tokens, one or many, and the state after them."""

@@ -105,7 +105,7 @@ class EvoNormS0(nn.Module):
         x = x.astype(jnp.float32)
         variance = _variance(x.reshape(*x.shape[:3], self.groups, -1), (1, 2, 4))
         inverse = jnp.repeat(jax.lax.rsqrt(variance + self.epsilon), channels // self.groups, axis=-1)
-        return _affine(self, x * jax.nn.sigmoid(per_channel(v) * x) * inverse.reshape(len(x), 1, 1, channels))
+        return _affine(self, x * jax.nn.sigmoid(per_channel(v) * x) * inverse.reshape(x.shape[0], 1, 1, channels))
 
 
 class Affine(nn.Module):

@@ -42,7 +42,7 @@ class HyperConnections(Residual):
     def write(self, s: Float[Array, 'b s *n'], y: Float[Array, 'b *n']) -> Array:
         """Returns the mixed copies, with the branch's output added to each."""
         alpha, beta = self._weights(s)
-        y = y.reshape(len(y), 1, -1, y.shape[-1])
+        y = y.reshape(y.shape[0], 1, -1, y.shape[-1])
         out = (beta[..., None] * y.astype(jnp.float32)).reshape(s.shape)
         return _mixed(alpha[..., 1:], s) + out.astype(s.dtype)
 
@@ -89,4 +89,4 @@ def _mixed(alpha: Float[Array, 'b2 s m t'], s: Float[Array, 'b s *n']) -> Float[
     flat = s.reshape(*s.shape[:2], -1, s.shape[-1]).astype(jnp.float32)
     alpha = jnp.broadcast_to(alpha, (*flat.shape[:3], alpha.shape[-1]))
     mixed = jnp.einsum('bsmt,bsmd->btmd', alpha, flat)
-    return mixed.reshape(len(s), -1, *s.shape[2:]).astype(s.dtype)
+    return mixed.reshape(s.shape[0], -1, *s.shape[2:]).astype(s.dtype)
