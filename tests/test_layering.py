@@ -75,6 +75,12 @@ TABLE = (
         'likewise',
     ),
     Rule(
+        'modelzoo/denoisers',
+        ('modelzoo.features', 'modelzoo.layers', 'modelzoo.weights', 'kernels'),
+        NETWORKS,
+        'likewise',
+    ),
+    Rule(
         'modelzoo/sequence',
         (
             'modelzoo.features',
