@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.extend
 from jax import lax
 from jax.interpreters import mlir
@@ -135,11 +136,20 @@ def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], *arg
     special = {
         form.platform: form.run
         for form in forms.values()
-        if form.platform is not None and form.proven and form.missing(*args) is None
+        if form.platform is not None and form.proven and _missing(form, *args) is None
     }
     if not special:
         return anywhere(*args)
     return lax.platform_dependent(*args, default=anywhere, **special)
+
+
+def _missing(form: Form, *args: Any) -> str | None:
+    """Returns why a form cannot serve a call, in words, or None."""
+    unknown = [x for x in jax.tree.leaves(args) if symbolic(x)]
+    if form.platform is not None and unknown:
+        # A Pallas kernel makes its tiles of numbers.
+        return f'an input has the shape {unknown[0].shape}; wanted numbers alone'
+    return form.missing(*args)
 
 
 class _Shards(NamedTuple):
@@ -264,7 +274,7 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
             f'(the nearest is {near!r}), or None to let the platform decide.'
         )
     form = forms[name]
-    missing = form.missing(*args)
+    missing = _missing(form, *args)
     if missing is not None:
         raise NotImplementedError(
             f'{op}: implementation {name!r} cannot serve this call: {missing}. '
@@ -323,6 +333,11 @@ def sharded(x: jax.Array) -> bool:
     mesh = _mesh_of(x)
     manual = jax.sharding.AxisType.Manual
     return any(size > 1 and kind != manual for size, kind in zip(mesh.axis_sizes, mesh.axis_types))
+
+
+def symbolic(x: jax.Array) -> bool:
+    """Whether a size of `x` is a symbol, as the batch is in a program for batches of any size (`jax.export`)."""
+    return any(map(jax.export.is_symbolic_dim, x.shape))
 
 
 def _mesh_of(x: jax.Array) -> Any:

@@ -149,7 +149,7 @@ def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any
 def _few(plan: Plan, q: jax.Array, v: jax.Array) -> int:
     """Returns the number of sequences to run at a time on a CPU: a divisor of the batch size."""
     batch, _, heads, keys = q.shape
-    if dispatch.sharded(q):
+    if dispatch.sharded(q) or dispatch.symbolic(q):
         return batch
     fit = _BYTES // (plan.chunk * heads * (keys + v.shape[-1]) * 4)
     return next(n for n in range(min(max(fit, 2), batch), 0, -1) if batch % n == 0)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -75,6 +76,7 @@ class FFT(NamedTuple):
 
     def rows(self, batch: int, channels: int) -> int:
         """Returns the number of channels in a group, a divisor of all channels."""
+        batch = 1 if jax.export.is_symbolic_dim(batch) else batch  # one is certain
         most = max(1, _GROUP // (batch * self.size)) if self.grouped else channels
         return max(n for n in range(1, min(most, channels) + 1) if channels % n == 0)
 

@@ -125,7 +125,7 @@ def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
 def _few(plan: Plan, u: jax.Array, states: int) -> int:
     """The number of sequences to scan at a time on a CPU: a divisor of the batch size."""
     batch, length, channels = u.shape
-    if dispatch.sharded(u):
+    if dispatch.sharded(u) or dispatch.symbolic(u):
         return batch
     row = min(plan.chunk, length) * channels * states * 4
     return next(n for n in range(min(max(_BYTES // row, 1), batch), 0, -1) if batch % n == 0)
