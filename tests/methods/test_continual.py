@@ -23,8 +23,8 @@ from tests import runs, toys
 from tests.methods.small import NET, RNG, Dropping, batch_of, transform
 from tests.modelzoo import tiny
 
-# Classes 4 and 7 come first, the class 9 never.
-SESSIONS = (2, 1, 2, 1, 0, 1, 2, 0, 2, -1)
+# Classes 4 and 7 come first, the class 2 never.
+SESSIONS = (2, 1, -1, 1, 0, 1, 2, 0, 2, 2)
 SEEN = [1, 3, 4, 5, 7]  # by session 1
 
 
@@ -58,7 +58,15 @@ def after_a_step():
         v = make_step(made, optax.sgd(0.1), transform=transform)(state, data, RNG)[0].variables
         network = made.deployed(v)[NETWORK]
         raw = network.module.apply(network.variables, whole['image'])['logits']
-        return v, grads, metrics, made.predict(v, whole)['logits'], raw, made.measure(v, whole, None, RNG)
+        return (
+            v,
+            grads,
+            metrics,
+            made.predict(v, whole)['logits'],
+            raw,
+            made.measure(v, whole, None, RNG),
+            made.score(v, whole),
+        )
 
     return *jax.device_get(run()), jax.device_get(whole)
 
@@ -72,14 +80,14 @@ def test_unseen_classes_get_no_gradient_and_the_newest_session_is_kept():
 
 
 def test_answers_are_classes_that_have_come_and_the_deployed_network_knows_no_session():
-    *_, logits, raw, _, _ = after_a_step()
+    *_, logits, raw, _, _, _ = after_a_step()
     np.testing.assert_array_equal(logits[:14, SEEN], raw[:14, SEEN])
     assert (np.delete(logits, SEEN, axis=1) == np.finfo(np.float32).min).all() and np.isfinite(raw[:14]).all()
     assert set(logits[:14].argmax(axis=1)) <= set(SEEN)
 
 
 def test_figures_by_session_are_those_counted_by_hand():
-    *_, raw, sums, whole = after_a_step()
+    *_, raw, sums, scores, whole = after_a_step()
     figures = task().figures(jax.tree.map(np.float64, sums), {})
     sessions, label = np.array(SESSIONS), whole['label'][:14]
     arrives = np.where(label < 0, -1, sessions[label])
@@ -98,11 +106,12 @@ def test_figures_by_session_are_those_counted_by_hand():
     assert figures['average_accuracy'] == pytest.approx(np.mean(by_session))
     smaller = raw[counted][:, SEEN].astype(np.float64)
     right = np.take_along_axis(smaller, np.searchsorted(SEEN, label[counted])[:, None], axis=1)[:, 0]
+    assert (scores['loss'][:14][~counted] == 0).all() and scores['loss'][:14][counted].min() > 0
     assert figures['loss'] == pytest.approx(np.mean(np.log(np.exp(smaller).sum(axis=1)) - right), rel=1e-5)
 
 
 def test_figures_have_their_names_and_no_nan_before_anything_is_measured():
-    *_, sums, _ = after_a_step()
+    *_, sums, _, _ = after_a_step()
     figures = task().figures(jax.tree.map(lambda x: np.zeros_like(x, np.float64), sums), {})
     assert len(figures) == 5 + 2 * 3 and set(figures.values()) == {0}
 
