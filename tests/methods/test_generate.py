@@ -10,15 +10,17 @@ import optax
 import pytest
 from flax import linen as nn
 
+from longview.methods.computation import Opened, Work
 from longview.methods.ema import Ema
 from longview.methods.figures import frechet
 from longview.methods.generate import process as pr
 from longview.methods.generate import samplers
 from longview.methods.generate.diffusion import DENOISER, Diffusion
+from longview.methods.generate.disturbed import AddNoise, Distances, ReplacePixels
 from longview.methods.generate.generator import sample
 from longview.methods.generate.judged import Judged
 from longview.methods.supervised import Supervised
-from longview.methods.task import Network, chain, init_state, make_step
+from longview.methods.task import Network, Task, Variables, chain, init_state, make_step
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier, Linear
 from longview.modelzoo.layers.frame.dense import Dense
@@ -264,3 +266,47 @@ def test_images_of_another_shape_and_too_many_steps_are_refused():
         jax.eval_shape(DDPM.init, RNG, BATCH | {'image': jnp.zeros((2, 8, 8, 1))})
     with pytest.raises(ValueError, match='ddim has 4 steps and the process 3'):
         DDIM(lambda x, t: x, pr.Betas((0.1, 0.2, 0.3)), jnp.zeros(3), lambda i: jnp.zeros(3))
+
+
+class Flat(Task):
+    """Its features are the pixels."""
+
+    def init(self, rng, batch, given=None):
+        raise NotImplementedError
+
+    loss = init
+
+    def predict(self, v, batch):
+        return {'pooled': batch['image'].reshape(len(batch['image']), -1)}
+
+
+class Finished(Work, Opened):
+    """A finished run of `Flat`, with its splits by name."""
+
+    def __init__(self, **splits):
+        self.splits = splits
+
+    def open(self, workdir):
+        return self
+
+    def gather(self, program, data=None, batch_size=None):
+        run = tiny.jit(lambda batch: program(Flat(), Variables({}, {}, {}), batch))
+        return jax.device_get(run(self.splits[data or 'own']))
+
+
+def test_distances_to_compare_with_are_those_of_disturbed_images_and_other_splits():
+    draws = DRAWS.normal(size=(2, 40, 2, 2, 1)).astype(np.float32)
+    own, other = ({'image': jnp.asarray(x), 'index': jnp.arange(40)} for x in draws)
+    disturbed = {'noise': AddNoise(0.5), 'replaced': ReplacePixels(0.25, 3.0, 4.0), 'nothing': AddNoise(0.0)}
+    made = Distances('somewhere', {'other': 'other'}, disturbed)(Finished(own=own, other=other))
+    found = made.files['distances.json']
+    flat = lambda x: frechet.of_rows(np.asarray(x).reshape(40, -1))
+    assert found['other'] == pytest.approx(frechet.distance(*map(flat, draws)), rel=1e-5)
+    assert found['nothing'] < 1e-6 < found['noise'] < found['replaced']
+    run = tiny.jit(lambda batch: [disturbed[name](batch, RNG)['image'] for name in ('noise', 'replaced')])
+    whole = jax.device_get(run(own))
+    part = jax.device_get(run(jax.tree.map(lambda x: x[7:9], own)))
+    chex.assert_trees_all_close([x[7:9] for x in whole], part)
+    noise, replaced = whole[0] - draws[0], whole[1] != draws[0]
+    assert abs(noise.std() - 0.5) < 0.1 and abs(replaced.mean() - 0.25) < 0.12
+    assert whole[1][replaced].min() >= 3 and whole[1][replaced].max() <= 4
