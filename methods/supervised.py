@@ -1,16 +1,17 @@
-"""Classification with a softmax cross-entropy, soft labels and label smoothing included."""
+"""Learning from labels: a class, several labels or numbers, with soft labels and label smoothing."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
+from longview.methods.losses import Loss, SoftmaxCrossEntropy
+from longview.methods.losses import cross_entropy as cross_entropy
 from longview.methods.objective import NETWORK, NetworkObjective
-from longview.methods.task import Batch, Given, Metrics, Network, Variables
+from longview.methods.task import Batch, Given, Metrics, Network, Rows, Variables
 from longview.modelzoo.heads import filled
 
 
@@ -18,13 +19,26 @@ from longview.modelzoo.heads import filled
 class Supervised(NetworkObjective):
     """Trains ``head(backbone(image))`` on ``label``, or on ``target`` where a batch transform made one.
 
+    The figures are ``loss`` and those of the kind of labels (methods/answers.py): of one class ``accuracy`` and
+    ``top5``; of several labels ``mean_average_precision``, ``exact_match``, ``f1_micro`` and ``f1_macro``; of numbers
+    ``mae``, ``rmse`` and ``r2``, with which a config sets ``best``, and ``best_mode`` to ``min``.
+
     Attributes:
-        backbone, head, network: image -> features, and features -> logits; see `NetworkObjective`.
+        backbone, head, network: image -> features, and features -> logits or numbers, as many as there are classes,
+            labels or numbers; see `NetworkObjective`.
         label_smoothing: the share of each hard label spread over all classes (Szegedy et al., 2016,
             https://arxiv.org/abs/1512.00567). Soft targets are taken as they are.
+        criterion: the loss, which says of what kind the labels are (methods/losses.py).
+        label: the column of the batch that holds them.
     """
 
     label_smoothing: float = 0.0
+    criterion: Loss = SoftmaxCrossEntropy()
+    label: str = 'label'
+
+    @property
+    def batchwide(self) -> bool:
+        return self.criterion.batchwide
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         # Each part has a key of its own: initialised as one module, both would have other values.
@@ -47,38 +61,45 @@ class Supervised(NetworkObjective):
         features, state = forward.learn(
             self.model.backbone, v.params['backbone'], v.state, *columns, rng=rng, row=batch['row']
         )
-        logits = self._logits(v, features)
-        losses = cross_entropy(logits, self._target(batch, logits.shape[-1]))
-        loss, metrics = forward.penalized(losses.mean(), features)
+        answer = self._answer(v, features)
+        target = batch['target'] if 'target' in batch else self._target(batch, answer, self.label_smoothing)
+        loss, metrics = forward.penalized(self.criterion.mean(answer, target), features)
         return loss, (state, metrics)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
+        """Returns the features, and ``logits``; of numbers ``prediction``."""
         features = forward.answer(
             self.model.backbone, v.params['backbone'], v.state, *forward.inputs(self.model, batch)
         )
-        return {**features, 'logits': self._logits(v, features)}
+        return {**features, self.criterion.answers.name: self._answer(v, features)}
 
     def score(self, v: Variables, batch: Batch) -> dict[str, Float[Array, ' b']]:
-        logits, label = self.predict(v, batch)['logits'], batch['label']
-        # Counting the classes that beat the right one gives both figures without a sort.
-        right = jnp.take_along_axis(logits, label[:, None], axis=1)
-        rank = jnp.sum(logits > right, axis=1)
-        losses = cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
-        return {'loss': losses, 'accuracy': (rank < 1).astype(jnp.float32), 'top5': (rank < 5).astype(jnp.float32)}
+        answers = self.criterion.answers
+        answer = self.predict(v, batch)[answers.name]
+        losses = self.criterion(answer, self._target(batch, answer))
+        return {'loss': losses, **answers.scores(answer, batch[self.label])}
+
+    def rows(self, v: Variables, batch: Batch, ready: Any) -> Rows:
+        answers = self.criterion.answers
+        if not answers.together:
+            return {}
+        answer = self.predict(v, batch)[answers.name]
+        return {'answer': answer.astype(jnp.float32), 'target': self._target(batch, answer)}
+
+    def figures(self, sums: Any, rows: dict[str, Any]) -> dict[str, float]:
+        scores, answers = super().figures(sums, rows), self.criterion.answers
+        return {**scores, **answers.figures(rows['answer'], rows['target'])} if answers.together else scores
 
     def deployed(self, v: Variables) -> dict[str, Network]:
         state = {kind: {'backbone': tree} for kind, tree in v.state.items()}
         return {NETWORK: Network(self.model, {'params': v.params, **state})}
 
-    def _logits(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b classes']:
+    def _answer(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b k']:
         return self.model.head.apply({'params': v.params['head']}, features)
 
-    def _target(self, batch: Batch, classes: int) -> Float[Array, 'b classes']:
-        if 'target' in batch:
-            return batch['target']
-        return optax.smooth_labels(jax.nn.one_hot(batch['label'], classes), self.label_smoothing)
-
-
-def cross_entropy(logits: Float[Array, 'b c'], target: Float[Array, 'b c']) -> Float[Array, ' b']:
-    """Returns ``-sum_c target_c log softmax(logits)_c`` for each example, in float32."""
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), target)
+    def _target(self, batch: Batch, answer: Float[Array, 'b k'], smoothing: float = 0.0) -> Float[Array, 'b k']:
+        if self.label not in batch:
+            raise ValueError(
+                f'Supervised.label is {self.label!r}, and the batch has {", ".join(sorted(batch))}: name one of these.'
+            )
+        return self.criterion.answers.target(batch[self.label], answer.shape[-1], smoothing)

@@ -108,6 +108,17 @@ class Task(abc.ABC):
         del grads, step
         return v
 
+    def skips(self, metrics: Metrics) -> Bool[Array, ''] | bool:
+        """Returns whether a step whose loss is finite and whose gradients are not is left out and the run goes on.
+
+        By default the run ends there. A step that is left out changes no variable and nothing of the optimizer.
+
+        Args:
+            metrics: those of the step, as `loss` returned them.
+        """
+        del metrics
+        return False
+
     @abc.abstractmethod
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         """Returns what would be deployed: ``logits``, ``pooled``, ..., one row per example."""
@@ -237,6 +248,9 @@ class Wrapper(Task):
     def after(self, v: Variables, grads: Any, step: Int[Array, '']) -> Variables:
         return self.inner.after(v, grads, step)
 
+    def skips(self, metrics: Metrics) -> Bool[Array, ''] | bool:
+        return self.inner.skips(metrics)
+
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
         return self.inner.predict(self.deploy(v), batch)
 
@@ -362,11 +376,13 @@ def make_step(
         v = task.after(v, grads, state.step)
         grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
         finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+        skipped = jnp.isfinite(metrics['loss']) & ~jnp.isfinite(grad_norm) & task.skips(metrics)
         metrics = {**metrics, 'grad_norm': grad_norm, 'update_norm': update_norm}
+        known = jax.tree.map(lambda m: jnp.where(skipped & ~jnp.isfinite(m), 0.0, m), metrics)
         restart = state.step % log_every == 0
-        meters = jax.tree.map(lambda s, m: jnp.where(restart, 0.0, s) + m, state.meters, metrics)
+        meters = jax.tree.map(lambda s, m: jnp.where(restart, 0.0, s) + m, state.meters, known)
         new = TrainState(state.step + 1, v, opt_state, meters, state.bad_step)
-        state = _keep_if_bad(state, new, finite)
+        state = _keep_if_bad(state, new, finite, skipped)
         return state, state.bad_step
 
     return step
@@ -439,8 +455,11 @@ def _gradients(
     return grads, microbatches.closed(task_state, v.state), metrics
 
 
-def _keep_if_bad(old: TrainState, new: TrainState, finite: Array) -> TrainState:
-    good = finite & (old.bad_step < 0)
-    bad_step = jnp.where(good | (old.bad_step >= 0), old.bad_step, old.step)
+def _keep_if_bad(old: TrainState, new: TrainState, finite: Array, skipped: Array) -> TrainState:
+    """Returns the state after a step: of one that is not finite the old one, marked unless the step is left out."""
+    running = old.bad_step < 0
+    good, goes_on = finite & running, (finite | skipped) & running
+    bad_step = jnp.where(goes_on | ~running, old.bad_step, old.step)
     kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-    return kept._replace(bad_step=bad_step)
+    step, meters = jax.tree.map(lambda n, o: jnp.where(goes_on, n, o), (new.step, new.meters), (old.step, old.meters))
+    return kept._replace(step=step, meters=meters, bad_step=bad_step)
