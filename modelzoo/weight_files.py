@@ -92,8 +92,7 @@ def locate(weights: str | os.PathLike) -> pathlib.Path:
     if path.is_file() or not found or path.suffix in ENDINGS:
         if not path.is_file():
             raise FileNotFoundError(
-                f'weights {os.fspath(weights)!r} are neither a file, a folder, nor owner/name on the hub: correct the '
-                'path.'
+                f'weights {os.fspath(weights)!r} are neither a file nor owner/name on the hub: correct the path.'
             )
         return path
     return _download(found['id'], found['revision'])
