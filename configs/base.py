@@ -220,6 +220,8 @@ def run(task: Node, data: Node, optimizer: Node, **rest: Any) -> Node:
         'eval_every': unset(int),
         'save_every': unset(int),
         'keep': 2,
+        'keep_every': unset(int),
+        'patience': unset(int),
         'eval_batch_size': unset(int),
         'pictures': 8,
         'mesh': mesh(),

@@ -18,6 +18,7 @@ from longview.methods.objective import variables_of
 from longview.methods.task import Given, Task, TrainState, Variables, chain, normalizes_batches, read_given
 from longview.runtime import profile
 from longview.runtime.checkpoint import Checkpoints
+from longview.runtime.ended import ended
 from longview.runtime.errors import RunError
 from longview.runtime.evaluation import Evaluation
 from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
@@ -26,6 +27,7 @@ from longview.runtime.nodes import NoNode, node_of
 from longview.runtime.plan import Plan, Run, read_run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
 from longview.runtime.resolve import places
+from longview.runtime.rows import newest, read
 from longview.runtime.workdir import alone, check_config, write_config
 
 # Steps handed to the devices ahead of the one being waited for: enough to keep them busy, few enough
@@ -59,6 +61,12 @@ def run(
             data.check()
         stop_early(signals, workdir)
         plan = Plan.of(run, run.data.num_train)
+        last = ended(run, plan, config, workdir)
+        if last is not None:
+            scores = newest(read(workdir / 'metrics.jsonl'), 'eval/')
+            figures = ''.join(f'  {name} {value:.4g}' for name, value in scores.items())
+            say(f'{workdir} ended before, after step {last} of {plan.steps}:{figures}')
+            return scores
         stack.enter_context(jax.default_matmul_precision(run.matmul_precision))
         stack.enter_context(dispatch.prefer(**run.kernels))
         trainer = _Trainer(run, plan, config, workdir, span, stack)
@@ -96,10 +104,10 @@ class _Trainer:
         self.everywhere = replicated(self.mesh)
         self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
         advice = run.task.advice(plan.steps)
-        if advice is not None and jax.process_index() == 0:
-            print(f'note: {advice}', flush=True)
+        if advice is not None:
+            say(f'note: {advice}')
         self.rng = jax.jit(jax.random.key, out_shardings=self.everywhere)(np.uint32(run.seed))
-        self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep)))
+        self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep, run.keep_every)))
         self.profiler = stack.enter_context(contextlib.closing(profile.Profiler(span, workdir)))
         # Kernels run on each device's part alone, and have to know the mesh while they are traced.
         stack.enter_context(jax.set_mesh(self.mesh))
@@ -218,7 +226,8 @@ class _Trainer:
             in_flight.append(bad_step)
             if len(in_flight) > _IN_FLIGHT:
                 self._stop_if_bad(in_flight.popleft(), state)
-            self._finish_step(step + 1, state, bad_step)
+            if self._finish_step(step + 1, state, bad_step):
+                break
             name = signals.came(step + 1)
             if name is not None:
                 self._save(step + 1, state, bad_step)
@@ -245,18 +254,16 @@ class _Trainer:
         places = jax.tree.map(lambda shape: shape.sharding, self.abstract.variables)
         saved = None if latest is None else self.checkpoints.order(latest)
         self.orders = Orders(self.run, self.mesh, places, saved)
-        if jax.process_index() == 0:
-            parameters = sum(x.size for x in jax.tree.leaves(state.variables.params))
-            mesh = ' x '.join(f'{axis}={size}' for axis, size in self.mesh.shape.items())
-            print(
-                f'{parameters:,} parameters; steps {start} to {self.plan.steps}, {self.run.batch_size} '
-                f'examples each; {len(self.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})',
-                flush=True,
-            )
+        parameters = sum(x.size for x in jax.tree.leaves(state.variables.params))
+        mesh = ' x '.join(f'{axis}={size}' for axis, size in self.mesh.shape.items())
+        say(
+            f'{parameters:,} parameters; steps {start} to {self.plan.steps}, {self.run.batch_size} '
+            f'examples each; {len(self.mesh.devices.flat)} {jax.devices()[0].device_kind} ({mesh})'
+        )
         return state, start
 
-    def _finish_step(self, step: int, state: TrainState, bad_step: jax.Array) -> None:
-        """Does what is due after `step` steps: metrics, evaluation, checkpoints."""
+    def _finish_step(self, step: int, state: TrainState, bad_step: jax.Array) -> bool:
+        """Does what is due after `step` steps: metrics, evaluation, checkpoints; returns whether the run ends early."""
         self.progress.advance()
         if step % self.run.log_every == 0 or step == self.plan.steps:
             self._stop_if_bad(bad_step, state)
@@ -265,8 +272,20 @@ class _Trainer:
         if due:
             self._stop_if_bad(bad_step, state)
             self._evaluate(step, state, due)
-        if self.plan.saves(step):
+        early = bool(due) and step < self.plan.steps and self._has_stalled()
+        if early:
+            say(f'no better {self.run.best} in {self.run.patience} evaluations: the run ends after step {step}')
+            # As after the last step, nothing is left unmeasured.
+            self._measure(
+                step, state, [each for every, each in self.evaluations if not self.plan.evaluates(step, every)]
+            )
+        if early or self.plan.saves(step):
             self._save(step, state, bad_step)
+        return early
+
+    def _has_stalled(self) -> bool:
+        patience = self.run.patience
+        return patience is not None and self.metrics.since_best(self.run.best, self.run.best_mode) >= patience
 
     def _log(self, step: int, state: TrainState) -> None:
         steps_in_window = (step - 1) % self.run.log_every + 1
@@ -279,16 +298,22 @@ class _Trainer:
 
     def _evaluate(self, step: int, state: TrainState, due: Sequence[Evaluation]) -> None:
         """Runs the evaluations that are due, and keeps the state if it is the best so far."""
-        values: dict[str, float] = {}
-        for evaluation in due:
-            values |= evaluation(state.variables, self.rng)
-        self.metrics.write(step, values)
-        self.progress.report(step, values)
+        values = self._measure(step, state, due)
         self._show(step, state)
         self.progress.pause()
         if self.run.best in values and self.metrics.is_best(self.run.best, step, self.run.best_mode):
             networks = self.networks(state.variables)
             self.checkpoints.save_best(step, _without_fixed(state), networks, self.modules)
+
+    def _measure(self, step: int, state: TrainState, which: Sequence[Evaluation]) -> dict[str, float]:
+        """Runs evaluations, writes their figures and returns them."""
+        values: dict[str, float] = {}
+        for evaluation in which:
+            values |= evaluation(state.variables, self.rng)
+        if values:
+            self.metrics.write(step, values)
+            self.progress.report(step, values)
+        return values
 
     def _show(self, step: int, state: TrainState) -> None:
         """Writes the task's pictures of the first examples of the evaluation split, if it has any."""
@@ -319,6 +344,12 @@ class _Trainer:
         )
 
 
+def say(text: str) -> None:
+    """Prints a line, of several processes the first one."""
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
 def _without_fixed(state: TrainState) -> TrainState:
     """Returns what a checkpoint holds: all but teachers and frozen bases, which are loaded anew."""
     return state._replace(variables=state.variables._replace(fixed=None))
@@ -336,6 +367,5 @@ def _modules(task: Task, v: Variables) -> dict[str, Any]:
         try:
             nodes[name] = node_of(module, name)
         except NoNode as error:
-            if jax.process_index() == 0:
-                print(f'note: {error} So best/ keeps the arrays of {name} and not what it is.', flush=True)
+            say(f'note: {error} So best/ keeps the arrays of {name} and not what it is.')
     return nodes

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from longview.runtime.errors import RunError
 from longview.runtime.resolve import resolve
@@ -38,16 +39,17 @@ class Checkpoints:
     Args:
         workdir: made if missing.
         keep: how many of the last checkpoints stay.
+        keep_every: those of every so many steps stay too; None for no others.
 
     Raises:
         RunError: the folder cannot be written.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int = 2):
+    def __init__(self, workdir: pathlib.Path, keep: int = 2, keep_every: int | None = None):
         # Orbax logs each stage of a save, and each failure of a thread, which it raises as well.
         logging.getLogger('absl').setLevel(logging.CRITICAL)
         self.workdir = workdir.absolute()
-        self._last = _manager(self.workdir / 'checkpoints', keep)
+        self._last = _manager(self.workdir / 'checkpoints', keep, keep_every)
         self._best = _manager(self.workdir / 'best', 1)
 
     def latest(self) -> int | None:
@@ -280,8 +282,11 @@ def quiet_failed_writes() -> None:
     sys.unraisablehook = hook
 
 
-def _manager(folder: pathlib.Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+def _manager(folder: pathlib.Path, keep: int, keep_every: int | None = None) -> ocp.CheckpointManager:
+    policies = [LatestN(keep)] if keep_every is None else [LatestN(keep), EveryNSteps(keep_every)]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+    )
     try:
         # Registered at once so that the metadata of a checkpoint can be read before it is restored.
         handlers = {name: ocp.StandardCheckpointHandler() for name in (_STATE, _DEPLOYED, _ORDER)}

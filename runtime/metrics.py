@@ -6,12 +6,11 @@ often the run was stopped. A run that resumes at a step drops what was written a
 """
 
 import json
-import math
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ import tqdm
 from jax.experimental import multihost_utils
 
 from longview.runtime.errors import RunError
+from longview.runtime.rows import best_step, evaluations_since_best, newest, read
 
 
 class Metrics:
@@ -97,11 +97,16 @@ class Metrics:
             step: at which it was measured.
             mode: which value is the best, ``max`` or ``min``.
         """
-        sign = 1 if mode == 'max' else -1
-        values = {row['step']: sign * row[key] for row in self._rows if key in row and row['step'] <= step}
-        values = {step: value for step, value in values.items() if math.isfinite(value)}
-        best = step in values and all(values[step] > value for s, value in values.items() if s < step)
+        best = best_step([row for row in self._rows if row['step'] <= step], key, mode) == step
         return bool(multihost_utils.broadcast_one_to_all(best))
+
+    def since_best(self, key: str, mode: str) -> int:
+        """How many evaluations there were since the best one; the same on all processes.
+
+        Args:
+            key, mode: as those of `is_best`.
+        """
+        return int(multihost_utils.broadcast_one_to_all(evaluations_since_best(self._rows, key, mode)))
 
     def last(self, prefix: str) -> dict[str, float]:
         """Returns the keys that begin with `prefix` of the newest row that has any."""
@@ -126,25 +131,6 @@ def strip(images: np.ndarray, name: str) -> np.ndarray:
         np.broadcast_to(images, (*images.shape[:3], 3)), ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255
     )
     return np.concatenate(list(framed), axis=1)[:, :-1]
-
-
-def newest(rows: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
-    """Returns the keys that begin with `prefix` of the last row that has any."""
-    found = [{key: value for key, value in row.items() if key.startswith(prefix)} for row in rows]
-    return next((row for row in reversed(found) if row), {})
-
-
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the rows of a ``metrics.jsonl``; a last line that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class Progress:

@@ -55,8 +55,11 @@ class Run:
         eval_every, save_every: steps between evaluations and checkpoints; by default once per
             epoch, at least 100 steps apart.
         keep: how many of the last checkpoints stay.
+        keep_every: the checkpoints of every so many steps stay too, a multiple of `save_every`; None for no others.
         best: the evaluation metric that decides which checkpoint is the best.
         best_mode: whether the best value of it is the largest, ``max``, or the smallest, ``min``.
+        patience: evaluations in a row that are no better than the best before them, after which the run ends; None for
+            the whole length. The schedule is that of the whole length all the same.
         matmul_precision: jax's name for the precision of float32 products on accelerators.
         evals: further evaluations, by the names under which they are logged.
         support: of the run's own evaluation, as `Eval.support`.
@@ -83,8 +86,10 @@ class Run:
     eval_every: int | None = None
     save_every: int | None = None
     keep: int = 2
+    keep_every: int | None = None
     best: str = 'eval/accuracy'
     best_mode: str = 'max'
+    patience: int | None = None
     matmul_precision: str = 'default'
     evals: Mapping[str, Eval] = dataclasses.field(default_factory=dict)
     support: Any = None
@@ -98,6 +103,9 @@ class Run:
         for name in ('batch_size', 'accumulate', 'log_every', 'keep'):
             if getattr(self, name) < 1:
                 raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1.')
+        for name in ('keep_every', 'patience'):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1, or None.')
         if self.pictures < 0:
             raise ValueError(f'config.pictures is {self.pictures}: it must be at least 0, for none.')
         for name in self.evals:
@@ -154,7 +162,9 @@ def read_run(config: Mapping[str, Any], stages: pathlib.Path | None = None) -> t
 _EXECUTION = (
     'mesh',
     'keep',
+    'keep_every',
     'save_every',
+    'patience',
     'kernels',
     'evals',
     'pictures',
@@ -195,7 +205,7 @@ class Plan:
         """Returns the plan of a run over a training split of `num_train` examples.
 
         Raises:
-            ValueError: the run has no step.
+            ValueError: the run has no step, or keeps checkpoints that it does not save.
         """
         per_epoch = num_train / run.batch_size
         steps = run.steps if run.steps is not None else round(run.epochs * per_epoch)
@@ -205,7 +215,13 @@ class Plan:
                 'raise config.epochs or lower config.batch_size.'
             )
         default = max(math.ceil(per_epoch), 100)
-        return cls(steps, per_epoch, run.eval_every or default, run.save_every or default)
+        save_every = run.save_every or default
+        if run.keep_every is not None and run.keep_every % save_every:
+            raise ValueError(
+                f'config.keep_every is {run.keep_every} and a checkpoint is saved every {save_every} steps: make it a '
+                'multiple of config.save_every.'
+            )
+        return cls(steps, per_epoch, run.eval_every or default, save_every)
 
     def evaluates(self, step: int, every: int | None = None) -> bool:
         """Whether an evaluation is due after so many steps; by default the run's own."""

@@ -1,9 +1,10 @@
-"""SIGTERM or Ctrl-C: finish the step, save, exit with status 0.
+"""SIGTERM, Ctrl-C or the end of a given time: finish the step, save, exit with status 0.
 
 SIGTERM says that the machine is about to be taken away. Ctrl-C counts as the same wish; pressed a second time it ends
 the program at once, as in any Python program.
 """
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -20,17 +21,27 @@ class Preempted(Exception):
 
 
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C instead of dying from them, while the ``with`` block runs.
+    """Notes SIGTERM and Ctrl-C instead of dying from them, while the ``with`` block runs, and the end of its time.
 
     Python hands signals to the main thread only; in any other they keep what they did before. So does a Ctrl-C that is
     ignored, as shells have it for what they start in the background.
 
     In a run of several processes jax's own coordination catches SIGTERM, which may reach only one of them, and all
-    agree on the step to stop after; a Ctrl-C is passed on as a SIGTERM.
+    agree on the step to stop after; a Ctrl-C is passed on as a SIGTERM, and so is the end of the first process's time.
+
+    Args:
+        minutes: how long the block may run; None for as long as it takes.
     """
+
+    def __init__(self, minutes: float | None = None):
+        self._minutes = minutes
 
     def __enter__(self) -> 'StopSignals':
         self._came: str | None = None
+        self._timer = None if self._minutes is None else threading.Timer(60 * self._minutes, self._time_is_up)
+        if self._timer is not None:
+            self._timer.daemon = True
+            self._timer.start()
         self._asked = 0
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
@@ -40,6 +51,8 @@ class StopSignals:
         return self
 
     def __exit__(self, *unused: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         for number in self._previous:
             self._restore(number)
 
@@ -58,7 +71,12 @@ class StopSignals:
         # agree on a number that is yet to come.
         self._asked += 1
         agreed = multihost_utils.reached_preemption_sync_point(self._asked)
-        return _NAMES[signal.SIGTERM] if agreed else None
+        return (self._came or _NAMES[signal.SIGTERM]) if agreed else None
+
+    def _time_is_up(self) -> None:
+        self._came = f'the end of {self._minutes:g} minutes'
+        if jax.distributed.is_initialized() and jax.process_index() == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -85,6 +85,18 @@ def check_config(
             )
 
 
+def recorded(workdir: pathlib.Path | str) -> dict[str, Any]:
+    """Returns the config of the run that a workdir holds.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = pathlib.Path(workdir).expanduser() / _CONFIG
+    if not file.exists():
+        raise FileNotFoundError(f'{workdir} holds no run (there is no {_CONFIG}): name the workdir of one.')
+    return json.loads(file.read_text())
+
+
 def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     """Writes the config of a run that can start, unless the workdir holds a checkpoint and with it a config."""
     path = workdir / _CONFIG
@@ -92,6 +104,12 @@ def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
         temporary = path.with_suffix('.tmp')
         temporary.write_text(json.dumps(_plain(config), indent=1, sort_keys=True))
         temporary.replace(path)
+
+
+def last_checkpoint(workdir: pathlib.Path) -> int | None:
+    """Returns the step of the last checkpoint of a workdir that belongs to a config, or None."""
+    steps = _steps(workdir, 'checkpoints') if (workdir / _CONFIG).exists() else []
+    return max(steps, default=None)
 
 
 def _lock(file: Any, workdir: pathlib.Path) -> None:
@@ -111,8 +129,12 @@ def _lock(file: Any, workdir: pathlib.Path) -> None:
 
 
 def _has_checkpoint(workdir: pathlib.Path) -> bool:
+    return bool(_steps(workdir, 'checkpoints') or _steps(workdir, 'best'))
+
+
+def _steps(workdir: pathlib.Path, kind: str) -> list[int]:
     # Orbax gives a checkpoint its number for a name when it is finished.
-    return any(path.name.isdigit() for kind in ('checkpoints', 'best') for path in (workdir / kind).glob('*'))
+    return [int(path.name) for path in (workdir / kind).glob('*') if path.name.isdigit()]
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:

@@ -116,10 +116,12 @@ def test_a_run_that_could_not_start_leaves_the_workdir_to_another(tmp_path) -> N
     train.train(toys.config(steps=1), tmp_path)
 
 
-def test_a_finished_run_does_nothing_more_also_in_other_microbatches(copy: pathlib.Path, capsys) -> None:
+def test_a_finished_run_does_nothing_more_also_in_other_microbatches(
+    finished: Finished, copy: pathlib.Path, capsys
+) -> None:
     before = (copy / 'metrics.jsonl').read_bytes()
-    train.train(toys.config(accumulate=2), copy)
-    assert 'steps 8 to 8' in capsys.readouterr().out
+    assert train.train(toys.config(accumulate=2), copy) == finished.scores
+    assert 'ended before, after step 8 of 8:  eval/' in capsys.readouterr().out
     assert (copy / 'metrics.jsonl').read_bytes() == before
 
 
