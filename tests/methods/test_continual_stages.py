@@ -5,7 +5,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from longview import train
 from longview.data.sessions import Sessions
 from longview.methods.computation import Opened, Work
 from longview.methods.continual.compare import Compare
@@ -13,6 +15,7 @@ from longview.methods.continual.herding import Herding, herded
 from longview.methods.continual.incremental import Incremental
 from longview.methods.task import Variables, Wrapper
 from longview.modelzoo.heads import Linear
+from tests import runs, toys
 from tests.data.streams import classified, evaluation, joined
 from tests.methods.small import NET, RNG, SEEN, supervised
 
@@ -125,15 +128,15 @@ def test_runs_are_compared_by_their_last_evaluation_in_each_session():
 
 
 @pytest.mark.parametrize(
-    ('runs', 'figure', 'words'),
+    ('workdirs', 'figure', 'words'),
     [
         ({'short': 'first'}, 'accuracy', r'short was evaluated in the sessions \[0\] and has .*accuracy of 2: let it'),
         ({'other': 'all'}, 'task_accuracy', r'sessions \[0, 1\] and has eval/session.../task_accuracy of 0'),
     ],
 )
-def test_what_cannot_be_compared_is_refused_in_words(runs, figure, words):
+def test_what_cannot_be_compared_is_refused_in_words(workdirs, figure, words):
     with pytest.raises(ValueError, match=words):
-        Compare(runs, figure)(Logs(METRICS))
+        Compare(workdirs, figure)(Logs(METRICS))
 
 
 def test_the_figures_of_the_task_are_those_that_are_read():
@@ -145,3 +148,41 @@ def test_the_figures_of_the_task_are_those_that_are_read():
     for figure in ('accuracy', 'task_accuracy'):
         plain = Compare({'a': 'run'}, figure)(Logs({'run': lines})).files['sessions.json']
         assert np.shape(plain['a']['matrix']) == (2, 2)
+
+
+def staged() -> ConfigDict:
+    """Two sessions of four steps as a run each, herding between them, and their matrix."""
+    toy = toys.config(steps=4, best='eval/session').to_dict()
+    objective = {'fn': 'methods.continual.incremental:Incremental', 'class_sessions': {'data': 'class_sessions'}}
+    sessions = {'fn': 'data.sessions:Sessions', 'data': toy['data'], 'parts': 2, 'steps': 4}
+    first = toy | {'task': toy['task'] | objective, 'data': sessions}
+    begun = {'fn': 'runtime.checkpoint:Best', 'workdir': {'stage': 'first'}}
+    kept = {'memory': 3, 'scores': {'stage': 'herding', 'file': 'scores.npy'}, 'first': 1}
+    second = first | {
+        'task': {'fn': 'methods.start:Start', 'inner': first['task'], 'read': begun},
+        'data': sessions | kept,
+    }
+    herding = {
+        'fn': 'methods.continual.herding:Herding',
+        'run': {'stage': 'first'},
+        'data': sessions | {'data': toy['data'] | {'eval_split': 'train'}},
+        'session': 0,
+        'count': 3,
+    }
+    compare = {
+        'fn': 'methods.continual.compare:Compare',
+        'runs': {'herded': [{'stage': 'first'}, {'stage': 'second'}]},
+    }
+    stages = {'first': first, 'herding': herding, 'second': second, 'compare': compare}
+    return ConfigDict({'stages': stages, 'order': tuple(stages)})
+
+
+@pytest.mark.heavy
+def test_sessions_are_stages_of_one_config(tmp_path):
+    with runs.quickly():
+        scores = train.train(staged(), tmp_path)
+    exemplars = np.isfinite(np.load(tmp_path / 'herding' / 'scores.npy'))
+    assert exemplars.shape == (1438,) and exemplars.sum() == 5 * 3
+    (matrix,) = (each['matrix'] for each in json.loads((tmp_path / 'compare' / 'sessions.json').read_text()).values())
+    assert matrix[0][1] == 0 < matrix[0][0] and matrix[1][1] == scores['second/eval/session1/accuracy'] > 0
+    assert (tmp_path / 'compare' / 'sessions.png').exists()
