@@ -44,6 +44,11 @@ class Field:
         """How many classes its values are of, where it says that."""
         return getattr(self.feature, 'num_classes', None)
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What these classes are called; TFDS counts them where nobody has named them."""
+        return tuple(self.feature.names) if isinstance(self.feature, tfds.features.ClassLabel) else None
+
     def value(self, example: Mapping[str, Any]) -> Any:
         """What a record holds."""
         path = self.path

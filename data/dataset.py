@@ -63,6 +63,11 @@ class DataSet(abc.ABC):
         return self._train.num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, in the order of their numbers; None where nobody says it."""
+        return self._train.class_names
+
+    @property
     def num_train(self) -> int:
         """Training examples: the rows of an epoch, which schedules count."""
         return self._train.size
@@ -198,6 +203,11 @@ class Wrapped(DataSet):
     def num_classes(self) -> int | None:
         """See `DataSet`."""
         return self.data.num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """See `DataSet`."""
+        return self.data.class_names
 
     @property
     def num_train(self) -> int:

@@ -69,6 +69,11 @@ class Episodes(Wrapped):
         return self.ways
 
     @property
+    def class_names(self) -> None:
+        """Every episode has other classes."""
+        return None
+
+    @property
     def num_eval(self) -> int:
         """Rows of an evaluation."""
         return self.episodes * self.rows

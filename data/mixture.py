@@ -92,6 +92,11 @@ class Mixture(DataSet):
         return self.parts[self.eval_part].num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """See `DataSet`."""
+        return self.parts[self.eval_part].class_names
+
+    @property
     def num_examples(self) -> int:
         """See `DataSet`; examples of two parts may have the same `index`, and differ in `source`."""
         return max(part.num_examples for part in self.parts)

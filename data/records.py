@@ -133,6 +133,11 @@ class Split(Source):
         classes = (self._columns[name].num_classes_at(self._places[name]) for name in names)
         return next((number for number in classes if number is not None), None)
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """See `Source`; of the column `label`."""
+        return self._places['label'].field.class_names if 'label' in self._columns else None
+
     @functools.cached_property
     def _source(self) -> Any:
         described = self._builder.info.features

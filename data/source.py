@@ -46,6 +46,11 @@ class Source(abc.ABC):
         """How many classes the labels have; None: there are no classes."""
         return None
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """What the classes are called, in the order of their numbers; None where nobody says it."""
+        return None
+
     @abc.abstractmethod
     def rows(self, seed: int, epoch: np.ndarray, index: np.ndarray) -> HostBatch:
         """Reads examples; a pure function, called from several threads.

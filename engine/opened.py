@@ -2,58 +2,81 @@
 
 import contextlib
 import functools
-import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from longview.engine.gather import Gather
-from longview.engine.programs import modules_of, programs
+from longview.engine.programs import Programs, evaluations, modules_of, programs
 from longview.kernels import dispatch
 from longview.methods.objective import variables_of
 from longview.methods.task import Batch, Network, Rows, Task, Variables, chain, read_given
 from longview.runtime.checkpoint import Best
-from longview.runtime.mesh import replicated, tree_shardings
+from longview.runtime.mesh import make_mesh, replicated, tree_shardings
 from longview.runtime.plan import Plan, Run, read_run
+from longview.runtime.workdir import recorded
 from longview.trees import path_of
 
 
 class OpenedRun:
-    """A finished run; see `methods.computation.Opened`. To be used under ``jax.set_mesh(mesh)``.
+    """A finished run; see `methods.computation.Opened`. To be used under ``jax.set_mesh`` of its mesh.
 
     Args:
         workdir: of the run.
-        mesh: where its variables are put.
+        mesh: where its variables are put; None is the run's own, of the devices that are here.
+        config: in the place of the one that the workdir holds, such as that one with another data set.
+        last: take the last checkpoint and not the best one.
 
     Raises:
         FileNotFoundError: the workdir holds no run.
         ConfigError, ValueError: its config makes no run any more.
     """
 
-    def __init__(self, workdir: pathlib.Path, mesh: jax.sharding.Mesh):
-        file = workdir / 'config.json'
-        if not file.exists():
-            raise FileNotFoundError(f'{workdir} holds no run (there is no config.json): name the workdir of one.')
-        self.workdir, self.mesh = workdir, mesh
-        self.run: Run = read_run(json.loads(file.read_text()), workdir.absolute().parent)[0]
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        mesh: jax.sharding.Mesh | None = None,
+        config: Mapping[str, Any] | None = None,
+        last: bool = False,
+    ):
+        self.workdir, config = workdir, recorded(workdir) if config is None else config
+        self.run: Run = read_run(config, workdir.absolute().parent)[0]
+        self.mesh = make_mesh(self.run.mesh) if mesh is None else mesh
         self.task: Task = self.run.task
         self.data = self.run.data
+        self._read = Best(str(workdir), last)
 
     @functools.cached_property
     def variables(self) -> Variables:
         """See `methods.computation.Opened`; what never changes, such as a teacher, is read or made anew."""
         shapes = self._abstract.variables
-        read = Best(str(self.workdir))
-        saved = {path: array for path, array in read(_wanted(read)).items()}
+        saved = self._read(_wanted(self._read))
+        self._check(saved, shapes)
         prefix = 'variables/'
         place = lambda key_path, like: jax.make_array_from_callback(
             like.shape, like.sharding, functools.partial(np.ndarray.__getitem__, saved[prefix + path_of(key_path)])
         )
         kept = jax.tree_util.tree_map_with_path(place, {'params': shapes.params, 'state': shapes.state})
         return Variables(kept['params'], kept['state'], self._fixed())
+
+    def _check(self, saved: Mapping[str, np.ndarray], shapes: Variables) -> None:
+        """Raises ValueError where the config makes other variables than the checkpoint holds."""
+        for key_path, like in jax.tree_util.tree_leaves_with_path({'params': shapes.params, 'state': shapes.state}):
+            path = f'variables/{path_of(key_path)}'
+            found = saved[path].shape if path in saved else 'absent'
+            if found != like.shape:
+                raise ValueError(
+                    f'{path} is {found} in the checkpoint of {self.workdir} and {like.shape} by the config: leave the '
+                    'task and the number of classes as they were.'
+                )
+
+    @property
+    def step(self) -> int:
+        """The number of steps after which the checkpoint was saved."""
+        return self._read.step
 
     @functools.cached_property
     def networks(self) -> dict[str, Network]:
@@ -79,11 +102,29 @@ class OpenedRun:
         return jax.jit(jax.random.key, out_shardings=replicated(self.mesh))(np.uint32(self.run.seed))
 
     @functools.cached_property
-    def _programs(self) -> Any:
+    def _programs(self) -> Programs:
         plan = Plan.of(self.run, self.data.num_train)
         optimizer = self.run.optimizer(plan.steps, plan.steps_per_epoch, self.task.depth_of)
         with self._ways():
             return programs(self.run, optimizer.transform, self.mesh)
+
+    def gives(self, name: str, axes: int) -> bool:
+        """Whether the task predicts something of a name with so many axes, for batches of the evaluation split."""
+        transform = chain(self.run.eval_transforms)
+        spec = self.data.batch_spec(self.run.batch_size, train=False)
+        predict = lambda v, batch, rng: self.task.predict(v, transform(batch, rng))
+        key = jax.eval_shape(jax.random.key, 0)
+        with self._ways():
+            found = jax.eval_shape(predict, self._abstract.variables, spec, key)
+        return name in found and found[name].ndim == axes
+
+    def evaluate(self) -> dict[str, float]:
+        """Returns the figures of all evaluations of the run."""
+        with self._ways():
+            found = {}
+            for _, each in evaluations(self.run, self._programs, self.mesh):
+                found |= each(self.variables, self._rng)
+        return found
 
     @property
     def _abstract(self) -> Any:

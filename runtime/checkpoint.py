@@ -46,8 +46,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: pathlib.Path, keep: int = 2, keep_every: int | None = None):
-        # Orbax logs each stage of a save, and each failure of a thread, which it raises as well.
-        logging.getLogger('absl').setLevel(logging.CRITICAL)
+        _quiet()
         self.workdir = workdir.absolute()
         self._last = _manager(self.workdir / 'checkpoints', keep, keep_every)
         self._best = _manager(self.workdir / 'best', 1)
@@ -168,7 +167,7 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """The best checkpoint of another run; as text, it is that run's workdir.
+    """The best checkpoint of another run, or its last one; as text, it is that run's workdir.
 
     Arrays go by their paths in the run's state, such as ``variables/params/head/kernel``. Those below ``deployed`` are
     the variables of the networks alone, as the run evaluates them, such as ``deployed/network/params/head/kernel``. A
@@ -176,9 +175,11 @@ class Best:
 
     Attributes:
         workdir: of that run.
+        last: read the last checkpoint, which holds the state alone.
     """
 
     workdir: str
+    last: bool = False
 
     def networks(self) -> tuple[str, ...]:
         """Returns the names of the networks that the run has left; none for a run of an earlier version.
@@ -235,8 +236,17 @@ class Best:
         folders = {'': self._step() / _STATE, f'{_DEPLOYED}/': self._step() / _DEPLOYED}
         return {prefix: folder for prefix, folder in folders.items() if folder.is_dir()}
 
+    @property
+    def step(self) -> int:
+        """The number of steps after which it was saved.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+        """
+        return int(self._step().name)
+
     def _step(self) -> pathlib.Path:
-        folder = pathlib.Path(self.workdir).absolute() / 'best'
+        folder = pathlib.Path(self.workdir).absolute() / ('checkpoints' if self.last else 'best')
         steps = sorted(int(path.name) for path in folder.glob('*') if path.name.isdigit())
         if not steps:
             raise FileNotFoundError(
@@ -248,7 +258,13 @@ class Best:
         return self.workdir
 
 
+def _quiet() -> None:
+    """Orbax logs each stage of what it does, and each failure of a thread, which it raises as well."""
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
+
+
 def _metadata(folder: pathlib.Path) -> Any:
+    _quiet()
     with ocp.PyTreeCheckpointer() as checkpointer:
         return checkpointer.metadata(folder).item_metadata.tree
 

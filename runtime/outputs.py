@@ -13,12 +13,16 @@ from PIL import Image
 def encoded(name: str, content: Any) -> bytes:
     """Returns a file's bytes: ``.npy`` of an array, ``.json`` of plain data, ``.png`` of (H, W, C) uint8, or a text.
 
+    Bytes pass as they are.
+
     Raises:
         ValueError: the name is a path.
         TypeError: the content is not what the name says.
     """
     if not name or pathlib.PurePath(name).name != name:
         raise ValueError(f'a computation made the file {name!r}: give it a name without a folder.')
+    if isinstance(content, bytes):
+        return content
     kind = pathlib.PurePath(name).suffix
     if kind == '.npy':
         buffer = io.BytesIO()

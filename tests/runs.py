@@ -87,6 +87,27 @@ def start_together(
     ]
 
 
+def command(*words: str, status: int = 0) -> tuple[str, str]:
+    """Runs Python with these words, as a user at the command line does; returns what was printed."""
+    env = {
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+        'XLA_FLAGS': ' '.join(QUICK),
+    }
+    process = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=env,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    return finish(process, status)
+
+
 def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
     """Waits for the end and returns what was printed; kills what takes too long."""
     try:

@@ -126,7 +126,9 @@ TABLE = (
             'kernels.dispatch',
             'methods.computation',
             'methods.diagnose',
+            'methods.ema',
             'methods.evaluation',
+            'methods.figures',
             'methods.objective',
             'methods.task',
             'runtime',
@@ -135,6 +137,7 @@ TABLE = (
         'methods and runtime meet here: there is one loop, for every task',
     ),
     Rule('train.py', ('engine', 'runtime'), None, 'it reads the command line'),
+    Rule('evaluate.py', ('engine', 'runtime'), None, 'likewise'),
 )
 
 
