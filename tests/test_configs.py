@@ -16,7 +16,7 @@ from longview.runtime.plan import read_run
 from tests.kernels import cpu
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
+NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base', 'recorded'))
 # A paper whose own data set is not ImageNet.
 FIRST = {
     'wrn_28_10': 'cifar10',
