@@ -60,11 +60,11 @@ class Classes(Answers):
 
     def target(self, label: Num[Array, 'b ...'], width: int, smoothing: float = 0.0) -> Float[Array, 'b k']:
         """Returns one-hot rows; smoothed ones are ``(1 - smoothing) * one_hot + smoothing / width``."""
-        if label.ndim != 1:
+        if label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
             raise ValueError(
-                f'the labels have the shape {label.shape}, and the loss is of one class for each example, (B,): name '
-                'another column (Supervised.label), or take a loss of several labels (methods.answers:Labels) or of '
-                'numbers (methods.losses:SquaredError).'
+                f'the labels are {label.dtype} {label.shape}, and the loss is of one class for each example, integers '
+                '(B,): name another column (label of methods.supervised:Supervised), or a criterion of several labels '
+                '(whose answers are methods.answers:Labels) or of numbers (such as methods.losses:SquaredError).'
             )
         return optax.smooth_labels(jax.nn.one_hot(label, width), smoothing)
 

@@ -198,7 +198,7 @@ class Huber(Loss):
             raise ValueError(f'Huber.delta is {self.delta}: it must be above 0; AbsoluteError is its limit.')
 
     def __call__(self, answer: Float[Array, 'b k'], target: Float[Array, 'b k']) -> Float[Array, ' b']:
-        return jnp.mean(optax.huber_loss(answer.astype(jnp.float32), target, self.delta), axis=-1)
+        return jnp.mean(optax.huber_loss(answer.astype(jnp.float32), target, delta=self.delta), axis=-1)
 
 
 def cross_entropy(logits: Float[Array, 'b c'], target: Float[Array, 'b c']) -> Float[Array, ' b']:

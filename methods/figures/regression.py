@@ -16,8 +16,9 @@ def figures(prediction: Float[np.ndarray, 'n k'], truth: Float[np.ndarray, 'n k'
     error = prediction.astype(np.float64) - truth
     if np.isnan(error).any():
         return dict.fromkeys(('mae', 'rmse', 'r2'), float('nan'))
-    middle = ratio(truth.sum(axis=0, dtype=np.float64), len(truth))
-    spread = ((truth - middle) ** 2).sum(axis=0)
+    # From the first one, so that numbers that are all the same are at exactly 0 from their mean.
+    place = truth.astype(np.float64) - truth[:1]
+    spread = ((place - ratio(place.sum(axis=0), len(place))) ** 2).sum(axis=0)
     return {
         'mae': known_mean(np.abs(error)),
         'rmse': float(np.sqrt(known_mean(error**2))),
