@@ -167,7 +167,7 @@ class Sessions(Wrapped):
 
     def check(self) -> None:
         """See `DataSet`; reads the labels too."""
-        if self.memory_total is not None:
+        if self.memory_total is not None and self.num_sessions > 1:
             self._each(sum(map(len, self._classes[:-1])))
         self.exemplars(self.first)  # says what is wrong with the parts and the scores
         super().check()

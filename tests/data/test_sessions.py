@@ -164,6 +164,13 @@ def test_scores_choose_the_exemplars(tmp_path):
         sessions(memory=2, scores=path, first=1).check()
 
 
+@pytest.mark.parametrize('memory', [{'memory_total': 3}, {'memory': 2, 'replay': 0.5}, {'cumulative': True}])
+def test_one_session_is_the_data_set(memory):
+    data = Sessions(DATA, parts=1, steps=2, **memory)
+    data.check()
+    assert set(joined(first(data, 4, 10))['index']) == set(range(25))
+
+
 def test_labels_of_the_evaluation_split_are_not_read_for_it(monkeypatch):
     data = sessions()
     data.check()
