@@ -53,6 +53,9 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    def __setstate__(self, state: Any) -> None:
+        """Keeps nothing: parameters of before torch 0.4 have hooks for state."""
+
 
 class _Empty:
     """Stands for an object beside the weights, such as the options of the run."""
@@ -202,10 +205,17 @@ _NAMES: dict[str, Any] = {
     'collections.Counter': collections.Counter,
     '__builtin__.set': set,
     'builtins.set': set,
+    'torch._utils._rebuild_tensor': _tensor,  # before torch 0.4
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_tensor_v3': _typed_tensor,
-    'torch._utils._rebuild_parameter': lambda data, *_: data,
-    'torch._utils._rebuild_parameter_with_state': lambda data, *_: data,
+    **dict.fromkeys(
+        (
+            'torch.nn.parameter.Parameter',  # before torch 0.4
+            'torch._utils._rebuild_parameter',
+            'torch._utils._rebuild_parameter_with_state',
+        ),
+        lambda data, *_: data,
+    ),
     'torch.Size': tuple,
     'torch.storage.UntypedStorage': np.dtype('uint8'),
     **{f'torch.{name}Storage': _kind(kind) for name, kind in _KINDS.items()},

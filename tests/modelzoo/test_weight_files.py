@@ -22,7 +22,7 @@ from longview.modelzoo import weight_files, weight_torch
 TYPES = (np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.int32, np.uint8, np.bool_)
 FILES = pathlib.Path(__file__).parent / 'torch_files'
 W = np.arange(24, dtype=np.float32).reshape(6, 4) / 8
-# zipped.pth, and without float8 in_a_row.pth, which is the format of before torch 1.6.
+# zipped.pth, and without float8 in_a_row.pth: the format of before torch 1.6, with a parameter as of before torch 0.4.
 TORCH = {
     **{
         name: np.arange(6).reshape(2, 3).astype(getattr(ml_dtypes, name, name))
