@@ -12,11 +12,15 @@ import pytest
 from longview.input_pipeline import Images
 from longview.methods.task import chain, init_state
 from longview.modelzoo import find
-from longview.runtime.plan import read_run
+from longview.runtime.plan import Run, read_run
+from longview.runtime.resolve import check, check_arguments
+from longview.runtime.stages import ordered, reads
 from tests.kernels import cpu
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base', 'recorded'))
+NAMES = sorted(
+    path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base', 'recorded')
+)
 # A paper whose own data set is not ImageNet.
 FIRST = {
     'wrn_28_10': 'cifar10',
@@ -47,6 +51,14 @@ MADE = {
     'detect': ('digits', 'digits_one_scale'),
     'points': ('digits', 'digits_mean'),
     'segment': ('digits', 'digits_pixels'),
+    'sessions': ('digits', 'digits_union', 'digits_finetuning', 'digits_joint', 'digits_all'),
+}
+# All presets of what has stages.
+STAGED = {
+    'diffusion': ('digits',),
+    'few_labels': ('digits',),
+    'smaller': ('digits',),
+    'teacher_student': ('digits',),
 }
 # A matrix and a bias, and nothing else to learn.
 LINEAR = ('segment:digits_pixels',)
@@ -75,7 +87,7 @@ AFTER_A_RUN = (
     'pissa:fashion_mnist',
     'skipnet:hybrid_digits',
 )
-FIRST |= {name: 'digits' for name in (*METHODS, *MADE)}
+FIRST |= {name: 'digits' for name in (*METHODS, *MADE, *STAGED)}
 CLASSES = {'imagenet2012': 1000, 'fake_imagenet': 1000, 'cifar10': 10, 'digits': 10, 'fashion_mnist': 10}
 # The images of a preset, by how its name ends.
 SHAPES = {
@@ -118,6 +130,21 @@ def _shorter(node: dict[str, Any]) -> dict[str, Any]:
     return {'depths': tuple(min(2, depth) for depth in node.get('depths', variant.depths))}
 
 
+def first_runs(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the runs of a config that need no other: itself, or those of its stages that read none.
+
+    Of the other stages, which need what is not there, the names and arguments are checked.
+    """
+    if 'stages' not in config:
+        return [config]
+    stages = {name: config['stages'][name] for name in ordered(config['stages'], config['order'])}
+    for name, node in stages.items():
+        check(node, name)
+        if 'fn' not in node:
+            check_arguments(Run, node, name, complete=True)
+    return [node for node in stages.values() if 'fn' not in node and not reads(node)]
+
+
 @functools.cache
 def transformed(transforms: tuple, batch: tuple[tuple[str, jax.ShapeDtypeStruct], ...]) -> dict:
     """Returns what transforms make of a batch; many configs have the same, and it takes longer than the network."""
@@ -132,7 +159,13 @@ def test_config_builds_its_state(
 ) -> None:
     # Of a data set that is not prepared here nothing else is asked.
     monkeypatch.setattr(Images, 'num_classes', property(lambda images: CLASSES[images.dataset]))
-    run, _ = read_run(shortened(load(name, preset).to_dict()))
+    for config in first_runs(load(name, preset).to_dict()):
+        run, _ = read_run(shortened(config))
+        check_state(run, name, preset, tmp_path, monkeypatch)
+
+
+def check_state(run: Run, name: str, preset: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traces the first state of a run, and asserts what all have."""
     optimizer = run.optimizer(100_000, 50.0, run.task.depth_of)
     spec = lambda dtype, *shape: jax.ShapeDtypeStruct((8, *shape), dtype)
     if name in MADE:
@@ -168,7 +201,7 @@ def test_the_first_preset_is_the_papers_and_the_small_ones_are_there(name: str) 
     if name in METHODS:
         assert set(presets(name)) == small
     else:
-        assert set(presets(name)) >= set((WORDS | MADE).get(name, small | {'smoke'}))
+        assert set(presets(name)) >= set((WORDS | MADE | STAGED).get(name, small | {'smoke'}))
 
 
 def test_two_configs_share_nothing() -> None:
