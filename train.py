@@ -2,12 +2,15 @@
 
 The same command starts a run, resumes it after a kill and, on every host of a pod, joins it. It writes
 ``config.json``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/`` and ``best/`` into the workdir; where the config
-has stages, each into a folder of its own. On SIGTERM or Ctrl-C it saves and exits with status 0. What a user can mend
-ends it in one sentence and with status 1.
+has stages, each into a folder of its own, and so the runs of a sweep, ``--sweep 'config.seed=0,1,2'``. On SIGTERM or
+Ctrl-C, and when ``--max_minutes`` are over, it saves and exits with status 0. What a user can mend ends it in one
+sentence and with status 1.
 """
 
 import os
+import pathlib
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +19,7 @@ from ml_collections import config_flags
 
 from longview import names
 from longview.engine import stages, trainer
+from longview.engine import sweep as sweeps
 from longview.runtime import commandline, distributed, profile
 from longview.runtime.checkpoint import quiet_failed_writes
 from longview.runtime.errors import RunError
@@ -25,35 +29,94 @@ from longview.runtime.workdir import folder
 names.check(__name__)
 
 
-def train(config: Any, workdir: str | os.PathLike, span: tuple[int, int] | None = None) -> dict[str, float]:
+def train(
+    config: Any,
+    workdir: str | os.PathLike,
+    span: tuple[int, int] | None = None,
+    *,
+    max_minutes: float | None = None,
+) -> dict[str, float]:
     """Runs `config` to its end, from its last checkpoint if there is one; returns the last scores.
 
     Args:
         config: the tree of a config file, as its ``get_config()`` returns it.
         workdir: the run's folder.
         span: first and last step to profile.
+        max_minutes: after which it is stopped as by a signal; None for as long as it takes.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: the config or the data set cannot work; said
             before anything is computed.
         RunError: the run had to stop; what was saved is still there.
-        Preempted: SIGTERM or Ctrl-C came, and the state is saved.
+        Preempted: SIGTERM or Ctrl-C came, or the time is over, and the state is saved.
     """
     workdir = folder(workdir)
-    with StopSignals() as signals:
-        tree = config.to_dict()
-        run = stages.run if 'stages' in tree else trainer.run
-        return run(tree, workdir, signals, span)
+    with StopSignals(max_minutes) as signals:
+        return _run(config.to_dict(), workdir, signals, span)
+
+
+def sweep(
+    configs: Mapping[str, Any],
+    workdir: str | os.PathLike,
+    span: tuple[int, int] | None = None,
+    *,
+    max_minutes: float | None = None,
+) -> dict[str, dict[str, float]]:
+    """Runs several configs one after the other; returns the last scores of each.
+
+    Args:
+        configs: by name, which becomes the folder of the run; otherwise as `train`'s.
+        workdir: the folder that the runs' folders are in.
+        span: first and last step to profile, of each run.
+        max_minutes: of all runs together.
+
+    Raises:
+        As `train`. A run that diverges raises RunError when the others have ended.
+    """
+    workdir = folder(workdir)
+    with StopSignals(max_minutes) as signals:
+        one = lambda tree, place: _run(tree, place, signals, span)
+        return sweeps.run({name: config.to_dict() for name, config in configs.items()}, workdir, one, signals)
+
+
+def _run(
+    tree: dict[str, Any], workdir: pathlib.Path, signals: StopSignals, span: tuple[int, int] | None
+) -> dict[str, float]:
+    run = stages.run if 'stages' in tree else trainer.run
+    return run(tree, workdir, signals, span)
+
+
+def _define_config(values: flags.FlagValues = flags.FLAGS, argv: Sequence[str] | None = None) -> None:
+    """Defines --config and what `argv` overrides of it; by default the arguments of the program."""
+    config_flags.DEFINE_config_file(
+        'config', None, 'Config, FILE or FILE:PRESET.', lock_config=True, flag_values=values, sys_argv=argv
+    )
 
 
 def _define_flags() -> None:
-    config_flags.DEFINE_config_file('config', None, 'Config, FILE or FILE:PRESET.', lock_config=True)
+    _define_config()
     flags.DEFINE_string('workdir', None, 'Folder of the run: made if missing, else resumed.')
     flags.DEFINE_string('profile', None, 'Trace the steps FIRST:LAST into WORKDIR/profile.')
+    flags.DEFINE_string('sweep', None, 'Runs of all combinations, as in "config.seed=0,1 config.batch_size=64,128".')
+    flags.DEFINE_float('max_minutes', None, 'Stop after so many minutes: save, exit with 0.', lower_bound=0.0)
     flags.DEFINE_string('coordinator', None, 'host:port of process 0, for several processes.')
     flags.DEFINE_integer('num_processes', None, 'How many processes, with --coordinator.')
     flags.DEFINE_integer('process_id', None, 'Which of them this is, with --coordinator.')
     flags.DEFINE_bool('traceback', False, 'Show where an error came from, not only what it is.')
+
+
+def _configs(sweep: str) -> dict[str, Any]:
+    """Returns the config of each run of a sweep by its name: the command line's with the run's own values."""
+    configs = {}
+    for trial in sweeps.trials(sweep):
+        argv, values = [*sys.argv, *trial.flags], flags.FlagValues()
+        _define_config(values, argv)
+        for name in flags.FLAGS:
+            if flags.FLAGS[name].name == name and name.partition('.')[0] != 'config':
+                values[name] = flags.FLAGS[name]
+        commandline.parse(argv, values)
+        configs[trial.name] = values.config
+    return configs
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -74,7 +137,10 @@ def _main(argv: list[str]) -> None:
             raise ValueError('no --workdir was given: name the folder of the run, as in --workdir runs/vig_digits.')
         span = profile.parse(said.profile)
         distributed.initialize(said.coordinator, said.num_processes, said.process_id)
-        train(said.config, said.workdir, span)
+        if said.sweep is None:
+            train(said.config, said.workdir, span, max_minutes=said.max_minutes)
+        else:
+            sweep(_configs(said.sweep), said.workdir, span, max_minutes=said.max_minutes)
     except Preempted as stop:
         print(stop, flush=True)
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ from longview.methods.task import Given, Task, TrainState, Variables, chain, nor
 from longview.runtime import profile
 from longview.runtime.checkpoint import Checkpoints
 from longview.runtime.ended import ended
-from longview.runtime.errors import RunError
+from longview.runtime.errors import Diverged
 from longview.runtime.evaluation import Evaluation
 from longview.runtime.mesh import batch_sharding, check_batch, make_mesh, replicated, tree_shardings
 from longview.runtime.metrics import Metrics, Progress
@@ -328,7 +328,7 @@ class _Trainer:
         self.checkpoints.save(step, _without_fixed(state), self.orders.saved)
 
     def _stop_if_bad(self, bad_step: jax.Array, state: TrainState) -> None:
-        """Raises RunError if a step so far was not finite; `state` is as it was before that step."""
+        """Raises Diverged if a step so far was not finite; `state` is as it was before that step."""
         step = int(bad_step)
         if step < 0:
             return
@@ -338,7 +338,7 @@ class _Trainer:
             )
         latest = self.checkpoints.latest()
         kept = f'the checkpoint of step {latest} is kept' if latest is not None else 'no checkpoint was saved yet'
-        raise RunError(
+        raise Diverged(
             f'step {step} is not finite: {where}; {kept} in {self.workdir}. Lower the learning rate, clip '
             'the gradients, or mend what is named here.'
         )

@@ -1,4 +1,4 @@
-"""The error that ends a run in one sentence."""
+"""The errors that end a run in one sentence."""
 
 
 class RunError(RuntimeError):
@@ -6,3 +6,7 @@ class RunError(RuntimeError):
 
     `train.py` prints the message and exits with status 1. What was saved before is still there.
     """
+
+
+class Diverged(RunError):
+    """A number of the run is not finite any more; all processes of a run see it after the same step."""
