@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from longview.engine import length
 from longview.engine.orders import Orders
 from longview.engine.programs import Programs, evaluations, forward, modules_of, programs
 from longview.kernels import dispatch
@@ -28,7 +29,7 @@ from longview.runtime.plan import Plan, Run, read_run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
 from longview.runtime.resolve import places
 from longview.runtime.rows import newest, read
-from longview.runtime.workdir import alone, check_config, write_config
+from longview.runtime.workdir import alone, check_config, write_config, write_interface
 
 # Steps handed to the devices ahead of the one being waited for: enough to keep them busy, few enough
 # that the batches in flight fit.
@@ -130,7 +131,8 @@ class _Trainer:
         self.evaluations = evaluations(self.run, made, self.mesh)
         self._check_outputs(made.state, made.batch)
         free = resumable(normalizes_batches(made.state.variables.state))
-        check_config(self.workdir, self.config, free)
+        self.longer = length.grows(self.run, self.plan, self.workdir, made.state.variables.params)
+        check_config(self.workdir, self.config, (*free, *length.KEYS) if self.longer else free)
         self.abstract, self.init = made.state, made.init
         self.pictures = self._pictures(made)
         self.networks = jax.jit(lambda v: variables_of(self.run.task.deployed(v)))
@@ -206,7 +208,8 @@ class _Trainer:
         """Initialises or resumes, and runs the remaining steps."""
         state, start = self._start()
         stop_early(signals, self.workdir)
-        write_config(self.workdir, self.config)
+        write_config(self.workdir, self.config, replace=self.longer)
+        write_interface(self.workdir, self.run.data.batch_spec(1, train=False), self.run.data.class_names)
         close_later = lambda thing: self.stack.enter_context(contextlib.closing(thing))
         self.metrics = close_later(Metrics(self.workdir, start))
         self.progress = close_later(Progress(self.plan.steps, start, self.run.batch_size, self.run.best))

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -97,10 +97,16 @@ def recorded(workdir: pathlib.Path | str) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def write_config(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    """Writes the config of a run that can start, unless the workdir holds a checkpoint and with it a config."""
+def write_config(workdir: pathlib.Path, config: dict[str, Any], *, replace: bool = False) -> None:
+    """Writes the config of a run that can start.
+
+    Args:
+        workdir: keeps the config that it has once it holds a checkpoint.
+        config: as plain data.
+        replace: whether to replace that one, too.
+    """
     path = workdir / _CONFIG
-    if jax.process_index() == 0 and not (path.exists() and _has_checkpoint(workdir)):
+    if jax.process_index() == 0 and (replace or not (path.exists() and _has_checkpoint(workdir))):
         temporary = path.with_suffix('.tmp')
         temporary.write_text(json.dumps(_plain(config), indent=1, sort_keys=True))
         temporary.replace(path)
@@ -110,6 +116,21 @@ def last_checkpoint(workdir: pathlib.Path) -> int | None:
     """Returns the step of the last checkpoint of a workdir that belongs to a config, or None."""
     steps = _steps(workdir, 'checkpoints') if (workdir / _CONFIG).exists() else []
     return max(steps, default=None)
+
+
+def write_interface(workdir: pathlib.Path, columns: Mapping[str, Any], classes: Sequence[str] | None) -> None:
+    """Writes ``interface.json``, what one has to know to use the run's network where its data are not.
+
+    Args:
+        workdir: of the run.
+        columns: shapes and types of a batch of the data set, before any transform; the first axis is left out.
+        classes: what the classes are called; None where nobody says it.
+    """
+    if jax.process_index() == 0:
+        columns = {name: [list(column.shape[1:]), str(column.dtype)] for name, column in columns.items()}
+        temporary = workdir / 'interface.tmp'
+        temporary.write_text(json.dumps({'columns': columns, 'classes': classes}, indent=1, sort_keys=True))
+        temporary.replace(workdir / 'interface.json')
 
 
 def _lock(file: Any, workdir: pathlib.Path) -> None:

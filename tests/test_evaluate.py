@@ -69,6 +69,8 @@ def test_an_opened_run_gives_its_network_and_rows_in_order(workdir):
     average = runs.checkpoint(workdir, opened.step, 'best')['variables/state/average/head/classifier/kernel']
     chex.assert_trees_all_equal(jax.device_get(network.variables['params']['head']['classifier']['kernel']), average)
     assert opened.data.class_names == tuple(map(str, range(10)))
+    interface = json.loads((workdir / 'interface.json').read_text())
+    assert interface['columns']['image'] == [[8, 8, 1], 'uint8'] and interface['classes'] == [str(n) for n in range(10)]
 
 
 def test_the_command_prints_and_writes(workdir):
