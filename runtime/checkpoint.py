@@ -57,6 +57,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, order: Any = None) -> None:
         """Starts saving `state` as the last checkpoint, and an order of examples; returns before it is written."""
+        # A run that is killed goes on behind its last checkpoint, so the best one until then has to be there whole.
+        self._wait(self._best)
         self._save(self._last, step, {_STATE: state} if order is None else {_STATE: state, _ORDER: order})
 
     def save_best(
@@ -115,17 +117,20 @@ class Checkpoints:
             RunError: a save failed; earlier checkpoints are untouched.
         """
         for manager in (self._last, self._best):
-            try:
-                manager.wait_until_finished()
-                manager.check_for_errors()
-            except Exception as error:
-                raise self._failed(manager, error) from error
+            self._wait(manager)
 
     def close(self) -> None:
         """Waits and releases Orbax's threads."""
         self.wait()
         self._last.close()
         self._best.close()
+
+    def _wait(self, manager: ocp.CheckpointManager) -> None:
+        try:
+            manager.wait_until_finished()
+            manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(manager, error) from error
 
     def _save(self, manager: ocp.CheckpointManager, step: int, items: dict[str, Any]) -> None:
         if jax.process_count() > 1:
