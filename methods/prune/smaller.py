@@ -90,7 +90,7 @@ def smaller(network: Network, keep: float) -> Network:
     """
     wide = _factory(network.module)
     ratio = wide().ratio * keep
-    # Where it has to be whole (`SwiGLU`), it is as long as it can be.
+    # That of `SwiGLU` is whole, so what can be is.
     narrow = functools.partial(wide, ratio=int(ratio) if ratio.is_integer() else ratio)
     backbone = network.module.backbone.clone(mlp=narrow)
     cut = jax.jit(functools.partial(_cut, wide=wide, narrow=narrow))
