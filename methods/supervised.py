@@ -62,8 +62,7 @@ class Supervised(NetworkObjective):
             self.model.backbone, v.params['backbone'], v.state, *columns, rng=rng, row=batch['row']
         )
         answer = self._answer(v, features)
-        target = batch['target'] if 'target' in batch else self._target(batch, answer, self.label_smoothing)
-        loss, metrics = forward.penalized(self.criterion.mean(answer, target), features)
+        loss, metrics = forward.penalized(self.criterion.mean(answer, self._learned(batch, answer)), features)
         return loss, (state, metrics)
 
     def predict(self, v: Variables, batch: Batch) -> dict[str, Array]:
@@ -96,6 +95,17 @@ class Supervised(NetworkObjective):
 
     def _answer(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b k']:
         return self.model.head.apply({'params': v.params['head']}, features)
+
+    def _learned(self, batch: Batch, answer: Float[Array, 'b k']) -> Float[Array, 'b k']:
+        """Returns what is learned from: what batch transforms made, or the labels."""
+        if 'target' not in batch:
+            return self._target(batch, answer, self.label_smoothing)
+        if batch['target'].shape != answer.shape:
+            raise ValueError(
+                f'a batch transform made targets {batch["target"].shape}, and the head gives {answer.shape}: set '
+                'num_classes of both alike, or leave the transform out where labels are no classes.'
+            )
+        return batch['target']
 
     def _target(self, batch: Batch, answer: Float[Array, 'b k'], smoothing: float = 0.0) -> Float[Array, 'b k']:
         if self.label not in batch:

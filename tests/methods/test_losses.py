@@ -267,6 +267,15 @@ def test_losses_take_mixed_targets_under_wrappers(loss, wrap):
     }
 
 
+@pytest.mark.parametrize('label, classes', [(TAGS.astype(np.int32), 3), (batch_of()['label'], 4)])
+def test_targets_that_are_not_those_of_the_head_are_refused(label, classes):
+    mix = chain(
+        [Normalize((0.5,), (0.5,)), lambda batch, rng: batch | {'target': jax.nn.one_hot(batch['label'], classes)}]
+    )
+    with pytest.raises(ValueError, match=r'made targets \(16, .*\), and the head gives \(16, 3\): set num_classes'):
+        jax.eval_shape(lambda: init_state(SEVERAL, TX, RNG, labelled(label), mix))
+
+
 def test_smoothed_labels():
     found = jax.device_get(
         (SoftmaxCrossEntropy().answers.target(jnp.asarray([1]), 4, 0.2), Labels().target(jnp.asarray([[1, 0]]), 2, 0.2))
