@@ -26,7 +26,7 @@ Names = Sequence[tuple[str, str] | tuple[str, str, int]]
 
 # What training code, and the classes of Hugging Face's transformers, put before the names of a network's parameters.
 _WRAPPERS = ('module', '_orig_mod', 'model', 'network', 'net', 'backbone', 'encoder', 'img', 'resnet')
-_WRAPPERS += ('vit', 'deit', 'convnext', 'convnextv2', 'swinv2', 'pvt_v2')
+_WRAPPERS += ('vit', 'deit', 'convnext', 'convnextv2', 'swinv2', 'pvt', 'pvt_v2', 'cvt', 'bit')
 _WRAPPED = re.compile(f'(?:{"|".join(_WRAPPERS)})[./](.+)')
 
 _SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')

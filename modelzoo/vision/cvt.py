@@ -249,6 +249,41 @@ _BLOCK = (
     *((f'mlp.fc1.{a}', f'mlp/up/{b}') for a, b in _AFFINE),
     *((f'mlp.fc2.{a}', f'mlp/down/{b}') for a, b in _AFFINE),
 )
+_STAGE = 'encoder.stages.{s}.'
+_PARTS = (('q', 'query'), ('k', 'key'), ('v', 'value'))
+_CONV = 'attention.attention.convolution_projection_{}.convolution_projection.'
+_TRANSFORMERS_BLOCK = (
+    *((f'layernorm_before.{a}', f'mixer_norm/{b}') for a, b in _NORM),
+    *((f'{_CONV.format(there)}convolution.weight', f'mixer/{here}/conv/kernel') for here, there in _PARTS),
+    *(
+        (f'{_CONV.format(there)}normalization.{a}', f'mixer/{here}/norm/{b}')
+        for here, there in _PARTS
+        for a, b in _NORM + _STATISTICS
+    ),
+    *(
+        (f'attention.attention.projection_{there}.{a}', f'mixer/{here}/project/{b}')
+        for here, there in _PARTS
+        for a, b in _AFFINE
+    ),
+    *((f'attention.output.dense.{a}', f'mixer/out/{b}') for a, b in _AFFINE),
+    *((f'layernorm_after.{a}', f'mlp_norm/{b}') for a, b in _NORM),
+    *((f'intermediate.dense.{a}', f'mlp/up/{b}') for a, b in _AFFINE),
+    *((f'output.dense.{a}', f'mlp/down/{b}') for a, b in _AFFINE),
+)
+_TRANSFORMERS_NAMES = (
+    *(
+        (f'{_STAGE}embedding.convolution_embeddings.projection.{a}', f'backbone/embed{{s}}/conv/{b}')
+        for a, b in _AFFINE
+    ),
+    *(
+        (f'{_STAGE}embedding.convolution_embeddings.normalization.{a}', f'backbone/embed{{s}}/norm/{b}')
+        for a, b in _NORM
+    ),
+    *((f'{_STAGE}layers.{{i}}.{a}', 'backbone/stage{s}/block{i:02d}/' + b) for a, b in _TRANSFORMERS_BLOCK),
+    ('encoder.stages.2.cls_token', 'backbone/cls_token'),
+    *((f'layernorm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
+)
 NAMES = {
     'CvT': (
         *(('stage{s}.patch_embed.proj.' + a, 'backbone/embed{s}/conv/' + b) for a, b in _AFFINE),
@@ -257,5 +292,6 @@ NAMES = {
         ('stage2.cls_token', 'backbone/cls_token'),
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
+        *_TRANSFORMERS_NAMES,
     ),
 }

@@ -449,7 +449,7 @@ _BLOCKS = tuple(
     (f'block{s + 1}.{{i}}.{a}', f'backbone/stage{s}/block{{i:02d}}/{b}') for s in range(4) for a, b in _BLOCK
 )
 _HEAD = tuple((f'head.{a}', f'head/{b}') for a, b in _AFFINE)
-# Version 2 as timm and Hugging Face's transformers name it.
+# Version 2 as timm names it.
 _TIMM_NAMES = (
     *((f'patch_embed.proj.{a}', f'backbone/embed0/{b}') for a, b in _AFFINE),
     *((f'patch_embed.norm.{a}', f'backbone/embed0/norm/{b}') for a, b in _NORM),
@@ -461,29 +461,48 @@ _TIMM_NAMES = (
     ),
     *(('stages.{s}.norm.' + a, 'backbone/norm{s}/' + b) for a, b in _NORM),
 )
-_TRANSFORMERS_BLOCK = (
-    *((f'layer_norm_1.{a}', f'mixer_norm/{b}') for a, b in _NORM),
-    *((f'attention.{there}.{a}', f'mixer/kv/{b}:{n}') for a, b in _AFFINE for n, there in enumerate(('key', 'value'))),
-    *((f'attention.layer_norm.{a}', f'mixer/memory/norm/{b}') for a, b in _NORM),
-    *((f'layer_norm_2.{a}', f'mlp_norm/{b}') for a, b in _NORM),
-    *(
-        (f'{there}.{a}', f'{here}/{b}')
-        for a, b in _AFFINE
-        for there, here in (
-            ('attention.query', 'mixer/q'),
-            ('attention.proj', 'mixer/out'),
-            ('attention.spatial_reduction', 'mixer/memory/conv'),
-            ('mlp.dense1', 'mlp/up'),
-            ('mlp.dwconv.dwconv', 'mlp/conv'),
-            ('mlp.dense2', 'mlp/down'),
-        )
-    ),
+
+
+def _transformers_block(attention: str, reduction: str, out: str) -> tuple[tuple[str, str], ...]:
+    """Names of a block of Hugging Face's transformers, which differ between the versions in those of the attention."""
+    return (
+        *((f'layer_norm_1.{a}', f'mixer_norm/{b}') for a, b in _NORM),
+        *((f'{attention}.{there}.{a}', f'mixer/kv/{b}:{n}') for a, b in _AFFINE for n, there in enumerate(_KEY_VALUE)),
+        *((f'{attention}.layer_norm.{a}', f'mixer/memory/norm/{b}') for a, b in _NORM),
+        *((f'layer_norm_2.{a}', f'mlp_norm/{b}') for a, b in _NORM),
+        *(
+            (f'{there}.{a}', f'{here}/{b}')
+            for a, b in _AFFINE
+            for there, here in (
+                (f'{attention}.query', 'mixer/q'),
+                (f'{attention}.{reduction}', 'mixer/memory/conv'),
+                (out, 'mixer/out'),
+                ('mlp.dense1', 'mlp/up'),
+                ('mlp.dwconv.dwconv', 'mlp/conv'),
+                ('mlp.dense2', 'mlp/down'),
+            )
+        ),
+    )
+
+
+_KEY_VALUE = ('key', 'value')
+_HERE = 'backbone/stage{s}/block{i:02d}/'
+_V1_BLOCK = _transformers_block('attention.self', 'sequence_reduction', 'attention.output.dense')
+_EMBED, _LAYERS = 'encoder.patch_embeddings.{s}.', 'encoder.layers.{s}.'
+_TRANSFORMERS_V1_NAMES = (
+    *((f'{_EMBED}projection.{a}', f'backbone/embed{{s}}/patches/{b}') for a, b in _AFFINE),
+    *((f'{_EMBED}layer_norm.{a}', f'backbone/embed{{s}}/norm/{b}') for a, b in _NORM),
+    (f'{_EMBED}position_embeddings', 'backbone/embed{s}/pos_embed'),
+    ('encoder.patch_embeddings.3.cls_token', 'backbone/cls_token'),
+    *((f'encoder.block.{{s}}.{{i}}.{a}', _HERE + b) for a, b in _V1_BLOCK),
+    *((f'encoder.layer_norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
 )
-_LAYERS = 'encoder.layers.{s}.'
-_TRANSFORMERS_NAMES = (
+_V2_BLOCK = _transformers_block('attention', 'spatial_reduction', 'attention.proj')
+_TRANSFORMERS_V2_NAMES = (
     *((f'{_LAYERS}patch_embedding.proj.{a}', f'backbone/embed{{s}}/{b}') for a, b in _AFFINE),
     *((f'{_LAYERS}patch_embedding.layer_norm.{a}', f'backbone/embed{{s}}/norm/{b}') for a, b in _NORM),
-    *((f'{_LAYERS}blocks.{{i}}.{a}', 'backbone/stage{s}/block{i:02d}/' + b) for a, b in _TRANSFORMERS_BLOCK),
+    *((f'{_LAYERS}blocks.{{i}}.{a}', _HERE + b) for a, b in _V2_BLOCK),
     *((f'{_LAYERS}layer_norm.{a}', f'backbone/norm{{s}}/{b}') for a, b in _NORM),
     *((f'classifier.{a}', f'head/{b}') for a, b in _AFFINE),
 )
@@ -496,6 +515,7 @@ NAMES = {
         *_BLOCKS,
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         *_HEAD,
+        *_TRANSFORMERS_V1_NAMES,
     ),
     'PVTv2': (
         *((f'patch_embed{s + 1}.proj.{a}', f'backbone/embed{s}/{b}') for s in range(4) for a, b in _AFFINE),
@@ -504,6 +524,6 @@ NAMES = {
         *((f'norm{s + 1}.{a}', f'backbone/norm{s}/{b}') for s in range(4) for a, b in _NORM),
         *_HEAD,
         *_TIMM_NAMES,
-        *_TRANSFORMERS_NAMES,
+        *_TRANSFORMERS_V2_NAMES,
     ),
 }

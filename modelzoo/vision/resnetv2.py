@@ -273,6 +273,14 @@ _JAX_NAMES = (
     *((f'group_norm/{a}', f'backbone/norm/{b}') for a, b in _GROUP_NORM),
     *((f'head/conv2d/{a}', f'head/{a}') for a in ('kernel', 'bias')),
 )
+_LAYER = 'encoder.stages.{s}.layers.{i}.'
+_TRANSFORMERS_NAMES = (
+    ('embedder.convolution.weight', 'backbone/stem/conv/kernel'),
+    (_LAYER + 'conv{k}.weight', _BLOCK + 'conv{k}/kernel'),
+    *((f'{_LAYER}norm{{k}}.{a}', f'{_BLOCK}norm{{k}}/{b}') for a, b in _NORM),
+    (_LAYER + 'downsample.conv.weight', _BLOCK + 'shortcut/kernel'),
+    *((f'classifier.1.{a}', f'head/{b}') for a, b in (('weight', 'kernel'), ('bias', 'bias'))),
+)
 NAMES = {
     'ResNetV2': (
         ('stem.conv.weight', 'backbone/stem/conv/kernel'),
@@ -282,6 +290,7 @@ NAMES = {
         *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
         ('head.fc.weight', 'head/kernel', 2),
         ('head.fc.bias', 'head/bias'),
+        *_TRANSFORMERS_NAMES,
         *_JAX_NAMES,
     ),
 }

@@ -117,8 +117,10 @@ def test_parts_are_joined_in_the_map_s_order_and_one_that_is_missing_is_named():
 
 
 def test_one_weight_under_two_names_has_to_be_one():
-    names, wanted = [('w', 'scale')], {'scale': jax.ShapeDtypeStruct((2,), jnp.float32)}
+    names = [('w', 'scale'), ('v', 'bias')]
+    wanted = {ours: jax.ShapeDtypeStruct((2,), jnp.float32) for _, ours in names}
     one = np.ones(2, np.float32)
-    assert weights.load_published(names, wanted, {'w': one, 'module.w': one})['scale'].shape == (2,)
+    known = {'w': one, 'v': 2 * one}
+    assert weights.load_published(names, wanted, known | {'module.w': one})['scale'].shape == (2,)
     with pytest.raises(ValueError, match=r'network; 1 extra: module\.w\. Check'):
-        weights.load_published(names, wanted, {'w': one, 'module.w': 2 * one})
+        weights.load_published(names, wanted, known | {'module.w': 2 * one})
