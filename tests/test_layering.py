@@ -15,8 +15,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / 'docs' / 'design.md'
 BEGIN, END = '<!-- table: python -m tests.test_layering -->\n', '<!-- end of the table -->'
 OURS = ('longview', 'benchmarks', 'tests')
-# What stands in longview/ itself, which everybody may import.
-SHARED = {path.stem for path in (ROOT / 'longview').glob('*.py')} - {'__init__'}
+# What stands in longview/ itself, which everybody may import, as its version.
+SHARED = {path.stem for path in (ROOT / 'longview').glob('*.py')} - {'__init__'} | {'__version__'}
 
 ARRAYS = ('jax', 'jaxtyping', 'numpy')
 NETWORKS = ('jax', 'flax', 'jaxtyping', 'numpy')
@@ -136,8 +136,23 @@ TABLE = (
         None,
         'methods and runtime meet here: there is one loop, for every task',
     ),
+    Rule(
+        'engine/exported.py',
+        (
+            'engine',
+            'methods.task',
+            'modelzoo.features',
+            'modelzoo.heads',
+            'modelzoo.weight_files',
+            'modelzoo.weights',
+            'runtime',
+        ),
+        None,
+        'a network is written under its published names, which the zoo has',
+    ),
     Rule('train.py', ('engine', 'runtime'), None, 'it reads the command line'),
     Rule('evaluate.py', ('engine', 'runtime'), None, 'likewise'),
+    Rule('export.py', ('engine', 'runtime'), None, 'likewise'),
 )
 
 
