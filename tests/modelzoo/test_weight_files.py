@@ -91,6 +91,13 @@ def test_types_that_numpy_has_not_by_itself_are_read(tmp_path, code, kind):
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_type_that_nobody_here_has_is_named(tmp_path):
+    header = json.dumps({'w': {'dtype': 'F6_E2M3', 'shape': [4], 'data_offsets': [0, 3]}}).encode()
+    (tmp_path / 'a').write_bytes(len(header).to_bytes(8, 'little') + header + b'012')
+    with pytest.raises(ValueError, match='holds numbers of the type F6_E2M3, which NumPy has not: convert them'):
+        weight_files.read(tmp_path / 'a')
+
+
 @pytest.mark.parametrize('ending', ['.pth', '.npz'])
 def test_a_safetensors_file_is_not_written_under_another_kinds_name(tmp_path, ending):
     with pytest.raises(ValueError, match='use .safetensors'):
