@@ -32,7 +32,7 @@ from longview.data.dataset import find as find
 from longview.data.dataset import local_rows as local_rows
 from longview.data.features import check_features
 from longview.data.geometry import pair
-from longview.data.images import Resize
+from longview.data.images import FILTERS, Resize
 from longview.data.indexed import Indexed
 from longview.data.prepare import open_dataset
 from longview.data.records import HostCrop, Split
@@ -140,6 +140,10 @@ class Images(DataSet):
     columns: Mapping[str, Column] | None = None
 
     def __post_init__(self) -> None:
+        for name in ('train_crop', 'eval_crop'):
+            interpolation = getattr(getattr(self, name), 'interpolation', None)
+            if interpolation is not None and interpolation not in FILTERS:
+                raise ValueError(f'{name}.interpolation is {interpolation!r}: use one of {", ".join(FILTERS)}.')
         if self.eval_crop.draws:
             raise ValueError(
                 f'eval_crop={self.eval_crop} draws random numbers; evaluation wants a fixed one: CenterCrop or Resize.'

@@ -31,7 +31,7 @@ from PIL import Image
 from longview.data.decoding import Record, decode, from_pillow, to_pillow
 from longview.data.geometry import Geometry, Moves, Size, pair
 
-_FILTERS = {
+FILTERS = {
     'nearest': Image.Resampling.NEAREST,
     'bilinear': Image.Resampling.BILINEAR,
     'bicubic': Image.Resampling.BICUBIC,
@@ -43,7 +43,7 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
     if image.shape[:2] == (height, width):
         return image
     if image.dtype == np.uint8 and image.shape[-1] in (1, 3):
-        return from_pillow(to_pillow(image).resize((width, height), _FILTERS[interpolation]))
+        return from_pillow(to_pillow(image).resize((width, height), FILTERS[interpolation]))
     # Pillow would weight the first three channels by the fourth, and has no colours of more than 8 bits.
     channels = [_resize_channel(image[..., c], height, width, interpolation) for c in range(image.shape[-1])]
     return np.stack(channels, axis=-1)
@@ -51,7 +51,7 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str) -> np
 
 def _resize_channel(channel: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
     """(H, W) of any carried type, resized in float32 and rounded to that type again."""
-    resized = Image.fromarray(channel.astype(np.float32)).resize((width, height), _FILTERS[interpolation])
+    resized = Image.fromarray(channel.astype(np.float32)).resize((width, height), FILTERS[interpolation])
     values = np.asarray(resized)
     if channel.dtype.kind == 'f':
         return values
@@ -292,7 +292,7 @@ class RandomResizedCrop(Crop):
         if (y, x) == (1, 1):
             return geometry.pixels(image, self.resize)
         box = (left * x, top * y, (left + width) * x, (top + height) * y)
-        resized = from_pillow(to_pillow(image).resize((size[1], size[0]), _FILTERS[self.interpolation], box))
+        resized = from_pillow(to_pillow(image).resize((size[1], size[0]), FILTERS[self.interpolation], box))
         return resized[:, ::-1] if geometry.mirror else resized
 
     def resize(self, image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -101,6 +101,8 @@ class Subset(Wrapped):
 
 def _scores(path: str, size: int) -> np.ndarray:
     """float64 (size,), by the numbers of the examples."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f'Subset.scores names {path}, and there is no such file: write it, or name another.')
     if path.endswith('.csv'):
         scores = _from_table(path, size)
     else:

@@ -57,6 +57,11 @@ def run(
     """
     with contextlib.ExitStack() as stack:
         run, config = read_run(config, stages)
+        if not isinstance(run.task, Task):
+            raise TypeError(
+                f'config.task is a {type(run.task).__name__}, and a methods.task.Task is wanted: name one, as in '
+                "{'fn': 'methods.supervised:Supervised', ...}."
+            )
         stack.enter_context(alone(workdir))
         for data in run.data_sets:
             data.check()

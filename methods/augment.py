@@ -80,6 +80,10 @@ class Normalize:
     dtype: Any = jnp.float32
     white: float | None = None
 
+    def __post_init__(self) -> None:
+        if not all(self.std):
+            raise ValueError(f'Normalize.std is {tuple(self.std)}, by which images are divided: no deviation may be 0.')
+
     def __call__(self, batch: Batch, rng: PRNGKeyArray | None = None) -> Batch:
         """Normalizes `batch['image']` (B, H, W, C)."""
         channels = batch['image'].shape[-1]

@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 
 from longview.methods.task import Batch, Given, Network, Shapes, Task, Variables
+from longview.modelzoo.features import Backbone
 from longview.modelzoo.heads import Classifier, Loaded, bare, network_of
 
 # The name of the only network that an objective deploys.
@@ -41,6 +42,11 @@ class Objective(Task):
 
     def depth_of(self, path: str) -> tuple[int, int]:
         backbone = self.source.backbone
+        if not isinstance(backbone, Backbone):
+            raise ValueError(
+                f'{type(backbone).__name__} does not say the depth of its layers, for it is no '
+                'modelzoo.features.Backbone: set layer_decay to 1, or make it one.'
+            )
         return backbone.layer_of(path), backbone.num_layers
 
     def _weights(self, batch: Batch, given: Given | None) -> dict[str, Any]:

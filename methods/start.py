@@ -63,6 +63,13 @@ class Start(Wrapper):
     network: str | None = None
     strict: bool = True
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.read, Checkpoint):
+            raise TypeError(
+                f'Start.read is {self.read!r}, and what reads a checkpoint is wanted: give runtime.checkpoint:Best '
+                'with the workdir of a run.'
+            )
+
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         return self.inner.init(rng, batch, self.given(batch) if given is None else given)
 

@@ -36,6 +36,11 @@ class Supervised(NetworkObjective):
     criterion: Loss = SoftmaxCrossEntropy()
     label: str = 'label'
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing <= 1:
+            raise ValueError(f'Supervised.label_smoothing is {self.label_smoothing}: it is a share, from 0 to 1.')
+
     @property
     def batchwide(self) -> bool:
         return self.criterion.batchwide

@@ -102,10 +102,10 @@ def tree_shardings(tree: Any, mesh: Mesh, config: MeshConfig) -> Any:
     shardings = jax.tree_util.tree_map_with_path(place, tree)
     unused = [pattern for pattern, _ in config.rules if pattern not in used]
     if unused:
-        raise ValueError(
-            f'config.mesh.rules: {unused[0]!r} matches no array of this run; paths look '
-            f'like {path_of(jax.tree_util.tree_leaves_with_path(tree)[0][0])!r}.'
-        )
+        paths = [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        # That of a parameter, if there is one, says more than that of the step.
+        example = max(paths, key=lambda path: '/params/' in f'/{path}')
+        raise ValueError(f'config.mesh.rules: {unused[0]!r} matches no array of this run; paths look like {example!r}.')
     return shardings
 
 

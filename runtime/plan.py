@@ -12,6 +12,9 @@ from longview.runtime.mesh import MeshConfig
 from longview.runtime.resolve import call, resolve
 from longview.runtime.stages import located
 
+# Those of jax's names for the precision of products that say one for every platform.
+_PRECISIONS = ('default', 'high', 'highest', 'bfloat16', 'tensorfloat32', 'float32')
+
 
 @dataclasses.dataclass(frozen=True)
 class Eval:
@@ -108,6 +111,12 @@ class Run:
                 raise ValueError(f'config.{name} is {getattr(self, name)}: it must be at least 1, or None.')
         if self.pictures < 0:
             raise ValueError(f'config.pictures is {self.pictures}: it must be at least 0, for none.')
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f'config.seed is {self.seed}: use 0 <= seed < 2**32.')
+        if self.matmul_precision not in _PRECISIONS:
+            raise ValueError(
+                f'config.matmul_precision is {self.matmul_precision!r}: use one of {", ".join(_PRECISIONS)}.'
+            )
         for name in self.evals:
             if not re.fullmatch(r'[\w.-]+', name):
                 raise ValueError(f'config.evals has the name {name!r}: use letters, digits, "_", "-" and ".".')

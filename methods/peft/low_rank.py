@@ -80,6 +80,10 @@ class LowRank(Reparam):
     pattern: str = '.*kernel'
     trained: str = 'head/.*'
 
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f'LowRank.rank is {self.rank}: it must be at least 1.')
+
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         v = self.inner.init(rng, batch, given)
         free = self._free(v.params)

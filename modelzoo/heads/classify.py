@@ -24,7 +24,13 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, features: ft.Features) -> Float[Array, 'b k']:
-        """Returns logits; `features` must hold ``pooled``."""
+        """Returns logits; `features` must hold ``pooled``.
+
+        Raises:
+            ValueError: there is no class.
+        """
+        if self.num_classes < 1:
+            raise ValueError(f'Linear.num_classes is {self.num_classes}: it must be at least 1.')
         pooled = features[ft.POOLED]
         kernel = self.param('kernel', self.kernel_init, (pooled.shape[-1], self.num_classes))
         bias = self.param('bias', jax.nn.initializers.zeros, (self.num_classes,))

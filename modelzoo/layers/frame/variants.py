@@ -52,5 +52,14 @@ def _value(module: nn.Module, name: str, value: Any) -> Any:
             )
         return functools.partial(factory, **value)
     if name == 'dtype':
-        return jnp.dtype(value)
+        return _dtype(module, value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _dtype(module: nn.Module, value: Any) -> Any:
+    try:
+        return jnp.dtype(value)
+    except TypeError:
+        raise ValueError(
+            f'{type(module).__name__}.dtype is {value!r}, which is no array type: use float32, bfloat16 or float16.'
+        ) from None
