@@ -60,7 +60,7 @@ def diffusion():
         base.adamw(peak=2e-3, warmup_epochs=2, end=1e-5, weight_decay=0.0, clip_norm=1.0),
         steps=1000,
         batch_size=64,
-        eval_batch_size=359,
+        eval_batch_size=360,
         eval_every=ONCE,
         best='eval/frechet',
         best_mode='min',

@@ -1,15 +1,19 @@
 """Diffusion: its noise and answers recomputed, samplers where the answer is known, samples that no batch changes."""
 
 import functools
+import json
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
 import pytest
 from flax import linen as nn
 
+from longview import train
+from longview.configs.diffusion import get_config
 from longview.methods.computation import Opened, Work
 from longview.methods.ema import Ema
 from longview.methods.figures import frechet
@@ -25,7 +29,9 @@ from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier, Linear
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.pixels import Pixels
+from longview.runtime.checkpoint import Best
 from longview.runtime.mesh import MeshConfig, batch_sharding, make_mesh
+from tests import runs
 from tests.methods.small import Pyramid
 from tests.modelzoo import tiny
 
@@ -310,3 +316,22 @@ def test_distances_to_compare_with_are_those_of_disturbed_images_and_other_split
     noise, replaced = whole[0] - draws[0], whole[1] != draws[0]
     assert abs(noise.std() - 0.5) < 0.1 and abs(replaced.mean() - 0.25) < 0.12
     assert whole[1][replaced].min() >= 3 and whole[1][replaced].max() <= 4
+
+
+@pytest.mark.heavy
+def test_the_stages_of_the_config_run_and_leave_samples_distances_and_a_network(tmp_path):
+    """Two steps each of the classifier and of a small network."""
+    config = get_config('digits')
+    for name in ('judge', 'diffusion'):
+        config.stages[name].update({'steps': 2, 'epochs': None, 'batch_size': 16, 'log_every': 1})
+        config.stages[name].optimizer.schedule.warmup_epochs = 0.0
+    diffusion = config.stages.diffusion.task.inner.inner
+    diffusion.network.width, diffusion.network.multiples, diffusion.sampler.steps = 8, (1,), 2
+    with runs.quickly():
+        scores = train.train(config, tmp_path)
+    assert scores['diffusion/eval/frechet'] > 0 and scores['diffusion/eval/examples'] == 359
+    found = json.loads((tmp_path / 'distances' / 'distances.json').read_text())
+    assert 0 < found['training_split'] < found['noise'] and found['replaced'] > found['training_split']
+    picture = np.asarray(PIL.Image.open(tmp_path / 'diffusion' / 'pictures' / 'samples' / '00000002.png'))
+    assert picture.shape == (10 * 25 - 1, 10 * 25 - 1, 3)
+    assert Best(str(tmp_path / 'diffusion')).networks() == (DENOISER,)
