@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key, Num, Shaped
 from longview.methods import forward
 from longview.methods.generate import process as pr
 from longview.methods.generate.generator import Generator, sample_keys
-from longview.methods.generate.samplers import Sampler
+from longview.methods.generate.samplers import Denoise, Sampler
 from longview.methods.task import Batch, Given, Metrics, Network, Variables
 from longview.modelzoo import features as ft
 
@@ -124,7 +124,7 @@ class Diffusion(Generator):
         # Steps count from 0, so that what an example begins with is drawn by another number.
         return self.sampler(self.denoiser(v, condition), self.process, fresh(jnp.int32(-1)), fresh)
 
-    def denoiser(self, v: Variables, condition: Shaped[Array, 'b ...'] | None) -> Any:
+    def denoiser(self, v: Variables, condition: Shaped[Array, 'b ...'] | None) -> Denoise:
         """Returns ``denoise(x, time)`` of samplers.py, by which examples of these classes are drawn."""
 
         def clean(x: Float[Array, 'b ...'], time: Num[Array, ''], condition: Any) -> Float[Array, 'b ...']:
