@@ -11,7 +11,7 @@ Face hub (modelzoo/README.md). Images are normalized by ImageNet's mean and devi
 same page, and `--config.train_transforms[0].mean`, `.std` and those of `eval_transforms` set it.
 
 The recipe is that of BEiT's and MAE's fine-tuning, at short lengths: AdamW, a layer-wise decay of the rate (Clark et
-al., 2020, https://arxiv.org/abs/2003.10555), drop path 0.1, label smoothing 0.1. For the probe it is AdamW without decay.
+al., 2020, https://arxiv.org/abs/2003.10555), drop path and label smoothing of 0.1. The probe has AdamW without decay.
 """
 
 from longview.configs import base
