@@ -68,6 +68,17 @@ class DataSet(abc.ABC):
         return self._train.class_names
 
     @property
+    def class_counts(self) -> tuple[int, ...]:
+        """How many training examples each class has; all labels are read for it.
+
+        Raises:
+            ValueError: the labels are no classes.
+        """
+        if self.num_classes is None:
+            raise ValueError('The data set has no classes to be counted: its labels are numbers, or there are none.')
+        return tuple(np.bincount(self._train.labels()[self.members], minlength=self.num_classes).tolist())
+
+    @property
     def num_train(self) -> int:
         """Training examples: the rows of an epoch, which schedules count."""
         return self._train.size

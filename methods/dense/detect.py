@@ -25,6 +25,7 @@ from longview.methods.dense import boxes as bx
 from longview.methods.dense import drawing
 from longview.methods.dense.inputs import check_columns, check_network
 from longview.methods.figures import detection
+from longview.methods.losses import focal
 from longview.methods.objective import NetworkObjective
 from longview.methods.task import Batch, Given, Metrics, Rows, Sums, Variables
 
@@ -229,23 +230,8 @@ def losses(
     central = optax.sigmoid_binary_cross_entropy(answers.centre, bx.centreness(bx.distances(centre, wanted)))
     over = lambda values: jnp.sum(jnp.where(positive, values, 0.0), axis=1)
     sums = {
-        'classes': focal_loss(answers.classes, target, alpha=alpha, gamma=gamma).sum(axis=(1, 2)),
+        'classes': focal(answers.classes, target, alpha=alpha, gamma=gamma).sum(axis=(1, 2)),
         'sides': over(1 - overlap),
         'centre': over(central),
     }
     return sums, positive.sum(axis=1)
-
-
-def focal_loss(
-    logits: Float[Array, '*n'], target: Float[Array, '*n'], *, alpha: float = 0.25, gamma: float = 2.0
-) -> Float[Array, '*n']:
-    """Returns the binary cross-entropy, less of it where the answer is right already.
-
-    Lin et al., 2017, https://arxiv.org/abs/1708.02002, equation (5): ``alpha_t (1 - p_t)^gamma (-log p_t)`` with the
-    probability ``p_t`` of what is right, and ``alpha`` for a target of 1, one less for 0. Targets between 0 and 1 weigh
-    both, as in torchvision.
-    """
-    p = jax.nn.sigmoid(logits)
-    wrong = p * (1 - target) + (1 - p) * target
-    weight = alpha * target + (1 - alpha) * (1 - target)
-    return weight * wrong**gamma * optax.sigmoid_binary_cross_entropy(logits, target)

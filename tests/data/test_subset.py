@@ -99,3 +99,9 @@ def test_mistakes_are_answered_in_a_sentence_before_the_first_step(mistake, tmp_
     with pytest.raises(ValueError, match=message) as caught:
         call(tmp_path).check()
     assert '\n' not in str(caught.value)
+
+
+def test_the_examples_of_each_class_are_counted():
+    data = Subset(DATA, per_class=3)
+    assert data.class_counts == (3,) * data.num_classes
+    assert sum(DATA.class_counts) == DATA.num_train and len(DATA.class_counts) == DATA.num_classes

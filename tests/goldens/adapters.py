@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from longview.kernels.conv2d import conv2d
+from longview.methods import losses
 from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.dense import boxes, detect
 from longview.methods.evaluate.knn import vote
@@ -171,7 +172,7 @@ def suppressed(u: np.ndarray, s: np.ndarray, c: np.ndarray, iou: float) -> Outpu
 def focal(x: jax.Array, t: np.ndarray, s: np.ndarray, alpha: float, gamma: float) -> Outputs:
     """The focal loss with targets of 0 and 1 and with others, and without a weight of the classes."""
     t, s = (jnp.asarray(target, jnp.float32) for target in (t, s))
-    loss = jax.jit(functools.partial(detect.focal_loss, gamma=gamma), static_argnames='alpha')
+    loss = jax.jit(functools.partial(losses.focal, gamma=gamma), static_argnames='alpha')
     hard, soft = loss(x, t, alpha=alpha), loss(x, s, alpha=alpha)
     # With a weight of a half for both, twice the loss is the one without.
     unweighted = 2 * loss(x, t, alpha=0.5)

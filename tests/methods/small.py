@@ -16,6 +16,7 @@ from longview.methods.evaluate.knn import NearestNeighbours
 from longview.methods.evaluate.linear_probe import LinearProbe
 from longview.methods.exits.confidence import Branch, EarlyExit
 from longview.methods.freeze import Freeze
+from longview.methods.optim.loss_scale import LossScale
 from longview.methods.optim.sam import Sam
 from longview.methods.optim.tract import TrAct
 from longview.methods.peft.low_rank import LowRank, pissa
@@ -124,6 +125,7 @@ METHODS = {
     'few_shot': lambda b: FewShot(supervised(b), num_classes=10, bank=24, shots=(1, 2)),
     'early_exit': lambda b: EarlyExit(b, Linear(10), functools.partial(Branch, 10), ('stage0',), (0.5, 1.0)),
     'ema': lambda b: Ema(supervised(b), 0.9),
+    'loss_scale': lambda b: LossScale(supervised(b)),
     'freeze': lambda b: Freeze(supervised(b), 'backbone/norm/.*'),
 }
 
