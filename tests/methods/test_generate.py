@@ -238,6 +238,9 @@ def test_a_judge_measures_the_distance_and_the_classes_of_samples(judge):
     assert figures['frechet'] == pytest.approx(wanted, rel=1e-3) and wanted > 0.01
     assert np.isfinite(loss) and {'loss', 'raw_loss'} <= set(figures)
     assert list(task.figures(jax.tree.map(np.zeros_like, sums), {})) == list(figures)
+    inside = Ema(Judged(EDM, judge), 0.5)
+    averaged, raw = jax.eval_shape(lambda: inside.measure(inside.init(RNG, BATCH), seen, None, RNG))
+    assert averaged.keys() == raw.keys() == sums.keys()
     if judge is not None:
         judged = made['logits'][:13].argmax(axis=1)
         counts = np.bincount(judged, minlength=3)
