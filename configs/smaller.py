@@ -19,7 +19,7 @@ from ml_collections import config_dict
 from longview.configs import base
 
 ONCE = 10_000  # steps between evaluations: only after the last one
-KEEP = 0.25
+SHARE = 0.25
 VIT = base.VIT | {'patch': 2, 'depth': 2}
 
 
@@ -35,7 +35,7 @@ def going_on(config, **rest):
 
 def small(config, epochs):
     """From random weights."""
-    mlp = {'ratio': 4.0 * KEEP}
+    mlp = {'ratio': 4.0 * SHARE}
     task = config['task'] | {'backbone': config['task']['backbone'] | {'mlp': mlp}}
     return config | {'task': task, 'epochs': epochs}
 
@@ -47,7 +47,7 @@ def staged(dense, tuned):
     schedule = config['optimizer']['schedule']
     still = config['optimizer'] | {'rate_rules': (('.*', 0.0),), 'schedule': schedule | {'warmup_epochs': 0.0}}
     again = config['optimizer'] | {'schedule': schedule | {'warmup_epochs': 1.0}}
-    smaller = {'fn': 'methods.prune.smaller:Smaller', 'run': {'stage': 'dense'}, 'keep': KEEP}
+    smaller = {'fn': 'methods.prune.smaller:Smaller', 'run': {'stage': 'dense'}, 'share': SHARE}
     stages = {
         'dense': config,
         'smaller': smaller,

@@ -46,17 +46,17 @@ class Smaller:
 
     Attributes:
         run: workdir of the run, such as ``{'stage': 'dense'}`` in a config.
-        keep: share of the units of each layer that stay, by way of its ``ratio``: it is rounded as the layer does it.
+        share: how much of the units of each layer stays, by way of its ``ratio``: it is rounded as the layer does it.
         network: which network of the run.
     """
 
     run: str
-    keep: float = 0.5
+    share: float = 0.5
     network: str = NETWORK
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep < 1:
-            raise ValueError(f'Smaller.keep is {self.keep}: it is a share, above 0 and below 1.')
+        if not 0 < self.share < 1:
+            raise ValueError(f'Smaller.share is {self.share}: it must be above 0 and below 1.')
 
     def __call__(self, work: Work) -> Made:
         """Returns the network and the file.
@@ -70,12 +70,12 @@ class Smaller:
                 f'Smaller.network is {self.network!r}, and {self.run} has {", ".join(networks)}: name one of these.'
             )
         whole = networks[self.network]
-        small = smaller(whole, self.keep)
+        small = smaller(whole, self.share)
         counts = {'before': _parameters(whole), 'after': _parameters(small)}
         return Made(files={'smaller.json': counts}, networks={self.network: small})
 
 
-def smaller(network: Network, keep: float) -> Network:
+def smaller(network: Network, share: float) -> Network:
     """Returns a network without some of the hidden units of each feed-forward layer of its backbone.
 
     The module has another ``ratio`` in its backbone's `mlp`; the arrays are those of the units that stay, in their
@@ -83,13 +83,13 @@ def smaller(network: Network, keep: float) -> Network:
 
     Args:
         network: a module with a ``backbone`` whose field `mlp` makes layers of `KINDS`, and its variables.
-        keep: share of the units that stay, above 0 and below 1.
+        share: how much of the units stays, above 0 and below 1.
 
     Raises:
         ValueError: the network has other feed-forward layers, or the share leaves all of a layer's units, or none.
     """
     wide = _factory(network.module)
-    ratio = wide().ratio * keep
+    ratio = wide().ratio * share
     # That of `SwiGLU` is whole, so what can be is.
     narrow = functools.partial(wide, ratio=int(ratio) if ratio.is_integer() else ratio)
     backbone = network.module.backbone.clone(mlp=narrow)
@@ -156,7 +156,7 @@ def _narrowed(
     wanted = _shapes(narrow, width) if units * narrow().ratio >= wide().ratio else {'down/kernel': (0, width)}
     left = wanted['down/kernel'][0]
     if not 0 < left < units:
-        raise ValueError(f'{place} would keep {left} of its {units} hidden units: change Smaller.keep.')
+        raise ValueError(f'{place} would keep {left} of its {units} hidden units: change Smaller.share.')
     axes = {path: _axis(had[path], wanted[path]) for path in layer if had[path] != wanted[path]}
     chosen = jnp.sort(jax.lax.top_k(importance(layer, axes), left)[1])
     narrowed = dict(layer)

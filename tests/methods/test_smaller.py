@@ -14,6 +14,7 @@ from longview.methods.computation import Opened, Work
 from longview.methods.prune.smaller import Smaller, importance, smaller
 from longview.methods.task import Network
 from longview.runtime.checkpoint import Best
+from longview.runtime.errors import RunError
 from longview.runtime.nodes import node_of
 from longview.runtime.resolve import resolve
 from longview.trees import by_path
@@ -106,21 +107,21 @@ def test_a_unit_counts_by_the_norms_of_its_weights_in_and_out():
 
 
 @pytest.mark.parametrize(
-    'name, keep, words',
+    'name, share, words',
     [
         ('resnet_test', 0.5, 'ResNet has no field mlp, and hidden units are removed from Mlp, SwiGLU, GatedMlp: take'),
         ('convnextv2_test', 0.5, 'ConvNeXt has ResponseMlp as its mlp, and hidden'),
         ('zoology_rwkv4_test', 0.5, 'RWKV4 has a tuple as its mlp, and hidden'),
         ('pvt_v1_test', 0.5, 'stage0/block00/mlp/ has other arrays than the mlp of its backbone makes: take'),
-        ('vit_test', 0.001, 'block00/mlp/ would keep 0 of its 128 hidden units: change Smaller.keep'),
-        ('gla_test', 0.99, r'block00/mlp/ would keep (\d+) of its \1 hidden units: change Smaller.keep'),
+        ('vit_test', 0.001, 'block00/mlp/ would keep 0 of its 128 hidden units: change Smaller.share'),
+        ('gla_test', 0.99, r'block00/mlp/ would keep (\d+) of its \1 hidden units: change Smaller.share'),
     ],
 )
-def test_what_cannot_become_smaller_is_refused_in_words(name, keep, words):
+def test_what_cannot_become_smaller_is_refused_in_words(name, share, words):
     model, x = tiny.sized(name)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     with pytest.raises(ValueError, match=words):
-        jax.eval_shape(lambda v: smaller(Network(model, dict(v)), keep).variables, variables)
+        jax.eval_shape(lambda v: smaller(Network(model, dict(v)), share).variables, variables)
 
 
 class Finished(Work):
@@ -137,9 +138,9 @@ class Left(Opened):
 
 
 def test_a_share_and_a_name_that_cannot_be_are_refused_in_words():
-    for keep in (0.0, 1.0):
-        with pytest.raises(ValueError, match=rf'Smaller.keep is {keep}: it is a share, above 0 and below 1'):
-            Smaller('runs/dense', keep)
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match=rf'Smaller.share is {share}: it must be above 0 and below 1'):
+            Smaller('runs/dense', share)
     with pytest.raises(ValueError, match="Smaller.network is 'student', and runs/dense has network: name one"):
         Smaller('runs/dense', network='student')(Finished())
 
@@ -147,8 +148,8 @@ def test_a_share_and_a_name_that_cannot_be_are_refused_in_words():
 VIT = {'fn': 'modelzoo:backbone', 'variant': 'vit_test', 'patch': 4, 'image_size': 8, 'depth': 1}
 
 
-def staged():
-    """A network, the same with a quarter of its hidden units, and that one trained on."""
+def staged(share=0.25):
+    """A network, the same with a share of its hidden units, and that one trained on."""
     head = {'fn': 'modelzoo.heads:Linear', 'num_classes': None}
     floats = [base.normalize((0.3,), (0.4,))]
     changes = {'steps': 4, 'eval_every': 4, 'save_every': 4, 'train_transforms': floats, 'eval_transforms': floats}
@@ -157,7 +158,7 @@ def staged():
     task = lambda **network: {'task': {'fn': 'methods.supervised:Supervised', **network}}
     stages = {
         'dense': node | task(backbone=VIT, head=head),
-        'small': {'fn': 'methods.prune.smaller:Smaller', 'run': {'stage': 'dense'}, 'keep': 0.25},
+        'small': {'fn': 'methods.prune.smaller:Smaller', 'run': {'stage': 'dense'}, 'share': share},
         'tuned': node | task(network={'fn': 'methods.start:again', 'read': best}),
     }
     return ConfigDict({'stages': stages})
@@ -182,3 +183,5 @@ def test_a_stage_trains_on_with_the_smaller_network(tmp_path):
     heads = {stage: best([path])[path] for stage, best in saved.items()}
     np.testing.assert_array_equal(heads['small'], heads['dense'])
     assert np.abs(heads['tuned'] - heads['small']).max() > 0
+    with pytest.raises(RunError, match='small holds a run of another config: config.share was 0.25 and is now 0.5'):
+        train.train(staged(0.5), tmp_path)
