@@ -1,6 +1,6 @@
 """The config of a run that was made, for another run of it or to evaluate it otherwise.
 
-    python train.py --config configs/recorded.py:runs/vig_digits --workdir runs/vig_digits_again --config.seed=1
+    python train.py --config configs/recorded.py:WORKDIR --workdir runs/again --config.seed=1
 
 What was left to the data set, such as the number of classes, stands in it as a number.
 """
