@@ -123,7 +123,7 @@ def _check_done(node: dict[str, Any], folder: pathlib.Path) -> None:
         run, config = read_run(node, folder.parent)
         for data in run.data_sets:
             data.check()
-    check_config(folder, config, (*resumable(False), 'best'), begun=True)
+    check_config(folder, config, resumable(False), begun=True)
 
 
 def _compute(node: dict[str, Any], folder: pathlib.Path, mesh: MeshConfig, signals: StopSignals) -> str:
