@@ -111,6 +111,8 @@ def _configs(sweep: str) -> dict[str, Any]:
     for trial in sweeps.trials(sweep):
         argv, values = [*sys.argv, *trial.flags], flags.FlagValues()
         _define_config(values, argv)
+        # Which keys of a config are flags is settled when it is parsed: each run has a parser, with the other flags as
+        # they are.
         for name in flags.FLAGS:
             if flags.FLAGS[name].name == name and name.partition('.')[0] != 'config':
                 values[name] = flags.FLAGS[name]

@@ -54,6 +54,10 @@ class Outcome(NamedTuple):
         """The step of the best checkpoint, None where there is none yet."""
         return best_step(self.rows, *self.decides)
 
+    def value(self, place: str) -> Any:
+        """Returns a value of the config, None where it says nothing there."""
+        return self.config[place] if place in self.config else None
+
     def curve(self, figure: str) -> list[tuple[int, float]]:
         """Returns the steps at which a figure was measured, and its values."""
         return [(row['step'], row[figure]) for row in self.rows if figure in row]
@@ -106,7 +110,7 @@ def find(places: Sequence[str | os.PathLike]) -> list[Outcome]:
 def differing(outcomes: Sequence[Outcome]) -> list[str]:
     """Returns the places of the config values that are not the same in all runs."""
     places = dict.fromkeys(place for outcome in outcomes for place in outcome.config)
-    values = lambda place: [outcome.config.get(place) for outcome in outcomes]
+    values = lambda place: [outcome.value(place) for outcome in outcomes]
     return [place for place in places if any(value != values(place)[0] for value in values(place))]
 
 
@@ -154,7 +158,7 @@ def as_data(outcomes: Sequence[Outcome], figures: Sequence[str]) -> dict[str, An
         return {
             'name': outcome.name,
             'workdir': str(outcome.workdir),
-            'config': {place: outcome.config.get(place) for place in places},
+            'config': {place: outcome.value(place) for place in places},
             'step': outcome.step,
             'best_step': outcome.best_step,
             'final': {figure: _finite(outcome.final(figure)) for figure in figures},
@@ -249,7 +253,7 @@ def _rows(outcomes: Sequence[Outcome], places: Sequence[str], figures: Sequence[
     rows = [['run', *short_names(places), 'step', *names, 'best step', *(f'{name} at best' for name in names)]]
     for outcome in outcomes:
         values = [outcome.step, *map(outcome.final, figures), outcome.best_step, *map(outcome.at_best, figures)]
-        config = [_value(outcome.config.get(place)) for place in places]
+        config = [_value(outcome.value(place)) for place in places]
         rows.append([outcome.name, *config, *map(_number, values)])
     return rows
 
@@ -259,7 +263,7 @@ def _mean_rows(together: Sequence[Sequence[Outcome]], places: Sequence[str], fig
     rows = [['runs', *short_names(places), 'steps', *names, *(f'{name} at best' for name in names)]]
     for group in together:
         name = group[0].name if len(group) == 1 else f'{group[0].name} and {len(group) - 1} more'
-        config = [_value(group[0].config.get(place)) for place in places]
+        config = [_value(group[0].value(place)) for place in places]
         spreads = [
             Spread.of([value(o, f) for o in group]) for value in (Outcome.final, Outcome.at_best) for f in figures
         ]

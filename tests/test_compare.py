@@ -15,6 +15,7 @@ import pytest
 from longview import compare
 from longview.runtime import comparison, textplot
 from longview.runtime.plan import Run
+from tests import test_docs
 from tests.runs import ROOT
 
 pytestmark = pytest.mark.quick
@@ -145,6 +146,15 @@ def test_it_starts_without_jax_by_either_name(sweep):
     assert run('-c', code).stdout == 'set()\n'
     by_file, by_name = (run(*words, str(sweep)).stdout for words in (['compare.py'], ['-m', 'longview.compare']))
     assert by_file == by_name == compare.compare([str(sweep)]) + '\n'
+
+
+def test_the_commands_on_the_page_run(sweep, capsys):
+    shown = test_docs.commands(pathlib.Path('docs/many_runs.md'))
+    flags = [[w for w in words if w.startswith('--')] for words in shown if 'compare' in ' '.join(words)]
+    assert len(flags) > 1
+    for words in flags:
+        compare.main([str(sweep), *words])
+    assert 'accuracy at best' in capsys.readouterr().out
 
 
 # --- curves ---

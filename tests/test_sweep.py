@@ -1,6 +1,7 @@
 """Sweeps: how they are written, that they are gone on with, and that one run does not spoil the others."""
 
 import pathlib
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -9,12 +10,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from longview import train
+from longview.configs import vig_s
 from longview.engine.sweep import trials
 from longview.runtime.errors import RunError
 from longview.runtime.metrics import Metrics
 from longview.runtime.preemption import Preempted
 from longview.runtime.resolve import ConfigError
-from tests import runs, toys
+from tests import runs, test_docs, toys
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -84,6 +86,19 @@ def test_folders_have_names_for_every_file_system_and_one_each():
 def test_what_cannot_be_a_sweep_is_refused(text, words):
     with pytest.raises(ValueError, match=words.replace('(', r'\(')):
         trials(text)
+
+
+@pytest.mark.quick
+def test_the_sweeps_on_the_page_can_be_run():
+    page = (runs.ROOT / 'docs' / 'many_runs.md').read_text()
+    shown = re.findall(r"--sweep '([^']+)'", page)
+    assert len(shown) > 1 and all(
+        test_docs.has(vig_s.get_config('digits'), key)
+        for text in shown
+        for key in re.findall(r'config\.([\w.]+)=', text)
+    )
+    assert [trial.name for trial in trials(shown[0])][::5] == ['seed=0,peak=0.001', 'seed=2,peak=0.003']
+    assert len(trials(shown[1])) == 4
 
 
 # --- how they run ---
