@@ -63,21 +63,12 @@ def run(
     figures: dict[str, float] = {}
     with alone(workdir):
         for name in plan.order:
-            folder = workdir / name
+            node, folder = plan.stages[name], workdir / name
             folder.mkdir(exist_ok=True)
             trainer.stop_early(signals, folder)
-            record = Record(folder)
-            record.check({other: digests[other] for other in reads(plan.stages[name])})
-            if record.digest is None:
-                record.begin({other: digests[other] for other in reads(plan.stages[name])})
-                _say(f'stage {name}')
-                digest = _do(plan.stages[name], folder, plan.mesh, signals, span)
-                record.finish(digest)
-            else:
-                _check_done(plan.stages[name], folder)
-                _say(f'stage {name}: done before')
-            digests[name] = record.digest
-            if _is_run(plan.stages[name]):
+            read_digests = {other: digests[other] for other in reads(node)}
+            digests[name] = _do(node, folder, read_digests, plan.mesh, signals, span)
+            if _is_run(node):
                 scores = newest(read(folder / 'metrics.jsonl'), 'eval/')
                 figures |= {f'{name}/{key}': value for key, value in scores.items()}
     return figures
@@ -104,25 +95,39 @@ def _is_run(node: Mapping[str, Any]) -> bool:
 def _do(
     node: dict[str, Any],
     folder: pathlib.Path,
+    read_digests: Mapping[str, str],
     mesh: MeshConfig,
     signals: StopSignals,
     span: tuple[int, int] | None,
 ) -> str:
-    """Does a stage, or the rest of it; returns the digest of what it made."""
+    """Does a stage, or the rest of it, unless it is done; returns the digest of what it made.
+
+    Raises:
+        RunError: what was done of it belongs to another config, or an earlier stage has changed since.
+    """
+    record = Record(folder)
+    record.check(read_digests)
+    if record.begun and not _is_run(node):
+        check_config(folder, node, begun=True)
+    if record.digest is not None:
+        if _is_run(node):
+            _check_run(node, folder)
+        trainer.say(f'stage {folder.name}: done before')
+        return record.digest
+    record.begin(read_digests)
+    trainer.say(f'stage {folder.name}')
     if _is_run(node):
         trainer.run(node, folder, signals, span, folder.parent)
-        return digest_of_run(folder)
+        return record.finish(digest_of_run(folder))
     with alone(folder):
-        return _compute(node, folder, mesh, signals)
+        return record.finish(_compute(node, folder, mesh, signals))
 
 
-def _check_done(node: dict[str, Any], folder: pathlib.Path) -> None:
-    """Raises RunError if the config of a stage that is done has changed since."""
-    config = node
-    if _is_run(node):
-        run, config = read_run(node, folder.parent)
-        for data in run.data_sets:
-            data.check()
+def _check_run(node: dict[str, Any], folder: pathlib.Path) -> None:
+    """Raises RunError if the config of a run that is done has changed since."""
+    run, config = read_run(node, folder.parent)
+    for data in run.data_sets:
+        data.check()
     check_config(folder, config, resumable(False), begun=True)
 
 
@@ -190,8 +195,3 @@ class _Work:
 
     def close(self) -> None:
         self._checkpoints.close()
-
-
-def _say(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

@@ -127,10 +127,12 @@ class Record:
         """Notes that the stage starts."""
         self._write({'reads': dict(read)})
 
-    def finish(self, digest: str) -> None:
-        """Notes that the stage is done; no process goes on before that is written."""
-        self._write({**self._known, 'digest': from_first(digest)})
+    def finish(self, digest: str) -> str:
+        """Notes that the stage is done, and returns its digest; no process goes on before that is written."""
+        digest = from_first(digest)
+        self._write({**self._known, 'digest': digest})
         multihost_utils.sync_global_devices(f'{self._file.parent.name} is done')
+        return digest
 
     def _write(self, known: dict[str, Any]) -> None:
         self._known = known

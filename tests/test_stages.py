@@ -176,6 +176,16 @@ def test_progress_within_a_computation_is_gone_on_from(done, tmp_path):
     same_everywhere(done[0], workdir)
 
 
+def test_progress_of_another_computation_is_not_gone_on_from(done, tmp_path):
+    workdir = shutil.copytree(done[0], tmp_path / 'copy')
+    record = json.loads((workdir / 'features' / 'stage.json').read_text())
+    (workdir / 'features' / 'stage.json').write_text(json.dumps({'reads': record['reads']}))
+    other = toys.staged()
+    other.stages.features.steps = 5
+    with pytest.raises(RunError, match=r'features holds a run of another config: config.steps was None and is now 5'):
+        train.train(other, workdir)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize('devices, processes', [(1, 1), (8, 1), (4, 2)])
 def test_stages_killed_at_random_moments_end_in_the_same_bits(devices, processes, tmp_path):

@@ -67,7 +67,7 @@ class SwiGLU(nn.Module):
         dtype: compute type.
     """
 
-    ratio: int = 4
+    ratio: float = 4
     multiple_of: int = 256
     kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
     dtype: DTypeLike = jnp.float32
