@@ -14,7 +14,7 @@ from types import ModuleType
 
 # Folders and files beside longview/ in a checkout. An import path in a config may begin with any of these words.
 FOLDERS = ('configs', 'data', 'engine', 'kernels', 'methods', 'modelzoo', 'runtime')
-FILES = ('compare', 'evaluate', 'export', 'input_pipeline', 'train')
+FILES = ('compare', 'evaluate', 'export', 'input_pipeline', 'predict', 'train')
 
 
 def full(module: str) -> str:

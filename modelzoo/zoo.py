@@ -5,6 +5,7 @@
     logits = model.apply(variables, images)['logits']
 
     model = create_model('vit_small_patch16_224', weights='vit_small.safetensors')  # init gives what the file has
+    stages = create_model('convnext_tiny', weights='published', features_only=True)  # a list of maps
 
 Names are looked up in the ``VARIANTS`` of the family files; nothing is registered.
 """
@@ -14,13 +15,16 @@ import fnmatch
 import functools
 import importlib
 import os
+import pathlib
 import pkgutil
 from types import ModuleType
 from typing import Any
 
-from longview.modelzoo.features import Backbone
+from longview.modelzoo import published
+from longview.modelzoo.features import IMAGE, Backbone, PyramidBackbone, read_by, require
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.frame.variants import changed
+from longview.modelzoo.stages import Stages
 from longview.modelzoo.weight_files import locate
 from longview.modelzoo.weights import head_of, pretrained
 
@@ -45,8 +49,13 @@ def backbone(variant: str, **fields: Any) -> Backbone:
 
 
 def create_model(
-    name: str, num_classes: int | None = None, *, weights: str | os.PathLike | None = None, **overrides: Any
-) -> Classifier:
+    name: str,
+    num_classes: int | None = None,
+    *,
+    weights: str | os.PathLike | None = None,
+    features_only: bool = False,
+    **overrides: Any,
+) -> Classifier | Stages:
     """Returns a published network: the backbone and its head, a linear one unless the family's ``HEADS`` says else.
 
     Args:
@@ -54,20 +63,35 @@ def create_model(
         num_classes: number of logits; by default 1000 or, with `weights`, what they have. With another number than
             they have the head starts anew. A network that reads words is a language model by default, and a
             classifier with a number.
-        weights: a .safetensors file, one of torch's, or ``owner/name`` on the Hugging Face hub. The model's ``init``
-            then returns them, position tables resized to the model's ``image_size``.
+        weights: a .safetensors file, one of torch's, ``owner/name`` on the Hugging Face hub, or ``published`` for what
+            `published.table` names. The model's ``init`` then returns them, position tables resized to the model's
+            ``image_size``, and the model refuses images that are not normalized.
+        features_only: the list of the stages' maps without a classifier, of a pyramid; see `stages.Stages`.
         **overrides: fields of the backbone to change; see `backbone`.
 
     Raises:
         ValueError: there is no such model or field; the nearest names are given. ``init`` raises it where weights do
             not fit.
+        TypeError: `features_only`, and the network is no pyramid.
         FileNotFoundError: the weights are neither here nor on the hub.
         ImportError: reading or fetching them needs a package that is not here.
     """
     made = backbone(name, **overrides)
+    if features_only:
+        require(made, PyramidBackbone, 'features_only')
+        if num_classes is not None:
+            raise ValueError(f'features_only leaves the classifier out: leave num_classes={num_classes} out, too.')
+        return Stages(made, None if weights is None else os.fspath(_file(name, weights)))
     if weights is None:
         return Classifier(made, head_of(made, num_classes))
-    return pretrained(made, num_classes, locate(weights))
+    model = pretrained(made, num_classes, _file(name, weights))
+    if read_by(made) != (IMAGE,):
+        return model
+    return published.PretrainedOnImages(model.backbone, model.head, model.file, model.new_head)
+
+
+def _file(name: str, weights: str | os.PathLike) -> pathlib.Path:
+    return published.fetch(name) if weights == published.PUBLISHED else locate(weights)
 
 
 def list_models(pattern: str = '*') -> list[str]:

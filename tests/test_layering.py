@@ -150,9 +150,30 @@ TABLE = (
         None,
         'a network is written under its published names, which the zoo has',
     ),
+    Rule(
+        'engine/predictor.py',
+        ('data.decoding', 'data.geometry', 'data.images', 'modelzoo.features'),
+        None,
+        'a picture is prepared for a network by the code that prepares it for an evaluation',
+    ),
+    Rule(
+        'engine/loading.py',
+        (
+            'engine.predictor',
+            'data.geometry',
+            'data.images',
+            'methods.augment',
+            'methods.task',
+            'modelzoo',
+            'runtime',
+        ),
+        None,
+        'likewise; the network is of the zoo or of a run',
+    ),
     Rule('train.py', ('engine', 'runtime'), None, 'it reads the command line'),
     Rule('evaluate.py', ('engine', 'runtime'), None, 'likewise'),
     Rule('export.py', ('engine', 'runtime'), None, 'likewise'),
+    Rule('predict.py', ('engine', 'runtime'), None, 'likewise'),
 )
 
 
