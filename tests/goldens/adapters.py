@@ -268,7 +268,7 @@ def noisy(x: jax.Array, noise: jax.Array, t: np.ndarray) -> Outputs:
     """DDPM's noise at given steps, and the squared signal at some."""
     betas = process.Betas(process.linear_betas())
     kept = betas.level(jnp.asarray([0, 10, 90, 150, 500, 999])).signal ** 2
-    return {'x_t': process.added(x, noise, betas.level(jnp.asarray(t))), 'alphas_cumprod': kept}
+    return {'x_t': process.added(x, jnp.asarray(noise), betas.level(jnp.asarray(t))), 'alphas_cumprod': kept}
 
 
 def quantized(z: jax.Array, codebook_: jax.Array, beta: float) -> Outputs:
