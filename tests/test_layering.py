@@ -172,6 +172,7 @@ TABLE = (
     ),
     Rule('train.py', ('engine', 'runtime'), None, 'it reads the command line'),
     Rule('evaluate.py', ('engine', 'runtime'), None, 'likewise'),
+    Rule('compare.py', ('runtime',), (), 'it reads what runs left behind, without jax'),
     Rule('export.py', ('engine', 'runtime'), None, 'likewise'),
     Rule('predict.py', ('engine', 'runtime'), None, 'likewise'),
 )
