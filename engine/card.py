@@ -95,12 +95,13 @@ def _metrics(facts: Facts) -> str:
 
 
 def _preprocessing(facts: Facts) -> str:
+    reads = f'## Preprocessing\n\nThe network reads {" and ".join(facts.reads)}'
+    if 'data' not in facts.run:
+        return f'{reads}.'
     transforms = facts.run['eval_transforms'] if 'eval_transforms' in facts.run else []
     lines = [f'{number}. `{json.dumps(node)}`' for number, node in enumerate(transforms, 1)]
-    before = 'after these transforms of a batch, in this order:' if lines else 'as the data set gives it.'
-    return '\n'.join(
-        ['## Preprocessing', '', f'The network reads {" and ".join(facts.reads)}, {before}', '', *lines]
-    ).strip()
+    after = '\n'.join([', after these transforms of a batch, in this order:\n', *lines]) if lines else '.'
+    return f'{reads} as the data set of `run.json` gives it{after}'
 
 
 def _weights(facts: Facts) -> str:

@@ -94,8 +94,7 @@ def save(workdir: pathlib.Path, name: str, folder: pathlib.Path, programs: Progr
     published = _published(network)
     weight_files.write(folder / _WEIGHTS, arrays if published is None else published)
     names = _OURS if published is None else _PUBLISHED
-    shapes = {path: ' '.join(map(str, (array.dtype, *array.shape))) for path, array in arrays.items()}
-    said = {'network': node_of(network.module, name), 'names': names, 'arrays': shapes}
+    said = {'network': node_of(network.module, name), 'names': names, 'arrays': _shapes(arrays)}
     (folder / _CONFIG).write_text(json.dumps(said, indent=1))
     (folder / 'run.json').write_text(json.dumps(run, indent=1, sort_keys=True))
     if made:
@@ -139,6 +138,11 @@ def load(folder: str | pathlib.Path) -> Network:
     return Network(module, jax.tree.map(jnp.asarray, variables))
 
 
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Returns type and sizes of arrays as texts such as ``float32 3 3 16``."""
+    return {path: ' '.join(map(str, (array.dtype, *array.shape))) for path, array in arrays.items()}
+
+
 def _shape(dtype: str, *sizes: str) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(map(int, sizes)), jnp.dtype(dtype))
 
@@ -162,7 +166,7 @@ def _network(best: Best, name: str) -> Network:
 
 
 def _published(network: Network) -> dict[str, np.ndarray] | None:
-    """Returns the arrays by their published names; None where the family has none, or none for some of them."""
+    """Returns the arrays by their published names; None where the family has none, or not one for each array."""
     module, variables = network
     if not isinstance(module, Classifier):
         return None
@@ -171,9 +175,10 @@ def _published(network: Network) -> dict[str, np.ndarray] | None:
     if names is None:
         return None
     try:
-        return weights.to_published(names, weights.merge(variables))
+        named = weights.to_published(names, weights.merge(variables))
     except ValueError:  # a part that the published network has not, such as another residual
         return None
+    return named if len(named) == len(jax.tree.leaves(variables)) else None
 
 
 def _programs(

@@ -110,7 +110,7 @@ def program(
         found = by_path(network.apply(traverse_util.unflatten_dict(weights, sep='/'), *batch))
         return {name or 'output': array for name, array in found.items()}
 
-    names = _named(outputs, _found(network, answers, shapes, columns))
+    names = _chosen(outputs, _outputs_of(network, answers, shapes, columns))
     run = lambda weights, *batch: {name: array for name, array in answers(weights, *batch).items() if name in names}
     with jax.default_matmul_precision(precision):
         traced = jax.jit(run)
@@ -139,7 +139,7 @@ def _batch(columns: Sequence[Column], size: Any) -> list[jax.ShapeDtypeStruct]:
     return [jax.ShapeDtypeStruct((size, *each.shape), jnp.dtype(each.dtype)) for each in columns]
 
 
-def _found(
+def _outputs_of(
     network: nn.Module, answers: Callable[..., dict[str, Array]], shapes: Mapping[str, Any], columns: Sequence[Column]
 ) -> list[str]:
     """Returns the names of what a network answers for one example."""
@@ -154,7 +154,7 @@ def _found(
         ) from error
 
 
-def _named(outputs: Sequence[str], found: Sequence[str]) -> Sequence[str]:
+def _chosen(outputs: Sequence[str], found: Sequence[str]) -> Sequence[str]:
     lost = [name for name in outputs if name not in found]
     if lost:
         raise ValueError(f'the network has no output {lost[0]!r}: --outputs may name {", ".join(found)}.')
