@@ -29,6 +29,7 @@ from longview.engine.opened import OpenedRun
 from longview.runtime import commandline, distributed, plots
 from longview.runtime.errors import RunError
 from longview.runtime.outputs import write
+from longview.runtime.resolve import plain
 from longview.runtime.workdir import recorded
 
 names.check(__name__)
@@ -54,7 +55,7 @@ def evaluate(
     Raises:
         FileNotFoundError, ConfigError, ValueError: there is no such run, or it cannot be evaluated so.
     """
-    tree = None if config is None else config.to_dict()
+    tree = None if config is None else plain(config)
     opened = OpenedRun(pathlib.Path(workdir).expanduser(), config=tree, last=last)
     with jax.set_mesh(opened.mesh):
         opened.data.check()

@@ -24,6 +24,7 @@ from longview.runtime import commandline, distributed, profile
 from longview.runtime.checkpoint import quiet_failed_writes
 from longview.runtime.errors import RunError
 from longview.runtime.preemption import Preempted, StopSignals
+from longview.runtime.resolve import plain
 from longview.runtime.workdir import folder
 
 names.check(__name__)
@@ -52,7 +53,7 @@ def train(
     """
     workdir = folder(workdir)
     with StopSignals(max_minutes) as signals:
-        return _run(config.to_dict(), workdir, signals, span)
+        return _run(plain(config), workdir, signals, span)
 
 
 def sweep(
@@ -76,7 +77,7 @@ def sweep(
     workdir = folder(workdir)
     with StopSignals(max_minutes) as signals:
         one = lambda tree, place: _run(tree, place, signals, span)
-        return sweeps.run({name: config.to_dict() for name, config in configs.items()}, workdir, one, signals)
+        return sweeps.run({name: plain(config) for name, config in configs.items()}, workdir, one, signals)
 
 
 def _run(

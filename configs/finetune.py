@@ -1,30 +1,44 @@
 """A published network with its weights, adapted to one's own images.
 
     python train.py --config configs/finetune.py --workdir runs/pets --config.data.dataset=./pets \
-        --config.task.network.name=convnext_tiny --config.task.network.weights=convnext_tiny.safetensors
-    python train.py --config configs/finetune.py:probe --workdir runs/pets_probe --config.data.dataset=./pets
+        --config.task.network.name=convnext_tiny
+    python train.py --config configs/finetune.py:probe --workdir runs/pets_probe --config.data.dataset=./pets \
+        --config.task.inner.network.weights=vit_small.safetensors
 
 Presets: `full` trains everything, early layers more slowly (`layer_decay`); `probe` trains a new head alone, on
 features that stay as they are; `partly` holds what `--config.task.pattern` matches. The number of classes is the data
-set's: where the weights have another one the head starts anew. `weights` is a file, a folder or a name on the Hugging
-Face hub (modelzoo/README.md). Images are normalized by ImageNet's mean and deviation; what the weights want is on the
-same page, and `--config.train_transforms[0].mean`, `.std` and those of `eval_transforms` set it.
+set's: where the weights have another one the head starts anew. `weights` is `published`, which are fetched, a file, a
+folder or a name on the Hugging Face hub (modelzoo/README.md). Images are cropped and normalized as the published
+weights of the variant want it.
 
 The recipe is that of BEiT's and MAE's fine-tuning, at short lengths: AdamW, a layer-wise decay of the rate (Clark et
 al., 2020, https://arxiv.org/abs/2003.10555), drop path and label smoothing of 0.1. The probe has AdamW without decay.
 """
 
+from ml_collections import config_dict
+
 from longview.configs import base
 
+# One override of the network's name reaches what its images have to look like.
+NAME = config_dict.FieldReference('vit_small_patch16_224')
 NETWORK = {
     'fn': 'modelzoo:create_model',
-    'name': 'vit_small_patch16_224',
+    'name': NAME,
     'num_classes': None,
-    'weights': 'vit_small_patch16_224.safetensors',
+    'weights': 'published',
     'image_size': 224,
     'drop_path': 0.1,
 }
-DATA = base.imagenet_data() | {'dataset': './images', 'eval_split': 'val'}
+
+
+def wanted(field):
+    """What the published weights want of images."""
+    return {'fn': 'modelzoo.published:preprocessing', 'variant': NAME, 'field': field}
+
+
+NORMALIZE = base.normalize() | {'mean': wanted('mean'), 'std': wanted('std')}
+CROP = {'fn': 'data.images:CenterCrop', 'fraction': wanted('fraction'), 'interpolation': wanted('interpolation')}
+DATA = base.imagenet_data() | {'dataset': './images', 'eval_split': 'val', 'eval_crop': CROP}
 
 
 def run(task, optimizer, **rest):
@@ -35,8 +49,8 @@ def run(task, optimizer, **rest):
         optimizer,
         epochs=20.0,
         batch_size=128,
-        train_transforms=[base.normalize()],
-        eval_transforms=[base.normalize()],
+        train_transforms=[NORMALIZE],
+        eval_transforms=[NORMALIZE],
         **rest,
     )
 

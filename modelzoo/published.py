@@ -15,7 +15,7 @@ import csv
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -100,6 +100,12 @@ def table() -> Mapping[str, Weights]:
     with (_FOLDER / 'published.tsv').open(newline='') as file:
         rows = [_row(**row) for row in csv.DictReader(file, delimiter='\t')]
     return {row.variant: row for row in rows}
+
+
+def preprocessing(variant: str, field: str) -> Any:
+    """Returns a field of a variant's `Preprocessing`, for configs; of a variant without a row what is usual."""
+    row = table().get(variant)
+    return getattr(row.preprocessing if row is not None and row.preprocessing else Preprocessing(), field)
 
 
 @functools.cache

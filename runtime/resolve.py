@@ -14,6 +14,8 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from ml_collections import config_dict
+
 from longview.names import full
 from longview.runtime.renames import current
 from longview.words import nearest
@@ -37,6 +39,20 @@ def resolve(node: Any, path: str = 'config') -> Any:
         return _resolve_mapping(dict(node.items()), path)
     if isinstance(node, (list, tuple)):
         return tuple(resolve(item, f'{path}[{i}]') for i, item in enumerate(node))
+    return node
+
+
+def plain(node: Any) -> Any:
+    """Returns a config as plain mappings, lists and leaves, each with the value it has now.
+
+    ``ConfigDict.to_dict`` leaves references to other fields alone where they stand in a list.
+    """
+    if isinstance(node, config_dict.FieldReference):
+        return plain(node.get())
+    if isinstance(node, Mapping) or hasattr(node, 'items'):
+        return {key: plain(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(plain(item) for item in node)
     return node
 
 

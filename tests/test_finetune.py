@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from longview import modelzoo, train
 from longview.configs import base, finetune
 from longview.methods.task import read_given
-from longview.modelzoo import weights
+from longview.modelzoo import published, weights
 from longview.runtime.plan import read_run
+from longview.runtime.resolve import plain, resolve
 from longview.trees import by_path
 from tests import runs
 from tests.modelzoo import tiny
@@ -27,7 +28,7 @@ def file(tmp_path_factory):
 
 def config(file, preset, **changes):
     """A preset on digits, with the tiny network."""
-    node = finetune.get_config(preset).to_dict()
+    node = plain(finetune.get_config(preset))
     task = node['task']['inner'] if preset != 'full' else node['task']
     task['network'] |= {'name': 'vit_test', 'weights': file, 'image_size': 8, 'depth': 2}
     scale = [base.normalize((0.3,), (0.4,))]
@@ -53,6 +54,16 @@ def test_the_first_logits_are_those_of_the_loaded_network(preset, file):
 
     ours, theirs = jax.device_get(both(given))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_images_are_prepared_as_the_published_weights_of_the_network_want_it():
+    made = finetune.get_config('probe')
+    made.task.inner.network.name = 'vit_base_patch16_224'
+    (normalize,) = resolve(plain(made.eval_transforms), 'x')
+    assert normalize.mean == normalize.std == published.table()['vit_base_patch16_224'].preprocessing.std == (0.5,)
+    made.task.inner.network.name = 'convnext_tiny'
+    (normalize,), crop = resolve(plain(made.eval_transforms), 'x'), resolve(made.data.eval_crop, 'x')
+    assert normalize.mean == (0.485, 0.456, 0.406) and crop.fraction == 0.875
 
 
 @pytest.mark.parametrize('preset, still', [('probe', 'backbone/'), ('partly', 'backbone/block00')])
