@@ -72,7 +72,7 @@ class Weights(NamedTuple):
     preprocessing: Preprocessing | None
 
 
-class PretrainedOnImages(Pretrained):
+class ImagePretrained(Pretrained):
     """`Pretrained` whose weights are for normalized images, and which refuses pixels that are not."""
 
     def __call__(self, *columns: Array, train: bool = False) -> ft.Features:

@@ -87,7 +87,7 @@ def create_model(
     model = pretrained(made, num_classes, _file(name, weights))
     if read_by(made) != (IMAGE,):
         return model
-    return published.PretrainedOnImages(model.backbone, model.head, model.file, model.new_head)
+    return published.ImagePretrained(model.backbone, model.head, model.file, model.new_head)
 
 
 def _file(name: str, weights: str | os.PathLike) -> pathlib.Path:
