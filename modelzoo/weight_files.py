@@ -65,7 +65,11 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     if ending in ENDINGS[1:]:
         raise ValueError(f'{path} ends as a file of another kind does, and {ending} is not written: use .safetensors.')
     dense = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
+    file = pathlib.Path(path)
+    file.touch()
+    mode = file.stat().st_mode
     safetensors.numpy.save_file(dense, path, metadata={'format': 'pt'})
+    file.chmod(mode)  # the library keeps its files from everybody else
 
 
 def note(text: str) -> None:

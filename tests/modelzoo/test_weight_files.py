@@ -304,3 +304,9 @@ def test_without_the_package_or_a_network_it_is_said(monkeypatch):
     message = r"cannot get model.safetensors of 'timm/x' .*, or give a file. \(ConnectionError: Name or .* not known\)"
     with pytest.raises(FileNotFoundError, match=message):
         modelzoo.create_model('vit_test', weights='timm/x')
+
+
+def test_a_written_file_is_as_readable_as_any_other(tmp_path):
+    weight_files.write(tmp_path / 'w.safetensors', {'a': np.zeros(2, np.float32)})
+    (tmp_path / 'other').touch()
+    assert (tmp_path / 'w.safetensors').stat().st_mode == (tmp_path / 'other').stat().st_mode
