@@ -24,7 +24,7 @@ from longview.methods.task import chain
 from longview.runtime.mesh import make_mesh
 from longview.runtime.plan import Plan, Run, read_run
 from longview.runtime.renames import current
-from longview.runtime.resolve import locate, resolve
+from longview.runtime.resolve import locate, plain, resolve
 
 PRESET, COMMAND_LINE, DATA_SET, DEFAULT = 'preset', 'command line', 'data set', 'default'
 
@@ -77,20 +77,21 @@ _DECAYS = {
 }
 
 
-def explain(config: Mapping[str, Any], preset: Mapping[str, Any] | None = None) -> tuple[list[Value], list[Convention]]:
+def explain(config: Any, preset: Any = None) -> tuple[list[Value], list[Convention]]:
     """Returns the values of a run and the conventions of its parts; nothing is trained or written.
 
     Of a config with stages, whose data may come from stages that have not run, it returns what the config and the
     signatures say, and no conventions.
 
     Args:
-        config: as plain mappings, lists and leaves.
+        config: the tree of a config file, as its ``get_config()`` returns it.
         preset: the same without what the command line changes; None where it changes nothing.
 
     Raises:
         ConfigError, ValueError, FileNotFoundError: as `train.train`, of what it builds.
     """
-    preset = config if preset is None else preset
+    config = plain(config)
+    preset = config if preset is None else plain(preset)
     if 'stages' in config:
         return list(_values(config, config, preset, 'config')), []
     run, filled = read_run(config)

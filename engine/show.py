@@ -20,16 +20,17 @@ from longview.methods.task import chain
 from longview.runtime.mesh import batch_sharding, check_batch, make_mesh
 from longview.runtime.metrics import strip
 from longview.runtime.plan import Run, read_run
+from longview.runtime.resolve import plain
 
 # Pixels: the least side of an image, and the height of the line below it.
 _SIDE, _LINE = 96, 14
 
 
-def show_batch(config: Mapping[str, Any], file: pathlib.Path) -> pathlib.Path:
+def show_batch(config: Any, file: pathlib.Path) -> pathlib.Path:
     """Writes a picture of the first examples of a run's first batch; returns its file, whose folder is made.
 
     Args:
-        config: of a single run, as plain mappings, lists and leaves.
+        config: the tree of a config file of a single run, as its ``get_config()`` returns it.
         file: such as ``batch.png``.
 
     Raises:
@@ -37,7 +38,7 @@ def show_batch(config: Mapping[str, Any], file: pathlib.Path) -> pathlib.Path:
     """
     if 'stages' in config:
         raise ValueError('the config has stages, and a batch of one run is wanted: show that of a run by itself.')
-    run = read_run(config)[0]
+    run = read_run(plain(config))[0]
     picture = picture_of(first_batch(run), run.data.class_names)
     file.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.fromarray(picture).save(file)

@@ -94,7 +94,8 @@ def test_a_config_of_ones_own_by_a_name_of_then_is_left_alone(monkeypatch, tmp_p
 def test_flags_that_are_missing_or_none(given: dict, words: str, monkeypatch) -> None:
     given = dict(given)
     argv = ['train.py', *given.pop('argv', [])]
-    none = dict.fromkeys(('config', 'workdir', 'profile', 'coordinator', 'num_processes', 'process_id'))
+    names = ('config', 'workdir', 'profile', 'coordinator', 'num_processes', 'process_id', 'explain', 'show_batch')
+    none = dict.fromkeys(names)
     monkeypatch.setattr(flags, 'FLAGS', types.SimpleNamespace(**none | {'traceback': False} | given))
     with pytest.raises(SystemExit) as end:
         train._main(argv)

@@ -20,7 +20,6 @@ from longview.methods.optim.sgd import sgd
 from longview.modelzoo.layers.frame.mlp import gelu, quick_gelu
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.norms.norm import GroupNorm, LayerNorm, RMSNorm
-from longview.runtime.resolve import plain
 from tests import toys
 
 NORMALIZE = {'fn': 'methods.augment:Normalize', 'mean': (0.5,), 'std': (0.5,)}
@@ -32,7 +31,7 @@ def preset() -> dict:
     config['task']['backbone'] = base.backbone('vit_small_patch16_224', **TINY)
     config['train_transforms'] = config['eval_transforms'] = [NORMALIZE]
     config['optimizer'] = base.adamw(peak=1e-3, warmup_epochs=0.1)
-    return plain(config)
+    return config
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +87,7 @@ def test_the_table_has_a_line_for_each(explained) -> None:
 
 @pytest.mark.quick
 def test_stages_are_explained_without_what_they_will_read() -> None:
-    values, conventions = explain.explain(toys.staged().to_dict())
+    values, conventions = explain.explain(toys.staged())
     found = {value.key: (value.value, value.source) for value in values}
     assert found['config.stages.teacher.seed'] == (0, explain.PRESET)
     assert found['config.stages.student.data.scores.stage'] == ('losses', explain.PRESET)

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
 import pytest
 
 from longview.engine import show
 from longview.methods.task import TrainState, Variables, chain, make_step
 from longview.runtime.plan import read_run
-from tests import toys
+from tests import runs, toys
 
 
 def images(*values: float) -> np.ndarray:
@@ -70,7 +71,7 @@ def test_a_batch_without_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r'no images of one or three channels, but words \(4, 9\)'):
         show.picture_of({'words': np.zeros((4, 9), np.int32)})
     with pytest.raises(ValueError, match='has stages'):
-        show.show_batch(toys.staged().to_dict(), pathlib.Path('batch.png'))
+        show.show_batch(toys.staged(), pathlib.Path('batch.png'))
 
 
 def test_what_is_shown_is_what_the_first_step_gets(monkeypatch) -> None:
@@ -98,3 +99,15 @@ def test_what_is_shown_is_what_the_first_step_gets(monkeypatch) -> None:
     for name, array in shown.items():
         np.testing.assert_allclose(array, seen[name], rtol=1e-5, atol=1e-5, err_msg=name)
     assert shown['image'].std() > 0.1
+
+
+def test_train_py_explains_and_shows_and_does_no_more(tmp_path) -> None:
+    given = ('--config=tests/toys.py', '--config.seed=3', '--config.task.backbone.width=32', f'--workdir={tmp_path}')
+    out, _ = runs.command('train.py', *given, '--explain', '--show_batch')
+    lines = {line.split()[0]: line.split(maxsplit=2)[1:] for line in out.splitlines() if line.startswith('config.')}
+    assert lines['config.seed'] == ['3', 'command line']
+    # What an override leaves as it was is the preset's.
+    assert lines['config.task.backbone.width'] == ['32', 'preset']
+    assert lines['config.task.head.num_classes'] == ['10', 'data set']
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob('*')] == ['pictures', 'pictures/batch.png']
+    assert np.asarray(PIL.Image.open(tmp_path / 'pictures' / 'batch.png')).shape == (4 * 111, 8 * 97 - 1, 3)
