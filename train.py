@@ -5,6 +5,8 @@ The same command starts a run, resumes it after a kill and, on every host of a p
 has stages, each into a folder of its own, and so the runs of a sweep, ``--sweep 'config.seed=0,1,2'``. On SIGTERM or
 Ctrl-C, and when ``--max_minutes`` are over, it saves and exits with status 0. What a user can mend ends it in one
 sentence and with status 1.
+
+``--dry_run`` computes nothing and needs neither workdir nor data: it prints what the run will be (docs/scale.md).
 """
 
 import os
@@ -18,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from longview import names
-from longview.engine import explain, show, stages, trainer
+from longview.engine import dry_run, explain, show, stages, trainer
 from longview.engine import sweep as sweeps
 from longview.runtime import commandline, distributed, profile
 from longview.runtime.checkpoint import quiet_failed_writes
@@ -103,6 +105,11 @@ def _define_flags() -> None:
     flags.DEFINE_string('coordinator', None, 'host:port of process 0, for several processes.')
     flags.DEFINE_integer('num_processes', None, 'How many processes, with --coordinator.')
     flags.DEFINE_integer('process_id', None, 'Which of them this is, with --coordinator.')
+    flags.DEFINE_bool('dry_run', False, 'Print what the run will be, and end.')
+    flags.DEFINE_string('topology', None, 'TPUs such as v5e:4x4, to compile the step for, with --dry_run.')
+    flags.DEFINE_integer('devices', None, 'How many devices there will be, with --dry_run.')
+    flags.DEFINE_integer('num_examples', None, 'Of a training split that is not here, with --dry_run.')
+    flags.DEFINE_integer('num_classes', None, 'Of a data set that is not here, with --dry_run.')
     flags.DEFINE_bool('explain', False, 'Print every value of the run and where it is from, and end.')
     flags.DEFINE_bool('show_batch', False, 'Draw the first batch, into WORKDIR/pictures/ or here, and end.')
     flags.DEFINE_bool('traceback', False, 'Show where an error came from, not only what it is.')
@@ -131,6 +138,31 @@ def _parse(argv: list[str]) -> list[str]:
         sys.exit(f'error: {error}')
 
 
+def _check_given(argv: list[str], config: Any) -> None:
+    if len(argv) > 1:
+        raise ValueError(f'{argv[1]!r} is not a flag; options are written --name=value.')
+    if config is None:
+        raise ValueError('no --config was given: name one, as in --config configs/vig_s.py:digits.')
+
+
+def _plan(argv: list[str]) -> None:
+    """Prints what the run will be."""
+    said = flags.FLAGS
+    try:
+        _check_given(argv, said.config)
+        if said.sweep is not None:
+            raise ValueError('--dry_run plans one config: leave --sweep out, and give the values of one run.')
+        # An accelerator of this machine stays free for others.
+        jax.config.update('jax_platforms', 'cpu')
+        config = plain(said.config)
+        jax.config.update('jax_num_cpu_devices', max(said.devices or dry_run.devices_of(config), 1))
+        print(dry_run.report(config, said.devices, said.topology, said.num_examples, said.num_classes))
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        if said.traceback:
+            raise
+        sys.exit(f'error: {commandline.sentence(error)} (--traceback shows where.)')
+
+
 def _look(said: Any) -> None:
     """Prints and draws what the run is made of; nothing is trained (docs/inside.md)."""
     if said.explain:
@@ -152,10 +184,7 @@ def _preset() -> Any:
 def _main(argv: list[str]) -> None:
     said = flags.FLAGS
     try:
-        if len(argv) > 1:
-            raise ValueError(f'{argv[1]!r} is not a flag; options are written --name=value.')
-        if said.config is None:
-            raise ValueError('no --config was given: name one, as in --config configs/vig_s.py:digits.')
+        _check_given(argv, said.config)
         if said.explain or said.show_batch:
             _look(said)
             return
@@ -178,6 +207,17 @@ def _main(argv: list[str]) -> None:
         sys.exit(f'error: {commandline.sentence(error)} (--traceback shows where.)')
 
 
+def _begin(argv: list[str]) -> None:
+    said = flags.FLAGS
+    alone = [name for name in ('topology', 'devices', 'num_examples', 'num_classes') if said[name].value is not None]
+    if said.dry_run:
+        _plan(argv)
+    elif alone:
+        sys.exit(f'error: --{alone[0]} plans a run and does not change one: give it with --dry_run, or leave it out.')
+    else:
+        _main(argv)
+
+
 def _cache_compilations() -> None:
     """Keeps compiled programs between runs, unless the user has named another place or none."""
     if jax.config.jax_compilation_cache_dir is None:
@@ -190,4 +230,4 @@ if __name__ == '__main__':
     quiet_failed_writes()
     _cache_compilations()
     _define_flags()
-    app.run(_main, flags_parser=_parse)
+    app.run(_begin, flags_parser=_parse)
