@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
@@ -66,7 +67,7 @@ _EPSILONS = {
 }
 
 # By the share of the old running average; torch's argument of that name is the share of the new value.
-_MOMENTA = {0.9: ('torch', 'timm'), 0.99: ('tf', 'big_vision')}
+_MOMENTA = {('BatchNorm', 0.9): ('torch', 'timm'), ('BatchNorm', 0.99): ('tf', 'big_vision')}
 
 _GELUS = {'exact': ('torch', 'timm', 'tf'), 'tanh': ('big_vision',)}
 
@@ -144,7 +145,7 @@ def of_norms(modules: Iterable[nn.Module]) -> list[Convention]:
             found.add(Convention(f'{name} epsilon', f'{module.epsilon:g}', _EPSILONS.get((name, module.epsilon), ())))
         if hasattr(module, 'epsilon') and hasattr(module, 'momentum'):
             value = f'{module.momentum:g} of the old average'
-            found.add(Convention(f'{name} momentum', value, _MOMENTA.get(module.momentum, ())))
+            found.add(Convention(f'{name} momentum', value, _MOMENTA.get((name, module.momentum), ())))
     return sorted(found)
 
 
@@ -152,8 +153,9 @@ def of_gelus(jaxpr: core.Jaxpr) -> list[Convention]:
     """Returns which forms of GELU a program computes, known by the error function and by the constant of the other."""
     equations = list(_equations(jaxpr))
     exact = any(equation.primitive.name in ('erf', 'erfc') for equation in equations)
-    literals = [x.val for equation in equations for x in equation.invars if isinstance(x, core.Literal)]
-    tanh = any(jax.numpy.ndim(value) == 0 and abs(float(value) - 0.044715) < 1e-4 for value in literals)
+    literals = [x for equation in equations for x in equation.invars if isinstance(x, core.Literal)]
+    real = [float(x.val) for x in literals if x.aval.shape == () and jnp.issubdtype(x.aval.dtype, jnp.floating)]
+    tanh = any(abs(value - 0.044715) < 1e-4 for value in real)  # in bfloat16 it is 0.04468
     return [Convention('GELU', name, _GELUS[name]) for name, there in (('exact', exact), ('tanh', tanh)) if there]
 
 

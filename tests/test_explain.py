@@ -19,6 +19,7 @@ from longview.methods.optim.schedules import warmup_cosine
 from longview.methods.optim.sgd import sgd
 from longview.modelzoo.layers.frame.mlp import gelu, quick_gelu
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.evonorm import EvoNormB0
 from longview.modelzoo.layers.norms.norm import GroupNorm, LayerNorm, RMSNorm
 from tests import toys
 
@@ -160,7 +161,7 @@ def test_the_form_of_gelu(function, formula, name: str, dialects: tuple[str, ...
 
 
 def test_no_gelu_is_seen_where_there_is_none() -> None:
-    for function in (jnp.tanh, quick_gelu, lambda x: 0.5 * x + 0.04 * x**3):
+    for function in (jnp.tanh, quick_gelu, lambda x: 0.5 * x + 0.04 * x**3, lambda x: x * 0.044715j):
         assert explain.of_gelus(jax.make_jaxpr(function)(1.0).jaxpr) == []
 
 
@@ -227,3 +228,12 @@ def test_where_a_warm_up_starts(start: float, dialects: tuple[str, ...]) -> None
 def test_without_a_rise_there_is_no_warm_up() -> None:
     schedule = functools.partial(warmup_cosine, peak=1e-2)
     assert explain.of_warmup(adamw(20, 1.0, lambda path: (0, 1), schedule=schedule)) == []
+
+
+def test_the_momentum_of_another_norm_is_no_convention() -> None:
+    assert explain.of_norms([EvoNormB0()])[1] == Convention('EvoNormB0 momentum', '0.9 of the old average', ())
+
+
+def test_the_constant_of_gelu_is_known_in_bfloat16() -> None:
+    program = jax.make_jaxpr(nn.gelu)(jnp.bfloat16(1))
+    assert [each.value for each in explain.of_gelus(program.jaxpr)] == ['tanh']
