@@ -13,6 +13,7 @@ overridden.
 import csv
 import functools
 import importlib.util
+import inspect
 import io
 import json
 import pathlib
@@ -29,7 +30,7 @@ from longview.engine.opened import OpenedRun
 from longview.runtime import commandline, distributed, plots
 from longview.runtime.errors import RunError
 from longview.runtime.outputs import write
-from longview.runtime.resolve import plain
+from longview.runtime.resolve import locate, plain
 from longview.runtime.workdir import recorded
 
 names.check(__name__)
@@ -127,7 +128,8 @@ def _parse(argv: list[str], values: flags.FlagValues = flags.FLAGS) -> list[str]
         workdirs = [argument for argument in argv[1:] if not argument.startswith('-')]
         if len(workdirs) != 1:
             raise ValueError(
-                f'{len(workdirs)} workdirs are named: give one, as in python -m longview.evaluate runs/vig.'
+                f'{len(workdirs)} workdirs are named: give one, as in python -m longview.evaluate runs/vig, and write '
+                'flags as --name=value.'
             )
         recorded(workdirs[0])  # says what is wrong with it
         return commandline.parse([argv[0], f'--config={_CONFIG}:{workdirs[0]}', *argv[1:]], values)
@@ -170,12 +172,19 @@ def _set_data(config: Any, values: dict[str, str | None]) -> None:
     node = config.data
     while 'data' in node:
         node = node.data
-    if 'dataset' not in node and any(values.values()):
+    unknown = [key for key, value in values.items() if value is not None and not _takes(node, key)]
+    if unknown:
         raise ValueError(
-            f'the data of this run are {node.fn}, which has no name: change them by --config.data.KEY=VALUE.'
+            f'the data of this run are {node.fn}, which takes no {unknown[0]}: change it by --config.data.KEY=VALUE.'
         )
     with node.unlocked():
         node.update({key: value for key, value in values.items() if value is not None})
+
+
+def _takes(node: Any, key: str) -> bool:
+    """Whether a data set's function takes a text for a key: one that has a function there takes none."""
+    takes = key in inspect.signature(locate(node.fn)).parameters
+    return takes and (key not in node or isinstance(node[key], str | None))
 
 
 if __name__ == '__main__':

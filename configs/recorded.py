@@ -5,19 +5,20 @@
 What was left to the data set, such as the number of classes, stands in it as a number.
 """
 
-import json
 import pathlib
 
 import ml_collections
 
+from longview.runtime.stages import located
+from longview.runtime.workdir import recorded
+
 
 def get_config(workdir: str) -> ml_collections.ConfigDict:
-    """Returns the config that a workdir's config.json holds.
+    """Returns the config that a workdir's config.json holds; other stages that it names lie beside the workdir.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: the workdir holds a computation.
     """
-    file = pathlib.Path(workdir).expanduser() / 'config.json'
-    if not file.exists():
-        raise FileNotFoundError(f'{workdir} holds no run (there is no config.json): name the workdir of one.')
-    return ml_collections.ConfigDict(json.loads(file.read_text()))
+    folder = pathlib.Path(workdir).expanduser()
+    return ml_collections.ConfigDict(located(recorded(folder), folder.absolute().parent))

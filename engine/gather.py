@@ -42,6 +42,11 @@ class Gather:
         self._batches = batch_sharding(mesh, data.whole)
         self._run = forward(of_batch, mesh, places, self._batches, replicated(mesh))
 
+    def check(self, variables: Variables) -> None:
+        """Traces the program, so that what is wrong with it is said now; of the variables only the shapes matter."""
+        spec = self._data.batch_spec(self._batch_size, train=False)
+        self._run.trace(variables, spec, jax.eval_shape(jax.random.key, 0))
+
     def __call__(self, variables: Variables, rng: jax.Array) -> dict[str, np.ndarray]:
         """Returns the rows of all examples, the same on every process."""
         with contextlib.closing(self._data.evaluate(self._batches, self._batch_size)) as split:

@@ -11,7 +11,8 @@ import numpy as np
 from longview.engine.opened import OpenedRun
 from longview.methods.ema import Ema
 from longview.methods.figures import by_class
-from longview.methods.task import Batch, Rows, Task, Variables
+from longview.methods.start import Start
+from longview.methods.task import Batch, Rows, Task, Variables, Wrapper
 
 _RAW = 'raw_'
 
@@ -70,16 +71,41 @@ def judge(opened: OpenedRun, *, raw: bool = False, flip: bool = False) -> Judged
 
 def _figures(opened: OpenedRun, raw: bool) -> dict[str, float]:
     """Returns the run's own figures; those of the raw weights have lost their mark."""
-    found = opened.evaluate()
-    if not raw:
-        return {name: value for name, value in found.items() if _RAW not in name}
-    return {name.replace(_RAW, ''): value for name, value in found.items() if _RAW in name}
+    prefixes = sorted(['eval/', *(f'eval/{name}/' for name in opened.run.evals)], key=len, reverse=True)
+    found = {}
+    for name, value in opened.evaluate().items():
+        prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
+        figure = name.removeprefix(prefix)
+        if figure.startswith(_RAW) == raw:
+            found[prefix + figure.removeprefix(_RAW)] = value
+    return found
 
 
 def _unaveraged(task: Task) -> Task:
-    if not isinstance(task, Ema):
-        raise ValueError(f'the run averages no weights ({type(task).__name__} is no Ema): take --weights=averaged.')
-    return task.inner
+    """Returns what the averages are of.
+
+    Raises:
+        ValueError: there are none, or another wrapper is around them.
+    """
+    outer = _started(task)
+    if isinstance(outer, Ema):
+        return outer.inner
+    inner = outer
+    while isinstance(inner, Wrapper) and not isinstance(inner, Ema):
+        inner = inner.inner
+    why = (
+        f'{type(outer).__name__} is around the averages'
+        if isinstance(inner, Ema)
+        else f'{type(inner).__name__} is no Ema, so the run averages no weights'
+    )
+    raise ValueError(f'{why}: take --weights=averaged.')
+
+
+def _started(task: Task) -> Task:
+    """Returns what `Start` is around, whose variables are the same."""
+    while isinstance(task, Start):
+        task = task.inner
+    return task
 
 
 def _classifies(opened: OpenedRun) -> bool:
@@ -91,7 +117,7 @@ def _classifies(opened: OpenedRun) -> bool:
 
 def _answers(raw: bool, flip: bool, task: Task, v: Variables, batch: Batch) -> Rows:
     if raw:
-        task, v = task.inner, v._replace(state=v.state['inner'])
+        task, v = _unaveraged(task), v._replace(state=v.state['inner'])
     seen = [batch, {**batch, 'image': batch['image'][:, :, ::-1]}] if flip else [batch]
     answers = [jax.nn.softmax(task.predict(v, each)['logits'].astype(jnp.float32)) for each in seen]
     return {'probabilities': sum(answers) / len(answers), 'label': batch['label']}

@@ -17,7 +17,7 @@ from longview.methods.task import Batch, Network, Rows, Task, Variables, chain, 
 from longview.runtime.checkpoint import Best
 from longview.runtime.mesh import make_mesh, replicated, tree_shardings
 from longview.runtime.plan import Plan, Run, read_run
-from longview.runtime.workdir import recorded
+from longview.runtime.workdir import check_given, recorded
 from longview.trees import path_of
 
 
@@ -135,6 +135,7 @@ class OpenedRun:
             return self._abstract.variables.fixed
         spec = self.data.batch_spec(self.run.batch_size, train=True)
         given = read_given(self.task, spec, chain(self.run.train_transforms), fixed_only=True)
+        check_given(self.workdir, given._asdict())
         places = tree_shardings({**self._abstract._asdict(), 'given': given}, self.mesh, self.run.mesh)['given']
         part = lambda array, place: jax.make_array_from_callback(array.shape, place, lambda index: array[index])
         with self._ways():

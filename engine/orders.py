@@ -1,7 +1,6 @@
 """Orders of examples that follow from a run's own state (methods/order.py): when they are made, and what is saved."""
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,11 +19,11 @@ class Orders:
     Args:
         run: with an `order` or without.
         mesh: the devices.
-        places: where the variables lie.
+        variables: their shapes, with their places.
         saved: what a checkpoint holds of it, if the run goes on; see `saved`.
     """
 
-    def __init__(self, run: Run, mesh: jax.sharding.Mesh, places: Any, saved: dict[str, np.ndarray] | None):
+    def __init__(self, run: Run, mesh: jax.sharding.Mesh, variables: Variables, saved: dict[str, np.ndarray] | None):
         self.data, self.saved = run.data, None
         self._run, self._mesh = run, mesh
         if run.order is None:
@@ -36,7 +35,9 @@ class Orders:
             )
         look = lambda v, batch: run.order.look(run.task, v, batch)
         size = run.eval_batch_size or run.batch_size
+        places = jax.tree.map(lambda shape: shape.sharding, variables)
         self._gather = Gather(look, chain(run.eval_transforms), mesh, places, run.order.data, size)
+        self._gather.check(variables)
         if saved is not None and int(saved['step']) > 0:
             self._use(np.asarray(saved['permutation']), int(saved['step']))
         else:

@@ -24,7 +24,7 @@ from longview.runtime.plan import Run, read_run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
 from longview.runtime.resolve import ConfigError, call, check, check_arguments, resolve
 from longview.runtime.stages import Record, digest_of_run, located, ordered, reads
-from longview.runtime.workdir import alone, check_config, write_config
+from longview.runtime.workdir import alone, check_config, last_checkpoint, write_config
 from longview.trees import by_path
 
 
@@ -107,7 +107,7 @@ def _do(
     """
     record = Record(folder)
     record.check(read_digests)
-    if record.begun and not _is_run(node):
+    if not _is_run(node) and (record.digest is not None or last_checkpoint(folder) is not None):
         check_config(folder, node, begun=True)
     if record.digest is not None:
         if _is_run(node):
@@ -133,7 +133,7 @@ def _check_run(node: dict[str, Any], folder: pathlib.Path) -> None:
 
 def _compute(node: dict[str, Any], folder: pathlib.Path, mesh: MeshConfig, signals: StopSignals) -> str:
     path = f'config.stages.{folder.name}'
-    write_config(folder, node)
+    write_config(folder, node, replace=True)
     devices = make_mesh(mesh)
     with jax.set_mesh(devices):
         work = _Work(devices, folder, signals)

@@ -40,6 +40,9 @@ CHIPS = {
 }
 
 
+_ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
+
+
 class Cost(NamedTuple):
     """What a step costs each chip; memory and traffic in bytes.
 
@@ -101,9 +104,9 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
         ValueError: there is no such topology, or libtpu is not installed.
     """
     name, chip = chip_of(topology)
-    # Else libtpu asks the network whether this machine has TPUs, and keeps other processes from it.
-    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-    os.environ.setdefault('ALLOW_MULTIPLE_LIBTPU_LOAD', '1')
+    # Else libtpu asks the network whether this machine has TPUs, complains, and keeps other processes from it.
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     options = dict(chip.options)
     if topology == f'{name}:1x1':
         options['chips_per_host_bounds'] = (1, 1, 1)

@@ -29,7 +29,7 @@ from longview.runtime.plan import Plan, Run, read_run, resumable
 from longview.runtime.preemption import Preempted, StopSignals
 from longview.runtime.resolve import places
 from longview.runtime.rows import newest, read
-from longview.runtime.workdir import alone, check_config, write_config, write_interface
+from longview.runtime.workdir import alone, check_config, check_given, write_config, write_given, write_interface
 
 # Steps handed to the devices ahead of the one being waited for: enough to keep them busy, few enough
 # that the batches in flight fit.
@@ -142,6 +142,9 @@ class _Trainer:
         self.pictures = self._pictures(made)
         self.networks = jax.jit(lambda v: variables_of(self.run.task.deployed(v)))
         self.modules = _modules(self.run.task, made.state.variables)
+        latest = self.checkpoints.latest()
+        saved = None if latest is None else self.checkpoints.order(latest)
+        self.orders = Orders(self.run, self.mesh, self.abstract.variables, saved)
         self.given = self._read()
         self.step = made.step.lower(made.state, made.batch, self.rng).compile()
 
@@ -177,7 +180,11 @@ class _Trainer:
         """Reads what the task begins with, before anything is compiled for it; of a run that goes on, what it needs."""
         spec = self.run.data.batch_spec(self.run.batch_size, train=True)
         resumed = self.checkpoints.latest() is not None
-        return read_given(self.run.task, spec, chain(self.run.train_transforms), fixed_only=resumed)
+        given = read_given(self.run.task, spec, chain(self.run.train_transforms), fixed_only=resumed)
+        if jax.tree.leaves(self.abstract.variables.fixed):
+            # What never changes is not in the checkpoint: it has to be the same when it is read again.
+            (check_given if resumed else write_given)(self.workdir, given._asdict())
+        return given
 
     def _placed(self, given: Given) -> Given:
         """Puts what was read where the parameters will be that it becomes; no device gets more than its part."""
@@ -259,9 +266,6 @@ class _Trainer:
             saved = self.checkpoints.restore(_without_fixed(self.abstract), latest)
             state = saved._replace(variables=saved.variables._replace(fixed=state.variables.fixed))
         start = int(state.step)
-        places = jax.tree.map(lambda shape: shape.sharding, self.abstract.variables)
-        saved = None if latest is None else self.checkpoints.order(latest)
-        self.orders = Orders(self.run, self.mesh, places, saved)
         parameters = sum(x.size for x in jax.tree.leaves(state.variables.params))
         mesh = ' x '.join(f'{axis}={size}' for axis, size in self.mesh.shape.items())
         say(

@@ -14,7 +14,7 @@ be computed anew for the result. `Soup` does it between the stages of a config.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,8 +45,15 @@ class Soup:
         Raises:
             ValueError: the runs have different networks.
         """
-        found = [work.open(run).networks[self.network] for run in self.runs]
+        found = [self._of_run(run, work.open(run).networks) for run in self.runs]
         return Made(networks={self.network: Network(found[0].module, uniform_soup([each.variables for each in found]))})
+
+    def _of_run(self, run: str, networks: Mapping[str, Network]) -> Network:
+        if self.network not in networks:
+            raise ValueError(
+                f'Soup.network is {self.network!r}, and {run} has {", ".join(networks)}: name one of these.'
+            )
+        return networks[self.network]
 
 
 def uniform_soup(weights: Sequence[Any]) -> Any:

@@ -33,6 +33,8 @@ class Freeze(Reparam):
 
     pattern: str
 
+    fixes_networks = True
+
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         v = self.inner.init(rng, batch, given)
         frozen = frozenset(select(v.params, self.pattern, 'Freeze'))

@@ -72,7 +72,12 @@ class Neighbours(Order):
     feature: str = 'pooled'
 
     def look(self, task: Task, v: Variables, batch: Batch) -> Rows:
-        return {'feature': task.predict(v, batch)[self.feature]}
+        found = task.predict(v, batch)
+        if self.feature not in found:
+            raise ValueError(
+                f'Neighbours.feature is {self.feature!r}, and the task predicts {", ".join(found)}: name one of these.'
+            )
+        return {'feature': found[self.feature]}
 
     def arrange(self, rows: dict[str, np.ndarray], rng: np.random.Generator) -> Int[np.ndarray, ' n']:
         features = np.asarray(rows['feature'], np.float64)

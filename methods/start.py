@@ -75,7 +75,7 @@ class Start(Wrapper):
 
     def given(self, batch: Shapes, *, fixed_only: bool = False) -> Given:
         given = self.inner.given(batch, fixed_only=True)
-        if fixed_only:
+        if fixed_only and not self.inner.fixes_networks:
             return given
         like, fresh = first_shapes(self.inner, batch), f'params/({self.fresh})' if self.fresh else ''
         if self.network is not None and len(like) > 1:

@@ -71,9 +71,11 @@ class Task(abc.ABC):
     Attributes:
         batchwide: whether the loss compares the examples of a batch with each other, as contrastive losses do; such a
             task is not run in microbatches.
+        fixes_networks: whether the fixed variables are made of first values of the networks, such as a frozen part.
     """
 
     batchwide: ClassVar[bool] = False
+    fixes_networks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
@@ -229,6 +231,10 @@ class Wrapper(Task):
     @property
     def batchwide(self) -> bool:
         return self.inner.batchwide
+
+    @property
+    def fixes_networks(self) -> bool:
+        return self.inner.fixes_networks
 
     def init(self, rng: Key[Array, ''], batch: Batch, given: Given | None = None) -> Variables:
         return self.inner.init(rng, batch, given)

@@ -201,7 +201,10 @@ class Best:
             ValueError: the run has not kept it.
             FileNotFoundError: there is no checkpoint.
         """
-        node = self._modules().get(name)
+        modules = self._modules()
+        if modules and name not in modules:
+            raise ValueError(f'{self.workdir} has no network {name!r}, but {", ".join(modules)}: name one of these.')
+        node = modules.get(name)
         if node is None:
             raise ValueError(
                 f'{self.workdir} has kept no description of the network {name}: describe it, backbone and head, and '
@@ -233,7 +236,8 @@ class Best:
         return arrays
 
     def _modules(self) -> dict[str, Any]:
-        file = self._step() / _MODULES / 'metadata'
+        # The last checkpoint has none of its own; the best one describes the same networks.
+        file = dataclasses.replace(self, last=False)._step() / _MODULES / 'metadata'
         return json.loads(file.read_text()) if file.exists() else {}
 
     def _items(self) -> dict[str, pathlib.Path]:

@@ -176,11 +176,8 @@ _EXECUTION = (
     'patience',
     'kernels',
     'evals',
+    'support',
     'pictures',
-    'data.data_dir',
-    'data.threads',
-    'data.prefetch',
-    'data.in_memory',
 )
 
 

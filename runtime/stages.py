@@ -41,6 +41,9 @@ def ordered(stages: Mapping[str, Any], order: Sequence[str] | None = None) -> tu
     for name in stages:
         if not re.fullmatch(r'\w[\w.-]*', name):
             raise ConfigError(f'config.stages has the name {name!r}: use letters, digits, "_", "-" and ".".')
+        if name == 'lock':
+            raise ConfigError('config.stages has the name lock, which a file of every workdir has: choose another.')
+        _check_references(stages[name], stages, f'config.stages.{name}')
     read = {name: {place[0] for place in _references(node)} for name, node in stages.items()}
     for name, others in read.items():
         for other in sorted(others - stages.keys()):
@@ -161,6 +164,21 @@ def _references(node: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(node, (list, tuple)):
         for item in node:
             yield from _references(item)
+
+
+def _check_references(node: Any, stages: Mapping[str, Any], path: str) -> None:
+    """Raises ConfigError for what names a stage and something else that stands for nothing."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get('stage'), str) and node['stage'] in stages and not _is_reference(node):
+            other = sorted(node.keys() - {'stage', 'file'})[0]
+            raise ConfigError(
+                f"{path} names the stage {node['stage']!r} and {other!r}: give a stage and, for a file in it, 'file'."
+            )
+        for key, value in node.items():
+            _check_references(value, stages, f'{path}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            _check_references(item, stages, f'{path}[{index}]')
 
 
 def _is_reference(node: Any) -> bool:

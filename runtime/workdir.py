@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -11,11 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from longview.runtime.errors import RunError
 from longview.runtime.renames import renamed
+from longview.trees import by_path
 
 _CONFIG = 'config.json'
+_GIVEN = 'given.json'
+# Keys of data sets that change no example.
+_READING = ('data_dir', 'threads', 'prefetch', 'in_memory')
 
 
 def folder(workdir: str | os.PathLike) -> pathlib.Path:
@@ -60,9 +66,15 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def check_config(
-    workdir: pathlib.Path, config: dict[str, Any], free: Iterable[str] = (), *, begun: bool | None = None
+    workdir: pathlib.Path,
+    config: dict[str, Any],
+    free: Iterable[str] = (),
+    *,
+    begun: bool | None = None,
 ) -> None:
     """Compares a config with the one of the run that the workdir holds.
+
+    How data are read, wherever they are, may change.
 
     Args:
         workdir: belongs to the config in its ``config.json``, once it holds a checkpoint.
@@ -76,12 +88,15 @@ def check_config(
     path = workdir / _CONFIG
     if not (path.exists() and (_has_checkpoint(workdir) if begun is None else begun)):
         return
+    stage = (workdir / 'stage.json').exists()
+    place = f'config.stages.{workdir.name}' if stage else 'config'
+    remedy = f'use that value, or remove {workdir} to make it anew' if stage else 'use that value, or another --workdir'
     ours, before = _flatten(renamed(_plain(config))), _flatten(renamed(json.loads(path.read_text())))
     for key in sorted(ours.keys() | before.keys()):
-        if not _below(key, free) and ours.get(key) != before.get(key):
+        if not (_below(key, free) or _is_reading(key)) and ours.get(key) != before.get(key):
             raise RunError(
-                f'{workdir} holds a run of another config: config.{key} was {before.get(key)!r} '
-                f'and is now {ours.get(key)!r}; use that value, or another --workdir.'
+                f'{workdir} holds a {"stage" if stage else "run"} of another config: {place}.{key} was '
+                f'{before.get(key)!r} and is now {ours.get(key)!r}; {remedy}.'
             )
 
 
@@ -90,11 +105,16 @@ def recorded(workdir: pathlib.Path | str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it holds a computation of a config with stages.
     """
     file = pathlib.Path(workdir).expanduser() / _CONFIG
     if not file.exists():
         raise FileNotFoundError(f'{workdir} holds no run (there is no {_CONFIG}): name the workdir of one.')
-    return json.loads(file.read_text())
+    config = json.loads(file.read_text())
+    made_by = next((config[key] for key in ('fn', 'partial') if key in config), None)
+    if made_by is not None:
+        raise ValueError(f'{workdir} holds a computation ({made_by}) and no run: name the workdir of a run.')
+    return config
 
 
 def write_config(workdir: pathlib.Path, config: dict[str, Any], *, replace: bool = False) -> None:
@@ -133,6 +153,41 @@ def write_interface(workdir: pathlib.Path, columns: Mapping[str, Any], classes: 
         temporary.replace(workdir / 'interface.json')
 
 
+def write_given(workdir: pathlib.Path, given: Any) -> None:
+    """Writes digests of the arrays that a run reads, to find out when it goes on whether they are the same.
+
+    Args:
+        workdir: of the run.
+        given: a tree of host arrays.
+    """
+    if jax.process_index() == 0:
+        (workdir / _GIVEN).write_text(json.dumps(_digests(given), indent=1, sort_keys=True))
+
+
+def check_given(workdir: pathlib.Path, given: Any) -> None:
+    """Compares arrays that are read again with those that the run began with.
+
+    Raises:
+        RunError: one is another; of a run of an earlier version nothing is known.
+    """
+    file = workdir / _GIVEN
+    if not file.exists():
+        return
+    before = json.loads(file.read_text())
+    for path, digest in _digests(given).items():
+        if before.get(path, digest) != digest:
+            raise RunError(
+                f'what {workdir} read for its parts that never change is another now ({path}): put back the file or '
+                'the run that it began with, or use another --workdir.'
+            )
+
+
+def _digests(tree: Any) -> dict[str, str]:
+    return {
+        path: hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() for path, array in by_path(tree).items()
+    }
+
+
 def _lock(file: Any, workdir: pathlib.Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,10 +218,19 @@ def _plain(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flatten(tree: Any, prefix: str = '') -> dict[str, Any]:
+    """Returns the leaves of a config by their keys; a list of plain values is one leaf."""
     if isinstance(tree, dict):
-        items = [_flatten(value, f'{prefix}{key}.') for key, value in tree.items()]
-        return {key: value for item in items for key, value in item.items()}
-    return {prefix.rstrip('.'): tree}
+        parts = [_flatten(value, f'{prefix}.{key}' if prefix else key) for key, value in tree.items()]
+    elif isinstance(tree, list) and any(isinstance(item, (dict, list)) for item in tree):
+        parts = [_flatten(item, f'{prefix}[{index}]') for index, item in enumerate(tree)]
+    else:
+        return {prefix: tree}
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def _is_reading(key: str) -> bool:
+    """Whether a key says where the data of a data set lie or how they are read."""
+    return re.split(r'[.\[]', key)[-1] in _READING
 
 
 def _below(key: str, prefixes: Iterable[str]) -> bool:

@@ -13,13 +13,19 @@ from absl import flags
 
 from longview import evaluate, train
 from longview.configs import recorded
+from longview.engine import judge
 from longview.engine.opened import OpenedRun
 from longview.methods.figures import by_class, calibration
+from longview.runtime.resolve import resolve
 from tests import runs, toys
 
 
 def averaged():
-    config = toys.config(steps=12)
+    """A run with averages and an evaluation called as they are marked."""
+    raw = {
+        'raw_train': {'fn': 'runtime.plan:Eval', 'data': toys.config().data.to_dict() | {'eval_split': 'train[:64]'}}
+    }
+    config = toys.config(steps=12, evals=raw)
     task = config.task.to_dict()
     config.task = {'fn': 'methods.ema:Ema', 'inner': task, 'decay': 0.9}
     return config
@@ -45,6 +51,9 @@ def test_a_run_has_the_figures_again_that_it_wrote(workdir):
     for name in ('eval/accuracy', 'eval/top5', 'eval/loss'):
         assert found.figures[name] == pytest.approx(row(workdir, best)[name], rel=1e-5)
         assert newest.figures[name] == pytest.approx(row(workdir, 12)[name.replace('/', '/raw_')], rel=1e-5)
+        name = f'eval/raw_train/{name.partition("/")[2]}'
+        assert found.figures[name] == pytest.approx(row(workdir, best)[name], rel=1e-5)
+        assert newest.figures[name] == pytest.approx(row(workdir, 12)[name.replace('train/', 'train/raw_')], rel=1e-5)
     assert found.figures['eval/examples'] == found.confusion.sum() == found.classes['examples'].sum() == 359
     assert found.figures['eval/accuracy'] == pytest.approx(np.trace(found.confusion) / 359)
     assert list(found.names) == [str(n) for n in range(10)]
@@ -106,10 +115,13 @@ def test_what_is_wrong_on_the_command_line_is_said(arguments, words, monkeypatch
 
 def test_what_cannot_be_evaluated_so_is_refused(workdir, tmp_path):
     config = recorded.get_config(str(workdir))
-    config.task = config.task.inner
+    config.task = config.task.inner.to_dict()
     with runs.quickly():
-        with pytest.raises(ValueError, match='the run averages no weights .Supervised is no Ema.: take --weights'):
+        with pytest.raises(ValueError, match='Supervised is no Ema, so the run averages no weights: take --weights'):
             evaluate.evaluate(workdir, config, raw=True)
+        around = {'fn': 'methods.optim.loss_scale:LossScale', 'inner': recorded.get_config(str(workdir)).task.to_dict()}
+        with pytest.raises(ValueError, match='LossScale is around the averages: take --weights=averaged'):
+            judge._unaveraged(resolve(around))
         config.task.backbone.width = 16
         with pytest.raises(
             ValueError, match=r'hidden/bias is \(32,\) in the checkpoint of .* and \(16,\) by the config'

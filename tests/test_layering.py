@@ -118,6 +118,7 @@ TABLE = (
     Rule('data', ('data',), None, 'likewise'),
     Rule('input_pipeline.py', ('data', 'runtime.errors'), None, 'likewise'),
     Rule('configs', ('configs.base',), ('ml_collections',), 'a config is plain data and names objects by import path'),
+    Rule('configs/recorded.py', ('runtime',), ('ml_collections',), 'it reads what a run left behind'),
     Rule(
         'engine',
         (
@@ -130,6 +131,7 @@ TABLE = (
             'methods.evaluation',
             'methods.figures',
             'methods.objective',
+            'methods.start',
             'methods.task',
             'runtime',
         ),

@@ -15,6 +15,7 @@ from longview.runtime import commandline
 from tests import runs, toys
 
 DIGITS = {'fn': 'input_pipeline:Images', 'dataset': 'digits'}
+TRAIN = DIGITS | {'eval_split': 'train'}
 RANDOM = {'fn': 'data.images:RandomResizedCrop', 'flip': True, 'interpolation': 'bicubic'}
 NO_FILE = {'fn': 'modelzoo:create_model', 'name': 'vit_test', 'weights': '/nowhere/w.safetensors'}
 MASKED = {
@@ -70,6 +71,10 @@ CONFIG = [
     (
         {'order': {'fn': 'methods.order:Neighbours', 'every': 0, 'data': DIGITS}},
         'Neighbours.every is 0: it is a number',
+    ),
+    (
+        {'order': {'fn': 'methods.order:Neighbours', 'every': 5, 'data': TRAIN, 'feature': 'poled'}},
+        "Neighbours.feature is 'poled', and the task predicts",
     ),
     ({'data.dataset': 'digit'}, "No data set is called 'digit', and"),
     ({'data.dataset': './nowhere'}, 'There is no folder ./nowhere; wanted FOLDER/SPLIT/CLASS/IMAGE'),

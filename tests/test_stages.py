@@ -49,6 +49,12 @@ def test_stages_come_after_those_that_they_read():
         ({'a': {}, 'b': {}}, ('a',), 'config.order is a, and the stages are a, b'),
         ({'a': {}, 'b': reading('a')}, ('b', 'a'), 'config.order has b before a, which it reads: put it behind'),
         ({'../a': {}}, None, "config.stages has the name '../a': use letters"),
+        ({'lock': {}}, None, 'config.stages has the name lock, which a file of every workdir has'),
+        (
+            {'a': {}, 'b': {'x': {'stage': 'a', 'files': 'y'}}},
+            None,
+            r"b.x names the stage 'a' and 'files': give",
+        ),
     ],
 )
 def test_an_order_that_cannot_be_is_refused(stages, order, words):
@@ -125,12 +131,15 @@ def test_workdirs_can_be_moved_together(done, tmp_path):
 
 def test_a_stage_that_is_done_is_not_taken_for_another(done, tmp_path):
     workdir = shutil.copytree(done[0], tmp_path / 'copy')
-    with pytest.raises(RunError, match=r'student holds a run of another config: config.steps was 8 and is now 9'):
+    with pytest.raises(
+        RunError, match=r'student holds a stage of another config: config.stages.student.steps was 8 and is now 9; use'
+    ):
         train.train(toys.staged(steps=9), workdir)
     other = toys.staged()
     other.stages.losses.score = 'accuracy'
     with pytest.raises(
-        RunError, match=r"losses holds a run of another config: config.score was .* and is now 'accuracy'"
+        RunError,
+        match=r"losses holds a stage of another config: config.stages.losses.score was .* and is now 'accuracy'",
     ):
         train.train(other, workdir)
 
@@ -182,8 +191,22 @@ def test_progress_of_another_computation_is_not_gone_on_from(done, tmp_path):
     (workdir / 'features' / 'stage.json').write_text(json.dumps({'reads': record['reads']}))
     other = toys.staged()
     other.stages.features.steps = 5
-    with pytest.raises(RunError, match=r'features holds a run of another config: config.steps was None and is now 5'):
+    with pytest.raises(
+        RunError, match=r'features holds a stage of another config: config.stages.features.steps was None and is now 5'
+    ):
         train.train(other, workdir)
+
+
+def test_a_computation_that_failed_can_be_corrected(done, tmp_path):
+    workdir = shutil.copytree(done[0], tmp_path / 'copy')
+    shutil.rmtree(workdir / 'table')
+    wrong = toys.staged()
+    wrong.stages.table.figures = ['eval/acuracy']
+    with pytest.raises(ValueError, match='has measured no eval/acuracy: take one of eval/accuracy'):
+        train.train(wrong, workdir)
+    with runs.quickly():
+        train.train(toys.staged(), workdir)
+    same_everywhere(done[0], workdir)
 
 
 @pytest.mark.heavy

@@ -80,6 +80,8 @@ class LowRank(Reparam):
     pattern: str = '.*kernel'
     trained: str = 'head/.*'
 
+    fixes_networks = True
+
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f'LowRank.rank is {self.rank}: it must be at least 1.')

@@ -1,5 +1,7 @@
 """Frozen parts of a network."""
 
+import contextlib
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,15 @@ from flax import linen as nn
 
 from longview.methods.ema import Ema
 from longview.methods.freeze import Freeze
-from longview.methods.task import init_state, make_step
+from longview.methods.objective import variables_of
+from longview.methods.peft.low_rank import LowRank
+from longview.methods.start import Start
+from longview.methods.task import Given, init_state, make_step
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.runtime.checkpoint import Best, Checkpoints
 from longview.trees import by_path
-from tests.methods.small import NET, RNG, SEEN, batch_of, supervised, trained, transform
+from tests.methods.small import NET, RNG, SEEN, batch_of, begun, supervised, trained, transform
 from tests.modelzoo import tiny
 
 
@@ -103,3 +109,20 @@ def test_what_makes_no_sense_is_refused():
         jax.eval_shape(lambda: Freeze(supervised(NET), 'stem/.*').init(RNG, SEEN))
     with pytest.raises(ValueError, match=r"Freeze.pattern '\.\*' matches every parameter: leave some to train"):
         jax.eval_shape(lambda: Freeze(supervised(NET), '.*').init(RNG, SEEN))
+
+
+@pytest.mark.parametrize('wrap', [lambda task: task, Ema], ids=['bare', 'averaged'])
+@pytest.mark.parametrize('low_rank', [False, True])
+def test_what_is_frozen_inside_of_a_start_is_read_again(low_rank, wrap, tmp_path):
+    """The network that `Start` takes is what the frozen part is made of, also when a run goes on."""
+    run = supervised(NET)
+    v = begun(run)
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        networks = variables_of(run.deployed(v._replace(params=jax.tree.map(lambda leaf: leaf + 1, v.params))))
+        checkpoints.save_best(1, {'variables': v}, networks)
+    inner = LowRank(run, rank=1) if low_rank else Freeze(run, 'backbone/.*')
+    task = wrap(Start(inner, Best(str(tmp_path))))
+    first, again = (task.init(RNG, SEEN, task.given(SEEN, fixed_only=only)).fixed for only in (False, True))
+    chex.assert_trees_all_equal(jax.device_get(first), jax.device_get(again))
+    plain = jax.device_get(task.init(RNG, SEEN, Given()).fixed)
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(jax.device_get(again))))

@@ -3,16 +3,19 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from longview.runtime import workdir
 from longview.runtime.errors import RunError
+from longview.runtime.workdir import check_config, check_given, recorded, write_given
 
 pytestmark = pytest.mark.quick
 
@@ -71,3 +74,31 @@ def test_where_there_are_no_locks_nobody_is_refused(tmp_path, monkeypatch) -> No
     monkeypatch.setattr(fcntl, 'flock', flock)
     with workdir.alone(tmp_path), contextlib.ExitStack() as stack:
         stack.enter_context(workdir.alone(tmp_path))
+
+
+def test_what_is_read_again_has_to_be_the_same(tmp_path):
+    given = {'fixed': {'teachers': ({'a': np.ones(2)},)}, 'networks': {'network': np.zeros(3)}}
+    check_given(tmp_path, given)  # of an earlier version nothing is known
+    write_given(tmp_path, given)
+    check_given(tmp_path, {'fixed': given['fixed']})
+    with pytest.raises(RunError, match=r'is another now \(fixed/teachers/0/a\): put back the file or the run'):
+        check_given(tmp_path, {'fixed': {'teachers': ({'a': np.zeros(2)},)}})
+
+
+def test_how_data_are_read_may_change_wherever_they_are(tmp_path):
+    config = {'data': {'fn': 'x', 'data': {'threads': 1}}, 'parts': [{'data_dir': 'a', 'n': 1}], 'few': [1]}
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    other = {'data': {'fn': 'x', 'data': {'threads': 2}}, 'parts': [{'data_dir': 'b', 'n': 1}], 'few': [1]}
+    check_config(tmp_path, other, begun=True)
+    other['parts'][0]['n'] = 2
+    with pytest.raises(RunError, match=r'config.parts\[0\].n was 1 and is now 2; use that value, or another --workdir'):
+        check_config(tmp_path, other, begun=True)
+    (tmp_path / 'stage.json').write_text('{}')
+    with pytest.raises(RunError, match=rf'config.stages.{tmp_path.name}.parts.* or remove {tmp_path} to make it anew'):
+        check_config(tmp_path, other, begun=True)
+
+
+def test_a_computation_is_no_run(tmp_path):
+    (tmp_path / 'config.json').write_text('{"fn": "methods.table:Table", "runs": {}}')
+    with pytest.raises(ValueError, match='holds a computation .methods.table:Table. and no run: name the workdir'):
+        recorded(tmp_path)
