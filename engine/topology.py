@@ -105,8 +105,8 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     """
     name, chip = chip_of(topology)
     # Else libtpu asks the network whether this machine has TPUs, complains, and keeps other processes from it.
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     options = dict(chip.options)
     if topology == f'{name}:1x1':
         options['chips_per_host_bounds'] = (1, 1, 1)
