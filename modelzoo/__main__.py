@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
-from jax.extend import core
 
 from longview import modelzoo
+from longview.counting import multiply_adds
 from longview.modelzoo.features import Backbone, Grid, SequenceBackbone
 
 _ROW = '{:16} {:>10} {:>8} {:>10} {:>8} {:>9}  {}'
@@ -28,51 +28,6 @@ _WITHOUT_FIGURES = (32, 32)
 _MEASURED = '{:28} {:>10} {:>10} {:>9} {:>6} {:>9} {:>10} {:>11}'
 # A program runs for so many seconds, and so many times at least, before its time is taken to be known.
 _SECONDS, _RUNS = 2.0, 5
-
-
-def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
-    """Returns the multiply-adds of the matrix products and convolutions in ``function(*arguments)``.
-
-    The body of a loop counts once per iteration (of an unbounded loop, once). Of code that is chosen by platform the
-    default counts.
-
-    Args:
-        function: traceable.
-        *arguments: arrays or their shapes.
-    """
-    return _count(_opened(jax.make_jaxpr(function)(*arguments)))
-
-
-def _count(jaxpr: core.Jaxpr) -> int:
-    return sum(map(_count_equation, jaxpr.eqns))
-
-
-def _count_equation(equation: core.JaxprEqn) -> int:
-    name, params = equation.primitive.name, equation.params
-    if name == 'dot_general':
-        (contracted, _), _ = params['dimension_numbers']
-        shape = equation.invars[0].aval.shape
-        return math.prod(equation.outvars[0].aval.shape) * math.prod(shape[axis] for axis in contracted)
-    if name == 'conv_general_dilated':
-        kernel = equation.invars[1].aval.shape
-        outputs = kernel[params['dimension_numbers'].rhs_spec[0]]
-        return math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
-    if name == 'cond':
-        platforms = params.get('branches_platforms') or [()] * len(params['branches'])
-        default = [branch for branch, names in zip(params['branches'], platforms) if names is None]
-        return max(_count(_opened(branch)) for branch in default or params['branches'])
-    repeats = params['length'] if name == 'scan' else 1
-    return repeats * sum(map(_count, _inner(params)))
-
-
-def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """Returns the jaxprs inside an equation: bodies of calls, loops and functions with custom derivatives."""
-    values = [item for value in params.values() for item in (value if isinstance(value, (tuple, list)) else [value])]
-    return [_opened(value) for value in values if isinstance(value, (core.Jaxpr, core.ClosedJaxpr))]
-
-
-def _opened(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
-    return jaxpr if isinstance(jaxpr, core.Jaxpr) else jaxpr.jaxpr  # newer jax has one class for both
 
 
 def example(backbone: Backbone, size: Grid, batch: int = 1) -> jax.ShapeDtypeStruct:

@@ -32,8 +32,7 @@ from typing import NamedTuple
 import jax
 from flax import traverse_util
 
-from longview import modelzoo
-from longview.modelzoo import __main__ as listing
+from longview import counting, modelzoo
 from tests.goldens import table
 from tests.modelzoo.tiny import shapes, sized
 
@@ -172,7 +171,7 @@ def multiply_adds(name: str) -> int:
     """Returns the multiply-adds of a variant for one image of the paper's size."""
     model, pair = sized(name)
     one = jax.ShapeDtypeStruct((1, *pair.shape[1:]), pair.dtype)
-    return listing.multiply_adds(model.apply, shapes(name).variables, one)
+    return counting.multiply_adds(model.apply, shapes(name).variables, one)
 
 
 def agrees(count: float, said: float, within: float) -> bool:

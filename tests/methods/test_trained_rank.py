@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from longview.counting import multiply_adds
 from longview.methods.prune import decompose
 from longview.methods.prune.trained_rank import TrainedRank, rank_for
-from longview.modelzoo.__main__ import multiply_adds
 from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.trees import by_path
