@@ -254,8 +254,8 @@ def test_microbatches_are_a_loop_and_the_same_products() -> None:
 
 @pytest.mark.heavy
 def test_a_step_that_does_not_fit_says_so() -> None:
-    config = toys.config(batch_size=2**22)
+    config = toys.config(batch_size=2**24)
     config.task.backbone.width = 4096
     with pytest.raises(ValueError, match='does NOT FIT') as error:
-        planned(config, topology='v5e:1x1')
+        planned(config, topology='v5e:2x2')
     assert '\n' not in str(error.value)
