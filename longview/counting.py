@@ -38,18 +38,19 @@ def _of_equation(equation: core.JaxprEqn) -> int:
     if name == 'cond':
         platforms = params.get('branches_platforms') or ()
         default = [branch for branch, names in zip(params['branches'], platforms) if names is None]
-        return max(_of_program(_bare(branch)) for branch in default or params['branches'])
+        return max(_of_program(bare(branch)) for branch in default or params['branches'])
     repeats = params['length'] if name == 'scan' else 1
-    return repeats * sum(map(_of_program, _inner(params)))
+    return repeats * sum(map(_of_program, inner(params)))
 
 
-def _inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+def inner(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
     """Yields the programs inside an equation: bodies of calls, loops and functions with derivatives of their own."""
     for value in params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, (core.Jaxpr, core.ClosedJaxpr)):
-                yield _bare(item)
+                yield bare(item)
 
 
-def _bare(program: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+def bare(program: core.Jaxpr | core.ClosedJaxpr) -> core.Jaxpr:
+    """Returns a program without the constants that it may hold."""
     return program if isinstance(program, core.Jaxpr) else program.jaxpr

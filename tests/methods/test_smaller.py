@@ -183,5 +183,5 @@ def test_a_stage_trains_on_with_the_smaller_network(tmp_path):
     heads = {stage: best([path])[path] for stage, best in saved.items()}
     np.testing.assert_array_equal(heads['small'], heads['dense'])
     assert np.abs(heads['tuned'] - heads['small']).max() > 0
-    with pytest.raises(RunError, match='small holds a run of another config: config.share was 0.25 and is now 0.5'):
+    with pytest.raises(RunError, match='small holds a stage of another config: config.stages.small.share was 0.25'):
         train.train(staged(0.5), tmp_path)

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.extend import core
 
-from longview import modelzoo
+from longview import counting, modelzoo
 from longview.modelzoo import __main__ as listing
 from longview.modelzoo.features import IMAGE, SequenceBackbone, read_by
 from longview.modelzoo.heads import Classifier
@@ -73,9 +73,9 @@ def sized(name: str) -> tuple[Classifier, jax.ShapeDtypeStruct]:
 def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core.Primitive]:
     """Returns how often each operation stands in a program, the bodies of calls and loops included."""
     found = collections.Counter()
-    for equation in listing._opened(jaxpr).eqns:
+    for equation in counting.bare(jaxpr).eqns:
         found[equation.primitive] += 1
-        for inner in listing._inner(equation.params):
+        for inner in counting.inner(equation.params):
             found += primitives(inner)
     return found
 
