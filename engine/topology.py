@@ -130,7 +130,7 @@ def cost(made: Programs) -> Cost:
     arguments = (made.state, made.batch, key)
     devices = len(jax.tree.leaves(made.batch)[0].sharding.mesh.devices.flat)
     lowered = made.step.lower(*arguments)
-    with _nothing_cached():
+    with nothing_cached():
         compiled = _compiled(lowered)
     memory = compiled.memory_analysis()
     program = hlo.read(compiled.as_text(), devices)
@@ -161,7 +161,7 @@ def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
 
 
 @contextlib.contextmanager
-def _nothing_cached() -> Iterator[None]:
+def nothing_cached() -> Iterator[None]:
     """Keeps the program out of the persistent cache, which cannot read back those of an absent chip."""
     name = 'jax_persistent_cache_min_compile_time_secs'
     before = jax.config.values[name]

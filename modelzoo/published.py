@@ -3,8 +3,9 @@
 published.tsv has one row for each variant with a published file that is read here. The file is the authors' own or
 timm's copy of it, of several the one whose training is nearest to the paper's. Facts are from ``pretrained_cfg`` and
 results/results-imagenet.csv of timm (https://github.com/huggingface/pytorch-image-models, Apache-2.0, release 1.0.31)
-and, for networks that timm has not, from the authors' pages and evaluation code. Licences are as stated there, and are
-those of the weights.
+and, for networks that timm has not, from the authors' pages and evaluation code. Three could not be read there and are
+assumed: the crop of PVT v1 is that of DeiT, CvT's interpolation is bicubic, and CvT-W24 sees the whole image, squashed.
+Licences are as stated there, and are those of the weights; Mamba's copies for transformers have that of the originals.
 
 imagenet1k.tsv has the synsets of ImageNet-1k (Russakovsky et al., 2015, https://arxiv.org/abs/1409.0575) in the order
 of their numbers, sorted, as everybody counts them, and the first word of each in WordNet 3.0

@@ -14,6 +14,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
+from longview.engine.topology import nothing_cached
 from longview.kernels import pallas
 
 # The chips whose kernels are compiled in tests, with the smallest topology that libtpu knows of each.
@@ -50,7 +51,7 @@ def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled
     device = SingleDeviceSharding(topology(chip).devices[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device)
     lowered = jax.jit(function).lower(*jax.tree.map(place, inputs))
-    with _nothing_cached():
+    with nothing_cached():
         program = lowered.compile()
     memory = program.memory_analysis()
     return Compiled(
@@ -60,18 +61,6 @@ def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled
         memory.argument_size_in_bytes,
         program,
     )
-
-
-@contextlib.contextmanager
-def _nothing_cached() -> Iterator[None]:
-    """Keeps programs out of the persistent cache, which cannot read back those of an absent chip."""
-    name = 'jax_persistent_cache_min_compile_time_secs'
-    before = jax.config.values[name]
-    jax.config.update(name, float('inf'))
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
 
 
 @contextlib.contextmanager
