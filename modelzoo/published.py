@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.weight_files import locate
+from longview.modelzoo.weight_files import from_hub, locate
 from longview.modelzoo.weights import Pretrained
 
 # In the place of a file: the weights that the table names.
@@ -133,24 +133,9 @@ def fetch(variant: str) -> pathlib.Path:
         raise FileNotFoundError(
             f'the weights of {variant} are no file of the hub: download {row.source} and give the file as weights.'
         )
-    return _download(row.source, row.file) if row.file else locate(row.source)
-
-
-def _download(repository: str, name: str) -> pathlib.Path:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ImportError(
-            f'fetching {name} of {repository!r} from the hub needs huggingface_hub: install it, or give a file.'
-        ) from error
-    try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))
-    except (OSError, ValueError) as error:  # its own errors are either
-        reason = str(error).partition('\n')[0][:200]
-        raise FileNotFoundError(
-            f'cannot get {name} of {repository!r} from the Hugging Face hub: check the network, or give a file. '
-            f'({type(error).__name__}: {reason})'
-        ) from error
+    if not row.file:
+        return locate(row.source)
+    return from_hub(row.file, row.source, lambda hub: hub.hf_hub_download(row.source, row.file))
 
 
 def _row(

@@ -10,7 +10,7 @@ import os
 import pathlib
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -114,25 +114,40 @@ def _in_folder(folder: pathlib.Path) -> pathlib.Path:
     return found[0]
 
 
-def _download(repository: str, revision: str | None) -> pathlib.Path:
+def from_hub(name: str, repository: str, download: Callable[[Any], str]) -> pathlib.Path:
+    """Returns where a file of the Hugging Face hub is, downloaded if it was not yet.
+
+    Args:
+        name: of the file.
+        repository: ``owner/name``.
+        download: ``huggingface_hub -> path``.
+
+    Raises:
+        ImportError: huggingface_hub is not installed.
+        FileNotFoundError: the hub does not give it.
+    """
     try:
         import huggingface_hub
     except ImportError as error:
         raise ImportError(
-            f'weights {repository!r} are no file here, and fetching them from the hub needs '
-            'huggingface_hub: install it, or give a file.'
+            f'{repository!r} is no file here, and fetching {name} of it from the hub needs huggingface_hub: install '
+            'it, or give a file.'
         ) from error
+    try:
+        return pathlib.Path(download(huggingface_hub))
+    except (OSError, ValueError) as error:  # its own errors are either
+        reason = str(error).partition('\n')[0][:200]
+        raise FileNotFoundError(
+            f'cannot get {name} of {repository!r} from the Hugging Face hub: check the id and the network, or give a '
+            f'file. ({type(error).__name__}: {reason})'
+        ) from error
+
+
+def _download(repository: str, revision: str | None) -> pathlib.Path:
     for name in _SAVED:
         stem, ending = name.split('.')
-        patterns = [name, f'{name}{_INDEX}', f'{stem}-*-of-*.{ending}']
-        try:
-            folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=patterns)
-        except (OSError, ValueError) as error:  # its own errors are either
-            reason = str(error).partition('\n')[0][:200]
-            raise FileNotFoundError(
-                f'cannot get {name} of {repository!r} from the Hugging Face hub: check the id '
-                f'and the network, or give a file. ({type(error).__name__}: {reason})'
-            ) from error
+        wanted = {'revision': revision, 'allow_patterns': [name, f'{name}{_INDEX}', f'{stem}-*-of-*.{ending}']}
+        folder = from_hub(name, repository, lambda hub, wanted=wanted: hub.snapshot_download(repository, **wanted))
         for found in (pathlib.Path(folder, name), pathlib.Path(folder, f'{name}{_INDEX}')):
             if found.is_file():
                 return found

@@ -98,9 +98,9 @@ def test_published_weights_are_fetched_from_the_hub_and_fill_the_model(file, mon
             'vig_tiny',
             None,
             ImportError,
-            "fetching vig_t_77p2acc.pth of 'hustvl/ViG' from the hub needs huggingface_hub",
+            "'hustvl/ViG' is no file here, and fetching vig_t_77p2acc.pth of it from the hub needs huggingface_hub",
         ),
-        ('resnet18', None, ImportError, "weights 'timm/resnet18.tv_in1k' are no file here"),
+        ('resnet18', None, ImportError, "'timm/resnet18.tv_in1k' is no file here"),
         ('vig_tiny', OSError('offline'), FileNotFoundError, r'cannot get vig_t_77p2acc.pth .* \(OSError: offline\)'),
     ],
 )
