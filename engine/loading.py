@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
@@ -131,7 +132,7 @@ def _of_run(workdir: pathlib.Path, network: str | None) -> Predictor:
     variables = traverse_util.unflatten_dict(
         {key.removeprefix(prefix): value for key, value in arrays.items()}, sep='/'
     )
-    shape, classes = _interface(config, workdir)
+    shape, classes, single = _interface(config, workdir)
     nodes = config['eval_transforms'] if 'eval_transforms' in config else ()
     transforms = resolve(located(nodes, workdir.absolute().parent), 'config.eval_transforms')
     return Predictor(
@@ -142,6 +143,7 @@ def _of_run(workdir: pathlib.Path, network: str | None) -> Predictor:
         shape[2],
         chain(transforms),
         classes,
+        single,
     )
 
 
@@ -159,14 +161,20 @@ def _chosen(best: Best, network: str | None) -> str:
     return network
 
 
-def _interface(config: Mapping[str, Any], workdir: pathlib.Path) -> tuple[tuple[int, ...], Sequence[str] | None]:
-    """Returns (height, width, channels) of the images of a run before its transforms, and the names of its classes."""
+def _interface(config: Mapping[str, Any], workdir: pathlib.Path) -> tuple[tuple[int, ...], Sequence[str] | None, bool]:
+    """Returns (height, width, channels) of a run's images before transforms, its classes, and whether each has one."""
     file = workdir / 'interface.json'
     if file.exists():
         said = json.loads(file.read_text())
-        return tuple(said['columns'][IMAGE][0]), said['classes']
+        columns = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in said['columns'].items()}
+        return columns[IMAGE][0], said['classes'], _is_class(columns.get('label'))
     data = read_run(config, workdir.absolute().parent)[0].data  # of a version that did not write it
-    return data.batch_spec(1, train=False)[IMAGE].shape[1:], data.class_names
+    columns = {name: (spec.shape[1:], spec.dtype) for name, spec in data.batch_spec(1, train=False).items()}
+    return columns[IMAGE][0], data.class_names, _is_class(columns.get('label'))
+
+
+def _is_class(label: tuple[tuple[int, ...], np.dtype] | None) -> bool:
+    return label is None or (label[0] == () and label[1].kind in 'iu')
 
 
 def _eval_crop(config: Mapping[str, Any]) -> Crop:

@@ -54,6 +54,7 @@ class Predictor:
         channels: of the pixels: 1, 3 or 4.
         transform: batch transforms, which normalize the pixels.
         classes: what the classes are called, by number; None where nobody says it.
+        single: whether an image has one class, and not several or numbers.
     """
 
     module: nn.Module
@@ -63,6 +64,7 @@ class Predictor:
     channels: int
     transform: Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]
     classes: Sequence[str] | None = None
+    single: bool = True
 
     def preprocess(self, picture: Picture) -> np.ndarray:
         """Returns what the network reads of a picture, (height, width, channels).
@@ -81,6 +83,11 @@ class Predictor:
         Raises:
             ValueError, OSError: something is no picture, or the network has no classifier.
         """
+        if not self.single:
+            raise ValueError(
+                'the network was trained on several labels an image, or on numbers, whose logits are no probabilities '
+                "of one class: use features(picture)['logits']."
+            )
         answers = self._answers(pictures)
         if not isinstance(answers, Mapping) or 'logits' not in answers:
             raise ValueError(f'{type(self.module).__name__} has no classifier: use features, or load a whole network.')

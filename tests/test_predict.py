@@ -236,3 +236,14 @@ def test_the_command_prints_the_likeliest_classes_of_each_image(workdir, tmp_pat
 def test_mistakes_end_the_command_in_one_sentence(arguments, words, workdir):
     with pytest.raises(SystemExit, match=rf'^error: .*{words}.*\(--\w+ shows \w+\.\)$'):
         predict.main([argument.format(run=workdir) for argument in arguments])
+
+
+@pytest.mark.parametrize('label', [[[], 'float32'], [[3], 'bool']], ids=['a number', 'several labels'])
+def test_logits_of_other_labels_are_no_probabilities(label, tmp_path):
+    workdir = run(tmp_path / 'run', 'network')
+    file = workdir / 'interface.json'
+    said = json.loads(file.read_text())
+    said['columns']['label'] = label
+    file.write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="several labels an image, or on numbers, .*: use features.picture..'logits'."):
+        load(workdir).classify(np.zeros((8, 8, 3), np.uint8))
