@@ -1,4 +1,4 @@
-"""Weights of several runs put together, after training: soups and task vectors.
+"""Weights of several runs combined after training: soups and task vectors.
 
 Wortsman et al., 2022, "Model soups", https://arxiv.org/abs/2203.05482: the mean of the weights of networks that were
 fine-tuned from the same start, of all of them (`uniform_soup`) or of those that help (`greedy_soup`, recipe 1).

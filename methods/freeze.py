@@ -1,4 +1,4 @@
-"""Parts of a network that stay as they are: a frozen backbone under a new head, frozen first stages.
+"""Freezing parts of a network: the backbone under a new head, or its first stages.
 
 Frozen parameters are no parameters of the optimizer: they have no moments, do not decay and get no gradient. What
 layers with running statistics (batch normalization) among them hold stays too, and they normalize with it in training

@@ -1,4 +1,4 @@
-"""Language modelling: at each place the word to be said, by the words up to it.
+"""Language modelling: predicts the label of each position, such as the next word, from the words up to it.
 
 The label of a place is the word wanted there, so a text is its own label one word on; places with a label below 0 ask
 for nothing (torch's -100). In training an example's loss is the mean over its places that ask, and a batch's the mean

@@ -1,4 +1,4 @@
-"""Orders of the training examples that follow from what the run has learned, such as batches of hard negatives.
+"""Orders of the training examples that depend on what the run has learned, such as batches of hard negatives.
 
 Everything else in a run is a function of its config and the step. This is the one exception: every so many steps the
 examples are looked at with the newest weights and put in another order, which is saved in the checkpoint. A run of such

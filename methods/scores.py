@@ -1,4 +1,4 @@
-"""Examples scored by a finished run, one number each, for a later stage to choose among them (data/subset.py)."""
+"""Scores of examples by a finished run, one number each, by which a later stage chooses (data/subset.py)."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where a run begins: the weights that another run of train.py ended with.
+"""Starting from another run: the weights of its best checkpoint are the first weights of this one.
 
 For fine-tuning (`Start`, a task that wraps one) and for teachers and students (`again`, a network like those of
 `modelzoo.weights`, which are loaded from a published file). What is taken is a network of the other run as that run

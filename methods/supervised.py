@@ -1,4 +1,4 @@
-"""Learning from labels: a class, several labels or numbers, with soft labels and label smoothing."""
+"""Supervised learning: from one class, several labels or numbers, with soft labels and label smoothing."""
 
 import dataclasses
 from typing import Any

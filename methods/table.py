@@ -1,4 +1,4 @@
-"""Figures of several finished runs beside each other."""
+"""Figures of several finished runs side by side."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

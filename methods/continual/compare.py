@@ -1,4 +1,4 @@
-"""What runs over the same sessions reached, beside each other: accuracy after each session on the classes of each."""
+"""Runs over the same sessions side by side: accuracy after each session on the classes of each session."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""Herding: the exemplars of a class whose mean feature is the nearest to that of the whole class.
+"""Herding: chooses the exemplars of a class whose mean feature is nearest to that of the whole class.
 
 Rebuffi et al., "iCaRL: Incremental Classifier and Representation Learning", CVPR 2017,
 https://arxiv.org/abs/1611.07725, algorithm 4: exemplars are chosen one after the other, each so that the mean of those

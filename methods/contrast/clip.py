@@ -1,4 +1,4 @@
-"""CLIP: of all captions of a batch an image is to find its own, and a caption its image.
+"""CLIP: each image has to find its own caption among those of the batch, and each caption its image.
 
 Radford et al., 2021, "Learning Transferable Visual Models From Natural Language Supervision",
 https://arxiv.org/abs/2103.00020, figure 3. Cosines are multiplied by a factor that is learned, the inverse of a

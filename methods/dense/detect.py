@@ -1,4 +1,4 @@
-"""Detection without anchors: each place of a pyramid says what is there, and how far the sides of its box are.
+"""Anchor-free detection: each place of a feature pyramid predicts a class and the distances to the sides of its box.
 
 Tian et al., 2019, "FCOS: Fully Convolutional One-Stage Object Detection", https://arxiv.org/abs/1904.01355; reference:
 torchvision 0.28.0 (https://github.com/pytorch/vision, BSD-3-Clause), models/detection/fcos.py. The focal loss is that

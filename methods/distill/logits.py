@@ -1,4 +1,4 @@
-"""Distillation of logits: from one teacher, or from the mean of several as MEAL V2 does it.
+"""Distillation of logits, from one teacher or from the mean of several, as MEAL V2 does it.
 
 Hinton et al., 2015, https://arxiv.org/abs/1503.02531: ``T^2 KL(p_teacher || p_student)`` with both softmaxes at the
 temperature T, and some of the labels' cross-entropy. Shen and Savvides, 2020, "MEAL V2",

@@ -1,4 +1,4 @@
-"""Few-shot regression: how well do the features tell the labels apart, by one matrix from a few examples of each class?
+"""Few-shot accuracy of features: one matrix, fitted by ridge regression to a few examples of each class.
 
 Dosovitskiy et al., 2021, "An Image is Worth 16x16 Words", https://arxiv.org/abs/2010.11929, section 4.1: regularized
 least squares from frozen features to targets of 1 and -1, in closed form. Reference: big_vision's evaluator

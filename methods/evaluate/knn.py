@@ -1,4 +1,4 @@
-"""The nearest neighbours' vote: how well do the features tell the labels apart, by nothing learned?
+"""Nearest-neighbour accuracy of features: the classes of the nearest training images vote; nothing is learned.
 
 Wu et al., 2018, "Unsupervised Feature Learning via Non-Parametric Instance Discrimination",
 https://arxiv.org/abs/1805.01978, section 3.4: the k nearest by cosine vote with weights ``exp(cosine / temperature)``.

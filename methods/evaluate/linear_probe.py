@@ -1,4 +1,4 @@
-"""A linear probe: how well do the features tell the labels apart, by one matrix?
+"""Linear probe: the accuracy of a linear classifier on the features, trained beside them.
 
 Alain and Bengio, 2016, https://arxiv.org/abs/1610.01644. Features have no scale of their own, so the matrix reads them
 batch-normalized without scale and bias, as in He et al., 2021, https://arxiv.org/abs/2111.06377, appendix A.1. The

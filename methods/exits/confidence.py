@@ -1,4 +1,4 @@
-"""Leaving a network early: a classifier at some of its features, and the first that is sure gives the answer.
+"""Early exits: classifiers at intermediate features, of which the first that is confident enough answers.
 
 Teerapittayanon et al., 2016, "BranchyNet: Fast Inference via Early Exiting from Deep Neural Networks",
 https://arxiv.org/abs/1709.01686. The loss is a weighted sum of every exit's cross-entropy; an example leaves at the

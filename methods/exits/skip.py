@@ -1,4 +1,4 @@
-"""Training a network that skips blocks: the labels, and what running a block costs.
+"""Training a network to skip blocks: the loss on the labels plus the cost of the blocks that run.
 
 Wang et al., 2017, "SkipNet: Learning Dynamic Routing in Convolutional Networks", https://arxiv.org/abs/1711.09485.
 Reference: https://github.com/ucbdrive/skipnet at 4825e53 (no licence stated), cifar/train_sp.py and train_rl.py, read

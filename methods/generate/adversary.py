@@ -1,4 +1,4 @@
-"""Adversaries: a generator makes examples that a critic cannot tell from the data.
+"""Adversarial training: a generator makes examples that a critic cannot tell from the data.
 
 Goodfellow et al., 2014, "Generative Adversarial Networks", https://arxiv.org/abs/1406.2661. A contest is one loss here:
 the sum of both sides' losses, in each of which the other side's parameters are `held`. Its gradient has each side's own

@@ -1,4 +1,4 @@
-"""Codebooks: vectors are replaced by the nearest of a fixed number of codes, and gradients pass as if they were not.
+"""Vector quantisation: each vector is replaced by the nearest of a set of codes, and gradients pass straight through.
 
 Van den Oord et al., 2017, "Neural Discrete Representation Learning" (VQ-VAE), https://arxiv.org/abs/1711.00937; the
 codes are moving averages of the vectors that chose them (appendix A.1) and have no gradient. Reference for averages:

@@ -1,4 +1,4 @@
-"""Denoising diffusion: a network learns to take noise out of examples, and makes new ones of nothing but noise.
+"""Denoising diffusion: a network learns to remove noise from examples, and generates new ones from noise alone.
 
 Ho et al., 2020, "Denoising Diffusion Probabilistic Models", https://arxiv.org/abs/2006.11239; Karras et al., 2022,
 "Elucidating the Design Space of Diffusion-Based Generative Models", https://arxiv.org/abs/2206.00364. The parts say

@@ -1,4 +1,4 @@
-"""How near samples come to the data, by the features of a network that was trained to tell classes apart.
+"""Sample quality: the Frechet distance from samples to the data, by the features of a trained classifier.
 
 Heusel et al., 2017, https://arxiv.org/abs/1706.08500: the Frechet distance between the features of samples and those of
 the evaluation split (methods/figures/frechet.py). With Inception's features it is called FID; here the network is what

@@ -47,7 +47,9 @@ class Process(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Betas(Process):
-    """Steps t = 0 ... T - 1; ``signal^2`` is the product of ``1 - beta`` up to t, and ``signal^2 + deviation^2 = 1``.
+    """A process of T steps, as in DDPM: ``signal^2`` is the product of ``1 - beta`` up to step t = 0 ... T - 1.
+
+    Of all steps, ``signal^2 + deviation^2 = 1``.
 
     Attributes:
         betas: the variance that each step adds, such as `linear_betas`.
@@ -74,7 +76,9 @@ class Betas(Process):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmas(Process):
-    """Noise of any deviation sigma on a signal that stays; times are sigmas, in training ``exp(normal)``.
+    """EDM's process: noise of any deviation sigma on an unscaled signal; in training, sigma is ``exp(normal)``.
+
+    The time of a step is its sigma (Karras et al., 2022, https://arxiv.org/abs/2206.00364).
 
     Attributes:
         mean, deviation: of the logarithm of the sigmas that are trained at.
@@ -176,7 +180,8 @@ class Velocity(Prediction):
 class Preconditioned(Prediction):
     """EDM's: the network reads ``scale * x_t``, and the clean example is ``skip * x_t + out * answer``.
 
-    The factors, of the process `Sigmas`, keep what the network reads and answers at a deviation of 1 (table 1 there).
+    The factors, of the process `Sigmas`, keep what the network reads and answers at a deviation of 1 (Karras et al.,
+    2022, https://arxiv.org/abs/2206.00364, table 1).
 
     Attributes:
         data: deviation of the examples.

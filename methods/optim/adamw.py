@@ -1,4 +1,4 @@
-"""AdamW with the rules that recipes differ in: what decays, and which layer learns how fast.
+"""AdamW, with rules for what decays and how fast each layer learns.
 
 Loshchilov and Hutter, 2019, https://arxiv.org/abs/1711.05101. The decay is multiplied by the learning rate, as
 in PyTorch.
@@ -26,7 +26,7 @@ def adamw(
     layer_decay: float = 1.0,
     rate_rules: Sequence[tuple[str, float]] = (),
 ) -> Optimizer:
-    """Builds the optimizer of a run.
+    """Builds AdamW, the optimizer of a run.
 
     Args:
         steps, steps_per_epoch: of the run, for the schedule.

@@ -1,4 +1,4 @@
-"""Optimizers apart: groups of parameters, each with an optimizer of its own, which may step more rarely than the run.
+"""Separate optimizers for groups of parameters, each of which may step less often than the run.
 
 For networks that are trained against each other, such as a critic with its own rate that steps five times as often as
 its generator (Arjovsky et al., 2017, https://arxiv.org/abs/1701.07875, algorithm 1). Between a group's steps its

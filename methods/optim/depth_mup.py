@@ -1,4 +1,4 @@
-"""Depth-muP: residual branches and their updates divided by the root of the depth, so that rates carry over.
+"""Depth-muP: residual branches and their updates are divided by the root of the depth, so that rates transfer.
 
 Yang et al., 2023, "Tensor Programs VI: Feature Learning in Infinite-Depth Neural Networks",
 https://arxiv.org/abs/2310.02244, and Bordelon et al., 2023, "Depthwise Hyperparameter Transfer in Residual Networks:

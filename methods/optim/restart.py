@@ -1,4 +1,4 @@
-"""An optimizer that starts anew with every round of a run: its moments, and its schedule.
+"""An optimizer whose moments and schedule restart with every round of a run.
 
 For methods that set the weights back and train again, as the lottery ticket of Frankle and Carbin, 2019,
 https://arxiv.org/abs/1803.03635, whose rounds are whole trainings.

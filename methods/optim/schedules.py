@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step."""
+"""Learning-rate schedules: a linear warm-up, then half a cosine."""
 
 import optax
 

@@ -27,7 +27,7 @@ def sgd(
     layer_decay: float = 1.0,
     rate_rules: Sequence[tuple[str, float]] = (),
 ) -> Optimizer:
-    """Builds the optimizer of a run.
+    """Builds SGD with momentum, the optimizer of a run.
 
     Args:
         steps, steps_per_epoch: of the run, for the schedule.

@@ -1,4 +1,4 @@
-"""TrAct: the first layer's weights follow the step that its outputs would like to take.
+"""TrAct: the first layer is updated so that its activations, not its weights, take a gradient step.
 
 Petersen et al., 2024, "TrAct: Making First-layer Pre-Activations Trainable", https://arxiv.org/abs/2410.23970: with the
 first layer's inputs X, n rows, its gradient G becomes ``(X^T X / n + lambda I)^-1 G``, the closed form of the weights

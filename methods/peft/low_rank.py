@@ -1,4 +1,4 @@
-"""A frozen base and a low-rank sum on top of it: LoRA, and PiSSA's other start.
+"""LoRA and PiSSA: a frozen weight plus a trained matrix of low rank; the two differ in how they start.
 
 Hu et al., 2021, "LoRA", https://arxiv.org/abs/2106.09685: ``W + (alpha / r) B A`` with B = 0 at the start. Meng et al.,
 2024, "PiSSA", https://arxiv.org/abs/2404.02948: the factors start as the first r singular triples of W, and what is

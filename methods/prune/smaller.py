@@ -1,4 +1,4 @@
-"""Smaller networks from trained ones: whole hidden units of the feed-forward layers go, and their weights with them.
+"""Structured pruning of a trained network: removes whole hidden units of the feed-forward layers.
 
 Li et al., 2017, "Pruning Filters for Efficient ConvNets", https://arxiv.org/abs/1608.08710: where whole filters are
 removed, those of the smallest norms in each layer, the arrays themselves become smaller, and no sparse product is

@@ -1,4 +1,4 @@
-"""MAE: most patches are hidden, an encoder sees the others, a small decoder paints them all.
+"""MAE: most patches are hidden; an encoder sees the others, and a small decoder reconstructs the image.
 
 He et al., 2021, "Masked Autoencoders Are Scalable Vision Learners", https://arxiv.org/abs/2111.06377. Reference:
 https://github.com/facebookresearch/mae (CC BY-NC 4.0, read for facts only): mean squared error of the hidden patches,

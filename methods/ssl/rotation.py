@@ -1,4 +1,4 @@
-"""RotNet: by how many quarter turns was the image rotated?
+"""RotNet: predicts by how many quarter turns an image was rotated.
 
 Gidaris et al., 2018, "Unsupervised Representation Learning by Predicting Image Rotations",
 https://arxiv.org/abs/1803.07728, equations 2 and 3. Reference: https://github.com/gidariss/FeatureLearningRotNet (MIT).

@@ -1,4 +1,4 @@
-"""SimCLR: an image's two views are to be told from all other images'.
+"""SimCLR: contrastive learning, which tells the two views of an image from those of all other images.
 
 Chen et al., 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
 https://arxiv.org/abs/2002.05709, equation 1 and algorithm 1. Reference: https://github.com/google-research/simclr

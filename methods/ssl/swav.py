@@ -1,4 +1,4 @@
-"""SwAV: one view's cluster is predicted from another view, the clusters being filled evenly.
+"""SwAV: predicts the cluster of one view from another view, with clusters of about equal size.
 
 Caron et al., 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments",
 https://arxiv.org/abs/2006.09882, equations 1 to 5. Reference: https://github.com/facebookresearch/swav (CC BY-NC 4.0,

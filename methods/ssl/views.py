@@ -43,7 +43,7 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """A random part of the image, scaled to one size.
+    """Crops a random part of the image and resizes it to one size.
 
     Attributes:
         size: height and width of the result.
@@ -77,7 +77,7 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Jitter:
-    """Brightness, contrast and, of three channels, saturation by random factors, in this order; sometimes gray.
+    """Changes brightness, contrast and (of three channels) saturation by random factors; sometimes removes colour.
 
     Attributes:
         strength: factors are between 1 - strength and 1 + strength.
