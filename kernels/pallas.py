@@ -1,7 +1,7 @@
 """What the Pallas kernels of all ops share: names that change between releases of jax, and small helpers.
 
-Checked on jax 0.10.2. Kernels import from Pallas itself only what has stayed the same since 0.8: `pl.pallas_call`,
-`pl.BlockSpec`, `pl.when`, `pl.program_id`, `pl.ds`, `pl.multiple_of`
+Checked on jax 0.10.2. Kernels import from Pallas itself only what has stayed the same since 0.8: `pl.BlockSpec`, `pl.when`,
+`pl.program_id`, `pl.ds`, `pl.multiple_of`
 (https://docs.jax.dev/en/latest/pallas/CHANGELOG.html).
 """
 
@@ -21,6 +21,21 @@ ANY = pl.ANY
 HBM = pltpu.HBM
 SMEM = pltpu.SMEM
 roll = pltpu.roll
+
+
+def call(kernel: Callable[..., None], **how: Any) -> Callable[..., Any]:
+    """`pl.pallas_call` with numbers of 32 bits, whatever `jax_enable_x64` says.
+
+    Pallas has no 64-bit integers on a TPU, and those of a grid or a loop would be 64 bits wide. The arguments are arrays
+    of at most 32 bits (`dispatch.lacking`).
+    """
+    run = pl.pallas_call(kernel, **how)
+
+    def narrow(*args: Any) -> Any:
+        with jax.enable_x64(False):
+            return run(*args)
+
+    return narrow
 
 
 def vmem(shape: tuple[int, ...], dtype: DTypeLike) -> object:

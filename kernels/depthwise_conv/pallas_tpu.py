@@ -252,7 +252,7 @@ def _run(kernel: Callable, call: Call, images: tuple, weights: tuple, outs: tupl
 
     @jax.custom_batching.sequential_vmap
     def run(images: tuple, weights: tuple) -> tuple[jax.Array, ...]:
-        return pl.pallas_call(
+        return pallas.call(
             partial(kernel, call),
             out_shape=[outs],
             grid=(channels // width, batch),

@@ -231,7 +231,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
     rows, levels = batch * heads * tokens, plan.tile.tokens.bit_length()
     state = plan.tile.keys * plan.tile.values
     products = 3 * levels * plan.tile.tokens * plan.tile.keys + 2 * state
-    return pl.pallas_call(
+    return pallas.call(
         partial(kernel, plan),
         out_shape=outs,
         grid=(batch, heads),

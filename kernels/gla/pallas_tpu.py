@@ -340,7 +340,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, wa
         wider = plan._replace(batch=batch)
         batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
         spec = partial(wider.spec, walk=walk)
-        return pl.pallas_call(
+        return pallas.call(
             partial(kernel, wider),
             out_shape=batched,
             grid=(batch, wider.groups, wider.blocks),

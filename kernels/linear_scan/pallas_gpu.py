@@ -142,7 +142,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
     """Runs a kernel with one program per block of channels of a sequence."""
     batch, _, channels = ins['start'].shape
     arrays = jax.tree.leaves((ins, outs))
-    return pl.pallas_call(
+    return pallas.call(
         partial(kernel, plan),
         out_shape=outs,
         grid=(batch, channels // plan.width),

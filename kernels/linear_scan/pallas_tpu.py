@@ -293,7 +293,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
         narrow = lambda x: (x.update(dtype=jnp.float32),) * 2 if planes == 2 else (x,)
         shapes = jax.tree.map(narrow, batched)
         spec = partial(wider.spec, backwards=backwards)
-        found = pl.pallas_call(
+        found = pallas.call(
             partial(kernel, wider),
             out_shape=shapes,
             grid=wider.grid,

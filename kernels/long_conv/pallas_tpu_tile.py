@@ -100,7 +100,7 @@ def _call(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conj
     constants = tile.constants(outward)
     whole = {name: pl.BlockSpec(x.shape, partial(_origin, x.ndim)) for name, x in constants.items()}
     chunks, blocks = tile.steps
-    found = pl.pallas_call(
+    found = pallas.call(
         partial(_kernel, tile, outward),
         out_shape=out,
         grid=(channels // LANES, batch, chunks * (1 + outward) + blocks),

@@ -114,7 +114,7 @@ def _cotangents(plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array) ->
     names = {'columns': 'columns_back', 'columns_back': 'columns'}
     names |= {'rows': 'rows_back', 'rows_back': 'rows'}
     back = {name: there[other].T for name, other in names.items()}
-    conjugated = spectrum * jnp.asarray([1.0, -1.0]).reshape(1, 2, 1, 1, 1)
+    conjugated = spectrum * jnp.asarray([1.0, -1.0], spectrum.dtype).reshape(1, 2, 1, 1, 1)
     dx = _call(plan, _product, back, {'x': dy, 'spectrum': conjugated})
     both = {'columns': there['columns'], 'rows': there['rows']}
     both |= {'columns_dy': back['columns'], 'rows_dy': back['rows']}
@@ -144,7 +144,7 @@ def _run(plan: Plan, kernel: Callable, matrices: dict, ins: dict) -> jax.Array:
         shape, dtype = (batch, 2, plan.grid.period[0], plan.half, channels), jnp.float32
     out = pallas.output(shape, dtype, ins['x'])
     whole = {name: pl.BlockSpec(x.shape, lambda d, b, n: (0, 0)) for name, x in constants.items()}
-    return pl.pallas_call(
+    return pallas.call(
         partial(kernel, plan),
         out_shape=out,
         grid=(channels // _LANES, batch, plan.half // _CHUNK),

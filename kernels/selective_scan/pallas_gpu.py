@@ -226,7 +226,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict) -> dict:
     specs = lambda arrays: {name: plan.spec(name, x) for name, x in arrays.items()}
     arrays = jax.tree.leaves((ins, outs))
     numbers, gradients = batch * plan.tokens * channels * states, 'dy' in ins
-    return pl.pallas_call(
+    return pallas.call(
         partial(kernel, plan),
         out_shape=outs,
         grid=(batch, channels // plan.width),

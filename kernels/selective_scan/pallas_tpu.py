@@ -317,7 +317,7 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) ->
     def run(batch: int, ins: dict) -> dict:
         wider = plan._replace(batch=batch)
         batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
-        return pl.pallas_call(
+        return pallas.call(
             partial(kernel, wider),
             out_shape=batched,
             grid=wider.grid,
