@@ -8,8 +8,13 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
+import numpy as np
 import pytest
 
+from longview import modelzoo
+from longview.modelzoo import published, weights
+from longview.trees import path_of
 from tests import notebooks, runs
 
 
@@ -19,18 +24,25 @@ class Case(NamedTuple):
     Attributes:
         pictures: how many it shows.
         numbers: by the words before them where they are printed, the least and the largest value they may have.
+        weights: the variant whose published weights it fetches, if it does.
     """
 
     pictures: int
     numbers: Mapping[str, tuple[float, float]]
+    weights: str = ''
 
 
+# Of the hub, a commit.
+REVISION = '0' * 40
 # The three shortest.
 CASES = {
+    'classify': Case(3, {'likeness of a patch to itself': (0.999, 1.001)}, 'vit_small_patch16_224'),
     'train_digits': Case(4, {'test accuracy': (0.85, 1.0), 'wrong': (0, 54)}),
 }
 # These take a minute or so.
-HEAVY = {}
+HEAVY = {
+    'own_block': Case(1, {'accuracy of the trained weights': (0.6, 1.0), 'largest difference': (0.0, 1e-4)}),
+}
 
 
 @pytest.mark.quick
@@ -69,7 +81,9 @@ def test_the_long_ones_run_whole(name, tmp_path):
 
 
 def check(name: str, case: Case, folder: pathlib.Path) -> None:
-    """Runs a notebook in an empty folder without network, and looks at what it shows and prints."""
+    """Runs a notebook in a folder of its own, without network, and looks at what it shows and prints."""
+    if case.weights:
+        keep(case.weights, folder / 'hub')
     printed = run(name, folder)
     assert len(list(folder.glob('picture*.png'))) == case.pictures
     for words, (least, largest) in case.numbers.items():
@@ -77,17 +91,39 @@ def check(name: str, case: Case, folder: pathlib.Path) -> None:
         assert found and all(least <= value <= largest for value in found), f'{words}: {found}\n{printed}'
 
 
-def run(name: str, folder: pathlib.Path, **environment: str) -> str:
-    """Runs a notebook in a process of its own; returns what it prints."""
+def keep(variant: str, home: pathlib.Path) -> None:
+    """Puts weights where Hugging Face keeps the published ones of a network that it has fetched.
+
+    They have the published names and shapes, and values as at the beginning of a training.
+    """
+    model = modelzoo.create_model(variant)
+    wanted = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), 'float32'))
+    repository = home / 'hub' / f'models--{published.table()[variant].source.replace("/", "--")}'
+    snapshot = repository / 'snapshots' / REVISION
+    for path in (snapshot, repository / 'refs'):
+        path.mkdir(parents=True)
+    (repository / 'refs' / 'main').write_text(REVISION)
+    weights.save(model, jax.tree_util.tree_map_with_path(begun, wanted), snapshot / 'model.safetensors')
+
+
+def begun(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Returns one for scales, zero for biases, else normal values."""
+    name = path_of(path).rpartition('/')[2]
+    if name in ('scale', 'bias'):
+        return np.full(leaf.shape, name == 'scale', leaf.dtype)
+    return (np.random.default_rng(leaf.size).normal(size=leaf.shape) * 0.02).astype(leaf.dtype)
+
+
+def run(name: str, folder: pathlib.Path) -> str:
+    """Runs a notebook in a process of its own, compiled as a user's; returns what it prints."""
     env = {
         **os.environ,
         'PYTHONPATH': str(runs.ROOT),
         'JAX_PLATFORMS': 'cpu',
         'JAX_COMPILATION_CACHE_DIR': str(runs.ROOT / '.cache' / 'xla'),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
-        'XLA_FLAGS': ' '.join(runs.QUICK),
         'HF_HUB_OFFLINE': '1',
-        **environment,
+        'HF_HOME': str(folder / 'hub'),
     }
     process = subprocess.Popen(
         [sys.executable, '-m', 'tests.notebooks', name],
