@@ -1,8 +1,7 @@
 """Stages of convolutional pyramids, whose first block changes resolution and width.
 
-`trunk.run` runs equal blocks that hold parameters only. Here a block may be of any kind and may hold batch statistics;
-`remat` recomputes each block in the backward pass all the same. Where the blocks of a stage after the first are equal
-and hold parameters only, as in networks without batch normalization, `scan` leaves them to `trunk.run`.
+`trunk.run` runs equal blocks. Here a block may be of any kind; `remat` recomputes each block in the backward pass all
+the same. Where the blocks of a stage after the first are equal, `scan` leaves them to `trunk.run`.
 """
 
 import functools
@@ -66,7 +65,7 @@ def run(
         scan: see `Stage`.
 
     Raises:
-        NotImplementedError: `scan` with blocks that hold more than parameters, or parameters of different shapes.
+        NotImplementedError: `scan` with blocks whose variables have different shapes.
     """
     masks = path_masks(module, drop_path, sum(map(len, stages)), x.shape[0], branches=1, train=train)
     join = residual(name='residual')

@@ -3,9 +3,9 @@
 Parameters are always stored block by block (``block00``, ``block01``, ...), so initial values, checkpoints, name
 maps and path rules do not depend on the options. `remat` recomputes the activations of a block in the backward pass.
 `scan` stacks the parameters of the blocks while tracing and runs one compiled body; it costs a copy of the parameters.
-Both apply the blocks as pure functions of their parameters, so blocks may not have other variables, rngs or recorded
-intermediates. On a CPU the compiler undoes most of `remat` unless `scan` is on as well: the gradient of 12 ViG blocks
-of width 64 (batch 32, 25 tokens) needs 114 MB, with remat 105, with scan 133, with both 21.
+Both apply the blocks as pure functions of their variables, batch statistics among them, so blocks may not draw from
+rngs or record intermediates. On a CPU the compiler undoes most of `remat` unless `scan` is on as well: the gradient of
+12 ViG blocks of width 64 (batch 32, 25 tokens) needs 114 MB, with remat 105, with scan 133, with both 21.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,39 +60,51 @@ def run(
         scan: whether all blocks share one compiled body, that of the first block.
 
     Raises:
-        NotImplementedError: `remat` or `scan` with blocks that hold more than parameters, or `scan` with blocks whose
-            parameters have different shapes.
+        NotImplementedError: `scan` with blocks whose variables have different shapes.
     """
     block_masks = [jax.tree.map(lambda mask: mask[index], masks) for index in range(len(blocks))]
     if trunk.is_initializing() or not (remat or scan):
         for block, mask in zip(blocks, block_masks):
             s = block(s, mask, train=train)
         return s
-    params = _params(trunk, blocks)
+    kept = [_variables(trunk, block) for block in blocks]
+    changing = [kind for kind in trunk.variables if kind != 'params' and trunk.is_mutable_collection(kind)]
     if not scan:
-        for block, inputs in zip(blocks, zip(params, block_masks)):
-            s = jax.checkpoint(_pure(block, train))(s, inputs)
+        for block, variables, mask in zip(blocks, kept, block_masks):
+            s, changed = jax.checkpoint(_pure(block, train, changing))(s, (variables, mask))
+            _keep(trunk, block, changed)
         return s
-    if any(jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, params[0]) for tree in params):
-        raise NotImplementedError('blocks with different parameters cannot run with scan: switch it off.')
-    apply = _pure(blocks[0], train)
+    if any(jax.tree.map(jnp.shape, tree) != jax.tree.map(jnp.shape, kept[0]) for tree in kept):
+        raise NotImplementedError('blocks with different variables cannot run with scan: switch it off.')
+    apply = _pure(blocks[0], train, changing)
     apply = jax.checkpoint(apply) if remat else apply
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-    return jax.lax.scan(lambda s, inputs: (apply(s, inputs), None), s, (stacked, masks))[0]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
+    s, changed = jax.lax.scan(apply, s, (stacked, masks))
+    for index, block in enumerate(blocks):
+        _keep(trunk, block, jax.tree.map(lambda leaf: leaf[index], changed))
+    return s
 
 
-def _pure(block: nn.Module, train: bool) -> Callable[[Stream, tuple[dict, Any]], Stream]:
-    """Returns the block as a pure function of the stream and of (parameters, mask)."""
+def _pure(
+    block: nn.Module, train: bool, changing: Sequence[str]
+) -> Callable[[Stream, tuple[dict, Any]], tuple[Stream, dict]]:
+    """Returns the block as a pure function of the stream and of (variables, mask).
+
+    It returns the next stream and, of the collections named in `changing`, the variables after the block.
+    """
     block = block.clone(parent=None, name=None)
-    return lambda s, inputs: block.apply({'params': inputs[0]}, s, inputs[1], train=train)
+    return lambda s, inputs: block.apply(inputs[0], s, inputs[1], train=train, mutable=changing)
 
 
-def _params(trunk: nn.Module, blocks: Sequence[nn.Module]) -> list[dict]:
-    kept = {kind: values for kind, values in trunk.variables.items() if kind != 'params'}
-    extra = [kind for kind, values in kept.items() if any(block.name in values for block in blocks)]
-    if extra:
-        raise NotImplementedError(f'blocks with {", ".join(extra)} cannot run with remat or scan: switch both off.')
-    return [trunk.variables['params'][block.name] for block in blocks]
+def _variables(trunk: nn.Module, block: nn.Module) -> dict[str, Any]:
+    """Returns the variables of a block by collection."""
+    return {kind: values[block.name] for kind, values in trunk.variables.items() if block.name in values}
+
+
+def _keep(trunk: nn.Module, block: nn.Module, changed: dict[str, Any]) -> None:
+    """Stores what a block has changed."""
+    for kind, values in changed.items():
+        trunk.put_variable(kind, block.name, values)
 
 
 class Stage(nn.Module):
