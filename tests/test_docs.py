@@ -29,6 +29,8 @@ OVERRIDE = re.compile(r'--config\.([\w.]+)=')
 FILE = re.compile(r'(?<![\w/.:-])[\w.-]+(?:/[\w.-]+)+\.(?:py|md|tsv|toml|yml|cff|txt)\b')
 FILE_NAME = re.compile(r'(?<![\w/.-])\w+\.py\b')
 LINK = re.compile(r'\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)')
+# A file that the page itself shows: the first line of a block has its path.
+SHOWN = re.compile(r'^```python\n# ([\w/]+\.py)$', re.M)
 # What the reader has to fill in: configs/NAME.py, small_MIXER.
 PLACEHOLDER = re.compile(r'(?<![A-Za-z])[A-Z]{2,}(?!\w*\.md)')
 
@@ -67,6 +69,8 @@ def names_in(module: str) -> set[str]:
                 inside.add(name)
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 inside |= {alias.asname or alias.name for alias in names}
+            case ast.Assign(targets=targets):
+                inside |= {target.id for target in targets if isinstance(target, ast.Name)}
     return inside | ({*FOLDERS, *FILES} if module == 'longview' else set())
 
 
@@ -123,9 +127,12 @@ def test_configs_have_the_presets_named(page: pathlib.Path) -> None:
 
 @pytest.mark.parametrize('page', PAGES, ids=str)
 def test_imports_name_what_exists(page: pathlib.Path) -> None:
+    shown = {path.removesuffix('.py').removesuffix('/__init__') for path in SHOWN.findall(text_of(page))}
     for block in re.findall(r'^```python\n(.*?)^```', text_of(page), re.M | re.S):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.split('.')[0] == 'longview':
+                if node.module.removeprefix('longview.').replace('.', '/') in shown:
+                    continue
                 assert exists(node.module), node.module
                 assert {alias.name for alias in node.names} <= names_in(node.module), ast.unparse(node)
 
@@ -133,7 +140,11 @@ def test_imports_name_what_exists(page: pathlib.Path) -> None:
 @pytest.mark.parametrize('page', PAGES, ids=str)
 def test_files_exist(page: pathlib.Path) -> None:
     """A path counts from the root, the page's own folder or modelzoo/; a name alone may be anywhere."""
-    filled = lambda pattern: [name for name in pattern.findall(text_of(page)) if not PLACEHOLDER.search(name)]
+    text = text_of(page)
+    shown = {name for path in SHOWN.findall(text) for name in (path, pathlib.PurePath(path).name)}
+    filled = lambda pattern: [
+        name for name in pattern.findall(text) if not PLACEHOLDER.search(name) and name not in shown
+    ]
     bases = (ROOT, ROOT / page.parent, ROOT / 'modelzoo')
     assert not [path for path in filled(FILE) if not any((base / path).exists() for base in bases)]
     assert set(filled(FILE_NAME)) <= file_names()
