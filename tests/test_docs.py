@@ -8,6 +8,7 @@ import pathlib
 import re
 import shlex
 import tomllib
+import types
 from typing import Any
 
 import pytest
@@ -181,6 +182,32 @@ def test_what_does_not_exist_is_found() -> None:
 def test_the_index_has_every_page() -> None:
     linked = {file for file, _ in LINK.findall(text_of(pathlib.Path('docs/README.md')))}
     assert {page.name for page in PAGES if page.parent.name == 'docs'} - {'README.md'} <= linked
+
+
+def test_the_site_has_every_page() -> None:
+    """mkdocs itself builds it in .github/workflows/docs.yml, and fails there for a link that leads nowhere."""
+    site = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())
+    pages = [page for entry in site['nav'] for inner in entry.values() for page in _pages_of(inner)]
+    assert sorted(pages) == sorted(path.name for path in ROOT.glob('docs/*.md')), 'name the page in nav of mkdocs.yml'
+    assert all((ROOT / hook).exists() for hook in site['hooks'])
+
+
+def _pages_of(entry: str | list) -> list[str]:
+    """Returns the pages of an entry of the site's nav: itself, or those of a section."""
+    return [entry] if isinstance(entry, str) else [page for inner in entry for page in inner.values()]
+
+
+def test_links_out_of_docs_lead_to_the_repository_on_the_site() -> None:
+    spec = importlib.util.spec_from_file_location('site_hook', ROOT / '.github/site.py')
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri='kernels.md'))
+    config = types.SimpleNamespace(repo_url='https://github.com/a/b')
+    read = lambda text: hook.on_page_markdown(text, page=page, config=config, files=None)
+    assert read('[k](../kernels/README.md#x), [d](data.md)') == (
+        '[k](https://github.com/a/b/blob/main/kernels/README.md#x), [d](data.md)'
+    )
+    assert read('<details><summary>') == '<details markdown><summary markdown="span">'
 
 
 def test_the_version_is_one() -> None:
