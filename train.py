@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from longview import names
 from longview.engine import dry_run, explain, show, stages, trainer
 from longview.engine import sweep as sweeps
-from longview.runtime import commandline, distributed, profile
+from longview.runtime import commandline, distributed, profiler
 from longview.runtime.checkpoint import quiet_failed_writes
 from longview.runtime.errors import RunError
 from longview.runtime.preemption import Preempted, StopSignals
@@ -190,7 +190,7 @@ def _main(argv: list[str]) -> None:
             return
         if said.workdir is None:
             raise ValueError('no --workdir was given: name the folder of the run, as in --workdir runs/vig_digits.')
-        span = profile.parse(said.profile)
+        span = profiler.parse(said.profile)
         distributed.initialize(said.coordinator, said.num_processes, said.process_id)
         if said.sweep is None:
             train(said.config, said.workdir, span, max_minutes=said.max_minutes)

@@ -17,7 +17,7 @@ from longview.methods import diagnose
 from longview.methods.evaluation import make_pictures
 from longview.methods.objective import variables_of
 from longview.methods.task import Given, Task, TrainState, Variables, chain, normalizes_batches, read_given
-from longview.runtime import profile
+from longview.runtime import profiler
 from longview.runtime.checkpoint import Checkpoints
 from longview.runtime.ended import ended
 from longview.runtime.errors import Diverged
@@ -114,7 +114,7 @@ class _Trainer:
             say(f'note: {advice}')
         self.rng = jax.jit(jax.random.key, out_shardings=self.everywhere)(np.uint32(run.seed))
         self.checkpoints = stack.enter_context(contextlib.closing(Checkpoints(workdir, run.keep, run.keep_every)))
-        self.profiler = stack.enter_context(contextlib.closing(profile.Profiler(span, workdir)))
+        self.profiler = stack.enter_context(contextlib.closing(profiler.Profiler(span, workdir)))
         # Kernels run on each device's part alone, and have to know the mesh while they are traced.
         stack.enter_context(jax.set_mesh(self.mesh))
         self._build()
@@ -236,7 +236,7 @@ class _Trainer:
                 self.orders.renew(step, state.variables, self.rng)
                 batches = self._open(step)
             self.profiler.before(step)
-            state, bad_step = self.step(state, next(batches), self.rng)
+            state, bad_step = self.step(state, self.profiler.next(batches), self.rng)
             self.profiler.after(step, state)
             in_flight.append(bad_step)
             if len(in_flight) > _IN_FLIGHT:

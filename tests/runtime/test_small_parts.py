@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from longview.runtime import distributed, profile
+from longview.runtime import distributed, profiler
 from longview.runtime.plan import Plan, Run, resumable
 
 pytestmark = pytest.mark.quick
@@ -36,13 +36,13 @@ def test_distributed_flags_belong_together() -> None:
 
 @pytest.mark.parametrize('text, span', [(None, None), ('', None), ('3:5', (3, 5)), ('4:4', (4, 4))])
 def test_profile_spans(text: str | None, span: tuple[int, int] | None) -> None:
-    assert profile.parse(text) == span
+    assert profiler.parse(text) == span
 
 
 @pytest.mark.parametrize('text', ['5', '5:3', 'a:b', '-1:3', '3:'])
 def test_profile_spans_that_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match='FIRST:LAST'):
-        profile.parse(text)
+        profiler.parse(text)
 
 
 def test_steps_count_where_they_are_given() -> None:
