@@ -73,7 +73,7 @@ class Predictor:
             ValueError, OSError: it is none; a file is named.
         """
         pixels = self.crop.read(_pixels(picture, self.channels), self.size, self.channels, np.zeros(0))
-        return np.asarray(self.transform({IMAGE: jnp.asarray(pixels[None])}, jax.random.key(0))[IMAGE][0])
+        return np.asarray(self._transform(pixels[None])[0])
 
     def classify(self, pictures: Picture | Sequence[Picture]) -> list:
         """Returns the classes of a picture with their probabilities, the likeliest first; of a sequence a list of such.
@@ -113,6 +113,13 @@ class Predictor:
     def _answers(self, pictures: Picture | Sequence[Picture]) -> Any:
         batch = [self.preprocess(picture) for picture in (pictures if _several(pictures) else [pictures])]
         return self._apply(self.variables, np.stack(batch))
+
+    @functools.cached_property
+    def _transform(self) -> Callable[[np.ndarray], jax.Array]:
+        # Compiled, so that what makes other columns, such as the views of SimCLR, costs nothing. What draws by example
+        # does it as for the first one.
+        first = {'index': np.zeros(1, np.int32)}
+        return jax.jit(lambda image: self.transform({IMAGE: image, **first}, jax.random.key(0))[IMAGE])
 
     @functools.cached_property
     def _apply(self) -> Callable[..., Any]:

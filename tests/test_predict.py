@@ -1,5 +1,6 @@
 """Networks that answer for pictures: how these are prepared, what is answered, and the command."""
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -16,6 +17,8 @@ from longview import modelzoo, predict
 from longview.engine.loading import load
 from longview.engine.predictor import Predictor, SquashCrop
 from longview.methods.augment import Normalize
+from longview.methods.ssl.views import Crop, Views
+from longview.methods.task import chain
 from longview.modelzoo import published, weights
 from longview.modelzoo.published import Preprocessing, Weights
 from longview.runtime.checkpoint import Checkpoints
@@ -153,6 +156,13 @@ def test_a_run_prepares_pictures_and_names_classes_as_its_evaluation(workdir):
     assert {name for name, _ in found} == set(NAMES)
     logits = jit(network.module.apply)(network.variables, jnp.asarray(expected[None], jnp.float32))['logits'][0]
     assert found[0][0] == NAMES[int(np.argmax(logits))]
+
+
+def test_a_run_that_is_evaluated_on_random_views_prepares_the_picture_without_them(workdir):
+    network = load(workdir)
+    views = Views([[Crop((4, 4))], [Crop((4, 4))]])
+    drawing = dataclasses.replace(network, transform=chain([views, network.transform]))
+    np.testing.assert_array_equal(*(each.preprocess(Image.fromarray(picture())) for each in (drawing, network)))
 
 
 def test_a_run_is_also_the_weights_of_its_variant(workdir):
