@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
+# %%
 class GatedConv(nn.Module):
     heads: int = 1  # of attention; a convolution has none
     dtype: jnp.dtype = jnp.float32

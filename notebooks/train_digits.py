@@ -32,7 +32,7 @@ from longview.configs import resnet50
 config = resnet50.get_config('digits')
 config.epochs = 12.0
 config.optimizer.schedule.warmup_epochs = 2.0
-config.log_every = config.eval_every = 12
+config.log_every, config.eval_every = 9, 27
 print(config.task)
 
 # %% [markdown]
@@ -43,12 +43,10 @@ print(config.task)
 # %%
 import matplotlib.pyplot as plt
 
-from longview.engine import show
-from longview.runtime.plan import read_run
+from longview.engine.show import show_batch
 
-batch = show.first_batch(read_run(config)[0])
 plt.figure(figsize=(8, 4.6))
-plt.imshow(show.picture_of(batch))
+plt.imshow(plt.imread(show_batch(config, pathlib.Path('batch.png'))))
 plt.axis('off')
 plt.show()
 

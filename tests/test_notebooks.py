@@ -41,7 +41,13 @@ CASES = {
 }
 # These take a minute or so.
 HEAVY = {
+    'finetune': Case(
+        3,
+        {'accuracy of the new head': (0.6, 1.0), 'accuracy of the whole network': (0.75, 1.0)},
+        'vit_tiny_patch16_224',
+    ),
     'own_block': Case(1, {'accuracy of the trained weights': (0.6, 1.0), 'largest difference': (0.0, 1e-4)}),
+    'plan_a_pod': Case(3, {'MiB of parameters on each of 64 devices': (1.2, 1.6), 'at best, ms a step': (1e-3, 1.0)}),
 }
 
 
