@@ -13,8 +13,8 @@ import sys
 from types import ModuleType
 
 # Folders and files beside longview/ in a checkout. An import path in a config may begin with any of these words.
-FOLDERS = ('configs', 'data', 'engine', 'kernels', 'methods', 'modelzoo', 'runtime')
-FILES = ('compare', 'evaluate', 'export', 'input_pipeline', 'predict', 'train')
+FOLDERS = ('analysis', 'configs', 'data', 'engine', 'kernels', 'methods', 'modelzoo', 'runtime')
+FILES = ('compare', 'evaluate', 'export', 'input_pipeline', 'pictures', 'predict', 'train')
 
 
 def full(module: str) -> str:

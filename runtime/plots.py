@@ -1,4 +1,7 @@
-"""Pictures of figures, drawn by matplotlib (extra ``plots``) without a display."""
+"""Pictures of figures, drawn by matplotlib (extra ``plots``) without a display.
+
+What looks inside of a network (pictures.py) comes as a figure of matplotlib, which a notebook shows by itself.
+"""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -28,7 +31,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
     if classes <= _NAMED:
         axes.set_xticks(range(classes), names, rotation=90)
         axes.set_yticks(range(classes), names)
-    return _png(figure)
+    return png(figure)
 
 
 def reliability(bins: Mapping[str, np.ndarray]) -> bytes:
@@ -47,7 +50,7 @@ def reliability(bins: Mapping[str, np.ndarray]) -> bytes:
     edges = np.linspace(0, 1, len(bins['count']) + 1)
     below.bar(edges[:-1], bins['count'], width=np.diff(edges), align='edge', edgecolor='white')
     below.set(xlabel='confidence', ylabel='examples')
-    return _png(figure)
+    return png(figure)
 
 
 def curves(of: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str) -> bytes:
@@ -63,20 +66,117 @@ def curves(of: Mapping[str, tuple[Sequence[float], Sequence[float]]], label: str
         axes.plot(steps, values, label=name, linewidth=1.2)
     axes.set(xlabel='step', ylabel=label)
     axes.legend(fontsize='small')
-    return _png(figure)
+    return png(figure)
 
 
-def _figure(side: float) -> Any:
+def by_depth(places: Sequence[str], panels: Mapping[str, Mapping[str, Mapping[int, float]]], title: str = '') -> Any:
+    """Returns a figure of curves over the depth of a network, on logarithmic scales.
+
+    Args:
+        places: of the network, in order.
+        panels: by what their numbers are, from above to below: by name, the value at each place that has one. What is
+            not above 0 is left out.
+        title: of the figure.
+    """
+    figure = _figure(max(6.0, min(16.0, 0.25 * len(places) + 3)), 2.4 * len(panels) + 1)
+    figure.suptitle(title, fontsize='medium')
+    rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, drawn) in zip(rows, panels.items()):
+        for name, values in drawn.items():
+            above = {place: value for place, value in values.items() if value > 0}
+            axes.plot(list(above), list(above.values()), marker='.', linewidth=1.2, label=name)
+        axes.set(ylabel=label, yscale='log')
+        low, high = axes.get_ylim()
+        if high < 10 * low:  # less than a power of ten is no matter of scale
+            middle = np.sqrt(low * high)
+            axes.set_ylim(middle / np.sqrt(10), middle * np.sqrt(10))
+        axes.grid(axis='y', color='0.9')
+    figure.legend(*rows[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize='small')
+    shown = range(0, len(places), -(-len(places) // _NAMED))
+    rows[-1].set_xticks(shown, [places[n] for n in shown], rotation=90, fontsize='small')
+    return figure
+
+
+def field(scores: np.ndarray, areas: Mapping[float, float], title: str = '') -> Any:
+    """Returns a figure of an effective receptive field.
+
+    Args:
+        scores: of the pixels (H, W), 0 or more; their logarithm is drawn, over four powers of ten.
+        areas: by share of the scores, the share of the image that holds it.
+        title: of the figure.
+    """
+    figure = _figure(5.0, 5.4)
+    axes = figure.subplots()
+    relative = np.log10(np.maximum(scores / max(scores.max(), np.finfo(scores.dtype).tiny), 1e-4))
+    image = axes.imshow(relative, cmap='viridis', vmin=-4, vmax=0)
+    figure.colorbar(image, ax=axes, label='contribution, log10 of its share of the largest', fraction=0.046)
+    shares, parts = (', '.join(f'{100 * number:.3g}' for number in each) for each in (areas, areas.values()))
+    axes.set(xticks=[], yticks=[], xlabel=f'{shares} % of the scores lie in\n{parts} % of the area')
+    figure.suptitle(title, fontsize='medium')
+    return figure
+
+
+def tiles(images: np.ndarray, title: str = '') -> Any:
+    """Returns a figure of small images beside and below each other.
+
+    Args:
+        images: (N, h, w, 1) or (N, h, w, 3), from 0 to 1.
+        title: of the figure.
+    """
+    across = int(np.ceil(np.sqrt(len(images))))
+    down = -(-len(images) // across)
+    whole = np.ones((down * across, images.shape[1] + 1, images.shape[2] + 1, 3))
+    whole[: len(images), 1:, 1:] = images
+    whole = whole.reshape(down, across, *whole.shape[1:]).swapaxes(1, 2)
+    figure = _figure(6.0, 6.0 * down / across + 0.5)
+    axes = figure.subplots()
+    axes.imshow(whole.reshape(down * whole.shape[1], -1, 3), interpolation='nearest')
+    axes.set_axis_off()
+    figure.suptitle(title, fontsize='medium')
+    return figure
+
+
+def maps(rows: Mapping[str, np.ndarray], picture: np.ndarray | None = None, title: str = '') -> Any:
+    """Returns a figure of maps over a picture: a row for each layer, a column for each head.
+
+    Args:
+        rows: by name, maps (heads, rows, columns), 0 or more; each is drawn from 0 to its own largest.
+        picture: (H, W, 1) or (H, W, 3), in the first column; it is stretched from black to white.
+        title: of the figure.
+    """
+    first = 0 if picture is None else 1
+    across = max(map(len, rows.values())) + first
+    figure = _figure(1.3 * across + 1, 1.35 * len(rows) + 0.6)
+    cells = figure.subplots(len(rows), across, squeeze=False)
+    for row, (name, each) in zip(cells, rows.items()):
+        for axes in row:
+            axes.set(xticks=[], yticks=[])
+            axes.set_frame_on(False)
+        if picture is not None:
+            low, high = picture.min(), picture.max()
+            row[0].imshow(np.broadcast_to((picture - low) / (high - low or 1), (*picture.shape[:2], 3)))
+        for axes, one in zip(row[first:], each):
+            axes.imshow(one, cmap='viridis', vmin=0)
+        row[0].set_ylabel(name, fontsize='x-small')
+    figure.suptitle(title, fontsize='medium')
+    return figure
+
+
+def _figure(width: float, height: float | None = None) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             'pictures of figures are drawn by matplotlib, which is not installed: pip install matplotlib.'
         ) from error
-    return Figure(figsize=(side, side), layout='constrained')
+    figure = Figure(figsize=(width, width if height is None else height), layout='constrained')
+    # A notebook shows figures of pyplot; one made without it says here how.
+    figure._repr_png_ = lambda: png(figure)
+    return figure
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """Returns a figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format='png', dpi=100)
     return buffer.getvalue()

@@ -114,6 +114,12 @@ TABLE = (
         (*NETWORKS, 'optax'),
         'a method asks what a backbone can do, not which one it is, nor where runs are stored',
     ),
+    Rule(
+        'analysis',
+        ('analysis', 'methods.forward', 'modelzoo.features', 'modelzoo.layers'),
+        NETWORKS,
+        'what is inside of a network, whichever it is and wherever it is from',
+    ),
     Rule('runtime', ('runtime',), None, 'how a run runs does not depend on what is trained'),
     Rule('data', ('data',), None, 'likewise'),
     Rule('input_pipeline.py', ('data', 'runtime.errors'), None, 'likewise'),
@@ -172,11 +178,18 @@ TABLE = (
         None,
         'likewise; the network is of the zoo or of a run',
     ),
+    Rule(
+        'engine/pictures.py',
+        ('engine', 'methods.objective', 'methods.task', 'modelzoo', 'runtime'),
+        None,
+        'likewise, or of a config',
+    ),
     Rule('train.py', ('engine', 'runtime'), None, 'it reads the command line'),
     Rule('evaluate.py', ('engine', 'runtime'), None, 'likewise'),
     Rule('compare.py', ('runtime',), (), 'it reads what runs left behind, without jax'),
     Rule('export.py', ('engine', 'runtime'), None, 'likewise'),
     Rule('predict.py', ('engine', 'runtime'), None, 'likewise'),
+    Rule('pictures.py', ('analysis', 'engine', 'runtime'), None, 'likewise; arrays become pictures here'),
 )
 
 

@@ -63,7 +63,7 @@ class GatedPositionalAttention(nn.Module):
         gate = self.param('gate', jax.nn.initializers.ones, (self.heads,))
         gate = jax.nn.sigmoid(gate).reshape(1, -1, 1, 1)
         blend = (1 - gate) * attention.weights(q, k) + gate * self._by_place(x.shape[1:3])
-        blend = blend / blend.sum(-1, keepdims=True)
+        blend = attention.shown(blend / blend.sum(-1, keepdims=True))
         out = attention.merge_heads(blend.astype(v.dtype) @ v)
         return Dense(width, True, self.kernel_init, self.dtype, name='out')(out).reshape(x.shape)
 

@@ -81,8 +81,8 @@ class WindowAttention(nn.Module):
         sharpness = jnp.exp(jnp.minimum(sharpness, math.log(100)))[None]
         logits = (_direction(q) @ jnp.swapaxes(_direction(k), -1, -2)).astype(jnp.float32) * sharpness
         places = logits.reshape(-1, len(bias), *logits.shape[1:]) + bias[None]
-        weights = jax.nn.softmax(places.reshape(logits.shape), axis=-1).astype(v.dtype)
-        return attention.merge_heads(weights @ v)
+        weights = attention.shown(jax.nn.softmax(places.reshape(logits.shape), axis=-1))
+        return attention.merge_heads(weights.astype(v.dtype) @ v)
 
     def _bias(self, cut: window.Pair, full: window.Pair, shift: window.Pair) -> Float[Array, 'p h n n']:
         """Returns the bias of the logits, with the mask of shifted windows."""

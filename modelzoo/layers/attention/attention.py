@@ -3,7 +3,14 @@
 Vaswani et al., 2017, https://arxiv.org/abs/1706.03762. Queries, keys and values come from one matrix, in that order,
 as in the published vision transformers. Heads are an axis before the tokens, B H N K; with plain matrix products this
 was the fastest of the layouts tried on a CPU. Logits are cast to float32 before the softmax.
+
+Every attention layer of the zoo passes its softmax weights through `shown`, and whoever wants to see them traces the
+network inside of `watching` (analysis/attention_maps.py). Nobody watches by default, and then nothing is kept.
 """
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +89,28 @@ def weights(
     """Returns ``softmax(scale * q k^T + bias)`` in float32."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     logits = ((q * scale) @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-    return jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+    return shown(jax.nn.softmax(logits if bias is None else logits + bias, axis=-1))
+
+
+_watcher: contextvars.ContextVar[Callable[[Array], None] | None] = contextvars.ContextVar('watcher', default=None)
+
+
+@contextlib.contextmanager
+def watching(see: Callable[[Array], None]) -> Iterator[None]:
+    """Calls `see` with the weights (B, H, N, M) of each attention layer that is traced inside, in their order."""
+    before = _watcher.set(see)
+    try:
+        yield
+    finally:
+        _watcher.reset(before)
+
+
+def shown(weights: Float[Array, 'b h n m']) -> Float[Array, 'b h n m']:
+    """Returns `weights`, which whoever is `watching` gets to see."""
+    see = _watcher.get()
+    if see is not None:
+        see(weights)
+    return weights
 
 
 def split_heads(x: Float[Array, 'b n d'], heads: int) -> Float[Array, 'b h n k']:

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from longview.modelzoo.layers.attention.attention import merge_heads, split_heads
+from longview.modelzoo.layers.attention.attention import merge_heads, shown, split_heads
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 
@@ -41,5 +41,5 @@ class MaskedAttention(nn.Module):
         qkv = Dense(3 * width, True, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
         logits = (q * q.shape[-1] ** -0.5 @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-        weights = jax.nn.softmax(jnp.where(self.seen[:, None], logits, _HIDDEN), axis=-1)
+        weights = shown(jax.nn.softmax(jnp.where(self.seen[:, None], logits, _HIDDEN), axis=-1))
         return Dense(width, True, self.kernel_init, self.dtype, name='out')(merge_heads(weights.astype(v.dtype) @ v))
