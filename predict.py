@@ -1,4 +1,4 @@
-"""Says what is in images: ``python -m longview.predict runs/pets cat.jpg``, or ``python predict.py ...``.
+"""Classifies images: ``python -m longview.predict runs/pets cat.jpg``, or ``python predict.py ...``.
 
     python -m longview.predict runs/pets photos/*.jpg --top=3                           # with a run's best network
     python -m longview.predict vit_small_patch16_224 cat.jpg --weights=published        # fetched from the hub

@@ -159,7 +159,7 @@ def sgd(
 
 
 def staircase(peak: float, boundaries: tuple[float, ...], *, factor: float = 0.1, warmup_epochs: float = 0.0) -> Node:
-    """A rate that falls by a factor at some epochs."""
+    """A rate that falls by a factor at given epochs."""
     return {
         'partial': 'methods.optim.sgd:staircase',
         'peak': float(peak),
@@ -182,12 +182,12 @@ def cosine(peak: float, *, warmup_epochs: float) -> Node:
 
 
 def apart(optimizer: Node, paths: str, rate: float) -> Node:
-    """`optimizer` without decay, and with so much of its rate, for the parameters whose paths match."""
+    """`optimizer` without decay and with a fraction `rate` of its rate for the parameters whose paths match."""
     return optimizer | {'decay_rules': ((paths, 0.0),), 'rate_rules': ((paths, rate),)}
 
 
 def mesh() -> Node:
-    """All devices along ``data``; override for more."""
+    """All devices along ``data``; override the other axes to use them."""
     return {'fn': 'runtime.mesh:MeshConfig', 'data': -1, 'fsdp': 1, 'tensor': 1, 'rules': (), 'fsdp_min_size': 2**14}
 
 
@@ -286,7 +286,7 @@ def big_vision_augmentation(*others: Node) -> Node:
 
 
 def imagenet_data(image_size: int = 224, eval_fraction: float = 0.875) -> Node:
-    """ImageNet-1k: random resized crops and flips to train, the central part of the short side to evaluate."""
+    """ImageNet-1k: random resized crops and flips for training, center crops for evaluation."""
     return {
         'fn': 'input_pipeline:Images',
         'dataset': 'imagenet2012',
@@ -309,7 +309,7 @@ def imagenet(
     eval_fraction: float = 0.875,
     ema: float | None = 0.9999,
 ) -> Node:
-    """The recipe most backbones since DeiT are published with."""
+    """The recipe with which most backbones since DeiT are published."""
     return run(
         supervised(backbone, ema=ema),
         imagenet_data(image_size, eval_fraction),
@@ -322,7 +322,7 @@ def imagenet(
 
 
 def cifar10(backbone: Node, optimizer: Node, *, epochs: float, batch_size: int, padding: int | None = None) -> Node:
-    """CIFAR-10 of TFDS, evaluated by the weights themselves.
+    """CIFAR-10 from TFDS, evaluated with the weights themselves.
 
     Args:
         padding: images are padded by so many pixels, cropped and flipped; None leaves them as they are.

@@ -1,4 +1,4 @@
-"""A split that is made rather than read: arrays whose first axis is the example."""
+"""A split that is computed instead of read: arrays whose first axis is the example."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Made(Source):
 
     @property
     def size(self) -> int:
-        """Examples."""
+        """The number of examples."""
         return len(next(iter(self.memory.values())))
 
     @property

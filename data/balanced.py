@@ -1,4 +1,4 @@
-"""Every class as often as any other, however many examples it has."""
+"""Balanced classes: every class is equally frequent, however many examples it has."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def encode(texts: Sequence[str], places: int = _PLACES) -> Arrays:
-    """Returns texts as words, each with `END` behind it.
+    """Returns texts as words, each followed by `END`.
 
     Args:
         texts: N texts, words apart by spaces.
@@ -91,6 +91,6 @@ def digits(*, test: bool = False, copies: int = 1, seed: int = 0) -> Arrays:
 
 
 def prompts() -> Arrays:
-    """Returns the captions of each digit that name it alone: words and words_valid, (10, captions, T)."""
+    """Returns the captions of each digit that name only the digit: words and words_valid, (10, captions, T)."""
     texts = [sentence.format(number=number) for number in NUMBERS for sentence in _NAMING]
     return {name: array.reshape(len(NUMBERS), -1, array.shape[1]) for name, array in encode(texts).items()}

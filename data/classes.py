@@ -8,7 +8,7 @@ from longview.data.dataset import DataSet
 
 
 def by_class(data: DataSet, train: bool = True) -> dict[int, np.ndarray]:
-    """Class -> the numbers of its examples in the training split, or in the other; classes without any are left out.
+    """Returns the numbers of the examples of each class in a split; classes without examples are left out.
 
     All labels are read for it: at once from a folder, a table or arrays, record by record from a set of TFDS.
 

@@ -1,4 +1,4 @@
-"""What a kind of column is, and how it finds its feature in what a data set announces. The kinds: data/columns.py."""
+"""Kinds of columns: what each one is, and how it finds its feature in a data set. The kinds are in data/columns.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Feature = tfds.features.FeatureConnector
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A feature of a data set, one inside of another too.
+    """A feature of a data set, possibly inside another one.
 
     Attributes:
         feature: what TFDS says of it; of a Sequence, of one element.
@@ -41,12 +41,12 @@ class Field:
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes its values are of, where it says that."""
+        """The number of classes of its values, if it says so."""
         return getattr(self.feature, 'num_classes', None)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What these classes are called; TFDS counts them where nobody has named them."""
+        """The names of these classes; TFDS numbers them if they have none."""
         return tuple(self.feature.names) if isinstance(self.feature, tfds.features.ClassLabel) else None
 
     def value(self, example: Mapping[str, Any]) -> Any:
@@ -84,7 +84,7 @@ class Place:
         return f'The {self.name} of the data set {self.dataset!r}'
 
     def refuse(self, wanted: str) -> None:
-        """Raises the sentence for a feature that is not what is wanted."""
+        """Raises the error for a feature that does not fit."""
         kind = type(self.field.feature).__name__
         raise ValueError(f'{self.subject} is a {kind} of shape {self.field.shape}; Images reads {wanted}.')
 
@@ -109,7 +109,7 @@ class Column(abc.ABC):
     def place(
         self, name: str, dataset: str, features: tfds.features.FeaturesDict, crop: Any, size: Size | None = None
     ) -> Place:
-        """Finds the column's feature, and says in one raised sentence why it cannot be read as this kind."""
+        """Finds the column's feature, or raises an error that says why it cannot be read as this kind."""
         others = {path: find(features, path, dataset) for path in self.others}
         place = Place(name, dataset, crop, size, find(features, self.feature or name, dataset), others)
         self.check(place)
@@ -131,15 +131,15 @@ class Column(abc.ABC):
 
     @abc.abstractmethod
     def read(self, place: Place, example: Mapping[str, Any], geometry: Geometry | None) -> HostBatch:
-        """Reads one record, by the geometry of its image."""
+        """Reads one record, with the geometry of its image."""
 
     def finish(self, place: Place, read: HostBatch, moves: Moves | None) -> HostBatch:
-        """Makes what `read` returned, a batch of it (B, ...), the columns of the batch."""
+        """Turns a batch of what `read` returned, (B, ...), into the columns of the batch."""
         del place, moves
         return read
 
     def num_classes_at(self, place: Place) -> int | None:
-        """How many classes the values are of; None: of none, or the set does not say it."""
+        """The number of classes of the values; None if there are none, or the set does not say it."""
         del place
 
     def _check_crop(self, place: Place) -> None:
@@ -218,28 +218,28 @@ def exact(name: str, values: ArrayLike, dtype: DTypeLike) -> np.ndarray:
 
 
 def is_numbers(field: Field) -> bool:
-    """Whether a feature holds numbers and nothing else."""
+    """Whether a feature holds only numbers."""
     return isinstance(field.feature, tfds.features.Tensor) and field.dtype.kind in 'biuf'
 
 
 def number_type(field: Field) -> np.dtype:
-    """float32 of numbers that are no integers, which are measured, and int32 of all others."""
+    """float32 for real numbers, int32 for integers."""
     return np.dtype(np.float32 if field.dtype.kind == 'f' else np.int32)
 
 
 def carried_type(field: Field) -> np.dtype:
-    """That of numbers; bool of truth values."""
+    """The type of a number, see `number_type`; bool for truth values."""
     return field.dtype if field.dtype.kind == 'b' else number_type(field)
 
 
 def padded_spec(name: str, shape: tuple[int, ...], dtype: DTypeLike) -> Spec:
-    """A column of at most so many, and its NAME_valid."""
+    """The shapes of a padded column and of its NAME_valid."""
     valid = jax.ShapeDtypeStruct(shape[:1], np.dtype(np.bool_))
     return {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)), f'{name}_valid': valid}
 
 
 def padded(name: str, values: HostBatch, at_most: int, cut: bool) -> HostBatch:
-    """Arrays of equal length with zeros up to `at_most`, and NAME_valid."""
+    """Arrays of equal length, padded with zeros up to `at_most`, and NAME_valid."""
     lengths = {key: len(value) for key, value in values.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f'it has {" and ".join(f"{count} {key}" for key, count in lengths.items())}')
@@ -252,7 +252,7 @@ def padded(name: str, values: HostBatch, at_most: int, cut: bool) -> HostBatch:
 
 
 def without_invalid(name: str, read: HostBatch, valid: np.ndarray) -> HostBatch:
-    """Zeros where nothing is valid."""
+    """Sets what is not valid to zero."""
 
     def hidden(value: np.ndarray) -> np.ndarray:
         where = valid.reshape(valid.shape + (1,) * (value.ndim - valid.ndim))

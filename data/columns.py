@@ -118,7 +118,7 @@ class Pixels(Column):
 
 @dataclasses.dataclass(frozen=True)
 class ClassMap(Column):
-    """The class of each pixel, int32 (H, W): always that of a stored pixel, the nearest.
+    """The class of each pixel, int32 (H, W): that of the nearest stored pixel.
 
     Where the image shows nothing it is `ignore`, as files have it where nobody knows the class; losses and figures
     leave such pixels out.
@@ -200,7 +200,7 @@ class ClassMap(Column):
 
 @dataclasses.dataclass(frozen=True)
 class Label(Column):
-    """One class, or one number, of each example: int32, and float32 where it is measured.
+    """One class or one number for each example: int32, or float32 for real numbers.
 
     Attributes:
         feature: see `Column`.
@@ -228,7 +228,7 @@ class Label(Column):
 
 @dataclasses.dataclass(frozen=True)
 class Classes(Column):
-    """Any number of classes of each example, as ones among zeros: (num_classes,).
+    """Any number of classes for each example, as ones among zeros: (num_classes,).
 
     Attributes:
         feature: see `Column`; a Sequence of ClassLabel, such as 'objects/label'.
@@ -270,7 +270,7 @@ class Classes(Column):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Column):
-    """Numbers of a fixed shape: bool, int32, and float32 where they are measured.
+    """Numbers of a fixed shape: bool, int32, or float32 for real numbers.
 
     Attributes:
         feature: see `Column`.
@@ -297,7 +297,7 @@ class Numbers(Column):
 
 @dataclasses.dataclass(frozen=True)
 class Tokens(Column):
-    """At most so many words of each example, as numbers: int32 (at_most,).
+    """Words of each example as numbers, padded: int32 (at_most,).
 
     Attributes:
         at_most: number of words in the batch.
@@ -329,7 +329,7 @@ LABELLED: Mapping[str, Column] = {'image': Pixels(), 'label': Label()}
 
 
 def channels_of(field: Field) -> int:
-    """Channels of an image; RGB where the data set leaves them open."""
+    """The channels of an image; RGB if the data set leaves them open."""
     return field.shape[-1] or 3
 
 

@@ -29,7 +29,7 @@ SHUFFLED, BY_ROWS, BY_BATCHES = 'shuffled', 'by rows', 'by batches'
 
 
 class DataSet(abc.ABC):
-    """A training and an evaluation split as batches. A data set says where its splits come from; the rest is here.
+    """A training and an evaluation split as batches. A subclass says where its splits come from.
 
     Attributes:
         prefetch: batches prepared ahead and put on the devices by a background thread; 0 does all
@@ -54,22 +54,22 @@ class DataSet(abc.ABC):
         """The evaluation split, likewise."""
 
     def source(self, train: bool = True) -> Source:
-        """The split that the batches come from, to make another data set of."""
+        """The split that the batches come from, for making another data set from it."""
         return self._train if train else self._eval
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels have, which heads and transforms follow; None: they are numbers."""
+        """The number of classes of the labels, which heads and transforms follow; None if labels are numbers."""
         return self._train.num_classes
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, in the order of their numbers; None where nobody says it."""
+        """The names of the classes, in the order of their numbers; None if they are not known."""
         return self._train.class_names
 
     @property
     def class_counts(self) -> tuple[int, ...]:
-        """How many training examples each class has; all labels are read for it.
+        """The number of training examples of each class; reads all labels.
 
         Raises:
             ValueError: the labels are no classes.
@@ -80,12 +80,12 @@ class DataSet(abc.ABC):
 
     @property
     def num_train(self) -> int:
-        """Training examples: the rows of an epoch, which schedules count."""
+        """The number of training examples, which are the rows of an epoch, as schedules count it."""
         return self._train.size
 
     @property
     def num_examples(self) -> int:
-        """What every `index` of training is below, also where training sees a part: a table by `index` is so long."""
+        """The bound of every training `index`, even if training sees only a part: the length of a table by `index`."""
         return self._train.size
 
     @property
@@ -95,16 +95,16 @@ class DataSet(abc.ABC):
 
     @property
     def num_eval(self) -> int:
-        """Examples in the evaluation split."""
+        """The number of examples in the evaluation split."""
         return self._eval.size
 
     def check(self) -> None:
-        """Reads one example of each split, or says in one raised sentence what prevents it."""
+        """Reads one example of each split, or raises an error that says what prevents it."""
         for split in (self._train, self._eval):
             split.check()
 
     def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of a global batch, to compile before the first one is read."""
+        """Shapes and types of a global batch, for compiling before the first one is read."""
         one = {'epoch': np.int32, 'index': np.int32} | ({} if train else {'mask': np.bool_})
         spec = self.source(train).spec | {name: jax.ShapeDtypeStruct((), dtype) for name, dtype in one.items()}
         return {name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in spec.items()}
@@ -177,7 +177,7 @@ class DataSet(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Wrapped(DataSet):
-    """A data set whose training examples come otherwise; what it does not say is that of the data set in it.
+    """A data set that changes which training examples come when; everything else is that of the inner data set.
 
     Attributes:
         data: the data set in it.

@@ -1,4 +1,4 @@
-"""Image files to arrays: the pixels that are stored, or a sentence that says why not.
+"""Decodes image files: the stored pixels, or an error that says why not.
 
 Pixels come as they lie in the file. The orientation that a camera notes in EXIF is not applied, whichever decoder reads
 the file; TFDS and torchvision leave it alone, too. (TIFF's own orientation tag says in which order the rows are stored

@@ -1,4 +1,4 @@
-"""Few-shot episodes: batches of a few classes, some examples of each with their labels and some to be told."""
+"""Few-shot episodes: batches of a few classes, with labelled examples of each and others to be classified."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longview.data.source import HostBatch
 
 @dataclasses.dataclass(frozen=True)
 class Episodes(Wrapped):
-    """Each batch is one episode, or several one behind the other.
+    """Each batch is one episode, or several in a row.
 
     Vinyals et al., "Matching Networks for One Shot Learning", NeurIPS 2016, https://arxiv.org/abs/1606.04080. An
     episode draws `ways` classes, and of each `shots + queries` different examples. Its rows are the support set, class
@@ -60,12 +60,12 @@ class Episodes(Wrapped):
 
     @property
     def rows(self) -> int:
-        """Rows of an episode."""
+        """The number of rows of an episode."""
         return self.ways * (self.shots + self.queries)
 
     @property
     def num_classes(self) -> int:
-        """Values of `label`."""
+        """The number of values of `label`."""
         return self.ways
 
     @property

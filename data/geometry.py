@@ -76,7 +76,7 @@ class Geometry:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the window is one of whole pixels."""
+        """Whether the window consists of whole pixels."""
         return all(float(edge).is_integer() for edge in self.window)
 
     def pixels(self, image: np.ndarray, resize: Callable[[np.ndarray, int, int], np.ndarray]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The names of the files in a folder and the folders in it, looked for once: later starts take them from a cache.
+"""The files in a folder and in the folders below it, listed once: later starts read the list from a cache.
 
 Listing asks the file system for the names in every folder, and for nothing of a file. What is found in a large folder
 is kept in `$XDG_CACHE_HOME/longview/folders` (by default below ~/.cache), under the hash of its path, with the times
@@ -39,7 +39,7 @@ Tree = dict[str, Names]
 
 
 def tree(root: str) -> Tree:
-    """Everything in a folder, from the cache where nothing in it has changed since.
+    """Everything in a folder, from the cache if nothing has changed since.
 
     Raises:
         ValueError: a link leads to a folder that it lies in.

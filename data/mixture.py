@@ -19,7 +19,7 @@ from longview.words import nearest
 
 @dataclasses.dataclass(frozen=True)
 class Mixture(DataSet):
-    """Batches of rows of several data sets, its parts: first the rows of part 0, then those of part 1, and so on.
+    """Batches with rows from several data sets: first those of part 0, then those of part 1, and so on.
 
     Every part is a stream of its own, shuffled anew each time it is through, by a seed of its own; its rows keep the
     `epoch` and `index` that they have in it. The column `source` (int32) says which part a row is of.

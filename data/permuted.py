@@ -1,4 +1,4 @@
-"""The training examples of a data set from a step on in an order that is given."""
+"""The training examples of a data set in a given order, from a step on."""
 
 from __future__ import annotations
 

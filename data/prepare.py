@@ -69,7 +69,7 @@ def own_builder(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
 def open_dataset(
     name: str, data_dir: str | None = None, manual_dir: str | None = None
 ) -> tfds.core.DatasetBuilder | Indexed:
-    """A builder whose files are all there.
+    """Returns a builder whose files are complete.
 
     Args:
         name: one of ours, which is prepared when missing, any TFDS name, 'name/config' and
@@ -129,7 +129,7 @@ def _tfds_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 
 
 def prepare(name: str, data_dir: str, manual_dir: str | None = None) -> None:
-    """Writes a data set to `data_dir`, whole or not at all.
+    """Writes a data set to `data_dir`, completely or not at all.
 
     Args:
         name: one of ours, or a TFDS name.
@@ -254,7 +254,7 @@ def _unknown(name: str, data_dir: str) -> str:
 
 
 def main() -> None:
-    """Prepares the named data sets, where they are missing, and prints where they are."""
+    """Prepares the named data sets if they are missing, and prints where they are."""
     parser = argparse.ArgumentParser(description='Prepares data sets.')
     parser.add_argument('names', nargs='+')
     parser.add_argument('--data_dir', default=default_data_dir())

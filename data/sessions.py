@@ -1,4 +1,4 @@
-"""Sessions: the classes of a data set come one part after the other, and of earlier parts little or nothing is left."""
+"""Sessions: the classes of a data set come one part after the other, with few or no examples of earlier parts."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Sessions(Wrapped):
 
     @property
     def num_sessions(self) -> int:
-        """How many there are, whichever is the first of the run."""
+        """The number of sessions, whichever is the first of the run."""
         return self.parts if isinstance(self.parts, int) else len(self.parts)
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""What a split is to a data set: examples by number, each with a value for every column, read as batches."""
+"""A split as a data set sees it: examples by number, each with a value for every column, read as batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PIECE = 16
 
 
 class Source(abc.ABC):
-    """A split. A new kind of source says what its rows are; how they become batches is written here.
+    """A split. A subclass says what its rows are; this class makes batches of them.
 
     Attributes:
         size: number of examples.
@@ -43,12 +43,12 @@ class Source(abc.ABC):
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes the labels have; None: there are no classes."""
+        """The number of classes of the labels; None if there are no classes."""
         return None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """What the classes are called, in the order of their numbers; None where nobody says it."""
+        """The names of the classes, in the order of their numbers; None if they are not known."""
         return None
 
     @abc.abstractmethod
@@ -80,7 +80,7 @@ class Source(abc.ABC):
         return np.concatenate([self.rows(0, np.zeros_like(chunk), chunk)['label'] for chunk in chunks])
 
     def check(self) -> None:
-        """Reads the first example, or says in one raised sentence what prevents it."""
+        """Reads the first example, or raises an error that says what prevents it."""
         first = np.zeros(1, np.int64)
         self.rows(0, first, first)
 
@@ -119,7 +119,7 @@ class Source(abc.ABC):
 
 
 def in_threads(threads: int) -> grain.ReadOptions:
-    """Elements made by so many threads, twice as many begun ahead; 0 is in the caller's."""
+    """Yields elements made by several threads, twice as many of them begun ahead; with 0, by the caller's thread."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
 
 

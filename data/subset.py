@@ -1,4 +1,4 @@
-"""A part of the training examples: those named, those that score best, or as many of each class."""
+"""A part of the training examples: named ones, those with the best scores, or equally many of each class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from longview.data.dataset import DataSet, Wrapped
 
 @dataclasses.dataclass(frozen=True)
 class Subset(Wrapped):
-    """The training split restricted to some of its examples, which keep their numbers; evaluation sees all of its own.
+    """The training split restricted to some of its examples, which keep their numbers; evaluation is unchanged.
 
     Attributes:
         data: a data set, a `Subset` too.

@@ -1,4 +1,4 @@
-"""What brings methods and runtime together: the loop, evaluations, stages, and finished runs opened again."""
+"""What brings methods and runtime together: the training loop, evaluations, stages, and finished runs opened again."""
 
 from longview import names
 

@@ -1,4 +1,4 @@
-"""The model card of an exported network: plain text made of facts of its run."""
+"""The model card of an exported network: plain text with the facts of its run."""
 
 import json
 import pathlib

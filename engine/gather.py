@@ -1,4 +1,4 @@
-"""A program over all examples of an evaluation split, its answers on the host in their order."""
+"""Runs a program over all examples of an evaluation split, and collects its answers on the host, in order."""
 
 import contextlib
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class Gather:
         self._run = forward(of_batch, mesh, places, self._batches, replicated(mesh))
 
     def check(self, variables: Variables) -> None:
-        """Traces the program, so that what is wrong with it is said now; of the variables only the shapes matter."""
+        """Traces the program, so that its errors appear now; only the shapes of the variables matter."""
         spec = self._data.batch_spec(self._batch_size, train=False)
         self._run.trace(variables, spec, jax.eval_shape(jax.random.key, 0))
 

@@ -1,4 +1,4 @@
-"""A finished run evaluated again: all its figures and, of a classifier, what it does class by class."""
+"""A finished run evaluated again: all its figures and, for a classifier, figures for each class."""
 
 import dataclasses
 import functools

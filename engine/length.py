@@ -1,4 +1,4 @@
-"""Runs that are asked for with another length than they were begun with."""
+"""Runs that go on with another length than they were begun with."""
 
 import dataclasses
 import pathlib
@@ -16,10 +16,10 @@ KEYS = ('steps', 'epochs')
 
 
 def grows(run: Run, plan: Plan, workdir: pathlib.Path, params: Any) -> bool:
-    """Returns whether a run is to go on for longer than it was begun for; its length may change then.
+    """Returns whether a run is to go on for longer than it was begun for.
 
-    It may where no step depends on the length: where the optimizer's update is the same program for both. A cosine does
-    depend on it, a staircase of rates does not.
+    It may do so where no step depends on the length: where the optimizer's update is the same program for both. A
+    cosine does depend on it, a staircase of rates does not.
 
     Args:
         run, plan: what is asked for now.

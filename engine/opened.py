@@ -1,4 +1,4 @@
-"""Finished runs, read again: what they trained, their best variables, and programs over their data."""
+"""Finished runs, opened again: their task, their best variables, and programs over their data."""
 
 import contextlib
 import functools

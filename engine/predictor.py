@@ -25,7 +25,7 @@ _PILLOW_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
 
 @dataclasses.dataclass(frozen=True)
 class SquashCrop(Crop):
-    """Both sides resized alike, to int(size / fraction), then the central part of the size wanted; timm's ``squash``.
+    """Resizes both sides to int(size / fraction), then crops the center; timm's ``squash``.
 
     Attributes:
         fraction: of the resized image's sides that the crop keeps, at most 1.
@@ -76,7 +76,7 @@ class Predictor:
         return np.asarray(self._transform(pixels[None])[0])
 
     def classify(self, pictures: Picture | Sequence[Picture]) -> list:
-        """Returns the classes of a picture with their probabilities, the likeliest first; of a sequence a list of such.
+        """Returns the classes of a picture with their probabilities, likeliest first; for a sequence, a list of these.
 
         A class is its name or, where nobody says it, its number. Probabilities are the softmax of the logits.
 

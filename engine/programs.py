@@ -1,4 +1,4 @@
-"""What a run computes, as programs that are not compiled yet."""
+"""The programs of a run, not compiled yet."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Networks as StableHLO programs, which jax runs without a line of this project.
+"""Networks as StableHLO programs, which jax runs without this project.
 
 A program is what `jax.export` serializes, ``(weights, *columns) -> answers``: both are dictionaries of arrays by name.
 The weights are arguments, in a file beside it, and not constants inside: one file of weights serves the programs of all

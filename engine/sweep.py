@@ -1,4 +1,4 @@
-"""Sweeps: a run for each combination of some config values, one after the other, each in a folder of its own.
+"""Sweeps: one run for each combination of some config values, one after the other, each in a folder of its own.
 
 A sweep is gone on with by the same command, as one run is: those that have ended are not run again, and the one that
 was stopped goes on from where it was.

@@ -1,4 +1,4 @@
-"""A backbone without layers, for the question how much of a task can be read off single pixels."""
+"""A backbone without layers, which shows how much of a task can be read off single pixels."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -1,4 +1,4 @@
-"""What goes with published weights: where they are, their licence, and how images are prepared for them.
+"""Facts about published weights: where they are, their licence, and how images are prepared for them.
 
 published.tsv has one row for each variant with a published file that is read here. The file is the authors' own or
 timm's copy of it, of several the one whose training is nearest to the paper's. Facts are from ``pretrained_cfg`` and
@@ -87,7 +87,7 @@ class ImagePretrained(Pretrained):
 
 
 def refuse_pixels(image: Array) -> None:
-    """Raises ValueError for integers in the place of normalized images."""
+    """Raises ValueError for integers in place of normalized images."""
     if jnp.issubdtype(image.dtype, jnp.integer):
         raise ValueError(
             f'the images are {image.dtype}, pixels as they are stored, and published weights are for normalized ones: '
@@ -104,20 +104,20 @@ def table() -> Mapping[str, Weights]:
 
 
 def preprocessing(variant: str, field: str) -> Any:
-    """Returns a field of a variant's `Preprocessing`, for configs; of a variant without a row what is usual."""
+    """Returns a field of a variant's `Preprocessing`, for configs; the usual value for a variant without a row."""
     row = table().get(variant)
     return getattr(row.preprocessing if row is not None and row.preprocessing else Preprocessing(), field)
 
 
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:
-    """Returns what the 1000 classes of ImageNet-1k are called, in the order of their numbers."""
+    """Returns the names of the 1000 classes of ImageNet-1k, in the order of their numbers."""
     with (_FOLDER / 'imagenet1k.tsv').open(newline='') as file:
         return tuple(row['name'] for row in csv.DictReader(file, delimiter='\t'))
 
 
 def fetch(variant: str) -> pathlib.Path:
-    """Returns the published file of a variant, downloaded if it was not yet.
+    """Returns the published file of a variant, and downloads it if necessary.
 
     Raises:
         FileNotFoundError: there is none, the hub does not give it, or it lies where it cannot be fetched from.
