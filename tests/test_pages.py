@@ -1,8 +1,11 @@
 """What the pages show works as it stands there: the code of adding.md and weights.md, the steps of start.md."""
 
+import contextlib
 import importlib
 import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -19,7 +22,14 @@ from longview.modelzoo import weights
 from tests import runs, test_docs
 from tests.modelzoo import tiny
 
-DOCS = test_docs.ROOT / 'docs'
+ROOT = test_docs.ROOT
+DOCS = ROOT / 'docs'
+# Commands that other tests run, that set up a machine, or that measure it.
+ELSEWHERE = re.compile(
+    r'-m (venv|pytest|tests\.|benchmarks|longview\.runtime\.profile)|--(sweep|topology|measure)|my_config'
+)
+# What is not at hand in a test: the hub, data that are downloaded, files of the reader's own.
+NOT_HERE = re.compile(r'published|state-spaces|show_batch|data\.prepare|configs/(recorded|finetune)|-m [\w.]+\.sample')
 BLOCK = re.compile(r'^```(python|bash)\n(.*?)^```', re.M | re.S)
 FILE = re.compile(r'# ([\w/]+\.py)\n')
 
@@ -65,8 +75,7 @@ def test_the_examples_train_together(shown):
 @pytest.mark.heavy
 def test_the_examples_reach_what_the_page_says(shown):
     (command,) = [code for code in blocks('adding.md', 'bash') if 'longview.train' in code]
-    environment = {**os.environ, 'PYTHONPATH': f'{test_docs.ROOT}:{shown}'}
-    subprocess.run(command.replace('python', sys.executable, 1), shell=True, check=True, env=environment)
+    subprocess.run(command, shell=True, check=True, cwd=shown, env=environment(shown))
     assert max(row.get('eval/accuracy', 0) for row in runs.rows(shown / 'runs/bars')) > 0.95
 
 
@@ -114,3 +123,71 @@ def test_what_the_page_of_weights_shows(tmp_path, monkeypatch, capsys):
     assert names['logits'].shape == (2, 10) and names['vector'].shape == (192,)
     assert names['features']['map'].shape == (2, 6, 6, 192) and names['stages'].strides == (4, 8, 16, 32)
     assert (tmp_path / 'mine.safetensors').exists()
+
+
+def environment(*folders: pathlib.Path) -> dict[str, str]:
+    """Returns the environment of a user who works on a CPU, with this Python and this checkout."""
+    path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']])
+    cache = {'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'xla'), 'JAX_PLATFORMS': 'cpu'}
+    return {**os.environ, **cache, 'PATH': path, 'PYTHONPATH': os.pathsep.join(map(str, (ROOT, *folders)))}
+
+
+def take_first_steps(folder: pathlib.Path) -> None:
+    """Does in a folder all that docs/start.md says, but for the installation."""
+    names = {}
+    for kind, code in BLOCK.findall((DOCS / 'start.md').read_text()):
+        if 'pip install' in code:
+            continue
+        if kind == 'bash':
+            subprocess.run(['bash', '-euo', 'pipefail', '-c', code], cwd=folder, env=environment(), check=True)
+        else:
+            with contextlib.chdir(folder):
+                exec(code, names)
+
+
+@pytest.fixture(scope='module')
+def started(tmp_path_factory) -> pathlib.Path:
+    """A folder in which the first steps were taken, and which has what other pages speak of."""
+    folder = tmp_path_factory.mktemp('started')
+    take_first_steps(folder)
+    for other in ('vit_digits', 'pets', 'rates/seed=0'):
+        shutil.copytree(folder / 'runs/vig_digits', folder / 'runs' / other)
+    for file in ('cat.jpg', 'dog.jpg', *(f'pets/{name}/{n}.png' for name in ('cats', 'dogs') for n in range(4))):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / 'digit.png', folder / file)
+    return folder
+
+
+@pytest.mark.heavy
+def test_the_first_steps_lead_where_they_say(started):
+    assert max(row.get('eval/accuracy', 0) for row in runs.rows(started / 'runs/vig_digits')) > 0.97
+    assert (started / 'runs/vig_digits/evaluations').is_dir() and (started / 'exported/vig/model.safetensors').exists()
+
+
+def runnable(page: pathlib.Path) -> list[list[str]]:
+    """Returns the commands of a page that a test can run: what trains is planned by --dry_run instead."""
+    found = []
+    for words in test_docs.commands(page):
+        words = [word.replace('SEED', '0') for word in words]
+        line = ' '.join(words)
+        mentioned = len(words) == 2 and words[0] == '-m'  # a command's name in a sentence, without its arguments
+        skipped = (ELSEWHERE, NOT_HERE, test_docs.PLACEHOLDER)
+        if mentioned or '[' in line or any(pattern.search(line) for pattern in skipped):
+            continue
+        trains = any(word in ('train.py', 'longview.train') for word in words[:2])
+        planned = any(flag in line for flag in ('--explain', '--dry_run'))
+        more = ['--dry_run'] * (trains and not planned) + ['--overwrite'] * ('longview.export' in words)
+        found.append([*words, *more])
+    return found
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    'page', [page for page in test_docs.PAGES if page.name != 'start.md' and runnable(page)], ids=str
+)
+def test_the_commands_of_a_page_run(page, started):
+    for words in runnable(page):
+        words = [str(ROOT / word) if (ROOT / word).suffix == '.py' and '/' not in word else word for word in words]
+        run = [sys.executable, *words]
+        done = subprocess.run(run, cwd=started, env=environment(), text=True, capture_output=True, timeout=600)
+        assert done.returncode == 0, f'{" ".join(words)}\n{done.stderr[-2000:]}'
