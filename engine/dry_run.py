@@ -3,15 +3,16 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from longview.counting import multiply_adds
+from longview.engine import activations, fit
 from longview.engine import topology as tpus
-from longview.engine.programs import Programs, programs
+from longview.engine.programs import Programs, modules_of, programs
 from longview.kernels import dispatch
 from longview.methods.task import Task, chain
 from longview.runtime import memory, textplot
@@ -23,6 +24,16 @@ from longview.trees import by_path
 
 # Of the learning rates that are drawn.
 _POINTS = 200
+
+
+class _Made(NamedTuple):
+    """A run with what follows from its config and its devices, nothing of it compiled."""
+
+    run: Run
+    plan: Plan
+    optimizer: Any
+    mesh: jax.sharding.Mesh
+    programs: Programs
 
 
 class Known(NamedTuple):
@@ -74,6 +85,29 @@ class Unread:
         return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in spec.items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """Stands for the best checkpoint of a stage that is planned: its networks, and no weights (methods/start.py)."""
+
+    modules: Mapping[str, Any]
+
+    def networks(self) -> tuple[str, ...]:
+        """Returns the names of the networks."""
+        return tuple(self.modules)
+
+    def module(self, name: str) -> Any:
+        """Returns one of them."""
+        return self.modules[name]
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """A plan compares no shapes: whoever starts from a run is told when it starts."""
+        return {}
+
+    def __call__(self, paths: Collection[str]) -> dict[str, np.ndarray]:
+        """A plan reads no weights."""
+        return {}
+
+
 def report(
     config: Mapping[str, Any],
     devices: int | None = None,
@@ -85,7 +119,7 @@ def report(
 
     Args:
         config: of a run or of stages, as plain mappings, lists and leaves. Of stages, those are planned that begin
-            without another one.
+            without another one, or from the networks of stages that are planned.
         devices: on which the run is to be, no more than jax was begun with (`jax_num_cpu_devices`); None: as many as
             its mesh names.
         topology: TPUs such as ``v5e:4x4``, in place of `devices`; the training step is compiled for them.
@@ -97,11 +131,12 @@ def report(
     """
     if devices is not None and topology is not None:
         raise ValueError(f'--devices is {devices} and --topology is {topology!r}, which says how many: give one.')
-    say = lambda node: '\n'.join(_lines(node, devices, topology, num_examples, num_classes))
+    say = lambda node: _lines(node, devices, topology, num_examples, num_classes)
     if 'stages' not in config:
-        return say(config)
+        return '\n'.join(say(config)[0])
     stages, order = config['stages'], config['order'] if 'order' in config else None
-    return '\n\n'.join(_stage(name, stages, say) for name in ordered(stages, order))
+    left: dict[str, Left] = {}
+    return '\n\n'.join(_stage(name, stages[name], say, left) for name in ordered(stages, order))
 
 
 def devices_of(config: Mapping[str, Any]) -> int:
@@ -109,13 +144,44 @@ def devices_of(config: Mapping[str, Any]) -> int:
     return max(map(_named, config['stages'].values() if 'stages' in config else [config]))
 
 
-def _stage(name: str, stages: Mapping[str, Any], say: Any) -> str:
-    node, needed = stages[name], reads(stages[name])
+def compiled(config: Mapping[str, Any], topology: str) -> tuple[Programs, tpus.Cost]:
+    """Returns the programs of a run on a topology such as ``v5e:4x4``, and what its step costs each chip.
+
+    Args:
+        config: of a run, as plain mappings, lists and leaves; of its data set, what `report` needs.
+        topology: TPUs that the training step is compiled for.
+
+    Raises:
+        ConfigError, ValueError: the config cannot work, or what it needs is not known.
+        DoesNotFit: the step needs more memory than a chip has.
+    """
+    made = _made(config, tpus.devices_of(topology), None, None)
+    return made.programs, _cost(made, topology)
+
+
+def _stage(name: str, node: Any, say: Callable[[Any], tuple[list[str], _Made]], left: dict[str, Left]) -> str:
+    """Returns what is printed of a stage; notes in `left` what it leaves to those that read it."""
+    node = _standing_in_for(node, left)
+    needed = reads(node)
     if needed:
         return f'stage {name}: is known when {", ".join(needed)} is there'
     if 'fn' in node or 'partial' in node:
         return f'stage {name}: a computation, which has no training steps'
-    return f'stage {name}\n{say(node)}'
+    lines, made = say(node)
+    left[name] = Left(modules_of(made.run.task, made.programs.state.variables))
+    return '\n'.join([f'stage {name}', *lines])
+
+
+def _standing_in_for(node: Any, left: Mapping[str, Left]) -> Any:
+    """Returns a config with what planned stages leave in the place of their checkpoints."""
+    if isinstance(node, Mapping):
+        read = node.get('workdir')
+        if node.get('fn') == 'runtime.checkpoint:Best' and isinstance(read, Mapping) and read.get('stage') in left:
+            return left[read['stage']]
+        return {key: _standing_in_for(value, left) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(_standing_in_for(item, left) for item in node)
+    return node
 
 
 def _lines(
@@ -124,8 +190,22 @@ def _lines(
     topology: str | None,
     num_examples: int | None,
     num_classes: int | None,
-) -> list[str]:
+) -> tuple[list[str], _Made]:
+    """Returns what is printed of a run, and the run."""
     where = _cpus(_named(config) if devices is None else devices) if topology is None else tpus.devices_of(topology)
+    make = lambda config: _made(config, where, num_examples, num_classes)
+    made = make(config)
+    with _ways(made.run), jax.set_mesh(made.mesh):
+        lines = [*_length(made.run, made.plan, made.programs), '', *_places(made), '']
+        lines += [*_rates(made.optimizer.schedule, made.plan.steps), '', *_pipeline(made.run)]
+    if topology is not None:
+        lines += ['', *_step(config, topology, len(where), make)]
+    return lines, made
+
+
+def _made(
+    config: Mapping[str, Any], where: Sequence[jax.Device], num_examples: int | None, num_classes: int | None
+) -> _Made:
     run = _read(config, num_examples, num_classes)
     plan = Plan.of(run, run.data.num_train)
     mesh = make_mesh(run.mesh, where)
@@ -134,12 +214,44 @@ def _lines(
         check_batch(mesh, 'eval_batch_size', run.eval_batch_size or run.batch_size)
     optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
     with _ways(run), jax.set_mesh(mesh):
-        made = programs(run, optimizer.transform, mesh)
-        lines = [*_length(run, plan, made), '', *_places(made, mesh), '', *_rates(optimizer.schedule, plan.steps), '']
-        lines += _pipeline(run)
-        if topology is not None:
-            lines += ['', *tpus.lines(tpus.cost(made), topology, run.batch_size)]
-    return lines
+        return _Made(run, plan, optimizer, mesh, programs(run, optimizer.transform, mesh))
+
+
+def _step(config: Mapping[str, Any], topology: str, chips: int, make: Callable[..., _Made]) -> list[str]:
+    """Compiles the step for a topology, and where it does not fit, what may make it fit; returns what is printed."""
+    room = tpus.chip_of(topology)[1].memory
+    cost = lambda config: _cost(make(config), topology)
+    tried = fit.search(config, chips, room, lambda config: _estimate(make(config)), cost)
+    found = tried[-1].cost
+    lines = [] if len(tried) == 1 and found else fit.lines(tried, room)
+    return lines if found is None else [*lines, *tpus.lines(found, topology, config['batch_size'])]
+
+
+def _cost(made: _Made, topology: str) -> tpus.Cost:
+    with _ways(made.run), jax.set_mesh(made.mesh):
+        return tpus.cost(made.programs, topology)
+
+
+def _estimate(made: _Made) -> int:
+    """Returns the bytes that a step is expected to need on each device."""
+    return memory.per_device(made.programs.state) + memory.per_device(made.programs.batch) + _activations(made)
+
+
+def _activations(made: _Made) -> int:
+    """Returns the bytes that a step is expected to hold on a device beside the state and the batch.
+
+    The step is traced for the examples of one device alone, which is what it computes where nothing is split along
+    ``tensor``; there the estimate is an upper bound.
+    """
+    run = made.run
+    parts = 1 if run.data.whole else made.mesh.shape['data'] * made.mesh.shape['fsdp']
+    # A microbatch has at least one example here.
+    own = max(run.batch_size // parts // run.accumulate, 1) * run.accumulate
+    alone = make_mesh(MeshConfig(), list(made.mesh.devices.flat[:1]))
+    run = dataclasses.replace(run, batch_size=own, mesh=MeshConfig())
+    with _ways(run), jax.set_mesh(alone):
+        one = programs(run, made.optimizer.transform, alone)
+        return activations.held_at_once(one.step, one.state, one.batch, jax.eval_shape(jax.random.key, 0))
 
 
 def _named(config: Mapping[str, Any]) -> int:
@@ -238,20 +350,21 @@ def _of_one(run: Run, made: Programs) -> int:
     return multiply_adds(predict, made.state.variables, run.data.batch_spec(size, train=False), key) // size
 
 
-def _places(made: Programs, mesh: jax.sharding.Mesh) -> list[str]:
-    state = made.state
+def _places(made: _Made) -> list[str]:
+    mesh, state = made.mesh, made.programs.state
     parts = {
         'parameters': state.variables.params,
         'optimizer': state.opt_state,
         'task state': state.variables.state,
         'fixed': state.variables.fixed,
-        'a batch': made.batch,
+        'a batch': made.programs.batch,
     }
     sizes = ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
     lines = [f'mesh {sizes}, {mesh.size} devices', f'  {"":12}{"in all":>12}{"each device":>14}']
     for name, tree in parts.items():
         whole, each = memory.readable(memory.whole(tree)), memory.readable(memory.per_device(tree))
         lines.append(f'  {name:12}{whole:>12}{each:>14}')
+    lines.append(f'  {"activations":12}{"":>12}{memory.readable(_activations(made)):>14}  estimated')
     split = {path: leaf for path, leaf in by_path(state.variables.params).items() if _is_split(leaf)}
     if not split:
         return [*lines, '  every device holds all parameters']

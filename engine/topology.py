@@ -1,7 +1,13 @@
 """The training step of a run, compiled for TPUs that are not there: memory, work and communication of each chip."""
 
 import contextlib
+import hashlib
+import importlib.metadata
+import json
 import os
+import pathlib
+import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,35 +17,13 @@ from jax.experimental import topologies
 from longview.counting import multiply_adds
 from longview.engine.programs import Programs
 from longview.runtime import hlo
+from longview.runtime.chips import CHIPS, Chip
 from longview.runtime.memory import readable
 
-
-class Chip(NamedTuple):
-    """The datasheet of a chip, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm.
-
-    Attributes:
-        flops: bfloat16, in 1 / s.
-        bandwidth: of its memory, in bytes / s.
-        links: what all its links to other chips send together, in one direction, in bytes / s.
-        memory: bytes.
-        options: of libtpu; a v4 and a v5p are one device each, as jax has them where they are there.
-    """
-
-    flops: float
-    bandwidth: float
-    links: float
-    memory: int
-    options: dict[str, Any]
-
-
-CHIPS = {
-    'v4': Chip(275e12, 1.228e12, 300e9, 32 << 30, {'chip_config_name': 'megacore'}),
-    'v5e': Chip(197e12, 0.819e12, 200e9, 16 << 30, {}),
-    'v5p': Chip(459e12, 2.765e12, 600e9, 95 << 30, {'chip_config_name': 'megacore'}),
-    'v6e': Chip(918e12, 1.640e12, 400e9, 32 << 30, {}),
-}
-
-
+# What a plan asks of the compiler: less work on how fast the step runs. See docs/scale.md for what it changes.
+_OPTIONS = {'exec_time_optimization_effort': '-1.0'}
+# Of a file that keeps a cost; another one where `Cost` or how it is read from the program changes.
+_FORMAT = '1'
 _ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
 
 
@@ -120,16 +104,49 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
         ) from error
 
 
-def cost(made: Programs) -> Cost:
+class DoesNotFit(ValueError):
+    """A step for which the compiler found no place in the memory of the chips.
+
+    Attributes:
+        used: bytes that it would need on each chip; None where the compiler does not say it.
+    """
+
+    def __init__(self, said: str) -> None:
+        super().__init__(
+            f'the step does NOT FIT the memory of the chips ({said[:300]}): lower config.batch_size, raise '
+            'config.accumulate or config.mesh.fsdp, set remat of the backbone, or use more chips.'
+        )
+        self.said = said
+        used = re.search(r'Used ([\d.]+)([KMGT]?) of', said)
+        self.used = round(float(used[1]) * 1024 ** ' KMGT'.index(used[2] or ' ')) if used else None
+
+
+def cost(made: Programs, topology: str) -> Cost:
     """Compiles the step of a run and returns what it costs each device; under ``jax.set_mesh``, as it was made.
 
+    What was compiled before for this topology, by this version of libtpu, is read from a file beside jax's own cache.
+
     Raises:
-        ValueError: the compiler found no way to fit the step into the memory of the chips.
+        DoesNotFit: the compiler found no way to fit the step into the memory of the chips.
     """
     key = jax.eval_shape(jax.random.key, 0)
     arguments = (made.state, made.batch, key)
-    devices = len(jax.tree.leaves(made.batch)[0].sharding.mesh.devices.flat)
     lowered = made.step.lower(*arguments)
+    kept = _kept(lowered, topology)
+    found = _read(kept)
+    if found is None:
+        try:
+            found = _cost(made, arguments, lowered)
+        except DoesNotFit as error:
+            found = error
+        _write(kept, found)
+    if isinstance(found, DoesNotFit):
+        raise found
+    return found
+
+
+def _cost(made: Programs, arguments: tuple[Any, ...], lowered: jax.stages.Lowered) -> Cost:
+    devices = len(jax.tree.leaves(made.batch)[0].sharding.mesh.devices.flat)
     with nothing_cached():
         compiled = _compiled(lowered)
     memory = compiled.memory_analysis()
@@ -149,15 +166,45 @@ def cost(made: Programs) -> Cost:
 
 def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     try:
-        return lowered.compile()
+        return lowered.compile(compiler_options=_OPTIONS)
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        said = ' '.join(str(error).partition('\n\n')[0].split())
-        raise ValueError(
-            f'the step does NOT FIT the memory of the chips ({said[:300]}): lower config.batch_size, raise '
-            'config.accumulate or config.mesh.fsdp, set remat of the backbone, or use more chips.'
-        ) from error
+        raise DoesNotFit(' '.join(str(error).partition('\n\n')[0].split())) from error
+
+
+def _kept(lowered: jax.stages.Lowered, topology: str) -> pathlib.Path | None:
+    """Returns the file of what is known of a program; None where the user keeps no compiled programs."""
+    cache = jax.config.jax_compilation_cache_dir
+    if not cache or '://' in cache:
+        return None
+    version = importlib.metadata.version('libtpu')
+    said = '\n'.join([_FORMAT, topology, version, json.dumps(_OPTIONS), lowered.as_text()])
+    return pathlib.Path(cache).parent / 'plans' / f'{hashlib.sha256(said.encode()).hexdigest()}.json'
+
+
+def _read(kept: pathlib.Path | None) -> Cost | DoesNotFit | None:
+    """Returns what was found of a program before; None where nothing was, or the file is no such thing."""
+    try:
+        tree = json.loads(kept.read_text()) if kept else None
+        if tree is None or 'said' in tree:
+            return tree and DoesNotFit(tree['said'])
+        return Cost(**tree | {'collectives': [hlo.Collective(*each) for each in tree['collectives']]})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write(kept: pathlib.Path | None, found: Cost | DoesNotFit) -> None:
+    """Keeps what was found of a program; where it cannot be written, the next plan compiles again."""
+    if kept is None:
+        return
+    tree = {'said': found.said} if isinstance(found, DoesNotFit) else found._asdict()
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # A plan that is made at the same time reads either nothing or all.
+        with tempfile.NamedTemporaryFile('w', dir=kept.parent, delete=False) as file:
+            json.dump(tree, file)
+        os.replace(file.name, kept)
 
 
 @contextlib.contextmanager
@@ -170,6 +217,15 @@ def nothing_cached() -> Iterator[None]:
         yield
     finally:
         jax.config.update(name, before)
+
+
+def times(found: Cost, chip: Chip) -> dict[str, float]:
+    """Returns the seconds of a step at the datasheet's peaks, by what takes them, each as if nothing else went on."""
+    return {
+        'products': 2 * found.multiply_adds / chip.flops,
+        'memory': found.traffic / chip.bandwidth,
+        'links': found.sent / chip.links,
+    }
 
 
 def lines(found: Cost, topology: str, batch_size: int) -> list[str]:
@@ -202,6 +258,7 @@ def _work(found: Cost) -> list[str]:
     lines = [
         f'  products        {2 * found.multiply_adds / 1e9:.4g} GFLOP of matrix products and convolutions',
         f'  all arithmetic  {found.counted_flops / 1e9:.4g} GFLOP as the compiler counts, of a loop the body once',
+        f'  HBM             {readable(found.traffic)} read and written at least: arguments, outputs, temporaries twice',
     ]
     if known:
         lines.append(f'  loops           their bodies run {known} times')
@@ -223,18 +280,14 @@ def _communication(collectives: Sequence[hlo.Collective]) -> list[str]:
 
 
 def _roofline(found: Cost, name: str, chip: Chip, batch_size: int) -> list[str]:
-    times = {
-        'products': 2 * found.multiply_adds / chip.flops,
-        'memory': found.traffic / chip.bandwidth,
-        'links': found.sent / chip.links,
-    }
-    slowest = max(times, key=lambda what: times[what])
-    each = ', '.join(f'{what} {1e3 * seconds:.3g} ms' for what, seconds in times.items())
+    seconds = times(found, chip)
+    slowest = max(seconds, key=lambda what: seconds[what])
+    each = ', '.join(f'{what} {1e3 * took:.3g} ms' for what, took in seconds.items())
     sheet = (
         f'{chip.flops / 1e12:g} TFLOP/s in bfloat16, {chip.bandwidth / 1e9:g} GB/s of memory, '
         f'{chip.links / 1e9:g} GB/s of links'
     )
     return [
-        f'  at best         {each}: bound by {slowest}, {batch_size / times[slowest]:,.0f} examples/s in all',
+        f'  at best         {each}: bound by {slowest}, {batch_size / seconds[slowest]:,.0f} examples/s in all',
         f'  datasheet {name}   {sheet}',
     ]

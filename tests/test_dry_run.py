@@ -1,8 +1,10 @@
 """A run that is planned: its figures against those worked by hand, and its step compiled for absent TPUs."""
 
+import itertools
 import pathlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,9 +13,11 @@ import pytest
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from benchmarks import plans
 from longview.configs import base
 from longview.counting import multiply_adds
-from longview.engine import topology
+from longview.engine import fit, topology
+from longview.engine.activations import held_at_once
 from longview.engine.dry_run import KNOWN, report
 from longview.runtime import hlo, memory
 from tests import toys
@@ -45,6 +49,56 @@ def test_products_are_counted_in_loops_calls_and_branches():
 
     # Five products of 4 x 4 in the loop and one in the costlier branch; 3 x 3 values for each of 4 x 4 x 2 outputs.
     assert multiply_adds(program, spec(4, 4), spec(2, 1, 3, 3)) == 6 * 4**3 + 4 * 4 * 2 * 9
+
+
+SQUARE = spec(128, 128)
+EACH = 128 * 128 * 4
+
+
+@pytest.mark.parametrize(
+    'program, squares',
+    [
+        # The first product lives until the second one is there; what is added is part of the second one.
+        (lambda x: (x @ x + 1) @ x, 2),
+        # An exponential is stored with the product of which it is made: it is read twice.
+        (lambda x: (lambda e: (e @ x) @ e)(jnp.exp(x @ x)), 3),
+        # It is read once: nothing but the two products.
+        (lambda x: jnp.exp(x @ x) @ x, 2),
+        # Three products that are needed together, whatever else is computed and not needed.
+        (lambda x: (lambda a, b, c: (jnp.sin(a @ b), a, b, c)[1:])(x @ x, x.T @ x, x @ x.T), 3),
+        # A loop has what its body holds besides its own result: here two products, of which one goes out of the body.
+        (lambda x: jax.lax.scan(lambda c, _: ((c @ x) @ x, None), x, length=9)[0], 3),
+        # What a loop hands on of each turn is there at once.
+        (lambda x: jax.lax.scan(lambda c, _: (c @ x, c), x, length=9)[1], 11),
+        # A call is what it calls.
+        (lambda x: jax.jit(lambda x: (x @ x + 1) @ x)(x), 2),
+        # The TPU's way, of several.
+        (lambda x: jax.lax.platform_dependent(x, tpu=lambda x: x @ x, default=lambda x: (x @ x) @ x), 1),
+    ],
+)
+def test_what_is_held_at_once_is_what_one_works_out(program: Any, squares: int) -> None:
+    assert held_at_once(program, SQUARE) == squares * EACH
+
+
+def test_arrays_fill_the_tiles_of_a_tpu():
+    # 3 channels are no tile: the best two of the four axes are filled up to 8 x 128.
+    assert held_at_once(lambda x: jnp.cumsum(x, 0), spec(4, 224, 224, 3)) == 4 * 3 * 224 * 256 * 4
+    assert held_at_once(lambda x: jnp.cumsum(x, 0), spec(5)) == 128 * 4
+
+
+def test_what_is_only_read_in_float32_is_stored_in_it():
+    program = lambda x: (lambda wide: wide.sum() + (wide * wide).sum())((x @ x + x).astype(jnp.float32))
+    assert held_at_once(program, spec(128, 128, dtype='bfloat16')) - EACH in range(3 * 128 * 4 + 1)
+
+
+def test_recomputing_holds_less():
+    def loss(again):
+        block = lambda x: jnp.tanh(jnp.tanh(x @ x) @ x)
+        return jax.grad(lambda x: jax.lax.scan(lambda c, _: (again(block)(c), None), x, length=8)[0].sum())
+
+    kept, again = (held_at_once(loss(how), SQUARE) for how in (lambda f: f, jax.checkpoint))
+    # Of each turn its input alone, in place of that and the two tangents.
+    assert again <= kept - 8 * EACH
 
 
 def test_an_array_that_is_split_in_eight_is_an_eighth_on_each_device():
@@ -172,6 +226,19 @@ def test_of_stages_those_are_planned_that_need_no_other():
     assert text.startswith('stage teacher\n2,410 parameters') and 'stage losses: is known when teacher is there' in text
 
 
+def test_a_stage_that_starts_from_a_planned_network_is_planned():
+    teacher = toys.config().to_dict()
+    network = {
+        'fn': 'methods.start:again',
+        'read': {'fn': 'runtime.checkpoint:Best', 'workdir': {'stage': 'teacher'}},
+        'head': base.linear(),
+    }
+    student = teacher | {'task': {'fn': 'methods.supervised:Supervised', 'network': network}}
+    text = planned(ConfigDict({'stages': {'teacher': teacher, 'student': student}}))
+    # The student's own config names no width: it has the teacher's.
+    assert text.count('2,410 parameters, 0.002368 M multiply-adds') == 2 and 'stage student\n2,410' in text
+
+
 @pytest.mark.parametrize(
     'config, arguments, words',
     [
@@ -231,6 +298,95 @@ def test_the_time_at_best_is_that_of_the_slowest_part():
     )
 
 
+def test_what_was_compiled_once_is_read(tmp_path: pathlib.Path) -> None:
+    one, big = (
+        cost(collectives=[hlo.Collective('all-reduce', 8, 4, 2)], loops=[3, None]),
+        topology.DoesNotFit('Used 5G of'),
+    )
+    for number, found in enumerate((one, big)):
+        topology._write(tmp_path / f'{number}.json', found)
+    assert topology._read(tmp_path / '0.json') == one
+    assert topology._read(tmp_path / '1.json').used == big.used == 5 << 30
+    (tmp_path / '0.json').write_text('{"arguments": 1')
+    assert topology._read(tmp_path / '0.json') is None and topology._read(tmp_path / 'none.json') is None
+
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path / 'xla'))
+    try:
+        program = lambda n: jax.jit(lambda x: x + n).lower(spec(2))
+        names = [topology._kept(program(n), place) for n, place in ((1, 'v5e:2x2'), (1, 'v5e:4x4'), (2, 'v5e:2x2'))]
+        assert len(set(names)) == 3 and topology._kept(program(1), 'v5e:2x2') == names[0]
+        assert {name.parent for name in names} == {tmp_path / 'plans'}
+    finally:
+        jax.config.update('jax_compilation_cache_dir', before)
+
+
+# --- what makes a step fit ---
+
+BIG = {'batch_size': 64, 'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1}, 'task': {'backbone': {'remat': False}}}
+
+
+def searched(room: int, state: int, each: int, **changes: Any) -> list[fit.Try]:
+    """Looks for what fits, where a config needs its state and something for each example, less with remat."""
+
+    def needs(config: Mapping[str, Any]) -> int:
+        again = config['task']['backbone'].get('remat', False)
+        split = 4 if config['mesh']['fsdp'] == -1 else 1
+        return state // split + each * config['batch_size'] // 4 // config.get('accumulate', 1) // (4 if again else 1)
+
+    def compiled(config: Mapping[str, Any]) -> topology.Cost:
+        # The compiler needs a half more than one thinks.
+        if needs(config) * 3 // 2 > 2 * room:
+            raise topology.DoesNotFit(f'Used {needs(config) * 3 // 2} of')
+        return cost(**dict.fromkeys(('arguments', 'outputs', 'code', 'shared'), 0), temporaries=needs(config) * 3 // 2)
+
+    return fit.search(BIG | changes, 4, room, needs, compiled)
+
+
+def test_a_step_that_fits_is_compiled_once():
+    assert [one.overrides for one in searched(1000, 10, 1)] == [{}]
+
+
+def test_the_first_change_that_is_expected_to_fit_is_compiled():
+    split = {'mesh.data': 1, 'mesh.fsdp': -1}
+    overrides = lambda *arguments: [one.overrides for one in searched(*arguments)]
+    # Most is state, which is split; most is activations, of which two, then four parts are made, with 8 examples each.
+    assert overrides(1000, 900, 1) == [{}, split]
+    assert overrides(1000, 100, 50) == [{}, {'accumulate': 2}]
+    # Parts of 4 examples are smaller than is good: the activations are computed again.
+    assert overrides(1000, 100, 100) == [{}, {'task.backbone.remat': True}]
+    assert overrides(1000, 1000, 100) == [{}, {'task.backbone.remat': True} | split]
+
+
+def test_what_nothing_makes_fit_is_said():
+    tried = searched(1000, 100_000, 64)
+    text = '\n'.join(fit.lines(tried, 1000))
+    assert len(tried) == 2 and tried[-1].cost is None and 'none of them fits' in text
+    assert '--config.task.backbone.remat=True --config.mesh.data=1 --config.mesh.fsdp=-1 --config.accumulate=16' in text
+
+
+def test_there_are_four_compilations_and_ten_minutes():
+    def search(hours: float) -> list[fit.Try]:
+        clock = itertools.count(step=hours * 3600)
+        # One that is always a little more than there is, whatever is expected of it.
+        expected = lambda config: 1 if config.get('accumulate', 1) > 1 or config['mesh']['fsdp'] == -1 else 100
+
+        def compiled(config: Mapping[str, Any]) -> topology.Cost:
+            raise topology.DoesNotFit('no size')
+
+        return fit.search(BIG, 4, 100, expected, compiled, lambda: next(clock))
+
+    assert len(search(0.0)) == fit.COMPILATIONS == 4
+    assert len(search(0.1)) == 1
+
+
+def test_a_try_says_its_peak_and_what_one_types():
+    tried = [fit.Try({}, 20 << 30, None), fit.Try({'mesh.data': 1, 'accumulate': 2}, 9 << 30, cost())]
+    text = '\n'.join(fit.lines(tried, 16 << 30))
+    assert 'DOES NOT FIT the 16 GiB of a chip' in text and '20 GiB  does not fit  as the config is' in text
+    assert text.endswith('it fits with --config.mesh.data=1 --config.accumulate=2')
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize('chip', [f'{name}:2x2{"x1" if name in ("v4", "v5p") else ""}' for name in topology.CHIPS])
 def test_a_step_is_compiled_for_each_kind_of_chip(chip: str) -> None:
@@ -253,9 +409,20 @@ def test_microbatches_are_a_loop_and_the_same_products() -> None:
 
 
 @pytest.mark.heavy
-def test_a_step_that_does_not_fit_says_so() -> None:
-    config = toys.config(batch_size=2**24)
+def test_a_step_that_does_not_fit_says_so_and_what_makes_it_fit() -> None:
+    config = toys.config(batch_size=2**22)
     config.task.backbone.width = 4096
-    with pytest.raises(ValueError, match='does NOT FIT') as error:
-        planned(config, topology='v5e:2x2')
-    assert '\n' not in str(error.value)
+    text = planned(config, topology='v5e:2x2')
+    # The hidden layer and its gradient alone are 2 x 4 x 4096 x 2**22 / 4 bytes: 32 GiB.
+    assert 'the step DOES NOT FIT the 16 GiB of a chip' in text and 'as the config is' in text
+    tries = text[text.index('DOES NOT FIT') : text.index('it fits with')].splitlines()[1:]
+    assert 2 <= len(tries) <= fit.COMPILATIONS and '  fits  ' in tries[-1] and 'GiB' in tries[-1]
+    assert 'it fits with --config.accumulate=' in text and 'their bodies run' in text
+
+
+@pytest.mark.heavy
+def test_a_chip_of_many_does_what_a_chip_of_few_does() -> None:
+    costs = [plans.scaled(topology) for topology in plans.PODS]
+    assert max(one.counted_flops for one in costs) < 1.02 * min(one.counted_flops for one in costs)
+    assert max(one.memory for one in costs) < 1.15 * min(one.memory for one in costs)
+    assert all(one.sent > 0 for one in costs)
