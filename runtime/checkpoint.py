@@ -103,7 +103,7 @@ class Checkpoints:
             ) from error
 
     def order(self, step: int) -> dict[str, np.ndarray] | None:
-        """Returns the order of examples that was saved at `step`, or None where there is none."""
+        """Returns the order of examples that was saved at `step`, or None if there is none."""
         folder = self.workdir / 'checkpoints' / str(step) / _ORDER
         if not folder.is_dir():
             return None
@@ -187,7 +187,7 @@ class Best:
     last: bool = False
 
     def networks(self) -> tuple[str, ...]:
-        """Returns the names of the networks that the run has left; none for a run of an earlier version.
+        """Returns the names of the networks that the run has saved; none for a run of an earlier version.
 
         Raises:
             FileNotFoundError: there is no checkpoint.

@@ -1,4 +1,4 @@
-"""Flags into a config; mistakes in them into one sentence."""
+"""Turns the command line into a config, and mistakes in it into one sentence."""
 
 import ast
 import contextlib

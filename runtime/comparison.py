@@ -1,4 +1,4 @@
-"""Runs beside each other: in what their configs differ, and what they reached.
+"""Runs side by side: how their configs differ, and what they reached.
 
 Only ``config.json`` and ``metrics.jsonl`` are read, and neither jax nor what a config names is imported for it.
 """
@@ -23,7 +23,7 @@ _DEFAULTS = {'best': 'eval/accuracy', 'best_mode': 'max'}
 
 
 class Outcome(NamedTuple):
-    """What a run has left.
+    """The results of a run.
 
     Attributes:
         name: its folder, below the one that all runs compared have in common.
@@ -46,16 +46,16 @@ class Outcome(NamedTuple):
 
     @property
     def step(self) -> int:
-        """The last step of which there are metrics, 0 where there are none yet."""
+        """The last step with metrics, 0 if there are none yet."""
         return self.rows[-1]['step'] if self.rows else 0
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best checkpoint, None where there is none yet."""
+        """The step of the best checkpoint, None if there is none yet."""
         return best_step(self.rows, *self.decides)
 
     def value(self, place: str) -> Any:
-        """Returns a value of the config, None where it says nothing there."""
+        """Returns a value of the config, None if it has none there."""
         return self.config[place] if place in self.config else None
 
     def curve(self, figure: str) -> list[tuple[int, float]]:
@@ -63,11 +63,11 @@ class Outcome(NamedTuple):
         return [(row['step'], row[figure]) for row in self.rows if figure in row]
 
     def final(self, figure: str) -> float | None:
-        """Returns the last value of a figure, None where it was never measured."""
+        """Returns the last value of a figure, None if it was never measured."""
         return next((value for _, value in reversed(self.curve(figure))), None)
 
     def at_best(self, figure: str) -> float | None:
-        """Returns the value of a figure at the step of the best checkpoint, None where it was not measured there."""
+        """Returns the value of a figure at the step of the best checkpoint, None if it was not measured there."""
         return dict(self.curve(figure)).get(self.best_step)
 
 
@@ -124,7 +124,7 @@ def groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:
 
 
 def chosen(outcomes: Sequence[Outcome], figures: Sequence[str] = ()) -> list[str]:
-    """Returns the figures to show: those wanted or, where none are, those that decide which checkpoint is the best.
+    """Returns the figures to show: those asked for, or else those that decide which checkpoint is the best.
 
     Raises:
         ValueError: no run has measured a figure that is wanted; the nearest one is named.
@@ -137,7 +137,7 @@ def chosen(outcomes: Sequence[Outcome], figures: Sequence[str] = ()) -> list[str
 
 
 def table(outcomes: Sequence[Outcome], figures: Sequence[str]) -> str:
-    """Returns a table of runs, and below it one of means where some differ in the seed only."""
+    """Returns a table of runs and, if some differ only in the seed, a table of means below it."""
     places = differing(outcomes)
     parts = [_aligned(_rows(outcomes, places[:_MOST_KEYS], figures))]
     if len(places) > _MOST_KEYS:

@@ -57,7 +57,7 @@ def on_tpu_vm() -> bool:
 
 
 def from_first(text: str) -> str:
-    """Returns the text that process 0 gives, on all processes; those of the others are not looked at."""
+    """Returns the text of process 0 on all processes; the texts of the others are ignored."""
     if jax.process_count() == 1:
         return text
     data = np.frombuffer(text.encode(), np.uint8)

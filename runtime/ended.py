@@ -1,4 +1,4 @@
-"""Whether the run of a workdir has come to its end, seen from what it wrote: no program is compiled to find out."""
+"""Whether the run of a workdir has ended, judged by its files: no program is compiled to find out."""
 
 import pathlib
 from typing import Any
@@ -10,7 +10,7 @@ from longview.runtime.workdir import check_config, last_checkpoint
 
 
 def ended(run: Run, plan: Plan, config: dict[str, Any], workdir: pathlib.Path) -> int | None:
-    """Returns the step after which a run has ended; None where there is something left to do.
+    """Returns the step after which a run ended; None if something is left to do.
 
     There is when the last checkpoint is neither that of the last step nor one that `Run.patience` ended the run with.
     All processes get the answer of the first one.

@@ -9,4 +9,4 @@ class RunError(RuntimeError):
 
 
 class Diverged(RunError):
-    """A number of the run is not finite any more; all processes of a run see it after the same step."""
+    """A number of the run is no longer finite; all processes of a run see it after the same step."""

@@ -48,7 +48,7 @@ class Evaluation:
         return self._named({**self.figures(sums, joined(rows)), 'examples': count})
 
     def names(self, variables: Any, rng: jax.Array) -> list[str]:
-        """Returns what the figures will be called; nothing is computed on a device.
+        """Returns the names of the figures; nothing is computed on a device.
 
         Args:
             variables, rng: arrays or their shapes.

@@ -1,4 +1,4 @@
-"""What a config leaves to its data set: the number of classes, and whatever else it asks for by name."""
+"""Fills in what a config leaves to its data set: the number of classes, and whatever else it asks for by name."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ _DATA_SETS = ('data', 'support')
 
 
 def filled(config: Any, data: Any, path: str = 'config') -> Any:
-    """Returns a config with what its data set says put where it was left out.
+    """Returns a config with the values of its data set filled in where they were left out.
 
     A `num_classes` of None becomes the data set's own, so that heads, targets and banks follow whatever set the run is
     given. A mapping ``{'data': NAME}`` becomes that attribute of the data set, such as ``{'data': 'num_train'}``.

@@ -1,4 +1,4 @@
-"""Objects as config nodes: the other way round than runtime/resolve.py.
+"""Writes objects as config nodes: the inverse of runtime/resolve.py.
 
 A run keeps the modules of its networks in this form beside their arrays, so that another run, or another program, makes
 them again without knowing the method that trained them.

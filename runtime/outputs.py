@@ -1,4 +1,4 @@
-"""Files that a computation leaves in its workdir, by what their names end with."""
+"""Files that a computation writes into its workdir, in the formats that their names end with."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def encoded(name: str, content: Any) -> bytes:
 
 
 def write(folder: pathlib.Path, name: str, content: Any) -> bytes:
-    """Writes a file, of several processes the first one, so that it is there whole or not at all; returns its bytes."""
+    """Writes a file, completely or not at all, in the first of several processes; returns its bytes."""
     data = encoded(name, content)
     if jax.process_index() == 0:
         temporary = folder / f'.{name}.tmp'

@@ -21,7 +21,7 @@ class Preempted(Exception):
 
 
 class StopSignals:
-    """Notes SIGTERM and Ctrl-C instead of dying from them, while the ``with`` block runs, and the end of its time.
+    """Records SIGTERM, Ctrl-C and the end of a given time, instead of ending, while the ``with`` block runs.
 
     Python hands signals to the main thread only; in any other they keep what they did before. So does a Ctrl-C that is
     ignored, as shells have it for what they start in the background.
