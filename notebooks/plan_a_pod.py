@@ -64,8 +64,8 @@ plt.show()
 # %% [markdown]
 # ## What each device holds
 #
-# With `fsdp=1` every device holds all parameters. The more devices share them, the less each holds; the report then also
-# says how every parameter is split. What is left of a device's memory is for activations.
+# With `fsdp=1` every device holds all parameters. The more devices share them, the less each holds; the report then
+# says, too, how every parameter is split. What is left of a device's memory is for activations.
 
 # %%
 import re
@@ -115,8 +115,8 @@ except ValueError as missing:
 # %% [markdown]
 # ## What bounds it
 #
-# A chip multiplies, reads its memory and talks to the other chips at once. The longest of the three bars is the least
-# time that a step can take. Of so small a network reading the memory is the longest by far.
+# A chip multiplies, uses its memory and talks to the other chips at the same time. The longest of the three bars is the
+# least time that a step can take. For so small a network it is that of the memory.
 
 # %%
 found = re.search(r'products (\S+) ms, memory (\S+) ms, links (\S+) ms', report)

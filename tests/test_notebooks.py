@@ -37,6 +37,7 @@ REVISION = '0' * 40
 # The three shortest.
 CASES = {
     'classify': Case(3, {'likeness of a patch to itself': (0.999, 1.001)}, 'vit_small_patch16_224'),
+    'plan_a_pod': Case(3, {'MiB of parameters on each of 64 devices': (1.2, 1.6), 'at best, ms a step': (1e-3, 1.0)}),
     'train_digits': Case(4, {'test accuracy': (0.85, 1.0), 'wrong': (0, 54)}),
 }
 # These take a minute or so.
@@ -47,7 +48,6 @@ HEAVY = {
         'vit_tiny_patch16_224',
     ),
     'own_block': Case(1, {'accuracy of the trained weights': (0.6, 1.0), 'largest difference': (0.0, 1e-4)}),
-    'plan_a_pod': Case(3, {'MiB of parameters on each of 64 devices': (1.2, 1.6), 'at best, ms a step': (1e-3, 1.0)}),
 }
 
 
@@ -70,9 +70,11 @@ def test_it_begins_with_a_title_the_badge_and_the_one_header(name):
 
 
 @pytest.mark.quick
-def test_every_notebook_is_run():
+def test_every_notebook_is_run_and_listed():
     assert CASES.keys() | HEAVY.keys() == set(notebooks.names())
     assert {path.stem for path in notebooks.FOLDER.glob('*.ipynb')} == set(notebooks.names())
+    index = (notebooks.FOLDER / 'README.md').read_text()
+    assert sorted(re.findall(r'^\| \[(\w+)\]\(\1\.ipynb\)', index, re.M)) == notebooks.names()
 
 
 @pytest.mark.parametrize('name', CASES)
