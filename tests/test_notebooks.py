@@ -42,12 +42,51 @@ CASES = {
 }
 # These take a minute or so.
 HEAVY = {
+    'compress': Case(
+        2,
+        {
+            'accuracy of dense': (0.85, 1.0),
+            'accuracy of cut': (0.0, 0.8),
+            'accuracy of tuned': (0.85, 1.0),
+            'largest difference, loaded again': (0.0, 1e-5),
+            'largest difference, as a program': (0.0, 1e-5),
+        },
+    ),
+    'figure': Case(
+        2,
+        {
+            'BN-ReLU-Conv, ends of stages: variance': (34.3, 35.3),
+            'BN-ReLU-Conv, all blocks: branch': (0.67, 0.7),
+            'ReLU-BN-Conv, ends of stages: variance': (50.5, 51.5),
+            'ReLU-BN-Conv, all blocks: branch': (0.99, 1.01),
+            'He, last block: share of the mean': (0.9, 1.0),
+            'scaled weights, last block: share of the mean': (0.0, 0.05),
+        },
+    ),
     'finetune': Case(
         3,
         {'accuracy of the new head': (0.6, 1.0), 'accuracy of the whole network': (0.75, 1.0)},
         'vit_tiny_patch16_224',
     ),
+    'kernels': Case(
+        4,
+        {
+            'selective scan differs by': (0.0, 1e-5),
+            'gated linear attention differs by': (0.0, 1e-5),
+            'long convolution differs by': (0.0, 1e-5),
+        },
+    ),
     'own_block': Case(1, {'accuracy of the trained weights': (0.6, 1.0), 'largest difference': (0.0, 1e-4)}),
+    'pretrain': Case(
+        5,
+        {
+            'vote of the 20 nearest neighbours': (0.75, 1.0),
+            'neighbours of the same digit, before': (0.4, 0.8),
+            'neighbours of the same digit, after': (0.85, 1.0),
+            'linear probe, 5 labels a digit, before': (0.3, 0.65),
+            'linear probe, 5 labels a digit, after': (0.7, 1.0),
+        },
+    ),
 }
 
 
