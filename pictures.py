@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--examples', type=int, default=16, help='how many examples the network is shown; 16 by default'
     )
+    parser.add_argument('--size', type=int, help='side of the images that a variant is shown')
     parser.add_argument('--layer', help='the feature, depthwise convolution or attention layer to draw, by its path')
     parser.add_argument('--rollout', action='store_true', help='attention of all layers, multiplied')
     parser.add_argument('--positive', action='store_true', help='of a receptive field, positive gradients alone')
@@ -159,15 +160,17 @@ def _subject(asked: argparse.Namespace, overrides: Sequence[str]) -> pictures.Su
     """Returns the network that the command line names."""
     if (asked.config is None) == (asked.network is None):
         raise ValueError('one network is drawn: give --config, the workdir of a run, or the name of a variant.')
+    if asked.size is not None and asked.size < 1:
+        raise ValueError(f'--size={asked.size} is no side of an image: give 1 or more.')
     if asked.examples < 1:
         raise ValueError(f'--examples={asked.examples} shows the network nothing: give 1 or more.')
     if asked.config is None:
         if asked.stage is not None:
             raise ValueError(f'--stage={asked.stage} is of a config, and a run is one by its workdir: leave it out.')
-        return pictures.of_name(asked.network, asked.examples, asked.weights, asked.of, asked.image)
-    for flag in ('weights', 'image'):
+        return pictures.of_name(asked.network, asked.examples, asked.weights, asked.of, asked.image, asked.size)
+    for flag in ('weights', 'image', 'size'):
         if getattr(asked, flag) is not None:
-            raise ValueError(f'--{flag} is for networks that have been trained, and --config begins one: leave it out.')
+            raise ValueError(f'--{flag} is for runs and variants, and --config begins a run: leave it out.')
     config = _config(asked.config, overrides)
     return pictures.of_config(config, asked.config, asked.examples, asked.of, asked.stage)
 

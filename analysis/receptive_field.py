@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
-from longview.analysis.unrolled import unrolled
+from longview.analysis.unrolled import reads, unrolled
 from longview.modelzoo import features as ft
 
 # Of the scores, the shares of which RepLKNet's table 10 gives the area.
@@ -44,8 +44,7 @@ class Field(NamedTuple):
 def receptive_field(
     module: nn.Module,
     variables: Mapping[str, Any],
-    image: Float[Array, 'b h w c'],
-    *,
+    *columns: Shaped[Array, 'b ...'],
     feature: str | None = None,
     positive: bool = False,
     seed: int = 0,
@@ -55,20 +54,24 @@ def receptive_field(
     Args:
         module: reads images; its features are maps, or one token a pixel.
         variables: its arrays by collection.
-        image: over which scores are added; its values matter, for a network is not linear.
+        *columns: what it reads: images (B, H, W, C), over which scores are added. Their values matter, for a network is
+            not linear.
         feature: the name of the map; by default ``map``, else the last stage of a pyramid, else ``tokens``.
         positive: whether to count positive channels and gradients alone, as published.
         seed: of the signs.
 
     Raises:
         TypeError: the network does not read images alone.
-        ValueError: there is no such feature, or it is no map.
+        ValueError: what it is shown are no images, there is no such feature, or that is no map.
     """
-    if ft.read_by(module) != (ft.IMAGE,):
+    if reads(module) != (ft.IMAGE,):
         raise TypeError(
-            f'{type(getattr(module, "backbone", module)).__name__} reads {" and ".join(ft.read_by(module))}, and a '
+            f'{type(getattr(module, "backbone", module)).__name__} reads {" and ".join(reads(module))}, and a '
             'receptive field is of pixels: choose a network that reads images.'
         )
+    (image,) = columns
+    if image.ndim != 4:
+        raise ValueError(f'the network is shown an array of shape {image.shape}, and images (B, H, W, C) are wanted.')
     module, variables = unrolled(module), dict(variables)
     shapes = jax.eval_shape(lambda variables, x: module.apply(variables, x, train=False), variables, image)
     feature = _chosen(shapes, feature)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from flax import linen as nn
 
+from longview.modelzoo.features import read_by
+
 # How a network runs, and what is random in it. Parameters are stored block by block whatever stands here
 # (layers/frame/trunk.py), so that the variables of the network fit its unrolled form.
 _PLAIN = {'scan': False, 'remat': False, 'drop_path': 0.0, 'dropout': 0.0}
@@ -30,6 +32,11 @@ def parts(module: nn.Module) -> Iterator[nn.Module]:
     for _, value in _fields(module):
         if isinstance(value, nn.Module):
             yield from parts(value)
+
+
+def reads(module: nn.Module) -> tuple[str, ...]:
+    """Returns the columns of a batch that a network takes; one that says nothing takes what its backbone does."""
+    return read_by(module if hasattr(module, 'reads') else getattr(module, 'backbone', module))
 
 
 def _fields(module: nn.Module) -> Iterator[tuple[str, object]]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from longview.analysis.unrolled import reads
 from longview.engine import dry_run
 from longview.engine.loading import load
 from longview.engine.opened import OpenedRun
@@ -22,9 +23,9 @@ from longview.modelzoo.__main__ import example
 from longview.modelzoo.heads import bare
 from longview.modelzoo.layers.frame.patch import pair
 from longview.modelzoo.zoo import create_model, find, list_models
+from longview.runtime import stages
 from longview.runtime.plan import Run, read_run
 from longview.runtime.resolve import plain
-from longview.runtime.stages import reads
 from longview.words import nearest
 
 # Of an image, where neither the variant nor its paper says how large it is.
@@ -80,6 +81,7 @@ def of_name(
     weights: str | None = None,
     network: str | None = None,
     picture: Picture | None = None,
+    size: int | None = None,
 ) -> Subject:
     """Returns the best network of a run, or one of the zoo.
 
@@ -89,6 +91,7 @@ def of_name(
         weights: of a variant; see `modelzoo.create_model`. None for random ones.
         network: which one, of a run that has left several.
         picture: an image of one's own in the place of `examples`; see `loading.load`.
+        size: side of the images that a variant is shown; by default that of its paper.
 
     Raises:
         ValueError, FileNotFoundError, ImportError, OSError: there is no such run, variant, network, image or weights.
@@ -103,9 +106,9 @@ def of_name(
             f'{name} is neither the workdir of a run nor a variant of the zoo{nearest(name, list_models())}'
         )
     if name in list_models():
-        return _of_variant(name, examples, weights)
-    if weights is not None:
-        raise ValueError(f'weights {weights} are for a variant of the zoo, and {name} is a run: leave them out.')
+        return _of_variant(name, examples, weights, size)
+    if weights is not None or size is not None:
+        raise ValueError(f'weights and size are for a variant of the zoo, and {name} is a run: leave them out.')
     return _of_run(workdir, examples, network)
 
 
@@ -115,7 +118,7 @@ def _of_stage(config: Mapping[str, Any], name: str, stage: str | None) -> Mappin
         if stage is not None:
             raise ValueError(f'{name} has no stages, and {stage!r} is asked for: leave --stage out.')
         return config
-    begins = [each for each, node in config['stages'].items() if 'task' in node and not reads(node)]
+    begins = [each for each, node in config['stages'].items() if 'task' in node and not stages.reads(node)]
     if stage not in begins:
         raise ValueError(f'{name} has stages: say which one, as --stage={begins[0]}; there is {", ".join(begins)}.')
     return config['stages'][stage]
@@ -133,10 +136,11 @@ def _of_run(workdir: pathlib.Path, examples: int, network: str | None) -> Subjec
     return _shown(str(workdir), chosen.module, chosen.variables, batch, _shapes(opened.run, examples))
 
 
-def _of_variant(name: str, examples: int, weights: str | None) -> Subject:
+def _of_variant(name: str, examples: int, weights: str | None, side: int | None) -> Subject:
     family, backbone = find(name)
     published = family.PUBLISHED.get(name)
     size = published.image_size if published else pair(getattr(backbone, 'image_size', _SIDE))
+    size = size if side is None else (side, side)
     model = create_model(name, weights=weights)
     shape = example(backbone, size, examples)
     columns = tuple(_random(column, shape, backbone) for column in ft.read_by(backbone))
@@ -201,7 +205,7 @@ def _shown(
 ) -> Subject:
     """Returns a network with the columns that it reads, those of the batch where there is one."""
     columns = []
-    for column in ft.read_by(module):
+    for column in reads(module):
         if batch is not None and column in batch:
             columns.append(batch[column])
         elif column in shapes:

@@ -75,15 +75,16 @@ def by_depth(places: Sequence[str], panels: Mapping[str, Mapping[str, Mapping[in
     Args:
         places: of the network, in order.
         panels: by what their numbers are, from above to below: by name, the value at each place that has one. What is
-            not above 0 is left out.
+            0, or rounding beside the largest value of its panel, is left out.
         title: of the figure.
     """
     figure = _figure(max(6.0, min(16.0, 0.25 * len(places) + 3)), 2.4 * len(panels) + 1)
     figure.suptitle(title, fontsize='medium')
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, drawn) in zip(rows, panels.items()):
+        least = 1e-10 * max(value for values in drawn.values() for value in values.values())
         for name, values in drawn.items():
-            above = {place: value for place, value in values.items() if value > 0}
+            above = {place: value for place, value in values.items() if value > least}
             axes.plot(list(above), list(above.values()), marker='.', linewidth=1.2, label=name)
         axes.set(ylabel=label, yscale='log')
         low, high = axes.get_ylim()

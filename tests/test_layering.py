@@ -180,7 +180,7 @@ TABLE = (
     ),
     Rule(
         'engine/pictures.py',
-        ('engine', 'methods.objective', 'methods.task', 'modelzoo', 'runtime'),
+        ('analysis.unrolled', 'engine', 'methods.objective', 'methods.task', 'modelzoo', 'runtime'),
         None,
         'likewise, or of a config',
     ),

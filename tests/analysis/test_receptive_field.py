@@ -89,7 +89,7 @@ def test_mistakes_are_said_in_words() -> None:
     with pytest.raises(ValueError, match=r'pooled has the shape \(2, 1\) and is no map'):
         receptive_field(net, v, IMAGES, feature='pooled')
     with pytest.raises(TypeError, match='GLA reads words, and a receptive field is of pixels'):
-        receptive_field(modelzoo.backbone('gla_test'), {}, IMAGES)
+        receptive_field(modelzoo.backbone('gla_test'), {}, jnp.ones((1, 3), int))
     with pytest.raises(ValueError, match='share of the scores is 0: it must be above 0'):
         area(Field('map', np.ones((2, 2)), (1, 1)), 0)
     with pytest.raises(ValueError, match='no pixel contributes to the middle of map'):
