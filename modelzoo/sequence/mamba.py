@@ -5,12 +5,13 @@ References: https://github.com/state-spaces/mamba (Apache-2.0), commit e9594ce, 
 and Hugging Face's transformers (Apache-2.0), release 5.23, MambaForCausalLM. `NAMES` maps the parameter names of the
 latter; those of the original files (``backbone.embedding``, and the same table as ``lm_head``) can be read too.
 
-Where we differ: the last matrix of the mixer is initialized like torch's linear layers, without the division by the
-root of the depth.
+As in the first of them, the last matrix of each mixer starts as torch starts it, divided by the root of the depth.
 """
 
 import functools
 from typing import Any
+
+import jax
 
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.frame import variants
@@ -25,17 +26,22 @@ class Mamba(Trunk):
     """`Trunk` with Mamba's mixer and published names."""
 
 
+def _language_model(width: int, depth: int, vocabulary: int = 50280, **mixer: Any) -> Mamba:
+    """Returns a model of `depth` mixers, whose fields `mixer` gives."""
+    # Uniform with bound 1 / sqrt(fan_in * depth).
+    out_init = jax.nn.initializers.variance_scaling(1 / (3 * depth), 'fan_in', 'uniform')
+    part = functools.partial(layer.Mamba, out_init=out_init, **mixer)
+    return Mamba(width, depth, part, norm=_NORM, last_norm=_NORM, vocabulary=vocabulary, tied=True)
+
+
 # Table 12 of the paper; the vocabulary is GPT-NeoX's, rounded up to a multiple of 8.
-_LM = functools.partial(Mamba, mixer=layer.Mamba, norm=_NORM, last_norm=_NORM, vocabulary=50280, tied=True)
 VARIANTS = {
-    'mamba_130m': _LM(768, 24),
-    'mamba_370m': _LM(1024, 48),
-    'mamba_790m': _LM(1536, 48),
-    'mamba_1_4b': _LM(2048, 48),
-    'mamba_2_8b': _LM(2560, 64),
-    'mamba_test': Mamba(
-        16, 2, functools.partial(layer.Mamba, states=4), norm=_NORM, last_norm=_NORM, vocabulary=32, tied=True
-    ),
+    'mamba_130m': _language_model(768, 24),
+    'mamba_370m': _language_model(1024, 48),
+    'mamba_790m': _language_model(1536, 48),
+    'mamba_1_4b': _language_model(2048, 48),
+    'mamba_2_8b': _language_model(2560, 64),
+    'mamba_test': _language_model(16, 2, 32, states=4),
 }
 
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2312.00752', (1, 2048))

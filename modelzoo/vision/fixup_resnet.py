@@ -6,7 +6,7 @@ facts; `NAMES` maps its parameter names. For the initial values of branches see 
 
 Details of the published code that are not in the paper, kept here: L is the number of blocks; where a block halves the
 resolution, its shortcut adds the first scalar of the block to the map, takes every second pixel and appends channels
-of zeros. Where we differ: a head has the initial values of modelzoo/heads; the reference's are 0.
+of zeros.
 """
 
 import functools
@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
@@ -128,6 +129,9 @@ VARIANTS = {
     **{f'fixup_resnet{6 * n + 2}': FixupResNet((n, n, n)) for n in (3, 5, 7, 9, 18)},
     'fixup_resnet_test': FixupResNet((3, 1), (8, 16), stem_width=8),
 }
+
+# The published classifier starts at 0.
+HEADS = {'FixupResNet': functools.partial(Linear, kernel_init=jax.nn.initializers.zeros)}
 
 PUBLISHED = {name: ft.Published('https://arxiv.org/abs/1901.09321', (32, 32)) for name in list(VARIANTS)[:-1]}
 

@@ -21,8 +21,7 @@ Details of the published code that are not in the papers, kept here:
   * NF-ResNets have no activation between stem and pooling, and in place of SkipInit the scales of their last 1x1
     convolutions are initially 0.
 We differ from DeepMind's Haiku code as timm does: GELU is exact, and an epsilon is added to the variance of a kernel,
-which is not clipped. A head has the initial values of modelzoo/heads (published: standard deviation 0.01), and there is
-no dropout before it.
+which is not clipped. There is no dropout before the head.
 """
 
 import functools
@@ -36,6 +35,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.convolutions.conv_norm import stem_conv
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
 from longview.modelzoo.layers.frame import pyramid, variants
@@ -288,6 +288,9 @@ VARIANTS = {
         | {'widths': (32, 64), 'stem_width': 16, 'final_width': 48, 'block': functools.partial(_F_BLOCK, group_size=8)},
     ),
 }
+
+# The published classifiers start with standard deviation 0.01.
+HEADS = {'NFNet': functools.partial(Linear, kernel_init=jax.nn.initializers.normal(0.01))}
 
 # The first paper also has 288-layer networks. The figures are those of tables 3 and 4 of the second paper, at the test
 # resolution.

@@ -39,6 +39,7 @@ class Mamba(nn.Module):
         taps: taps of the causal depthwise convolution.
         rank: rank of the projection to the step sizes; by default a sixteenth of the width, rounded up.
         dtype: compute type.
+        out_init: initial values of the last matrix; by default torch's, as those of the others.
     """
 
     expand: int = 2
@@ -46,6 +47,7 @@ class Mamba(nn.Module):
     taps: int = 4
     rank: int | None = None
     dtype: DTypeLike = jnp.float32
+    out_init: init.Initializer | None = None
 
     def __call__(self, x: Float[Array, 'b t d'], *, train: bool = False) -> Float[Array, 'b t d']:
         """Mixes a sequence causally."""
@@ -76,11 +78,13 @@ class Mamba(nn.Module):
         y, states = selective_scan(
             u, delta, A, B, C, D, z=z, delta_bias=bias, softplus=True, initial_state=state.states
         )
-        return _linear(inner, width, self.dtype, 'out')(y), State(inputs, states)
+        return _linear(inner, width, self.dtype, 'out', self.out_init)(y), State(inputs, states)
 
 
-def _linear(fan_in: int, features: int, dtype: DTypeLike, name: str) -> Dense:
-    return Dense(features, False, init.uniform_fan_in(fan_in), dtype, name=name)
+def _linear(
+    fan_in: int, features: int, dtype: DTypeLike, name: str, kernel_init: init.Initializer | None = None
+) -> Dense:
+    return Dense(features, False, kernel_init or init.uniform_fan_in(fan_in), dtype, name=name)
 
 
 class CausalConv(nn.Module):

@@ -8,7 +8,8 @@ in layers/mixers.
 In the runs of the paper there is no feed-forward layer, but its norm remains: the second branch of a block is a norm
 alone (`mlp=False`). Only attention has positions; in later runs of the reference it alternates with short convolutions
 instead (`attention_conv`), as Based's attention always does there. Where we differ: there is no dropout (0.1 on
-embeddings and attention weights in the reference).
+embeddings and attention weights in the reference), and Mamba starts as its own paper has it, not with the standard
+deviation 0.02 and the biases 0 of all other matrices.
 """
 
 import functools
@@ -134,7 +135,7 @@ def _parts(name: str, depth: int, places: int, options: dict[str, Any]) -> tuple
     out = {'out_init': jax.nn.initializers.normal(0.02 / math.sqrt(2 * depth))}
     both = {'kernel_init': _NORMAL, **out}
     long = functools.partial(base_conv.BaseConv, taps=None, places=places)
-    mlp = functools.partial(Mlp, kernel_init=_NORMAL)
+    mlp = functools.partial(Mlp, **both)
     attention = functools.partial(causal_attention.CausalAttention, places=places, **both)
     mixers = {
         'attention': attention,
