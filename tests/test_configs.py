@@ -24,6 +24,8 @@ NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.ste
 # A paper whose own data set is not ImageNet.
 FIRST = {
     'wrn_28_10': 'cifar10',
+    'preact_resnet164': 'cifar10',
+    'pyramidnet': 'cifar10',
     'fixup_resnet110': 'cifar10',
     'skipnet': 'cifar10',
     's4d': 'cifar10',

@@ -7,10 +7,14 @@ Reference: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apa
 weights (https://github.com/google-research/big_transfer, Apache-2.0).
 
 Details of the published code that are not in the papers, kept here:
-  * the stride of a bottleneck is in the 3x3 convolution, and a projection reads the normalized input of the block;
+  * the stride of a bottleneck is in the 3x3 convolution for ImageNet and in the first 1x1 for CIFAR
+    (https://github.com/KaimingHe/resnet-1k-layers, no licence stated), and a projection reads the normalized input of
+    the block;
   * there is no norm between the stem and the first block;
   * BiT's max-pooling pads with zeros, which can be the maximum; torch's padding never is.
-We differ in the initial values of a head, which are those of modelzoo/heads; BiT's are 0.
+We differ in the initial values of a head, which are those of modelzoo/heads; BiT's are 0. ResNet-200 has the form of
+the others here; that of https://github.com/facebookarchive/fb.resnet.torch (BSD-3-Clause) normalizes the stem before
+its pooling, and each projection by itself.
 """
 
 import functools
@@ -107,7 +111,8 @@ class Bottleneck(nn.Module):
 
     Attributes:
         features, norm, conv, dtype, act: as in `Basic`.
-        stride: stride of the 3x3 convolution.
+        stride: stride of the 3x3 convolution, or of the first 1x1.
+        stride_first: whether the stride is that of the first 1x1 convolution.
     """
 
     features: int
@@ -116,6 +121,7 @@ class Bottleneck(nn.Module):
     conv: Callable[..., nn.Module] = PlainConv
     dtype: DTypeLike = jnp.float32
     act: Callable[[Array], Array] = nn.relu
+    stride_first: bool = False
 
     @nn.compact
     def __call__(
@@ -124,11 +130,12 @@ class Bottleneck(nn.Module):
         """Returns the next map; `mask` is this block's part of `drop.path_masks`."""
         norm, conv = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.conv))
         width = self.features // 4
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
         y = self.act(norm(name='norm1')(x, train=train))
         x = _shortcut(self, x, y)
-        y = conv(width, 1, 1, 0, name='conv1')(y)
+        y = conv(width, 1, first, 0, name='conv1')(y)
         y = self.act(norm(name='norm2')(y, train=train))
-        y = conv(width, 3, self.stride, 1, name='conv2')(y)
+        y = conv(width, 3, second, 1, name='conv2')(y)
         y = self.act(norm(name='norm3')(y, train=train))
         return x + drop_path(conv(self.features, 1, 1, 0, name='conv3')(y), mask)
 
@@ -155,6 +162,7 @@ class ResNetV2(ft.PyramidBackbone):
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat: whether to recompute each block in the backward pass.
+        scan: whether the blocks of a stage, except its first, share one compiled body.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -169,6 +177,7 @@ class ResNetV2(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     act: Callable[[Array], Array] = nn.relu
+    scan: bool = False
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -191,7 +200,7 @@ class ResNetV2(ft.PyramidBackbone):
         stem = Stem(self.stem_width, self.stem_stride, self.conv, self.pool, self.dtype, name='stem')(x)
         block = functools.partial(self.block, norm=self.norm, conv=self.conv, dtype=self.dtype, act=self.act)
         stages = pyramid.halving(block, self.widths, self.depths)
-        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train)
+        maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train, scan=self.scan)
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         x = self.act(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))
         return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
@@ -207,6 +216,13 @@ def _bit(depths: Sequence[int], factor: int) -> ResNetV2:
     )
 
 
+def _cifar(depth: int, widths: Sequence[int], block: Callable[..., nn.Module]) -> ResNetV2:
+    return ResNetV2((depth,) * 3, tuple(widths), block, stem_width=16, stem_stride=1)
+
+
+_FIRST = functools.partial(Bottleneck, stride_first=True)
+
+# For CIFAR, section 5: 110 layers with basic blocks (6 n + 2), the others with bottlenecks (9 n + 2).
 # BiT: section 3.1 and table 5 of the appendix have the sizes R50x1 to R152x4: number of layers, factor on every width.
 VARIANTS = {
     'resnetv2_18': ResNetV2((2, 2, 2, 2), **_BASIC),
@@ -214,6 +230,9 @@ VARIANTS = {
     'resnetv2_50': ResNetV2(),
     'resnetv2_101': ResNetV2((3, 4, 23, 3)),
     'resnetv2_152': ResNetV2((3, 8, 36, 3)),
+    'resnetv2_200': ResNetV2((3, 24, 36, 3)),
+    'preact_resnet110_cifar': _cifar(18, (16, 32, 64), Basic),
+    **{f'preact_resnet{9 * n + 2}_cifar': _cifar(n, (64, 128, 256), _FIRST) for n in (18, 111)},
     'resnetv2_50x1_bit': _bit((3, 4, 6, 3), 1),
     'resnetv2_50x3_bit': _bit((3, 4, 6, 3), 3),
     'resnetv2_101x1_bit': _bit((3, 4, 23, 3), 1),
@@ -221,15 +240,19 @@ VARIANTS = {
     'resnetv2_152x2_bit': _bit((3, 8, 36, 3), 2),
     'resnetv2_152x4_bit': _bit((3, 8, 36, 3), 4),
     'resnetv2_test': ResNetV2((1, 2), (16, 32), stem_width=16),
+    'preact_resnet_test': ResNetV2((1, 3), (16, 32), _FIRST, stem_width=8, stem_stride=1),
     'bit_test': ResNetV2((1, 2), (32, 64), stem_width=16, **{**_BIT, 'norm': functools.partial(GroupNorm, 4)}),
 }
 
 # Top-1 of BiT: pre-trained on ImageNet-21k and fine-tuned on ImageNet-1k at 480 pixels ("BiT-M"), from the list in the
 # authors' repository (R152x4 is also in table 1).
-_V2 = functools.partial(ft.Published, 'https://arxiv.org/abs/1603.05027', (224, 224))
+_V2 = functools.partial(ft.Published, 'https://arxiv.org/abs/1603.05027', image_size=(224, 224))
 _TRANSFER = functools.partial(ft.Published, 'https://arxiv.org/abs/1912.11370', (224, 224))
 PUBLISHED = {
-    **{f'resnetv2_{layers}': _V2() for layers in (18, 34, 50, 101, 152)},
+    **{f'resnetv2_{layers}': _V2() for layers in (18, 34, 50, 101, 152, 200)},
+    'preact_resnet110_cifar': _V2(image_size=(32, 32), params=1.7),
+    'preact_resnet164_cifar': _V2(image_size=(32, 32), params=1.7),
+    'preact_resnet1001_cifar': _V2(image_size=(32, 32), params=10.2),
     **{f'resnetv2_{size}_bit': _TRANSFER() for size in ('50x1', '50x3', '101x1', '101x3', '152x2')},
     'resnetv2_152x4_bit': _TRANSFER(top1=85.4),
 }

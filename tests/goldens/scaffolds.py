@@ -176,6 +176,16 @@ def ortho_vit_names() -> tuple[tuple[str, str], ...]:
     )
 
 
+def preact_resnet_names() -> tuple[tuple[str, str], ...]:
+    found = [('conv.weight', 'backbone/stem/conv/kernel'), *((f'fc.{a}', f'head/{b}') for a, b in _AFFINE)]
+    for stage in range(3):
+        there, here = f'stage{stage + 1}.{{i}}.', f'backbone/stage{stage}/block{{i:02d}}/'
+        found += [(f'{there}conv{{k}}.weight', f'{here}conv{{k}}/kernel')]
+        found += [(f'{there}shortcut.weight', f'{here}shortcut/kernel')]
+        found += [(f'{there}bn{{k}}.{a}', f'{here}norm{{k}}/{b}') for a, b in _STATISTICS]
+    return (*found, *((f'bn.{a}', f'backbone/norm/{b}') for a, b in _STATISTICS))
+
+
 def ortho_resnet_names() -> tuple[tuple[str, str], ...]:
     found = [(f'pre.0.{a}', f'stem/{b}') for a, b in _AFFINE] + [
         (f'pre.1.{a}', f'stem_norm/{b}') for a, b in _STATISTICS

@@ -48,6 +48,20 @@ NETWORKS: dict[str, Network] = {
     'resnet18': Network(),
     'wrn_16_8_cifar': Network(),
     'resnetv2_50x1_bit': Network(output=2e-4, gradient=6e-2),  # gradient: 6e-3 by its note
+    'preact_resnet29_cifar10': Network(
+        {'name': 'preact_resnet164_cifar', 'num_classes': 10, 'depths': (3, 3, 3)},
+        names=scaffolds.preact_resnet_names(),
+    ),
+    'preact_resnet164_cifar10': Network(
+        {'name': 'preact_resnet164_cifar', 'num_classes': 10, 'scan': True},
+        gradient=1e-3,
+        names=scaffolds.preact_resnet_names(),
+        heavy=True,
+    ),
+    'pyramidnet110_a48_cifar10': Network({'name': 'pyramidnet110_a48_cifar', 'num_classes': 10}, heavy=True),
+    'pyramidnet50_a90_imagenet': Network({'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}),
+    'dpn68': Network(heavy=True),
+    'ese_vovnet19b_dw': Network(gradient=1e-3),  # the output hardly depends on the input, by its note
     'res2net50_26w_4s': Network(gradient=2e-4),
     'nf_resnet50': Network(gradient=3e-3),  # 3e-4 by its note
     'dm_nfnet_f0': Network(heavy=True),

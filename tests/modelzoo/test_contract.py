@@ -18,14 +18,14 @@ from longview import modelzoo
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.frame.patch import stem_grid
-from tests.modelzoo.tiny import filled, images, jit, primitives, shapes, sized
+from tests.modelzoo.tiny import deep_ones_heavy, filled, images, jit, primitives, shapes, sized
 
 TINY = images('*_test')
 # The weights of these mix a fixed number of patches: another image size is refused.
 FIXED = ('mixer_test', 'resmlp_test')
 # One network of each loop over blocks: the trunk's, stages of it, the pyramid's, and a family's own. How these run is
 # shown to change no number; of the others `pytest -m heavy` shows it, by a compilation of a training step each.
-LOOPS = ('vit_test', 'swinv2_test', 'resnet_test', 'skipnet_test')
+LOOPS = ('vit_test', 'swinv2_test', 'resnet_test', 'preact_resnet_test', 'skipnet_test')
 # Parameters without a gradient, for the logits do not depend on them: CvT's last block attends from the class token
 # alone, whose query skips the convolution, and SkipNet's last gate decides about a block that there is not.
 UNREAD = {
@@ -116,7 +116,7 @@ def assert_close(ours, wanted, bar: float) -> None:
     assert max(jax.tree.leaves(errors)) <= bar, errors
 
 
-@pytest.mark.parametrize('name', images())
+@pytest.mark.parametrize('name', deep_ones_heavy(images()))
 def test_shapes_of_every_variant(name):
     backbone = modelzoo.find(name)[1]
     model, x = sized(name)
@@ -145,7 +145,7 @@ def test_shapes_of_every_variant(name):
     }
 
 
-@pytest.mark.parametrize('name', images())
+@pytest.mark.parametrize('name', deep_ones_heavy(images()))
 def test_every_parameter_has_one_depth_and_a_telling_name(name):
     backbone, params = modelzoo.find(name)[1], shapes(name).params['backbone']
     layers = backbone.layers

@@ -12,7 +12,7 @@ from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.mixers import hyena
 from longview.modelzoo.sequence import sgconv
 from tests import goldens
-from tests.modelzoo.tiny import filled, images, jit, shapes
+from tests.modelzoo.tiny import deep_ones_heavy, filled, images, jit, shapes
 
 
 def names_of(name: str) -> weights.Names:
@@ -25,7 +25,7 @@ def random_like(like: dict) -> dict:
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), like)
 
 
-@pytest.mark.parametrize('name', modelzoo.list_models())
+@pytest.mark.parametrize('name', deep_ones_heavy(modelzoo.list_models()))
 def test_every_parameter_has_a_published_name_and_returns_from_it(name):
     flat = traverse_util.flatten_dict(shapes(name).params, sep='/')
     published = {weights._translate(names_of(name), path, 1): path for path in flat}

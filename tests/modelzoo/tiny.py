@@ -1,11 +1,14 @@
 """What the tests of networks share: a quick jit, parameters without structure, and one trace of each network."""
 
 import collections
+import fnmatch
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import linen as nn
 from flax import traverse_util
 from jax.extend import core
@@ -78,6 +81,16 @@ def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core
         for inner in counting.inner(equation.params):
             found += primitives(inner)
     return found
+
+
+# Deep variants, of which a trace takes more than four CPU seconds; smaller ones of their families are traced each time.
+DEEP = ('preact_resnet1001_cifar', 'resnetv2_200', 'pyramidnet101_*', 'pyramidnet164_a*70_*', 'pyramidnet2*')
+
+
+def deep_ones_heavy(names: Sequence[str]) -> list[Any]:
+    """Returns names to parametrize tests by, those of `DEEP` marked heavy."""
+    deep = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in DEEP)
+    return [pytest.param(name, marks=pytest.mark.heavy) if deep(name) else name for name in names]
 
 
 def images(pattern: str = '*') -> list[str]:
