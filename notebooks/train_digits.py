@@ -30,9 +30,10 @@ if 'google.colab' in sys.modules and not pathlib.Path('longview').exists():
 from longview.configs import resnet50
 
 config = resnet50.get_config('digits')
-config.epochs = 9.0
+config.epochs = 8.0
+config.batch_size = 64
 config.optimizer.schedule.warmup_epochs = 2.0
-config.log_every, config.eval_every = 10, 20
+config.log_every, config.eval_every = 20, 40
 print(config.task)
 
 # %% [markdown]
