@@ -79,7 +79,8 @@ def _panels(found: Sequence[signal.Signal]) -> tuple[list[str], dict[str, dict[s
     stream: list[signal.Signal] = []
     passing: dict[str, dict[int, signal.Signal]] = {'stream': {}}
     for each in found:
-        name = f'branch {each.place.rpartition("/")[2]}' if each.branch else 'stream'
+        branch = each.place.rpartition('/')[2]
+        name = 'stream' if not each.branch else branch if branch == 'branch' else f'branch {branch}'
         passing.setdefault(name, {})[len(stream)] = each
         stream += [] if each.branch else [each]
     numbers = {

@@ -1,5 +1,6 @@
 """Networks to look inside of, with a batch that they read: of a config, of a run, or of the zoo (pictures.py)."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -99,7 +100,7 @@ def of_name(
     if picture is not None:
         loaded = load(name, weights, network=network)
         image = jnp.asarray(loaded.preprocess(picture)[None])
-        return Subject(name, loaded.module, dict(loaded.variables), (image,), False)
+        return Subject(pathlib.Path(name).name, loaded.module, dict(loaded.variables), (image,), False)
     workdir = pathlib.Path(name).expanduser()
     if name not in list_models() and not workdir.is_dir():
         raise ValueError(
@@ -133,7 +134,7 @@ def _of_run(workdir: pathlib.Path, examples: int, network: str | None) -> Subjec
     except FileNotFoundError:
         batch = None
     chosen = networks[_chosen(networks, network, str(workdir))]
-    return _shown(str(workdir), chosen.module, chosen.variables, batch, _shapes(opened.run, examples))
+    return _shown(workdir.absolute().name, chosen.module, chosen.variables, batch, _shapes(opened.run, examples))
 
 
 def _of_variant(name: str, examples: int, weights: str | None, side: int | None) -> Subject:
@@ -157,7 +158,8 @@ def _examples(run: Run, count: int) -> dict[str, jax.Array]:
     """
     run.data.check()
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    batch = next(run.data.evaluate(here, count))
+    with contextlib.closing(run.data.evaluate(here, count)) as split:
+        batch = next(split)
     seen = {name: column for name, column in batch.items() if name != 'mask'}
     return jax.jit(chain(run.eval_transforms))(seen, jax.random.key(run.seed))
 

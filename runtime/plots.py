@@ -78,7 +78,7 @@ def by_depth(places: Sequence[str], panels: Mapping[str, Mapping[str, Mapping[in
             0, or rounding beside the largest value of its panel, is left out.
         title: of the figure.
     """
-    figure = _figure(max(6.0, min(16.0, 0.25 * len(places) + 3)), 2.4 * len(panels) + 1)
+    figure = _figure(max(6.0, min(16.0, 0.25 * len(places) + 3)), 2.0 * len(panels) + 1.4)
     figure.suptitle(title, fontsize='medium')
     rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, drawn) in zip(rows, panels.items()):
