@@ -30,6 +30,9 @@ ELSEWHERE = re.compile(
 )
 # What is not at hand in a test: the hub, data that are downloaded, files of the reader's own.
 NOT_HERE = re.compile(r'published|state-spaces|show_batch|data\.prepare|configs/(recorded|finetune)|-m [\w.]+\.sample')
+PETS = [
+    f'{split}/{name}/{n}' for split in ('train', 'val', 'validation') for name in ('cats', 'dogs') for n in range(4)
+]
 BLOCK = re.compile(r'^```(python|bash)\n(.*?)^```', re.M | re.S)
 FILE = re.compile(r'# ([\w/]+\.py)\n')
 
@@ -152,7 +155,7 @@ def started(tmp_path_factory) -> pathlib.Path:
     take_first_steps(folder)
     for other in ('vit_digits', 'pets', 'rates/seed=0'):
         shutil.copytree(folder / 'runs/vig_digits', folder / 'runs' / other)
-    for file in ('cat.jpg', 'dog.jpg', *(f'pets/{name}/{n}.png' for name in ('cats', 'dogs') for n in range(4))):
+    for file in ('cat.jpg', 'dog.jpg', *(f'pets/{place}.png' for place in PETS)):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / 'digit.png', folder / file)
     return folder
