@@ -3,7 +3,7 @@
 #
 # A folder with a folder of images for each class is a data set. We cut one out of two photographs, train a new
 # classifier on top of a published vision transformer, then all of the transformer, and let the result paint the
-# photographs by class. It takes two minutes on two CPU cores.
+# photographs by class. It takes about two minutes on two CPU cores.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/longview-jax/longview/blob/main/notebooks/finetune.ipynb)
 
@@ -88,8 +88,8 @@ plt.show()
 # %% [markdown]
 # ## Train a new head, stop, and go on
 #
-# Colab stops when you close the lid. That is no harm: the same call goes on from the last checkpoint, and the end is
-# the same to the last bit. Here the first call may take twelve seconds only.
+# A Colab machine may be taken away at any time. Nothing is lost: the same call goes on from the last checkpoint, and
+# ends in the same numbers to the last bit. To show it, the first call may take twelve seconds only.
 
 # %%
 from longview import train

@@ -3,7 +3,7 @@
 #
 # We write a layer that mixes the tokens of an image, a gated convolution, and put it into ViT-S in the place of
 # attention, without a change to the network's file. Then we train both on hand-written digits and compare them. It
-# takes two minutes on two CPU cores.
+# takes about a minute on two CPU cores.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/longview-jax/longview/blob/main/notebooks/own_block.ipynb)
 
@@ -142,12 +142,12 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# On so few images a layer that knows about neighbours learns faster than attention, which has to find out. On a million
-# images the order may be another one.
+# On so few images a layer that knows about neighbours learns faster than attention, which has to find them first. This
+# says little about a million images.
 #
 # ## What else works now
 #
-# The block is part of the network as any other: `backbone.scan=True` compiles one block for all, `backbone.remat=True`
+# Our layer is now a part like any other: `backbone.scan=True` compiles one block for all, `backbone.remat=True`
 # recomputes activations, and every method of Longview trains it. Let us see that `scan` changes no number.
 
 # %%

@@ -3,8 +3,8 @@
 #
 # Before a run waits in a queue for 64 chips, we want to know whether its settings are right, how long it will be, and
 # whether it fits into memory. A dry run says so without an accelerator and without data. At the end you have the plan
-# of ViT-S on ImageNet, and the training step of a small network compiled for four TPU chips. It takes about two
-# minutes on two CPU cores.
+# of ViT-S on ImageNet, and the training step of a small network compiled for four TPU chips. It takes half a minute on
+# two CPU cores.
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/longview-jax/longview/blob/main/notebooks/plan_a_pod.ipynb)
 
@@ -99,7 +99,7 @@ plt.show()
 #
 # With libtpu installed (`pip install libtpu`, Linux on x86-64) the training step is compiled for chips that are not
 # here. What XLA then says of memory and communication is what it would say there. We take a small network on four
-# chips, because the compiler needs most of a minute even for that.
+# chips; for ViT-S the compiler needs minutes.
 
 # %%
 small = vit_s16.get_config('digits')
