@@ -102,6 +102,7 @@ def long(length: int, chips: int) -> dict[str, Any]:
         'data.eval_split': split,
         'optimizer.schedule.warmup_epochs': 480.0,
         'task.backbone.remat': True,
+        'task.backbone.scan': True,
         'mesh.data': 1,
         'mesh.tensor': chips,
         'mesh.rules': rules,

@@ -247,8 +247,16 @@ def _activations(made: _Made) -> int:
     parts = 1 if run.data.whole else made.mesh.shape['data'] * made.mesh.shape['fsdp']
     # A microbatch has at least one example here.
     own = max(run.batch_size // parts // run.accumulate, 1) * run.accumulate
+    try:
+        return _held(made, own)
+    except ValueError:
+        # A layer that normalizes batches refuses a single value, and has more over all devices.
+        return _held(made, 2 * own)
+
+
+def _held(made: _Made, batch_size: int) -> int:
     alone = make_mesh(MeshConfig(), list(made.mesh.devices.flat[:1]))
-    run = dataclasses.replace(run, batch_size=own, mesh=MeshConfig())
+    run = dataclasses.replace(made.run, batch_size=batch_size, mesh=MeshConfig())
     with _ways(run), jax.set_mesh(alone):
         one = programs(run, made.optimizer.transform, alone)
         return activations.held_at_once(one.step, one.state, one.batch, jax.eval_shape(jax.random.key, 0))

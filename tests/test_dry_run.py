@@ -193,6 +193,14 @@ def test_the_plan_of_a_toy_is_what_one_works_out():
     assert 'train, in this order:\n  1. Resize(' in text
 
 
+def test_one_image_for_each_device_is_planned_where_batches_are_normalized():
+    from longview.configs import rotnet
+
+    config = rotnet.get_config('digits')
+    config.batch_size = config.eval_batch_size = 8
+    assert 'B  estimated' in planned(config, devices=8)
+
+
 def test_transforms_are_listed_in_their_order():
     text = planned(toys.recipe(randaugment=True))
     train, evaluation = text[text.index('train, in') :].split('eval, in')
