@@ -163,8 +163,8 @@ def by_fft(u, kernel):
 # %% [markdown]
 # ## Timed over growing length
 #
-# We take the best of five calls, after one that compiles. Training needs gradients, so the scan is timed with them
-# too. Both axes are logarithmic: work that grows with the length has slope 1, with its square slope 2.
+# We take the best of five calls, after one that compiles. Training needs gradients, so the scan is timed with them too.
+# Both axes are logarithmic: work that grows with the length has slope 1, with its square slope 2.
 
 # %%
 from time import perf_counter
@@ -215,10 +215,19 @@ for axis, title, curves in zip(axes, ['scan, 64 channels', 'convolution, 32 chan
 plt.show()
 
 # %% [markdown]
-# Scans are linear in the length however they are written. On a CPU a loop over tokens is a fair opponent for the
-# outputs; its gradients keep the states of every token, and Longview's recompute them, chunk by chunk. A convolution as
-# a sum is quadratic and soon out of the question; by FFT it is nearly linear. There `long_conv` costs about what
-# `jnp.fft` does on a CPU, keeps only its inputs for the gradients, and is a Pallas kernel on a TPU.
+# Scans are linear in the length however they are written. On a CPU a loop over tokens is a fair opponent, as long as
+# the states of all tokens, which its gradients keep, fit into the cache. Longview's keep one state of each chunk and
+# recompute the others. The compiler says how much it sets aside for the gradients, besides what goes in and comes out:
+
+# %%
+for name, function in scans.items():
+    compiled = with_gradients(function).lower(*scan_inputs(4096)).compile()
+    print(f'memory of gradients, {name}: {compiled.memory_analysis().temp_size_in_bytes / 2**20:.1f} MiB')
+
+# %% [markdown]
+# A convolution as a sum is quadratic and soon out of the question; by FFT it is nearly linear. On a CPU `long_conv`
+# costs about what `jnp.fft` does. It keeps only its inputs for the gradients, and on a TPU it is made of matrix
+# products.
 
 # %% [markdown]
 # ## Where the time goes

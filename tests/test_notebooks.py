@@ -74,6 +74,8 @@ HEAVY = {
             'selective scan differs by': (0.0, 1e-5),
             'gated linear attention differs by': (0.0, 1e-5),
             'long convolution differs by': (0.0, 1e-5),
+            'memory of gradients, selective_scan': (0.1, 10.0),
+            'memory of gradients, jax.lax.scan': (20.0, 500.0),
         },
     ),
     'own_block': Case(1, {'accuracy of the trained weights': (0.6, 1.0), 'largest difference': (0.0, 1e-4)}),
