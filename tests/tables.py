@@ -310,6 +310,8 @@ def _status(module: ModuleType) -> str:
 
 
 if __name__ == '__main__':
+    if [*ledger.counted()] != ledger.listed():
+        sys.exit('docs/parameters.tsv does not have the variants of the zoo: run `python -m tests.ledger` before.')
     COUNTED.write_text(counts({} if '--all' in sys.argv[1:] else counted()))
     counted.cache_clear()
     MODELS.write_text(models())

@@ -10,6 +10,7 @@ COUNTED_ALWAYS = ('vig_tiny', 'fixup_resnet20', 'zoology_mamba')
 
 
 def test_the_page_of_models_is_what_the_code_says():
+    assert [*ledger.counted()] == ledger.listed(), 'docs/parameters.tsv is out of date: run `python -m tests.ledger`'
     assert [*tables.counted()] == ledger.listed(), f'docs/models.tsv {OUT_OF_DATE}'
     assert tables.MODELS.read_text() == tables.models(), f'docs/models.md {OUT_OF_DATE}'
 
