@@ -22,9 +22,9 @@ from tests import goldens
 jit = functools.partial(jax.jit, compiler_options=goldens.QUICK)
 
 
-def filled(module: nn.Module, x: jax.Array) -> dict:
+def filled(module: nn.Module, *inputs: Any) -> dict:
     """Returns variables with no structure in their values, and no zeros or ones."""
-    wanted = jax.eval_shape(module.init, jax.random.key(0), x)
+    wanted = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     statistics = {'mean': 'running_mean', 'var': 'running_var'}  # what the rule of the goldens knows them as
     return {kind: _filled(tree, statistics if kind == 'batch_stats' else {}) for kind, tree in wanted.items()}
 
