@@ -94,8 +94,8 @@ class PyramidNet(ft.PyramidBackbone):
 
     Attributes:
         depths: blocks of each stage.
-        alpha: channels that all blocks together add to those of the stem (a bottleneck has four times the sum).
-        block: `Basic` or `Bottleneck`; its ``expansion`` is the ratio of its output channels to its width.
+        alpha: channels that all blocks together add to those of the stem.
+        bottleneck: whether blocks are `Bottleneck`, with four times the channels of the sum, or `Basic`.
         norm: factory of every normalization.
         stem_width: channels after the stem.
         stem_stride: 4 for ImageNet, 1 for CIFAR.
@@ -106,13 +106,17 @@ class PyramidNet(ft.PyramidBackbone):
 
     depths: Sequence[int] = (3, 24, 36, 3)
     alpha: float = 300.0
-    block: type[Basic] | type[Bottleneck] = Bottleneck
+    bottleneck: bool = True
     norm: Callable[..., nn.Module] = BatchNorm
     stem_width: int = 64
     stem_stride: int = 4
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+
+    @property
+    def _block(self) -> type[Basic] | type[Bottleneck]:
+        return Bottleneck if self.bottleneck else Basic
 
     @property
     def widths(self) -> tuple[tuple[int, ...], ...]:
@@ -122,7 +126,7 @@ class PyramidNet(ft.PyramidBackbone):
             stage = []
             for _ in range(depth):
                 width += step
-                stage.append(round(width) * self.block.expansion)
+                stage.append(round(width) * self._block.expansion)
             widths.append(tuple(stage))
         return tuple(widths)
 
@@ -154,7 +158,7 @@ class PyramidNet(ft.PyramidBackbone):
             stem = ConvNorm(self.stem_width, 3, norm=self.norm, dtype=self.dtype, name='stem')(x, train=train)
         else:
             stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, name='stem')(x, train=train)
-        block = functools.partial(self.block, norm=self.norm, dtype=self.dtype)
+        block = functools.partial(self._block, norm=self.norm, dtype=self.dtype)
         stages = [
             [functools.partial(block, features=width, stride=1 if i or not s else 2) for i, width in enumerate(widths)]
             for s, widths in enumerate(self.widths)
@@ -165,15 +169,15 @@ class PyramidNet(ft.PyramidBackbone):
         return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
 
 
-def _cifar(layers: int, alpha: int, block: type[Basic] | type[Bottleneck] = Bottleneck) -> PyramidNet:
+def _cifar(layers: int, alpha: int, bottleneck: bool = True) -> PyramidNet:
     """The network for CIFAR: three stages; so many layers are two of the stem and the head, and those of the blocks."""
-    depth = (layers - 2) // (9 if block is Bottleneck else 6)
-    return PyramidNet((depth,) * 3, float(alpha), block, stem_width=16, stem_stride=1)
+    depth = (layers - 2) // (9 if bottleneck else 6)
+    return PyramidNet((depth,) * 3, float(alpha), bottleneck, stem_width=16, stem_stride=1)
 
 
 # CIFAR: tables 3 and 4. ImageNet: table 5, and the size of the PyTorch code.
 VARIANTS = {
-    **{f'pyramidnet110_a{alpha}_cifar': _cifar(110, alpha, Basic) for alpha in (48, 84, 270)},
+    **{f'pyramidnet110_a{alpha}_cifar': _cifar(110, alpha, bottleneck=False) for alpha in (48, 84, 270)},
     **{f'pyramidnet164_a{alpha}_cifar': _cifar(164, alpha) for alpha in (48, 84, 270)},
     'pyramidnet200_a240_cifar': _cifar(200, 240),
     'pyramidnet236_a220_cifar': _cifar(236, 220),
@@ -182,7 +186,7 @@ VARIANTS = {
     'pyramidnet200_a300': PyramidNet(),
     'pyramidnet200_a450': PyramidNet(alpha=450.0),
     'pyramidnet_test': PyramidNet((2, 1), 12.0, stem_width=8),
-    'pyramidnet_cifar_test': PyramidNet((1, 2), 9.0, Basic, stem_width=8, stem_stride=1),
+    'pyramidnet_cifar_test': PyramidNet((1, 2), 9.0, bottleneck=False, stem_width=8, stem_stride=1),
 }
 
 # Parameters as the authors' table has them, cut to one digit; accuracies of ImageNet are of one crop of 224 pixels.
