@@ -93,8 +93,8 @@ def _try(config: Config, overrides: Overrides, room: int, compiled: Callable[[Co
 
 
 def _over(one: Try, size: int, room: int) -> float:
-    """Returns the peak of a try over the estimate of it; what did not fit needs more than there is."""
-    return max(1.0, room / size) if one.peak is None else one.peak / size
+    """Returns the peak of a try over the estimate of it; no less than 1, for the next estimate may be too low."""
+    return max(1.0, (one.peak or room) / size)
 
 
 def candidates(config: Config, chips: int) -> Iterator[Overrides]:

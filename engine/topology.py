@@ -108,7 +108,8 @@ class DoesNotFit(ValueError):
     """A step for which the compiler found no place in the memory of the chips.
 
     Attributes:
-        used: bytes that it would need on each chip; None where the compiler does not say it.
+        used: bytes that it would need on each chip, or its temporaries alone, as the compiler says it; None where it
+            does not.
     """
 
     def __init__(self, said: str) -> None:
@@ -117,7 +118,7 @@ class DoesNotFit(ValueError):
             'config.accumulate or config.mesh.fsdp, set remat of the backbone, or use more chips.'
         )
         self.said = said
-        used = re.search(r'Used ([\d.]+)([KMGT]?) of', said)
+        used = re.search(r'(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of|exceeds)', said)
         self.used = round(float(used[1]) * 1024 ** ' KMGT'.index(used[2] or ' ')) if used else None
 
 

@@ -388,6 +388,18 @@ def test_there_are_four_compilations_and_ten_minutes():
     assert len(search(0.1)) == 1
 
 
+@pytest.mark.parametrize(
+    'said, used',
+    [
+        ('Ran out of memory in memory space hbm. Used 20.5G of 15.75G hbm. Exceeded', 20.5 * 2**30),
+        ('the total memory required for HLO temporaries (27.67G) exceeds available HBM (15.75G).', 27.67 * 2**30),
+        ('Ran out of memory.', None),
+    ],
+)
+def test_the_compilers_sentence_is_read(said: str, used: float | None) -> None:
+    assert topology.DoesNotFit(said).used == (None if used is None else round(used))
+
+
 def test_a_try_says_its_peak_and_what_one_types():
     tried = [fit.Try({}, 20 << 30, None), fit.Try({'mesh.data': 1, 'accumulate': 2}, 9 << 30, cost())]
     text = '\n'.join(fit.lines(tried, 16 << 30))
