@@ -339,7 +339,7 @@ def test_other_mistakes_are_said_in_words():
     with pytest.raises(ValueError, match='width 16 does not divide into 3 fractions'):
         start(vit('add', residual=functools.partial(FracConnections, 3)), image())
     model = vit('shared_value', scan=True)
-    with pytest.raises(NotImplementedError, match='blocks with different parameters cannot run with scan'):
+    with pytest.raises(NotImplementedError, match='blocks with different variables cannot run with scan'):
         jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), image()), image())
 
 
