@@ -5,11 +5,17 @@ it takes the form that is specific to the platform if there is one, else the fir
 platform is known when the program is lowered (`jax.lax.platform_dependent`), so a CPU host can compile for a TPU pod.
 If the caller names a form, `run` takes it or raises an error that says why it cannot. The name is an argument of each
 op; `prefer` sets it for all calls of an op that pass none, including those inside networks.
+
+Forms have a derivative of their own (`own_derivative`), which may be differentiated again, in reverse mode: those in
+plain XLA as they are, those that are specific to a platform by that of the plain one (`_backed`). Forward mode needs
+`prefer(plain=True)`.
 """
 
 import contextlib
 import difflib
+import functools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,8 +23,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.export
 import jax.extend
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jax.interpreters import mlir
+from jax.custom_derivatives import SymbolicZero
+from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.words import nearest
@@ -45,22 +54,30 @@ OPS = (
 # The (op, name) pairs of `prefer`, in a tuple since they are part of jit's cache key.
 _preferred = jax.make_user_context(())
 
+# Whether derivatives are JAX's own; also a part of jit's cache key.
+_plain = jax.make_user_context(False)
+
 
 def _nothing(*args: Any) -> None:
     """The `missing` of a form that serves every call."""
 
 
 @contextlib.contextmanager
-def prefer(**implementations: str | None) -> Iterator[None]:
+def prefer(*, plain: bool = False, **implementations: str | None) -> Iterator[None]:
     """Sets the implementation of ops for all calls inside of the ``with`` that name none.
 
         with dispatch.prefer(gla='reference', conv2d='conv'):
-            jax.hessian(loss)(params)
+            loss(params)
+        with dispatch.prefer(plain=True):
+            jax.jvp(loss, (params,), (direction,))
 
     A function under `jax.jit` that was traced outside is traced again inside. The innermost `prefer` counts; None
     leaves an op unchanged.
 
     Args:
+        plain: whether forms are differentiated by JAX and not by rules of their own, which have no forward mode
+            (`jax.jvp`, `jax.linearize`, `jax.hessian`). Values are the same. Those of a platform are left out, and
+            gradients take more memory: that of every intermediate array.
         **implementations: op (one of `OPS`) -> name of its implementation. A call of the op raises an error if there is
             no implementation of that name, or if it cannot serve the call.
 
@@ -71,7 +88,8 @@ def prefer(**implementations: str | None) -> Iterator[None]:
         if op not in OPS:
             raise ValueError(f'there is no op {op!r} to prefer an implementation of{nearest(op, OPS)}')
     given = {op: name for op, name in implementations.items() if name is not None}
-    with _preferred(tuple(sorted({**dict(_preferred.value), **given}.items()))):
+    preferred = tuple(sorted({**dict(_preferred.value), **given}.items()))
+    with _preferred(preferred), _plain(plain or _plain.value):
         yield
 
 
@@ -122,25 +140,53 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     kinds = {kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types) if size > 1}
     if jax.sharding.AxisType.Explicit in kinds:
         shards = _by_layout(op, split, args)
-        return shards.over(partial(_choose, op, implementation, forms), *shards.placed(args))
+        return shards.over(partial(_choose, op, implementation, forms, split), *shards.placed(args))
     if kinds == {jax.sharding.AxisType.Auto}:
         shards = _by_names(split, mesh, args)
         forms = {name: form if form.platform is None else shards.form(form) for name, form in forms.items()}
-    return _choose(op, implementation, forms, *args)
+    return _choose(op, implementation, forms, split, *args)
 
 
-def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any) -> Any:
+def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], split: Split, *args: Any) -> Any:
     if implementation is not None:
-        return _named(op, implementation, forms, *args)
+        _check_name(op, implementation, forms)
     anywhere = next(form.run for form in forms.values() if form.platform is None)
+    if _is_empty(split, args):
+        return _empty(anywhere, split, args)
+    if implementation is not None:
+        return _named(op, implementation, forms[implementation], anywhere, *args)
     special = {
-        form.platform: form.run
-        for form in forms.values()
-        if form.platform is not None and form.proven and _missing(form, *args) is None
+        form.platform: _backed(op, form.run, anywhere, f'{op}: implementation {name!r} failed to be traced')
+        for name, form in forms.items()
+        if form.platform is not None and form.proven and not _plain.value and _missing(form, *args) is None
     }
     if not special:
         return anywhere(*args)
     return lax.platform_dependent(*args, default=anywhere, **special)
+
+
+def _is_empty(split: Split, args: tuple) -> bool:
+    return any(
+        name == BATCH and size == 0 for x, names in _with_names(split, args) for size, name in zip(x.shape, names)
+    )
+
+
+def _empty(form: Callable[..., Any], split: Split, args: tuple) -> Any:
+    """Returns the outputs for a batch of 0: the form is asked what it returns for a batch of 1."""
+    like = next(x for x, names in _with_names(split, args) if BATCH in names)
+
+    def resized(x: Any, names: Names, batch: int) -> tuple[int, ...]:
+        names = (*names, *[None] * (x.ndim - len(names)))
+        return tuple(batch if name == BATCH else size for size, name in zip(x.shape, names))
+
+    single = lambda x, names: x if x is None else jax.ShapeDtypeStruct(resized(x, names, 1), x.dtype)
+    found = jax.eval_shape(form, *(single(x, names) for x, names in zip(args, split.inputs)))
+    blank = lambda names, x: jnp.zeros_like(like, x.dtype, resized(x, names, 0))
+    return jax.tree.map(blank, split.outputs, found, is_leaf=_is_names)
+
+
+def _with_names(split: Split, args: tuple) -> Iterator[tuple[jax.Array, Names]]:
+    return ((x, names) for x, names in zip(args, split.inputs) if x is not None)
 
 
 def _missing(form: Form, *args: Any) -> str | None:
@@ -266,14 +312,16 @@ def _alike(args: tuple) -> tuple:
     return jax.tree.map(mark, args)
 
 
-def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
+def _check_name(op: str, name: str, forms: Mapping[str, Form]) -> None:
     if name not in forms:
         near = difflib.get_close_matches(name, forms, n=1, cutoff=0.0)[0]
         raise ValueError(
             f'{op} has no implementation {name!r}; it has {", ".join(map(repr, forms))} '
             f'(the nearest is {near!r}), or None to let the platform decide.'
         )
-    form = forms[name]
+
+
+def _named(op: str, name: str, form: Form, anywhere: Callable[..., Any], *args: Any) -> Any:
     missing = _missing(form, *args)
     if missing is not None:
         raise NotImplementedError(
@@ -296,7 +344,7 @@ def _named(op: str, name: str, forms: Mapping[str, Form], *args: Any) -> Any:
 
     # Without this rule the refusal would be a constant, whose gradient is zero.
     elsewhere.defvjp(lambda *args: (elsewhere(*args), args), pullback)
-    return lax.platform_dependent(*args, default=elsewhere, **{form.platform: form.run})
+    return lax.platform_dependent(*args, default=elsewhere, **{form.platform: _backed(op, form.run, anywhere, None)})
 
 
 # An array that can be traced and differentiated but not lowered, since the platform is known only when lowering.
@@ -346,19 +394,172 @@ def _mesh_of(x: jax.Array) -> Any:
     return jax.sharding.get_abstract_mesh() if mesh.empty else mesh
 
 
-def first_order(op: str, pullback: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the backward pass of an op without second derivatives; differentiating it raises an error."""
+def check_floats(kind: Any = jnp.floating, **arrays: jax.Array | None) -> None:
+    """Raises ValueError for arrays of integers, or of another `kind` than the numbers that an op is for.
 
-    @jax.custom_jvp
-    def once(*args: Any) -> Any:
-        return pullback(*args)
+    Outputs have the type of an input, so those of integers would be cut to integers.
+    """
+    for name, x in arrays.items():
+        if x is not None and not jnp.issubdtype(x.dtype, kind):
+            raise ValueError(f'{name} is {x.dtype}; wanted {_KINDS[kind]}: pass {name}.astype(jnp.float32).')
 
-    @once.defjvp
-    def refuse(primals: tuple, tangents: tuple) -> None:
-        raise NotImplementedError(
-            f'{op} has first derivatives only: its gradient was differentiated again. '
-            f"Pass implementation='reference' where second derivatives are needed, or run the whole network "
-            f"inside of `with dispatch.prefer({op}='reference')`."
-        )
 
-    return once
+_KINDS = {jnp.floating: 'real floating-point numbers', jnp.inexact: 'floating-point numbers'}
+
+
+def plain() -> bool:
+    """Whether derivatives are JAX's own: inside of `prefer(plain=True)`."""
+    return _plain.value
+
+
+def own_derivative(op: str, static: int = 0) -> Callable[[Callable[..., Any]], Any]:
+    """`jax.custom_vjp` of a part of an op, which steps aside inside of `prefer(plain=True)`.
+
+    Differentiation in forward mode is refused in one sentence.
+
+    Args:
+        op: its name, for the sentence.
+        static: the number of static arguments, the first ones.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        ruled = jax.custom_vjp(function, nondiff_argnums=tuple(range(static)))
+
+        @functools.wraps(function)
+        def run(*args: Any) -> Any:
+            if _plain.value:
+                return function(*args)
+            return ruled(*args[:static], *_in_reverse(op, args[static:]))
+
+        run.defvjp = ruled.defvjp
+        return run
+
+    return decorate
+
+
+def own_product(op: str, product: Callable[..., Any], cotangents: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is linear in each of its two arguments, with derivatives of any order in reverse mode.
+
+    Its cotangents are such functions too, so each derivative is computed by the two functions given.
+
+    Args:
+        op: its name, for the sentence that refuses forward mode.
+        product: the function (a, b) -> y.
+        cotangents: (a, b, dy) -> (da, db).
+    """
+
+    @own_derivative(op)
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return product(a, b)
+
+    @own_derivative(op)
+    def pull(a: jax.Array, b: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return cotangents(a, b, dy)
+
+    def pull_again(inputs: tuple, more: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+        (a, b, dy), (da, db) = inputs, more
+        return pull(a, db, dy)[0], pull(da, b, dy)[1], multiply(da, b) + multiply(a, db)
+
+    multiply.defvjp(lambda *inputs: (multiply(*inputs), inputs), lambda inputs, dy: pull(*inputs, dy))
+    pull.defvjp(lambda *inputs: (pull(*inputs), inputs), pull_again)
+    return multiply
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _in_reverse(op: str, arrays: tuple) -> tuple:
+    """Returns the arrays; in forward mode their tangents are refused."""
+    return arrays
+
+
+@partial(_in_reverse.defjvp, symbolic_zeros=True)
+def _(op: str, primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    leaves, tree = jax.tree.flatten(tangents)
+    known = [isinstance(x, SymbolicZero) for x in leaves]
+    marked = iter(_transposed.bind(*(x for x, zero in zip(leaves, known) if not zero), op=op))
+    leaves = [x if zero else next(marked) for x, zero in zip(leaves, known)]
+    return primals[0], jax.tree.unflatten(tree, leaves)[0]
+
+
+# Returns its tangents. Reverse mode transposes it, so only forward mode would compute it.
+_transposed = jax.extend.core.Primitive('derivative_in_reverse_mode')
+_transposed.multiple_results = True
+_transposed.def_abstract_eval(lambda *tangents, op: tangents)
+batching.primitive_batchers[_transposed] = lambda args, axes, op: (_transposed.bind(*args, op=op), axes)
+ad.primitive_transposes[_transposed] = lambda cotangents, *args, op: [
+    x if ad.is_undefined_primal(arg) else None for x, arg in zip(cotangents, args)
+]
+
+
+def _refuse_forward_mode(*args: Any, op: str, **_: Any) -> None:
+    raise NotImplementedError(
+        f'{op} has a derivative of its own, in reverse mode only: use forward mode (jax.jvp, jax.linearize, '
+        'jax.hessian) inside of `with dispatch.prefer(plain=True)`.'
+    )
+
+
+_transposed.def_impl(_refuse_forward_mode)
+mlir.register_lowering(_transposed, _refuse_forward_mode)
+
+
+def _backed(op: str, run: Callable[..., Any], spare: Callable[..., Any], failed: str | None) -> Callable[..., Any]:
+    """Returns a form of one platform whose derivatives from the second on are those of `spare`, in plain XLA.
+
+    JAX cannot differentiate a kernel, only replace its derivative. So neither the outputs with what is kept for the
+    gradient, nor the gradient, are differentiated as they were computed.
+
+    failed: the beginning of the warning where the form fails while it is traced, and `spare` runs instead: every
+        platform's form is traced on every platform, and a CPU has no use for that of a TPU. None raises the error.
+    """
+
+    def tried(wanted: Callable[..., Any], otherwise: Callable[..., Any]) -> Any:
+        if failed is None:
+            return wanted()
+        try:
+            return wanted()
+        except Exception as error:
+            warnings.warn(f'{failed} ({type(error).__name__}: {error}); plain XLA runs instead.', stacklevel=2)
+            return otherwise()
+
+    @own_derivative(op)
+    def backed(*args: Any) -> Any:
+        return tried(partial(run, *args), partial(spare, *args))
+
+    def forward(*args: Any) -> tuple[Any, tuple]:
+        trees = []
+
+        @jax.custom_jvp
+        def once(*args: Any) -> tuple[Any, list]:
+            found, pull = tried(partial(jax.vjp, run, *args), partial(jax.vjp, spare, *args))
+            kept, tree = jax.tree.flatten(pull)
+            trees.append(tree)
+            return found, kept
+
+        @once.defjvp
+        def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+            found, kept = once(*primals)
+            return (found, kept), (jax.jvp(spare, primals, tangents)[1], jax.tree.map(_no_tangent, kept))
+
+        found, kept = once(*args)
+        return found, (args, jax.tree_util.Partial(partial(jax.tree.unflatten, trees[-1]), kept))
+
+    def backward(kept: tuple, cotangents: Any) -> tuple:
+        slope = lambda args, cotangents: jax.vjp(spare, *args)[1](cotangents)
+
+        @jax.custom_jvp
+        def once(args: tuple, pull: Callable, cotangents: Any) -> tuple:
+            return tried(lambda: pull()(cotangents), partial(slope, args, cotangents))
+
+        @once.defjvp
+        def _(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+            (args, _, given), (more, _, change) = primals, tangents
+            return once(*primals), jax.jvp(slope, (args, given), (more, change))[1]
+
+        return once(*kept, cotangents)
+
+    backed.defvjp(forward, backward)
+    return backed
+
+
+def _no_tangent(x: jax.Array) -> Any:
+    kind = jax.typeof(x).to_tangent_aval().dtype
+    return np.zeros(x.shape, kind) if kind == jax.dtypes.float0 else jnp.zeros_like(x)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from longview.kernels import dispatch
+
 
 def gated(core: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., jax.Array]:
     """Returns the function `run(u, kernel, pre, post, skip)` that computes `post * (core(pre * u) + skip * pre * u)`.
@@ -32,8 +34,20 @@ def gated(core: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., ja
     return run
 
 
+def finite(x: jax.Array, before: int) -> tuple[jax.Array, jax.Array]:
+    """Returns which numbers of a sequence (B, T, D) are finite, and where its convolution is NaN since others are not.
+
+    That is from the first token on that sees one, `before` tokens ahead. A Fourier transform would spread them over the
+    whole sequence, so they are replaced by 0 before it.
+    """
+    known, token = jnp.isfinite(x), jnp.arange(x.shape[1])[None, :, None]
+    first = jnp.min(jnp.where(known, x.shape[1] + before, token), axis=1, keepdims=True)
+    return known, token >= first - before
+
+
 def check(u: jax.Array, gates: dict[str, jax.Array | None], skip: jax.Array | None) -> None:
-    """Raises ValueError unless gates have the shape of `u` and the skip has one number per channel."""
+    """Raises ValueError unless gates have the shape of `u` and the skip has one number per channel, none an integer."""
+    dispatch.check_floats(**gates, skip=skip)
     for name, x in gates.items():
         if x is not None and x.shape != u.shape:
             raise ValueError(f'{name} has shape {x.shape}; wanted that of u, {u.shape}.')

@@ -1,8 +1,7 @@
 """What the Pallas kernels of all ops share: names that change between releases of jax, and small helpers.
 
-Checked on jax 0.10.2. Kernels import from Pallas itself only what has stayed the same since 0.8: `pl.BlockSpec`, `pl.when`,
-`pl.program_id`, `pl.ds`, `pl.multiple_of`
-(https://docs.jax.dev/en/latest/pallas/CHANGELOG.html).
+Checked on jax 0.10.2. Kernels import from Pallas itself only what has stayed the same since 0.8: `pl.BlockSpec`,
+`pl.when`, `pl.program_id`, `pl.ds`, `pl.multiple_of` (https://docs.jax.dev/en/latest/pallas/CHANGELOG.html).
 """
 
 import contextlib
@@ -26,8 +25,8 @@ roll = pltpu.roll
 def call(kernel: Callable[..., None], **how: Any) -> Callable[..., Any]:
     """`pl.pallas_call` with numbers of 32 bits, whatever `jax_enable_x64` says.
 
-    Pallas has no 64-bit integers on a TPU, and those of a grid or a loop would be 64 bits wide. The arguments are arrays
-    of at most 32 bits (`dispatch.lacking`).
+    Pallas has no 64-bit integers on a TPU, and the flag would make those of a grid or a loop 64 bits wide. Arguments
+    are arrays of at most 32 bits (`dispatch.lacking`).
     """
     run = pl.pallas_call(kernel, **how)
 

@@ -51,7 +51,7 @@ def causal_conv1d(
       of `x`; sums are float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
     """
     _check(('batch', 'tokens'), x, kernel, bias, initial_state)
     forms = {
@@ -76,7 +76,7 @@ def causal_conv1d_step(
     """One token of `causal_conv1d`, given the K - 1 before it; for decoding in constant memory.
 
     Returns the output in the dtype of `x`, and the last K - 1 tokens in the dtype of `state`.
-    Raises ValueError for shapes that do not fit.
+    Raises ValueError for shapes that do not fit, and for integers.
     """
     _check(('batch',), x, kernel, bias, state)
     return reference.step(x, kernel, bias, state)
@@ -99,8 +99,9 @@ def _check(
     bias: jax.Array | None,
     state: jax.Array | None,
 ) -> None:
-    """Raises ValueError for shapes that do not fit."""
-    if x.ndim != len(axes) + 1 or not x.size:
+    """Raises ValueError for shapes that do not fit, and for integers."""
+    dispatch.check_floats(x=x, kernel=kernel, bias=bias, state=state)
+    if x.ndim != len(axes) + 1 or not all(x.shape[1:]):
         raise ValueError(f'x has shape {x.shape}; wanted ({", ".join(axes)}, channels), none 0.')
     channels = x.shape[-1]
     if kernel.ndim != 2 or kernel.shape[1] != channels or not len(kernel):

@@ -18,7 +18,7 @@ _ROWS = 64  # rows (of batch and tokens) of a block on a CPU
 Optional = jax.Array | None
 
 
-@jax.custom_vjp
+@dispatch.own_derivative('causal_conv1d')
 def convolve(
     x: Float[Array, 'b t d'],
     kernel: Float[Array, 'k d'],
@@ -37,17 +37,8 @@ def _convolve_forward(*inputs: Optional) -> tuple[jax.Array, tuple]:
     return convolve(*inputs), inputs
 
 
-def _convolve_backward(inputs: tuple, dy: jax.Array) -> tuple:
-    return dispatch.first_order('causal_conv1d', _backward)(*inputs, dy)
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _backward(
-    x: jax.Array, kernel: jax.Array, bias: Optional, before: Optional, dy: jax.Array
-) -> tuple[jax.Array, jax.Array, Optional, Optional]:
-    """Returns the cotangents of all inputs."""
+def _convolve_backward(inputs: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array, Optional, Optional]:
+    x, kernel, bias, before = inputs
     last, tokens = len(kernel) - 1, x.shape[1]
     wide = _wide(x, kernel)
     ahead = 0 if before is None else last
@@ -60,6 +51,9 @@ def _backward(
     dbias = None if bias is None else dbias.astype(bias.dtype)
     dbefore = None if before is None else dseen[:, :ahead].astype(before.dtype)
     return dseen[:, ahead:].astype(x.dtype), dkernel, dbias, dbefore
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _sums(seen: jax.Array, dy: jax.Array) -> jax.Array:
@@ -94,7 +88,8 @@ def _joined(x: jax.Array, before: Optional, taps: int) -> jax.Array:
     """Returns the sequence with the tokens before it."""
     if before is None:
         return jnp.pad(x, ((0, 0), (taps - 1, 0), (0, 0)))
-    return jnp.concatenate([before.astype(x.dtype), x], axis=1)
+    wide = jnp.result_type(x, before)
+    return jnp.concatenate([before.astype(wide), x.astype(wide)], axis=1)
 
 
 def _weighed(kernel: jax.Array, wide: jnp.dtype, shifted: list[jax.Array]) -> jax.Array:

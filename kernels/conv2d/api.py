@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -52,7 +53,7 @@ def conv2d(
       The outputs in the dtype of `x`.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
     """
     _check(x, kernel)
     plan = _plan(x, kernel, _pair(stride), padding)
@@ -63,7 +64,10 @@ def conv2d(
         'reference': dispatch.Form(partial(reference.convolve, plan)),
     }
     split = dispatch.Split((_IMAGES, (None,) * 4), _IMAGES)
-    return dispatch.run('conv2d', implementation, forms, x, kernel, split=split)
+    # Of two types the wider one is computed with: XLA's convolution has one type, and the kernel may not be cut.
+    wide = jnp.result_type(x, kernel)
+    y = dispatch.run('conv2d', implementation, forms, x.astype(wide), kernel.astype(wide), split=split)
+    return y.astype(x.dtype)
 
 
 def _plan(x: jax.Array, kernel: jax.Array, stride: tuple[int, int], padding: Padding) -> Plan:
@@ -92,7 +96,8 @@ def _pair(stride: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _check(x: jax.Array, kernel: jax.Array) -> None:
-    if x.ndim != 4 or not x.size:
+    dispatch.check_floats(x=x, kernel=kernel)
+    if x.ndim != 4 or not all(x.shape[1:]):
         raise ValueError(f'x has shape {x.shape}; wanted (batch, height, width, channels), none 0.')
     if kernel.ndim != 4 or not kernel.size or x.shape[3] % kernel.shape[2]:
         raise ValueError(

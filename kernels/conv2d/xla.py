@@ -57,7 +57,7 @@ def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
     return large and kernel.shape[0] * kernel.shape[1] <= _TAPS and not dispatch.sharded(x)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@dispatch.own_derivative('conv2d', 2)
 def _convolve(plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
     default = partial(conv, plan)
     if not plan.is_matrix(kernel):

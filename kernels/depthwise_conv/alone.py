@@ -15,6 +15,8 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
+from longview.kernels import dispatch
+
 _WHOLE = ('h', 'w', 'i', 'j', 'o', 'p', 'q')
 _RULES = {
     2: 'b h w c, i j o c -> b p q c',
@@ -23,7 +25,12 @@ _RULES = {
 
 
 def on_each_device(form: Callable[..., Any], *arrays: jax.Array) -> Any:
-    """Runs `form` on images and a kernel, or on these and a cotangent, for which it has two results."""
+    """Runs `form` on images and a kernel, or on these and a cotangent, for which it has two results.
+
+    It cannot be differentiated, nor can a function under custom partitioning, other than by `dispatch.own_product`.
+    """
+    if dispatch.plain():
+        return form(*arrays)
     shard = custom_partitioning(form)
     shard.def_partition(
         partition=partial(_partition, form),

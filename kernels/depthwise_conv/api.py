@@ -65,9 +65,10 @@ def depthwise_conv(
       The outputs in the dtype of `x`; sums are float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
+    dispatch.check_floats(x=x, kernel=kernel)
     _check_image(x)
     _check_kernel('kernel', kernel, x.shape[3])
     plan = _plan(x, kernel, _pair('stride', stride), _pair('dilation', dilation), padding)
@@ -113,11 +114,12 @@ def inception_conv(
       Images like `x`, and in its dtype.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
-    _check_image(x)
     kernels = {'square': square, 'row': row, 'column': column}
+    dispatch.check_floats(x=x, bias=bias, **kernels)
+    _check_image(x)
     for name, kernel in kernels.items():
         _check_kernel(name, kernel, square.shape[-1])
         if not kernel.shape[0] % 2 or not kernel.shape[1] % 2:
@@ -183,7 +185,7 @@ def _pair(name: str, given: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _check_image(x: jax.Array) -> None:
-    if x.ndim != 4 or not x.size:
+    if x.ndim != 4 or not all(x.shape[1:]):
         raise ValueError(f'x has shape {x.shape}; wanted (batch, height, width, channels), none 0.')
 
 

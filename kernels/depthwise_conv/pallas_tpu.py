@@ -79,7 +79,7 @@ def inception(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> jax.
         weights.append(jnp.pad(kernel[:, :, 0], ((0, 0), (0, 0), (first, channels - first - part))))
         corner = middle[0] - rows // 2, middle[1] - columns // 2
         rectangles.append(Rectangle((rows, columns), corner))
-    passing = (jnp.arange(channels) < channels - 3 * part).astype(x.dtype)
+    passing = (jnp.arange(channels) < channels - 3 * part).astype(weights[0].dtype)
     rows, columns = kernels[0].shape[:2]
     weights[0] = weights[0].at[rows // 2, columns // 2].add(passing)
     sides = x.shape[1:3]
@@ -161,17 +161,14 @@ def _convolve_forward(call: Call, x: jax.Array, weights: tuple) -> tuple[jax.Arr
 
 
 def _convolve_backward(call: Call, kept: tuple, dy: jax.Array) -> tuple:
-    return dispatch.first_order('depthwise_conv', partial(_cotangents, call))(*kept, dy)
-
-
-_convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _cotangents(call: Call, x: jax.Array, weights: tuple, dy: jax.Array) -> tuple:
+    x, weights = kept
     dx = _convolve(_adjoint(call), dy, tuple(w[::-1, ::-1] for w in weights))
     shapes = tuple(pallas.output(w.shape, jnp.float32, w) for w in weights)
     found = _run(_taps_kernel, call, (x, dy), (), shapes)
     return dx.astype(x.dtype), tuple(f.astype(w.dtype) for f, w in zip(found, weights))
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _copy_padded(call: Call, image: Any, memory: Any, corner: Pair) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -33,27 +34,10 @@ def convolve(
     form: str | None = None,
 ) -> Float[Array, 'b p q c']:
     """See `reference.convolve`. form: one of `FORMS`, or None for what suits the platform."""
-    return _convolve(plan, form, x, kernel)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _chosen(plan, form, 'convolve', partial(_conv, plan), x, kernel)
-
-
-def _convolve_forward(
-    plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(plan, form, x, kernel), (x, kernel)
-
-
-def _convolve_backward(plan: Plan, form: str | None, kept: tuple, dy: jax.Array) -> tuple:
+    product = partial(_chosen, plan, form, 'convolve', partial(_conv, plan))
     by_conv = lambda x, kernel, dy: jax.vjp(partial(_conv, plan), x, kernel)[1](dy)
-    pullback = partial(_chosen, plan, form, 'gradients', by_conv)
-    return dispatch.first_order('depthwise_conv', pullback)(*kept, dy)
-
-
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+    cotangents = partial(_chosen, plan, form, 'gradients', by_conv)
+    return dispatch.own_product('depthwise_conv', product, cotangents)(x, kernel)
 
 
 def _chosen(plan: Plan, form: str | None, walk: str, conv: Callable[..., Any], *arrays: jax.Array) -> Any:
@@ -66,12 +50,14 @@ def _chosen(plan: Plan, form: str | None, walk: str, conv: Callable[..., Any], *
 
 
 def _conv(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
+    wide = jnp.result_type(x, kernel)
+    y = lax.conv_general_dilated(
+        x.astype(wide),
+        kernel.astype(wide),
         plan.stride,
         plan.padding,
         rhs_dilation=plan.dilation,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
         feature_group_count=x.shape[3],
     )
+    return y.astype(x.dtype)

@@ -63,7 +63,7 @@ def gla(
       The outputs in the dtype of `v`, and the last state in float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
     _check(_AXES, q, k, v, {'g': g}, initial_state)
@@ -126,7 +126,7 @@ def gla_step(
     """One token of `gla`, given the state before it; for decoding in constant memory.
 
     Returns the output in the dtype of `v`, and the state after the token in the dtype of `state`.
-    Raises ValueError for shapes that do not fit.
+    Raises ValueError for shapes that do not fit, and for integers.
     """
     _check(('batch', 'heads'), q, k, v, {'g': g}, state)
     o, state = reference.step(q, k, v, g, state, scale=_scale(scale, q))
@@ -145,11 +145,12 @@ def _check(
     gates: dict[str, jax.Array],
     state: jax.Array | None,
 ) -> None:
-    """Raises ValueError for shapes that do not fit."""
+    """Raises ValueError for shapes that do not fit, and for integers."""
+    dispatch.check_floats(q=q, k=k, v=v, **gates, state=state)
     rows = q.shape[:-1]
     if len(rows) != len(axes):
         raise ValueError(f'q has shape {q.shape}; wanted ({", ".join(axes)}, channels).')
-    if not all(rows):
+    if not all(q.shape[1:]):
         raise ValueError(f'q has shape {q.shape}, which is empty; wanted at least one of each.')
     if k.shape != q.shape:
         raise ValueError(f'k has shape {k.shape}; wanted that of q, {q.shape}.')

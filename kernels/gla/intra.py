@@ -64,12 +64,30 @@ def decays(a: jax.Array, direction: int) -> Decays:
 def scores(q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
     """Returns (B, H, C, C): the weight of value j for query i; the diagonal counts once per direction."""
     if _per_head(pair, q):
-        return jnp.einsum('bhik,bhjk->bhij', q, k) * _faded(pair)
+        # Not a product with zero: a NaN in a key is not for the queries before it.
+        seen = _seen(pair, q.shape[2])[None, None]
+        return jnp.where(seen, jnp.einsum('bhik,bhjk->bhij', q, k) * _faded(pair), 0.0)
     found = _diagonal(jnp.sum(q * k, axis=-1, keepdims=True), pair)
     for level in _levels(pair):
         product = jnp.einsum('bhik,bhjk->bhij', q * level.query, k * level.key)
         found = jnp.where(level.mask, product, found)
     return found
+
+
+def weighted(scores: jax.Array, v: jax.Array, pair: Pair) -> jax.Array:
+    """Returns the sum of the values (B, H, C, V), weighted by the scores.
+
+    In one direction a NaN in a value reaches no token that does not see it: NaN times a score of zero would be NaN.
+    """
+    if None not in pair:
+        return scores @ v
+    finite, size = jnp.isfinite(v), v.shape[2]
+    token = np.arange(size)[None, None, :, None]
+    if pair[0] is None:
+        reached = token <= jnp.max(jnp.where(finite, -1, token), axis=2, keepdims=True)
+    else:
+        reached = token >= jnp.min(jnp.where(finite, size, token), axis=2, keepdims=True)
+    return jnp.where(reached, jnp.nan, scores @ jnp.where(finite, v, 0.0))
 
 
 def cotangents(
@@ -160,6 +178,14 @@ def _halves(size: int) -> Iterator[int]:
     while half < size:
         yield half
         half *= 2
+
+
+def _seen(pair: Pair, size: int) -> np.ndarray:
+    """Returns which keys (columns) each query of a chunk sees."""
+    every = np.ones((size, size), bool)
+    if None not in pair:
+        return every
+    return np.triu(every) if pair[0] is None else np.tril(every)
 
 
 def _any(pair: Pair) -> Decays:

@@ -122,13 +122,6 @@ def _attend_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple, tuple]:
 
 
 def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    return dispatch.first_order('gla', partial(_cotangents, plan))(inputs, cotangents)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     q, k, v, g, start = inputs
     do, dlast = cotangents
     shape = (*start.shape[:2], q.shape[2] // plan.tile.tokens, *start.shape[2:])
@@ -144,6 +137,9 @@ def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     ins |= {'q': q, 'do': do, 'dlast': dlast} | edges
     found = _call(_cotangents_kernel, plan, ins, outs)
     return tuple(found[name] for name in ('q', 'k', 'v', 'g', 'start'))
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:

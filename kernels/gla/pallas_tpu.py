@@ -32,6 +32,7 @@ from longview.kernels.gla import pallas_tpu_chunk as chunk_of
 from longview.kernels.gla.pallas_tpu_layout import Plan, plan_for, to_heads, to_lanes, to_states
 
 Pair = tuple[Any, Any]
+_LOWEST = -1e30
 
 
 class Memory(NamedTuple):
@@ -113,8 +114,7 @@ def _attend_forward(plan: Plan, *inputs: Any) -> tuple[tuple, tuple]:
 
 
 def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    pullback = partial(_cotangents, plan._replace(block=plan.coblock))
-    return dispatch.first_order('gla', pullback)(inputs, cotangents)
+    return _cotangents(plan._replace(block=plan.coblock), inputs, cotangents)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -146,19 +146,23 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
     if 'others' in scratch:
         step.store_states(Memory(other), ins.get('edge'), scratch['others'])
 
-    def chunk(n: Any) -> None:
+    def chunk(exact: bool, n: Any) -> None:
         q, k, v = (step.read(ins[name], n) for name in 'qkv')
         fading = step.decays(n)
         states = [None, None]
         states[first] = scratch['held'][...]
         if 'others' in scratch:
             states[other] = scratch['others'][n]
-        o = chunk_of.outputs(plan.tile, q * plan.scale, k, v, fading, tuple(states))
+        given = q * plan.scale, k, v, fading, tuple(states)
+        if exact:
+            o = chunk_of.apart(plan.tile, chunk_of.exact_outputs, v, *given)
+        else:
+            o = chunk_of.outputs(plan.tile, *given)
         step.write(outs['o'], n, o)
         kept = k * fading[first].key[-1], v, fading[first].total
         scratch['held'][...] = chunk_of.advance(plan.tile, states[first], *kept)
 
-    step.walk(first, chunk)
+    step.walk_by_kind(first, chunk, tuple(scratch.values()))
     step.end(scratch['held'], outs['last'])
 
 
@@ -190,7 +194,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
         step.begin(scratch['state'], None)
         step.store_states(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
 
-    def chunk(n: Any) -> None:
+    def chunk(exact: bool, n: Any) -> None:
         q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
         do = do * plan.scale
         fading = step.decays(n)
@@ -198,7 +202,12 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
         edges[first] = (scratch['states'][n], scratch['costate'][...])
         if two:
             edges[other] = (scratch['state'][...], scratch['costates'][n])
-        found = chunk_of.cotangents(plan.tile, q, k, v, do, fading, tuple(edges))
+        given = q, k, v, do, fading, tuple(edges)
+        if exact and plan.tile.heads > 1:
+            like = (q, k, v, tuple(None if d is None else q for d in fading))
+            found = chunk_of.apart(plan.tile, chunk_of.cotangents, like, *given)
+        else:
+            found = chunk_of.cotangents(plan.tile, *given)
         asked = tuple(outs[name] for name in ('q', 'k', 'v', 'gates'))
         jax.tree.map(lambda out, x: step.write(out, n, x), asked, found)
         advance = partial(chunk_of.advance, plan.tile)
@@ -208,7 +217,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
             d = fading[other]
             scratch['state'][...] = advance(edges[other][0], k * d.key[-1], v, d.total)
 
-    step.walk(other, chunk)
+    step.walk_by_kind(other, chunk, tuple(scratch.values()))
     step.end(scratch['costate'], outs['start'])
 
 
@@ -276,6 +285,21 @@ class Step:
             body(last - n if direction else n)
 
         lax.fori_loop(0, last + 1 if chunks is None else chunks, one, None)
+
+    def walk_by_kind(self, direction: int, body: Callable[[bool, Any], None], held: tuple) -> None:
+        """Calls `body(exact, n)` as `walk` does; exact if a number of the block or of the scratch memory is NaN."""
+        rows = [x for name, x in self.ins.items() if name in ('q', 'k', 'v', 'do')]
+        gates = [g for g in self.ins['gates'] if g is not None]
+
+        def chunk(n: Any, total: jax.Array) -> jax.Array:
+            # Decays of -inf are no reason.
+            read = [self.read(x, n) for x in rows] + [jnp.maximum(self.read(g, n), _LOWEST) for g in gates]
+            return total + sum(jnp.sum(x * 0.0) for x in read)
+
+        zero = sum(jnp.sum(x[...] * 0.0) for x in held)
+        zero = lax.fori_loop(0, self.plan.chunks, chunk, zero)
+        for exact, when in ((False, zero == 0), (True, zero != 0)):
+            pl.when(when)(partial(self.walk, direction, partial(body, exact)))
 
     def store_states(self, memory: Memory, edge: Any, out: Any) -> None:
         """Stores the values of a memory before each chunk, given its value before the block."""

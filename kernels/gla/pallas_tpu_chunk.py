@@ -13,7 +13,7 @@ by halving the chunk recursively, as explained in `intra.py`. Differences due to
 * Blocks of less than 8 tokens, the rows of a register, are joined by rotating rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -103,11 +103,44 @@ def _down(rows: jax.Array, by: int) -> jax.Array:
 
 def advance(tile: Tile, held: jax.Array, keys: jax.Array, values: jax.Array, total: jax.Array) -> jax.Array:
     """Returns the state after a chunk: decayed, plus the products of keys (already decayed) and values."""
-    added = dot(tile, values, keys, 'tn')
-    if tile.heads > 1:
-        heads = (_head(x, w) for x, w in zip(_places(added.shape), (tile.values, tile.keys)))
-        added = jnp.where(jnp.equal(*heads), added, 0.0)
-    return held * total + added
+    state = held * total + dot(tile, values, keys, 'tn')
+    if tile.heads == 1:
+        return state
+    heads = (_head(x, w) for x, w in zip(_places(state.shape), (tile.values, tile.keys)))
+    return jnp.where(jnp.equal(*heads), state, 0.0)
+
+
+def apart(tile: Tile, function: Callable[..., Any], like: Any, *arrays: Any) -> Any:
+    """Returns `function(tile, *arrays)`, computed for one head after the other, with zeros for the other heads.
+
+    A NaN in one head would reach the others of its group: the products over all lanes multiply it by zero.
+
+    like: a tree of what is returned, the arrays from whose shapes it is taken.
+    """
+
+    def of_head(x: jax.Array, n: Any) -> jax.Array:
+        return _head(_places(x.shape)[1], x.shape[1] // tile.heads) == n
+
+    def step(n: Any, found: Any) -> Any:
+        alone = jax.tree.map(lambda x: jnp.where(of_head(x, n), x, 0.0), arrays)
+        return jax.tree.map(lambda x, new: jnp.where(of_head(x, n), new, x), found, function(tile, *alone))
+
+    blank = jax.tree.map(jnp.zeros_like, like)
+    return step(0, blank) if tile.heads == 1 else lax.fori_loop(0, tile.heads, step, blank)
+
+
+def exact_outputs(tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair) -> jax.Array:
+    """`outputs`, where a NaN in a value reaches no token that does not see it."""
+    if None not in pair:
+        return outputs(tile, q, k, v, pair, states)
+    finite = jnp.abs(v) < jnp.inf
+    token = _places(v.shape)[0].astype(jnp.float32)
+    o = outputs(tile, q, k, jnp.where(finite, v, 0.0), pair, states)
+    if pair[0] is None:
+        reached = token <= jnp.max(jnp.where(finite, -1.0, token), axis=0, keepdims=True)
+    else:
+        reached = token >= jnp.min(jnp.where(finite, float(tile.tokens), token), axis=0, keepdims=True)
+    return jnp.where(reached, jnp.nan, o)
 
 
 def outputs(tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair) -> jax.Array:

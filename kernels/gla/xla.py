@@ -104,7 +104,7 @@ def _place(direction: int, x: Any) -> Pair:
     return (None, x) if direction else (x, None)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@dispatch.own_derivative('gla', 1)
 def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, states: Pair) -> tuple[jax.Array, Pair]:
     """Returns the outputs of one direction or of both, and the last states if the plan wants them."""
     return _by_sequences(_forward, plan, (q, k, v, gates, states))
@@ -115,8 +115,7 @@ def _attend_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, Pair], t
 
 
 def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    pullback = partial(_by_sequences, _backward, plan)
-    return dispatch.first_order('gla', pullback)(inputs, cotangents)
+    return _by_sequences(_backward, plan, inputs, cotangents)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -183,7 +182,7 @@ def _forward(plan: Plan, inputs: tuple) -> tuple[jax.Array, Pair]:
         qc, kc, vc = (_read(x, start, size) for x in (q, k, v))
         qc *= plan.scale
         decays = _decays(gates, start, size)
-        oc = intra.scores(qc, kc, decays) @ vc
+        oc = intra.weighted(intra.scores(qc, kc, decays), vc, decays)
         for n, entering in ((first, state), (other, _unstack(edge)[0])):
             oc = oc if entering is None else oc + (qc * decays[n].query[-1]) @ entering
         return (_advance(memories[first], state, start, size), _write(o, oc, start, size)), None

@@ -14,6 +14,7 @@ Gradients follow JAX's convention, so `jax.grad` of a real loss works as for any
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from longview.kernels import dispatch
@@ -51,7 +52,7 @@ def linear_scan(
       inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
     _check(('batch', 'tokens'), a, x, initial_state)
@@ -84,10 +85,11 @@ def linear_scan_step(a: Inexact[Array, 'b d'] | Constant, x: Inexact[Array, 'b d
 
 
 def _check(axes: tuple[str, ...], a: jax.Array, x: jax.Array, state: jax.Array | None) -> None:
-    """Raises ValueError for shapes that do not fit."""
+    """Raises ValueError for shapes that do not fit, and for integers."""
+    dispatch.check_floats(jnp.inexact, a=a, x=x, state=state)
     if x.ndim != len(axes) + 1:
         raise ValueError(f'x has shape {x.shape}; wanted ({", ".join(axes)}, channels).')
-    if not x.size:
+    if not all(x.shape[1:]):
         raise ValueError(f'x has shape {x.shape}, which is empty; wanted at least one of each.')
     if a.shape not in (x.shape, x.shape[-1:]):
         raise ValueError(

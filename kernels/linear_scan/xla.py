@@ -63,7 +63,7 @@ def linear_scan(
     return _scan(Plan(reverse, jnp.dtype(dtype)), constant, Tokens(a, x), state)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@dispatch.own_derivative('linear_scan', 1)
 def _scan(plan: Plan, constant: jax.Array | None, tokens: Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _where_it_runs(partial(_forward, False), plan, (constant, tokens, state))[:2]
 
@@ -74,8 +74,7 @@ def _scan_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array]
 
 
 def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
-    pullback = partial(_where_it_runs, _backward, plan)
-    return dispatch.first_order('linear_scan', pullback)((*kept, *cotangents))
+    return _where_it_runs(_backward, plan, (*kept, *cotangents))
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
@@ -165,7 +164,7 @@ def _chunk(recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: T
     return states, states[-1]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@dispatch.own_derivative('linear_scan', 1)
 def _states(recur: Recur, a: jax.Array, x: jax.Array, start: jax.Array) -> jax.Array:
     return recur(a, x, start)
 

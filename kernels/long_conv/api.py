@@ -66,7 +66,7 @@ def long_conv(
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
     _check(u, {'kernel': kernel, 'backward_kernel': backward_kernel}, circular)
@@ -110,8 +110,9 @@ def _joined(tokens: int, kernel: jax.Array, backward: jax.Array | None, circular
 
 
 def _check(u: jax.Array, kernels: dict[str, jax.Array | None], circular: bool) -> None:
-    """Raises ValueError for kernels that do not fit `u` or each other."""
-    if u.ndim != 3 or not u.size:
+    """Raises ValueError for kernels that do not fit `u` or each other, and for integers."""
+    dispatch.check_floats(u=u, **kernels)
+    if u.ndim != 3 or not all(u.shape[1:]):
         raise ValueError(f'u has shape {u.shape}; wanted (batch, tokens, channels), none 0.')
     batch, tokens, channels = u.shape
     kinds = {x.ndim for x in kernels.values() if x is not None}

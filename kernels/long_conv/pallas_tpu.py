@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from longview.kernels import dispatch
+from longview.kernels import dispatch, gates
 from longview.kernels.long_conv.pallas_tpu_tile import LANES, run
 from longview.kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
 
@@ -38,6 +38,12 @@ def convolve(
     narrow = u.dtype == taps.dtype == jnp.bfloat16
     monarch = Monarch(_sides(size), jnp.bfloat16 if narrow else jnp.float32).keeping(keep)
     taps = wrapped(taps, before, monarch.size)
+    ahead, lost = before if before < tokens - 1 and keep == 1 else None, None
+    if ahead is not None and monarch.size == _LARGEST:
+        # By XLA, which moves more bytes: the largest kernel has no VMEM left to look for what is not finite.
+        known, lost = gates.finite(u if pre is None else u.astype(jnp.float32) * pre, ahead)
+        u, pre = (None if x is None else jnp.where(known, x, 0) for x in (u, pre))
+        ahead = None
     # Several sequences are concatenated along the channels to fill the lanes.
     fits = lambda n: batch % n == 0 and n * channels <= max(LANES, channels)
     beside = max(filter(fits, range(1, batch + 1)))
@@ -49,9 +55,10 @@ def convolve(
         taps = shared(jnp.tile(taps, (1, beside))[None])
     skip = None if skip is None else shared(jnp.tile(skip, beside)[None, None])
     u, pre, post = (None if x is None else _lanes(x, beside, full) for x in (u, pre, post))
-    y = _convolve(monarch, u, taps, pre, post, skip)
+    y = _convolve(monarch, ahead, u, taps, pre, post, skip)
     y = y[..., : beside * channels].reshape(batch // beside, tokens, beside, channels)
-    return jnp.swapaxes(y, 1, 2).reshape(batch, tokens, channels)
+    y = jnp.swapaxes(y, 1, 2).reshape(batch, tokens, channels)
+    return y if lost is None else jnp.where(lost, jnp.nan, y)
 
 
 def missing(u: jax.Array, taps: jax.Array, *others: jax.Array | None) -> str | None:
@@ -75,23 +82,19 @@ def _lanes(x: jax.Array, beside: int, full: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, full - beside * channels)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(monarch: Monarch, u: jax.Array, taps: jax.Array, *gates: jax.Array | None) -> jax.Array:
-    return _product(monarch, u, _spectrum(monarch, taps, None), *gates, dtype=u.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _convolve(
+    monarch: Monarch, ahead: int | None, u: jax.Array, taps: jax.Array, *factors: jax.Array | None
+) -> jax.Array:
+    """ahead: how many later tokens a token sees, further than which no NaN reaches; None if it sees all of them."""
+    return _product(monarch, u, _spectrum(monarch, taps, None), *factors, dtype=u.dtype, ahead=ahead)
 
 
-def _convolve_forward(monarch: Monarch, *inputs: jax.Array | None) -> tuple[jax.Array, tuple]:
-    return _convolve(monarch, *inputs), inputs
+def _convolve_forward(monarch: Monarch, ahead: int | None, *inputs: jax.Array | None) -> tuple[jax.Array, tuple]:
+    return _convolve(monarch, ahead, *inputs), inputs
 
 
-def _convolve_backward(monarch: Monarch, inputs: tuple, dy: jax.Array) -> tuple:
-    return dispatch.first_order('long_conv', partial(_cotangents, monarch))(inputs, dy)
-
-
-_convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _cotangents(monarch: Monarch, inputs: tuple, dy: jax.Array) -> tuple:
+def _convolve_backward(monarch: Monarch, ahead: int | None, inputs: tuple, dy: jax.Array) -> tuple:
     u, taps, pre, post, skip = inputs
     back = partial(_product, monarch, conjugated=True)
     spectrum = _spectrum(monarch, taps, None)
@@ -108,11 +111,14 @@ def _cotangents(monarch: Monarch, inputs: tuple, dy: jax.Array) -> tuple:
         dtaps = jnp.sum(dtaps, axis=0, keepdims=True)
     dskip = None
     if skip is not None:
-        gates = math.prod(x.astype(jnp.float32) for x in (dy, u, pre, post) if x is not None)
-        dskip = jnp.sum(gates, axis=(0, 1), keepdims=True)
+        product = math.prod(x.astype(jnp.float32) for x in (dy, u, pre, post) if x is not None)
+        dskip = jnp.sum(product, axis=(0, 1), keepdims=True)
     cast = lambda x, like: None if x is None else x.astype(like.dtype)
     found = (du, dtaps, dpre, dpost, dskip)
     return tuple(cast(*pair) for pair in zip(found, inputs))
+
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _spectrum(monarch: Monarch, x: jax.Array, gate: jax.Array | None) -> jax.Array:
@@ -137,20 +143,23 @@ def _product(
     dtype: DTypeLike,
     count: int | None = None,
     conjugated: bool = False,
+    ahead: int | None = None,
 ) -> jax.Array:
     """Returns `post * (c + skip * pre * x)`, where the spectrum of c is that of `pre * x` times `spectrum`."""
     outer = monarch.levels[:-2]
     count = count or x.shape[1]
     if not outer:
         ins = {'x': x[None], 'pre': pre, 'post': post, 'skip': skip, 'kernel': spectrum}
-        return run(monarch, ins, count, dtype, conjugated)[0]
+        return run(monarch, ins, count, dtype, conjugated, ahead)[0]
     x = x if pre is None else x * pre
-    z = x[None]
+    known, lost = (None, None) if ahead is None else gates.finite(x, ahead)
+    z = (x if known is None else jnp.where(known, x, 0))[None]
     for level in outer:
         z = level.into(z, monarch.dtype)
     z = run(monarch, {'x': z, 'kernel': spectrum}, z.shape[2], jnp.float32, conjugated)
     for level in outer[:0:-1]:
         z = level.out(z, 2, level.side * level.rest, monarch.dtype)
     y = outer[0].out(z, 1, count, monarch.dtype)[0]
+    y = y if lost is None else jnp.where(lost, jnp.nan, y)
     y = y if skip is None else y + skip * x
     return (y if post is None else y * post).astype(dtype)

@@ -26,7 +26,7 @@ class Tile(NamedTuple):
     """The two levels that a kernel computes.
 
     parts: 1 for real sequences, 2 for complex ones; rows: rows of tokens, in and out; width: tokens of a row in a
-        block.
+        block; ahead: how many later tokens a token sees, further than which no NaN reaches, or None.
     """
 
     first: Level
@@ -36,6 +36,7 @@ class Tile(NamedTuple):
     width: int
     dtype: DTypeLike
     conjugated: bool
+    ahead: int | None
 
     @property
     def height(self) -> int:
@@ -60,8 +61,10 @@ class Tile(NamedTuple):
         return found | {'twiddles': jnp.moveaxis(twiddles, 2, 0)}
 
 
-def run(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool) -> jax.Array:
-    """Runs a kernel on (parts, B, t, D).
+def run(
+    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool, ahead: int | None = None
+) -> jax.Array:
+    """Runs a kernel on (parts, B, t, D); see `Tile` for `ahead`.
 
     Returns the convolution with `count` tokens or, if `dtype` is None, the spectrum. Under vmap the calls run one after
     the other.
@@ -70,18 +73,20 @@ def run(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjug
 
     @jax.custom_batching.sequential_vmap
     def alone(ins: dict) -> jax.Array:
-        return _call(monarch, ins, count, dtype, conjugated)
+        return _call(monarch, ins, count, dtype, conjugated, ahead)
 
     return alone(ins)
 
 
-def _call(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool) -> jax.Array:
+def _call(
+    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool, ahead: int | None
+) -> jax.Array:
     first, second = monarch.levels[-2:]
     parts, batch, tokens, channels = ins['x'].shape
     rows = tuple(-(-n // second.side) for n in (tokens, count))
     kinds = [x.dtype for name, x in ins.items() if name in ('x', 'pre', 'post')]
     width = 16 if jnp.bfloat16 in (*kinds, dtype) else 8
-    tile = Tile(first, second, parts, rows, width, monarch.dtype, conjugated)
+    tile = Tile(first, second, parts, rows, width, monarch.dtype, conjugated, ahead)
 
     def cut(name: str) -> jax.Array:
         x = ins[name] if ins[name].ndim == 4 else ins[name][None]
@@ -106,7 +111,7 @@ def _call(monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conj
         grid=(channels // LANES, batch, chunks * (1 + outward) + blocks),
         in_specs=[specs | whole],
         out_specs=_spec(tile, 'y' if outward else 'spectrum', shape),
-        scratch_shapes=[pallas.vmem((first.side, 2 * second.side, LANES), jnp.float32)],
+        scratch_shapes=[pallas.vmem(x, jnp.float32) for x in ((first.side, 2 * second.side, LANES), (1, LANES))],
         compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
         cost_estimate=_cost(tile, outward, ins, constants, out),
         name=f'long_conv_{"product" if outward else "spectrum"}',
@@ -139,16 +144,24 @@ def _spec(tile: Tile, name: str, shape: tuple[int, ...], twice: bool = False) ->
     return pl.BlockSpec(block, lambda d, b, n: (0, b, 0, place(n), d))
 
 
-def _kernel(tile: Tile, outward: bool, ins: dict, out: Any, memory: Any) -> None:
-    """One step of the grid; `memory` holds the rows of frequencies, with real parts before imaginary parts."""
+def _kernel(tile: Tile, outward: bool, ins: dict, out: Any, memory: Any, lost: Any) -> None:
+    """One step of the grid.
+
+    memory: the rows of frequencies, with real parts before imaginary parts; lost: the first token that is not finite.
+    """
     chunks, blocks = tile.steps
     step = pl.program_id(2)
-    pl.when(step < chunks)(partial(_inward, tile, ins, memory, step))
+
+    @pl.when(step == 0)
+    def _() -> None:
+        lost[...] = jnp.full(lost.shape, jnp.inf)
+
+    pl.when(step < chunks)(partial(_inward, tile, ins, memory, lost, step))
     place = step - chunks
     middle = pl.when((step >= chunks) & (place < blocks))
     if outward:
         middle(partial(_across, tile, ins, memory, place))
-        pl.when(place >= blocks)(partial(_outward, tile, ins, out, memory, place - blocks))
+        pl.when(place >= blocks)(partial(_outward, tile, ins, out, memory, lost, place - blocks))
     else:
         middle(partial(_write, tile, ins, out, memory, place))
 
@@ -164,8 +177,45 @@ def _halves(tile: Tile, chunk: Any) -> tuple[Any, Any]:
     return tuple(pl.ds(n * tile.second.side + start, tile.width) for n in range(2))
 
 
-def _inward(tile: Tile, ins: dict, memory: Any, chunk: Any) -> None:
-    x = _tokens(ins)
+def _finite_tokens(tile: Tile, ins: dict, memory: Any, lost: Any, chunk: Any) -> jax.Array:
+    """Returns the tokens of a chunk, with 0 for those that are not finite, and notes the first of these.
+
+    Goes row by row, and through the memory of the frequencies that are to be written: a copy does not fit into VMEM.
+    """
+    column = lax.broadcasted_iota(jnp.int32, (tile.width, LANES), 0) + chunk * tile.width
+    rows, side = tile.rows[0], tile.first.side
+
+    def row(half: Any, first_row: int, n: Any, first: jax.Array) -> jax.Array:
+        x = ins['x'][0, 0, first_row + n].astype(jnp.float32)
+        x = x * ins['pre'][0, 0, first_row + n].astype(jnp.float32) if 'pre' in ins else x
+        finite = jnp.abs(x) < jnp.inf
+        memory[n, half, :] = jnp.where(finite, x, 0.0)
+        token = (column + (first_row + n) * tile.second.side).astype(jnp.float32)
+        return jnp.minimum(first, jnp.where(finite, jnp.inf, token))
+
+    first, read = jnp.full((tile.width, LANES), jnp.inf), []
+    for half, start in zip(_halves(tile, chunk), range(0, rows, side)):
+        count = min(side, rows - start)
+        first = lax.fori_loop(0, count, partial(row, half, start), first)
+        read.append(memory[:count, half, :])
+    lost[...] = jnp.minimum(lost[...], jnp.min(first, axis=0, keepdims=True))
+    return read[0] if len(read) == 1 else jnp.concatenate(read)
+
+
+def _lose(tile: Tile, out: Any, lost: Any, chunk: Any) -> None:
+    """Sets the tokens of a chunk of the outputs that see one that is not finite to NaN."""
+    column = lax.broadcasted_iota(jnp.int32, (tile.width, LANES), 0) + chunk * tile.width
+
+    def row(n: Any, _: None) -> None:
+        token = (column + n * tile.second.side).astype(jnp.float32)
+        y = out[0, 0, n].astype(jnp.float32)
+        out[0, 0, n] = jnp.where(token >= lost[...] - tile.ahead, jnp.nan, y).astype(out.dtype)
+
+    lax.fori_loop(0, tile.rows[1], row, None)
+
+
+def _inward(tile: Tile, ins: dict, memory: Any, lost: Any, chunk: Any) -> None:
+    x = _tokens(ins) if tile.ahead is None else _finite_tokens(tile, ins, memory, lost, chunk)
     y = pallas.dot_constant(ins['into'], x.reshape(-1, tile.width * LANES), tile.dtype)
     a, b = y.reshape(2, tile.first.side, tile.width, LANES)
     c, d = ins['twiddles'][chunk][..., None]
@@ -196,7 +246,7 @@ def _write(tile: Tile, ins: dict, out: Any, memory: Any, block: Any) -> None:
     lax.fori_loop(0, tile.height, row, None)
 
 
-def _outward(tile: Tile, ins: dict, out: Any, memory: Any, chunk: Any) -> None:
+def _outward(tile: Tile, ins: dict, out: Any, memory: Any, lost: Any, chunk: Any) -> None:
     real, imaginary = _halves(tile, chunk)
     a, b = memory[:, real, :], memory[:, imaginary, :]
     c, d = ins['twiddles'][chunk][..., None]
@@ -208,6 +258,8 @@ def _outward(tile: Tile, ins: dict, out: Any, memory: Any, chunk: Any) -> None:
     if 'post' in ins:
         y *= ins['post'][:, 0].astype(jnp.float32)
     out[:, 0] = y.astype(out.dtype)
+    if tile.ahead is not None:
+        pl.when(jnp.min(lost[...]) < jnp.inf)(partial(_lose, tile, out, lost, chunk))
 
 
 def _cost(tile: Tile, outward: bool, ins: dict, constants: dict, out: Any) -> object:

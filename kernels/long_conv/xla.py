@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
+from longview.kernels import dispatch, gates
 from longview.kernels.long_conv import fft
 from longview.kernels.long_conv.transforms import (
     Monarch,
@@ -51,25 +51,19 @@ def convolve(
     if before or keep < 1:
         # Taps wrap around the period, and shares of its frequencies are kept, so it has to be the same in all forms.
         size = period_for(x.shape[1], taps.shape[-2], before)
-    return _convolve(Plan(size, keep, way, order), x, wrapped(taps, before, size))
+    plan = Plan(size, keep, way, order)
+    product = partial(_where_it_runs, plan, fft.convolve, _forward)
+    run = dispatch.own_product('long_conv', product, partial(_cotangents, plan))
+    taps = wrapped(taps, before, size)
+    if before >= x.shape[1] - 1 or keep < 1:
+        return run(x, taps)  # every token sees every other one
+    known, lost = gates.finite(x, before)
+    return jnp.where(lost, jnp.nan, run(jnp.where(known, x, 0), taps))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(plan: Plan, x: jax.Array, taps: jax.Array) -> jax.Array:
-    return _where_it_runs(plan, fft.convolve, _forward, x, taps)
-
-
-def _convolve_forward(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, tuple]:
-    return _convolve(plan, *inputs), inputs
-
-
-def _convolve_backward(plan: Plan, inputs: tuple, dy: jax.Array) -> tuple:
-    pullback = partial(_where_it_runs, plan, fft.cotangents, _backward)
-    found = dispatch.first_order('long_conv', pullback)(*inputs, dy)
-    return tuple(x.astype(like.dtype) for x, like in zip(found, inputs))
-
-
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+def _cotangents(plan: Plan, x: jax.Array, taps: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    dx, dtaps = _where_it_runs(plan, fft.cotangents, _backward, x, taps, dy)
+    return dx.astype(x.dtype), dtaps.astype(taps.dtype)
 
 
 def _where_it_runs(plan: Plan, by_fft, by_matrices, *arrays: jax.Array):

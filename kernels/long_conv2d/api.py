@@ -56,7 +56,7 @@ def long_conv2d(
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
     _check(u, kernel, origin, circular)
@@ -92,9 +92,10 @@ def global_filter(u: Image, spectrum: Float[Array, 'q 2 k c'], *, implementation
       The outputs in the dtype of `u`; sums are float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
+    dispatch.check_floats(u=u, spectrum=spectrum)
     _check_image(u)
     size, channels = u.shape[1:3], u.shape[3]
     wanted = (size[1] // 2 + 1, 2, size[0], channels)
@@ -118,14 +119,15 @@ def _typed(core: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 def _check_image(u: jax.Array) -> None:
-    if u.ndim != 4 or not u.size:
+    if u.ndim != 4 or not all(u.shape[1:]):
         raise ValueError(f'u has shape {u.shape}; wanted (batch, rows, columns, channels), none 0.')
 
 
 def _check(u: jax.Array, kernel: jax.Array, origin: tuple[int, int], circular: bool) -> None:
     """Raises ValueError for a kernel that does not fit `u`, and for an origin outside of the kernel."""
+    dispatch.check_floats(u=u, kernel=kernel)
     _check_image(u)
-    fits = kernel.ndim in (3, 4) and kernel.shape[-1] == u.shape[-1] and kernel.size
+    fits = kernel.ndim in (3, 4) and kernel.shape[-1] == u.shape[-1] and all(kernel.shape[-3:])
     if not fits or kernel.shape[:-3] not in ((), u.shape[:1]):
         raise ValueError(
             f'kernel has shape {kernel.shape}; wanted (rows, columns, {u.shape[-1]}), or '

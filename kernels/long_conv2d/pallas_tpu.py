@@ -103,13 +103,7 @@ def _filtered_forward(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, tuple]
 
 
 def _filtered_backward(plan: Plan, inputs: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return dispatch.first_order('long_conv2d', partial(_cotangents, plan))(*inputs, dy)
-
-
-_filtered.defvjp(_filtered_forward, _filtered_backward)
-
-
-def _cotangents(plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, spectrum = inputs
     there = plan.matrices()
     names = {'columns': 'columns_back', 'columns_back': 'columns'}
     names |= {'rows': 'rows_back', 'rows_back': 'rows'}
@@ -122,6 +116,9 @@ def _cotangents(plan: Plan, x: jax.Array, spectrum: jax.Array, dy: jax.Array) ->
     if len(spectrum) == 1:
         dspectrum = jnp.sum(dspectrum, axis=0, keepdims=True)
     return dx.astype(x.dtype), dspectrum
+
+
+_filtered.defvjp(_filtered_forward, _filtered_backward)
 
 
 def _call(plan: Plan, kernel: Callable, matrices: dict, ins: dict) -> jax.Array:

@@ -65,7 +65,7 @@ def selective_scan(
       The outputs in the dtype of `u`, and the last state in float32 (float64 for float64 inputs).
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown implementation.
+      ValueError: shapes that do not fit, integers, or an unknown implementation.
       NotImplementedError: the named implementation cannot serve this call.
     """
     _check(('batch', 'tokens'), u, {'delta': delta, 'z': z}, {'D': D, 'delta_bias': delta_bias})
@@ -108,7 +108,7 @@ def selective_scan_step(
     """One token of `selective_scan`, given the state before it; for decoding in constant memory.
 
     Returns the output in the dtype of `u`, and the state after the token in the dtype of `state`.
-    Raises ValueError for shapes that do not fit.
+    Raises ValueError for shapes that do not fit, and for integers.
     """
     _check(('batch',), u, {'delta': delta, 'z': z}, {'D': D, 'delta_bias': delta_bias})
     _check_states(u, A, {'B': B, 'C': C}, state)
@@ -122,10 +122,11 @@ def _check(
     tokens: dict[str, jax.Array | None],
     channels: dict[str, jax.Array | None],
 ) -> None:
-    """Raises ValueError for shapes that do not match that of `u`."""
+    """Raises ValueError for shapes that do not match that of `u`, and for integers."""
+    dispatch.check_floats(u=u, **tokens, **channels)
     if u.ndim != len(axes) + 1:
         raise ValueError(f'u has shape {u.shape}; wanted ({", ".join(axes)}, channels).')
-    if not u.size:
+    if not all(u.shape[1:]):
         raise ValueError(f'u has shape {u.shape}, which is empty; wanted at least one of each.')
     for name, x in tokens.items():
         if x is not None and x.shape != u.shape:
@@ -136,7 +137,8 @@ def _check(
 
 
 def _check_states(u: jax.Array, A: jax.Array, weights: dict[str, jax.Array], state: jax.Array | None) -> None:
-    """Raises ValueError for states and groups that do not fit."""
+    """Raises ValueError for states and groups that do not fit, and for integers."""
+    dispatch.check_floats(A=A, **weights, state=state)
     *rows, channels = u.shape
     if A.ndim != 2 or A.shape[0] != channels or not A.size:
         raise ValueError(f'A has shape {A.shape}; wanted ({channels}, states), to go with u.')

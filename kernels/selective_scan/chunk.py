@@ -15,12 +15,13 @@ Tokens are the first axis: (C, B, G, D/G) for channels, (C, B, G, N) for states.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from longview.kernels import dispatch
 
 
 class Weights(NamedTuple):
@@ -76,7 +77,7 @@ def run(how: How, softplus: bool, weights: Weights, state: jax.Array, tokens: To
     return (y if tokens.z is None else y * jax.nn.silu(tokens.z)), state
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@dispatch.own_derivative('selective_scan', 1)
 def _scan(how: How, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _scan_forward(how, *inputs)[0]
 

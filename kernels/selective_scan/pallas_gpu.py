@@ -128,8 +128,7 @@ def _scan_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.
 
 
 def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
-    pullback = partial(_cotangents, plan)
-    return dispatch.first_order('selective_scan', pullback)(*kept, *cotangents)
+    return _cotangents(plan, *kept, *cotangents)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)

@@ -77,7 +77,7 @@ def selective_scan(
     return y, last.reshape(batch, channels, states)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
+@dispatch.own_derivative('selective_scan', 1)
 def _scan(plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the outputs (B, T, D), and the last state (B, G, D/G, N)."""
     return _by_sequences(partial(_forward, False), plan, (weights, tokens, state))[:2]
@@ -89,8 +89,7 @@ def _scan_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array]
 
 
 def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
-    pullback = partial(_by_sequences, _backward, plan)
-    return dispatch.first_order('selective_scan', pullback)((*kept, *cotangents))
+    return _by_sequences(_backward, plan, (*kept, *cotangents))
 
 
 _scan.defvjp(_scan_forward, _scan_backward)

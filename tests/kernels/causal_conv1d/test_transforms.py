@@ -92,15 +92,6 @@ def test_export(platform):
     assert exported.platforms == (platform,)
 
 
-def test_second_derivatives_are_refused_in_words():
-    x, kernel = jnp.ones((1, 5, 2)), jnp.ones((3, 2))
-    slope = lambda x, how: jax.grad(lambda x: jnp.sum(causal_conv1d(x, kernel, implementation=how)[0] ** 2))(x)
-    text = "causal_conv1d has first derivatives only.*implementation='reference'"
-    with pytest.raises(NotImplementedError, match=text):
-        jax.eval_shape(jax.grad(lambda x: jnp.sum(slope(x, 'xla') ** 2)), x)
-    assert np.isfinite(cases.jit(jax.grad(lambda x: jnp.sum(slope(x, 'reference') ** 2)))(x)).all()
-
-
 @pytest.mark.parametrize(
     'function, shapes, options, message',
     [

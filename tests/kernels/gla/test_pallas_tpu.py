@@ -93,11 +93,20 @@ def test_vmap():
     np.testing.assert_allclose(found, jnp.stack([wanted, -2 * wanted]), rtol=1e-6, atol=1e-6)
 
 
-def test_second_derivatives_are_refused_in_words():
-    x = jnp.ones((1, 3, 1, 4))
-    slope = jax.grad(lambda q: jnp.sum(pallas_tpu.gla(q, x, x, -x, scale=1.0)[0] ** 2))
-    with pytest.raises(NotImplementedError, match='gla has first derivatives only'):
-        jax.make_jaxpr(jax.grad(lambda q: jnp.sum(slope(q))))(x)
+def test_a_nan_reaches_no_other_head_and_no_earlier_token():
+    """In outputs and gradients of two heads that share lanes. Scanned in reverse, earlier tokens are further right."""
+    case = Case('odd', state=True, reverse=True)
+    arrays = cases.device(case, cases.inputs(case))
+    spoilt = arrays | {name: arrays[name].at[1, 21, 0].set(jnp.nan) for name in ('q', 'k', 'v', 'g0')}
+    with tpu.interpreted():
+        clean, found = (jax.device_get(_run(case, x, SMALL)) for x in (arrays, spoilt))
+    assert np.isnan(found['o'][1, :22, 0]).all()
+    same = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    same(found['o'][1, 22:], clean['o'][1, 22:])
+    for name, x in clean.items():
+        other = (1, 1) if name in ('last', 'dstate') else (1, slice(None), 1)
+        same(found[name][0], x[0], err_msg=name)
+        same(found[name][other], x[other], err_msg=name)
 
 
 def test_chosen_on_tpus_alone():

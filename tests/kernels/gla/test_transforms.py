@@ -137,13 +137,3 @@ def test_export(platform):
     arrays = cases.device(case, cases.inputs(case))
     exported = jax.export.export(jax.jit(partial(cases.traced, case, 'xla')), platforms=[platform])(arrays)
     assert exported.platforms == (platform,)
-
-
-def test_second_derivatives_are_refused_in_words():
-    arrays = cases.device(ONE_WAY, cases.inputs(ONE_WAY))
-    q, k, v, g = (arrays[name] for name in ('q', 'k', 'v', 'g0'))
-    slope = lambda implementation: jax.grad(lambda q: jnp.sum(gla(q, k, v, g, implementation=implementation)[0] ** 2))
-    with pytest.raises(NotImplementedError, match="gla has first derivatives only.*implementation='reference'"):
-        jax.make_jaxpr(jax.grad(lambda q: jnp.sum(slope(None)(q) ** 2)))(q)
-    twice = jax.grad(lambda q: jnp.sum(slope('reference')(q) ** 2))
-    assert np.isfinite(cases.jit(twice)(q)).all()

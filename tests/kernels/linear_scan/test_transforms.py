@@ -101,12 +101,3 @@ def test_export(platform, case):
     arrays = cases.device(case, cases.inputs(case))
     exported = jax.export.export(jax.jit(partial(cases.traced, case, None)), platforms=[platform])(arrays)
     assert exported.platforms == (platform,)
-
-
-def test_second_derivatives_are_refused_in_words():
-    arrays = cases.device(Case('odd'), cases.inputs(Case('odd')))
-    slope = lambda how: jax.grad(lambda a: jnp.sum(linear_scan(a, arrays['x'], implementation=how)[0] ** 2))
-    text = "linear_scan has first derivatives only.*implementation='reference'"
-    with pytest.raises(NotImplementedError, match=text):
-        jax.eval_shape(jax.grad(lambda a: jnp.sum(slope('xla')(a) ** 2)), arrays['a'])
-    assert np.isfinite(cases.jit(jax.grad(lambda a: jnp.sum(slope('reference')(a) ** 2)))(arrays['a'])).all()

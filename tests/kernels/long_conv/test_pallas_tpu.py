@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from longview.kernels.long_conv import pallas_tpu
@@ -43,6 +44,20 @@ def test_further_levels_are_outside_of_the_kernel(case, monkeypatch):
     """As for a sequence that does not fit into VMEM."""
     monkeypatch.setattr(pallas_tpu, '_LARGEST', 256)
     _check(case, 'kernels, and levels outside')
+
+
+@pytest.mark.parametrize('largest', [pallas_tpu._LARGEST, 256, 128])
+def test_a_nan_reaches_no_earlier_token(largest, monkeypatch):
+    """Nor another channel; also where further levels are outside of the kernel. The kernel sees one token ahead."""
+    monkeypatch.setattr(pallas_tpu, '_LARGEST', largest)
+    u = jnp.cos(jnp.arange(2.0 * 200 * 3)).reshape(2, 200, 3)
+    taps = jnp.sin(jnp.arange(120.0 * 3)).reshape(120, 3)
+    run = jax.jit(lambda u: pallas_tpu.convolve(u, taps, before=1))
+    with tpu.interpreted():
+        clean, found = (jax.device_get(run(x)) for x in (u, u.at[1, 150, 2].set(jnp.nan)))
+    lost = np.zeros(u.shape, bool)
+    lost[1, 149:, 2] = True
+    np.testing.assert_allclose(found, np.where(lost, np.nan, clean), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.heavy

@@ -70,13 +70,6 @@ def test_memory_is_linear_in_the_length(implementation):
     assert long <= 4.5 * short
 
 
-def test_a_gradient_of_the_gradient_is_refused():
-    u, kernel = jnp.ones((1, 8, 2)), jnp.ones((8, 2))
-    loss = lambda u: jnp.sum(jax.grad(lambda u: jnp.sum(long_conv(u, kernel) ** 2))(u))
-    with pytest.raises(NotImplementedError, match="long_conv has first derivatives only.*implementation='reference'"):
-        jax.eval_shape(jax.grad(loss), u)
-
-
 @pytest.mark.parametrize(
     'shapes, options, message',
     [

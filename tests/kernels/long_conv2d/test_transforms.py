@@ -34,15 +34,11 @@ def test_vmap_remat_and_scan():
 
 
 def test_second_derivatives():
-    """Only of a named form; by default they raise an error, since the TPU kernels have none."""
     u, kernel = jnp.ones((1, 3, 3, 1)), jnp.arange(4.0).reshape(2, 2, 1)
     op = partial(long_conv2d, implementation='xla')
     both = cases.jit(lambda u: (jax.hessian(lambda u: jnp.sum(op(u, kernel) ** 2))(u), jax.jacobian(op)(u, kernel)))
     found, matrix = (np.asarray(x).reshape(9, 9) for x in both(u))
     np.testing.assert_allclose(found, 2 * matrix.T @ matrix, atol=1e-5)
-    gradient = jax.grad(lambda u: jnp.sum(long_conv2d(u, kernel) ** 2))
-    with pytest.raises(NotImplementedError, match='long_conv2d has first derivatives only'):
-        jax.eval_shape(jax.grad(lambda u: jnp.sum(gradient(u))), u)
 
 
 @pytest.mark.parametrize('spectral', [False, True])

@@ -96,14 +96,3 @@ def test_export(platform):
     arrays = cases.device(case, cases.inputs(case))
     exported = jax.export.export(jax.jit(partial(cases.traced, case, None)), platforms=[platform])(arrays)
     assert exported.platforms == (platform,)
-
-
-def test_second_derivatives_are_refused_in_words():
-    case = Case('odd', full=False)
-    arrays = cases.device(case, cases.inputs(case))
-    rest = [arrays[name] for name in ('delta', 'A', 'B', 'C')]
-    slope = lambda how: jax.grad(lambda u: jnp.sum(selective_scan(u, *rest, implementation=how)[0] ** 3))
-    text = "selective_scan has first derivatives only.*implementation='reference'"
-    with pytest.raises(NotImplementedError, match=text):
-        jax.eval_shape(jax.grad(lambda u: jnp.sum(slope('xla')(u) ** 2)), arrays['u'])
-    jax.eval_shape(jax.grad(lambda u: jnp.sum(slope('reference')(u) ** 2)), arrays['u'])
