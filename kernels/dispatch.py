@@ -7,8 +7,8 @@ If the caller names a form, `run` takes it or raises an error that says why it c
 op; `prefer` sets it for all calls of an op that pass none, including those inside networks.
 
 Forms have a derivative of their own (`own_derivative`), which may be differentiated again, in reverse mode: those in
-plain XLA as they are, those that are specific to a platform by that of the plain one (`_backed`). Forward mode needs
-`prefer(plain=True)`.
+plain XLA as they are, those that are specific to a platform by that of the plain one (`first_order`). Forward mode
+needs `prefer(plain=True)`.
 """
 
 import contextlib
@@ -156,7 +156,7 @@ def _choose(op: str, implementation: str | None, forms: Mapping[str, Form], spli
     if implementation is not None:
         return _named(op, implementation, forms[implementation], anywhere, *args)
     special = {
-        form.platform: _backed(op, form.run, anywhere, f'{op}: implementation {name!r} failed to be traced')
+        form.platform: first_order(op, form.run, anywhere, f'{op}: implementation {name!r} failed to be traced')
         for name, form in forms.items()
         if form.platform is not None and form.proven and not _plain.value and _missing(form, *args) is None
     }
@@ -344,7 +344,9 @@ def _named(op: str, name: str, form: Form, anywhere: Callable[..., Any], *args: 
 
     # Without this rule the refusal would be a constant, whose gradient is zero.
     elsewhere.defvjp(lambda *args: (elsewhere(*args), args), pullback)
-    return lax.platform_dependent(*args, default=elsewhere, **{form.platform: _backed(op, form.run, anywhere, None)})
+    return lax.platform_dependent(
+        *args, default=elsewhere, **{form.platform: first_order(op, form.run, anywhere, None)}
+    )
 
 
 # An array that can be traced and differentiated but not lowered, since the platform is known only when lowering.
@@ -501,8 +503,8 @@ _transposed.def_impl(_refuse_forward_mode)
 mlir.register_lowering(_transposed, _refuse_forward_mode)
 
 
-def _backed(op: str, run: Callable[..., Any], spare: Callable[..., Any], failed: str | None) -> Callable[..., Any]:
-    """Returns a form of one platform whose derivatives from the second on are those of `spare`, in plain XLA.
+def first_order(op: str, run: Callable[..., Any], spare: Callable[..., Any], failed: str | None) -> Callable[..., Any]:
+    """Returns a form that has a first derivative only, with those of `spare`, in plain XLA, from the second on.
 
     JAX cannot differentiate a kernel, only replace its derivative. So neither the outputs with what is kept for the
     gradient, nor the gradient, are differentiated as they were computed.

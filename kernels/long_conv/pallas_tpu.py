@@ -152,14 +152,12 @@ def _product(
         ins = {'x': x[None], 'pre': pre, 'post': post, 'skip': skip, 'kernel': spectrum}
         return run(monarch, ins, count, dtype, conjugated, ahead)[0]
     x = x if pre is None else x * pre
-    known, lost = (None, None) if ahead is None else gates.finite(x, ahead)
-    z = (x if known is None else jnp.where(known, x, 0))[None]
+    z = x[None]
     for level in outer:
         z = level.into(z, monarch.dtype)
     z = run(monarch, {'x': z, 'kernel': spectrum}, z.shape[2], jnp.float32, conjugated)
     for level in outer[:0:-1]:
         z = level.out(z, 2, level.side * level.rest, monarch.dtype)
     y = outer[0].out(z, 1, count, monarch.dtype)[0]
-    y = y if lost is None else jnp.where(lost, jnp.nan, y)
     y = y if skip is None else y + skip * x
     return (y if post is None else y * post).astype(dtype)
