@@ -30,6 +30,8 @@ SHAPES = {
     'many_taps': Shape(2, 20, 20, 32, 3, 5, 5),
     'large': Shape(2, 20, 20, 32, 3, 3, 3),
     'large_strided': Shape(2, 40, 39, 32, 3, 3, 3, 2),
+    'groups': Shape(2, 7, 6, 6, 9, 3, 3, 2),  # three of two channels
+    'channels': Shape(2, 7, 6, 5, 5, 3, 2, 2),  # five of one
     'mesh': Shape(8, 20, 20, 32, 4, 3, 3),
     'mesh_matrix': Shape(8, 4, 4, 8, 4, 1, 1),
 }

@@ -1,8 +1,8 @@
 """Convolution in plain XLA, with gradients, in the form that suits the platform.
 
 On other platforms than CPUs it is XLA's convolution and its derivatives. On a CPU a 1 x 1 kernel is a matrix product,
-and so is the gradient of a larger kernel on a large image (products.py). Only the inputs are kept for the gradients,
-which may be differentiated again.
+and so is the gradient of a larger kernel on a large image, and of one whose channels are in groups (products.py). Only
+the inputs are kept for the gradients, which may be differentiated again.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,7 @@ def convolve(
 ) -> Float[Array, 'b p q n']:
     """See `reference.convolve`. form: 'products' or 'conv', or None to choose by platform and size."""
     pays = form == 'products' or (form is None and _pays(plan, x, kernel))
-    if plan.groups(x, kernel) > 1 or not pays:
-        return conv(plan, x, kernel)
-    return _convolve(plan, form, x, kernel)
+    return _convolve(plan, form, x, kernel) if pays else conv(plan, x, kernel)
 
 
 def conv(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -50,7 +48,7 @@ def conv(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
     rows, columns = plan.sizes(x, kernel)
-    if plan.is_matrix(kernel):
+    if plan.is_matrix(kernel) or plan.groups(x, kernel) > 1:
         return True
     large = rows * columns >= _PIXELS and x.shape[3] >= _CHANNELS
     # XLA's partitioner would gather the arrays that a loop over the batch reads.
@@ -60,9 +58,11 @@ def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
 @dispatch.own_derivative('conv2d', 2)
 def _convolve(plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
     default = partial(conv, plan)
-    if not plan.is_matrix(kernel):
-        return default(x, kernel)
-    return _on_cpus(form, partial(products.matrix, plan), default, x, kernel)
+    if plan.groups(x, kernel) > 1:
+        ours = products.per_channel if _is_per_channel(x, kernel) else None
+    else:
+        ours = products.matrix if plan.is_matrix(kernel) else None
+    return default(x, kernel) if ours is None else _on_cpus(form, partial(ours, plan), default, x, kernel)
 
 
 def _convolve_forward(
@@ -73,7 +73,10 @@ def _convolve_forward(
 
 def _convolve_backward(plan: Plan, form: str | None, kept: tuple, dy: jax.Array) -> tuple:
     xla_s = lambda x, kernel, dy: jax.vjp(partial(conv, plan), x, kernel)[1](dy)
-    ours = products.matrix_gradients if plan.is_matrix(kept[1]) else _area_gradients
+    if plan.groups(*kept) > 1:
+        ours = _grouped_gradients
+    else:
+        ours = products.matrix_gradients if plan.is_matrix(kept[1]) else _area_gradients
     return _on_cpus(form, partial(ours, plan), xla_s, *kept, dy)
 
 
@@ -83,6 +86,17 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 def _area_gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     (dx,) = jax.vjp(lambda x: conv(plan, x, kernel), x)[1](dy)
     return dx, products.kernel_gradient(plan, x, kernel, dy)
+
+
+def _grouped_gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    output = partial(products.per_channel if _is_per_channel(x, kernel) else conv, plan)
+    (dx,) = jax.vjp(lambda x: output(x, kernel), x)[1](dy)
+    return dx, products.grouped_kernel_gradient(plan, x, kernel, dy)
+
+
+def _is_per_channel(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether each channel has one kernel and one output."""
+    return kernel.shape[2] == 1 and kernel.shape[3] == x.shape[3]
 
 
 def _on_cpus(form: str | None, ours: Callable[..., Any], default: Callable[..., Any], *arrays: jax.Array) -> Any:

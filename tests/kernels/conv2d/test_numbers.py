@@ -42,6 +42,21 @@ def test_what_a_cpu_takes_by_itself(case):
     cases.check(case, None)
 
 
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('mesh_matrix', groups=4),
+        Case('groups', padding=((0, 2), (1, 1)), groups=3),
+        Case('groups', dtype='bfloat16', groups=3),
+        Case('channels', padding=1, groups=5),
+        Case('channels', dtype='bfloat16', groups=5),
+    ],
+    ids=str,
+)
+def test_channels_in_groups(case):
+    cases.check(case, None)
+
+
 @pytest.mark.parametrize('implementation', ['conv', 'reference', None])
 def test_xla_s_convolution_and_the_reference(implementation):
     cases.check(Case('odd_strided', padding=((0, 2), (1, 1))), implementation)
