@@ -26,6 +26,7 @@ FIRST = {
     'wrn_28_10': 'cifar10',
     'preact_resnet164': 'cifar10',
     'pyramidnet': 'cifar10',
+    'sparsenet': 'cifar10',
     'fixup_resnet110': 'cifar10',
     'skipnet': 'cifar10',
     's4d': 'cifar10',

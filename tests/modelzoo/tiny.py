@@ -84,7 +84,15 @@ def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core
 
 
 # Deep variants, of which a trace takes more than four CPU seconds; smaller ones of their families are traced each time.
-DEEP = ('preact_resnet1001_cifar', 'resnetv2_200', 'pyramidnet101_*', 'pyramidnet164_a*70_*', 'pyramidnet2*', 'resnetrs[234]*')
+DEEP = (
+    'preact_resnet1001_cifar',
+    'resnetv2_200',
+    'pyramidnet101_*',
+    'pyramidnet164_a*70_*',
+    'pyramidnet2*',
+    'resnetrs[234]*',
+    'sparsenet100_*',
+)
 
 
 def deep_ones_heavy(names: Sequence[str]) -> list[Any]:
