@@ -1,11 +1,16 @@
-"""Kernels compared with alternatives: what the compiler says about TPU programs, and seconds on one CPU core.
+"""Kernels compared with alternatives and bounds: what the compiler says of TPU programs, and seconds on one CPU core.
 
     python -m benchmarks.kernels tpu [--ops=gla] [--chip=v5e]
+    python -m benchmarks.kernels cost [--match=mamba] [--chip=v5e]
+    python -m benchmarks.kernels cycles [--match=mamba] [--chip=v5e]
     python -m benchmarks.kernels cpu [--ops=gla] [--peer_python=/venv-with-torch/bin/python] [--rounds=5]
 
 `tpu` needs libtpu (`pip install "jax[tpu]"`) but no TPU, since it compiles ahead of time. Bytes are those moved to and
 from HBM, as counted by the compiler for XLA, and by the CostEstimate of a Pallas kernel; peak and temporaries are those
 of the program that would run. Seconds are not measured.
+
+`cost` compares the bytes of ops at the sizes of networks with the fewest that they could move (kernels_cost.py),
+`cycles` shows the loops of their kernels as the compiler scheduled them (kernels_cycles.py); both by libtpu too.
 
 `cpu` runs our form and PyTorch's in separate processes, on the same core and alternately: a round is ours, theirs,
 ours, theirs; printed figures are medians over the rounds, also of the ratios within a round. Seconds are CPU time, of
@@ -36,11 +41,13 @@ OPS = {
     'depthwise': 'benchmarks.kernels_depthwise',
 }
 
+_BOUNDS = {'cost': 'benchmarks.kernels_cost', 'cycles': 'benchmarks.kernels_cycles'}
+
 _OPS = flags.DEFINE_list('ops', list(OPS), 'Which ops.')
-_CHIP = flags.DEFINE_string('chip', 'v5e', 'tpu: which chip; those of tests/kernels/tpu.py.')
+_CHIP = flags.DEFINE_string('chip', 'v5e', 'Not cpu: which chip; those of tests/kernels/tpu.py.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'cpu: times that each side is measured.')
 _CORE = flags.DEFINE_integer('core', 0, 'cpu: the core that both sides run on.')
-_MATCH = flags.DEFINE_string('match', '', 'cpu: only cases that contain this.')
+_MATCH = flags.DEFINE_string('match', '', 'cpu, cost, cycles: only cases that contain this.')
 _PEER = flags.DEFINE_string('peer_python', '', 'cpu: a Python that has torch; without one only ours is timed.')
 
 
@@ -82,9 +89,13 @@ def _line(case: str, kind: str, mine: list[float], theirs: list[float] = ()) -> 
 
 def main(argv: list[str]) -> None:
     """Prints the tables."""
-    if argv[1:] not in (['tpu'], ['cpu']):
-        raise app.UsageError(f'found {argv[1:]}; wanted one of tpu, cpu.')
+    if argv[1:] not in (['tpu'], ['cpu'], *([kind] for kind in _BOUNDS)):
+        raise app.UsageError(f'found {argv[1:]}; wanted one of tpu, cpu, {", ".join(_BOUNDS)}.')
     os.environ['JAX_PLATFORMS'] = 'cpu'
+    if argv[1] in _BOUNDS:
+        for line in importlib.import_module(_BOUNDS[argv[1]]).table(_MATCH.value, _CHIP.value):
+            print(line, flush=True)
+        return
     ops: dict[str, Callable] = {name: importlib.import_module(OPS[name]) for name in _OPS.value}
     if argv[1] == 'tpu':
         for name, op in ops.items():
