@@ -57,7 +57,8 @@ def run(
             block, such as the keys of `dropout.dropout_keys`.
         train: passed to the blocks.
         remat: whether to recompute the activations of each block in the backward pass.
-        scan: whether all blocks share one compiled body, that of the first block.
+        scan: whether all blocks share one compiled body, that of the first block. Only their variables are compared:
+            blocks that differ in a field without variables, such as a stride, must not be given.
 
     Raises:
         NotImplementedError: `scan` with blocks whose variables have different shapes.
