@@ -31,6 +31,17 @@ names.check(__name__)
 
 # Of filters, attention layers and heads so many are drawn.
 _TILES, _LAYERS, _HEADS = 256, 24, 12
+# How many examples a network is shown by default.
+_EXAMPLES = 16
+# The pictures that a flag changes; flags that are not here are for all of them.
+_PICTURES = {
+    'examples': ('signal', 'receptive_field'),
+    'image': ('signal', 'receptive_field', 'attention'),
+    'size': ('signal', 'receptive_field', 'attention'),
+    'layer': ('receptive_field', 'filters', 'attention'),
+    'rollout': ('attention',),
+    'positive': ('receptive_field',),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--stage', help='of a config with stages, one that trains and reads no other')
     parser.add_argument('--image', metavar='FILE', help='an image of your own, for a run or a variant with weights')
     parser.add_argument(
-        '--examples', type=int, default=16, help='how many examples the network is shown; 16 by default'
+        '--examples', type=int, help='how many examples signal and receptive_field show the network; 16 by default'
     )
     parser.add_argument('--size', type=int, help='side of the images that a variant is shown')
     parser.add_argument('--layer', help='the feature, depthwise convolution or attention layer to draw, by its path')
@@ -112,8 +123,9 @@ def _filters(subject: pictures.Subject, asked: argparse.Namespace) -> tuple[Any,
     else:
         path, found = _layer(filters.depthwise_filters(params), asked.layer, 'depthwise convolution')
     count, height, width, channels = found.shape
-    said = f'{path}: {count} filters of {height}x{width}x{channels}'
-    return plots.tiles(filters.tiles(found[:_TILES]), f'{subject.name}: {path}'), said
+    cut = f', the first {_TILES} drawn' if count > _TILES else ''
+    said = f'{path}: {count} filters of {height}x{width}x{channels}{cut}'
+    return plots.tiles(filters.tiles(found[:_TILES]), f'{subject.name}: {path}{cut}'), said
 
 
 def _attention(subject: pictures.Subject, asked: argparse.Namespace) -> tuple[Any, str]:
@@ -130,8 +142,17 @@ def _attention(subject: pictures.Subject, asked: argparse.Namespace) -> tuple[An
         over = lambda weights: attention_maps.over_picture(weights[0, :_HEADS], image.shape[:2])
         rows = {path: over(weights) for path, weights in found.items()}
         image = image[..., :3] if image.shape[-1] >= 3 else image[..., :1]
+    cut = _cut(found)
     drawn = dict(list(rows.items())[:_LAYERS])
-    return plots.maps(drawn, image, _title(subject, 'attention')), said
+    return plots.maps(drawn, image, _title(subject, f'attention{cut}')), f'{said}{cut}'
+
+
+def _cut(layers: dict[str, np.ndarray]) -> str:
+    """Returns the words for the layers and heads that are not drawn."""
+    counts = len(layers), max(weights.shape[1] for weights in layers.values())
+    limits = zip(('layers', 'heads'), counts, (_LAYERS, _HEADS))
+    cut = [f'the first {limit} {kind}' for kind, count, limit in limits if count > limit]
+    return f', {" and ".join(cut)} drawn' if cut else ''
 
 
 # What is drawn, by its name: (network, command line) -> (figure, its numbers as text).
@@ -147,10 +168,25 @@ def _layer(layers: dict[str, np.ndarray], name: str, kind: str) -> tuple[str, np
     """Returns the layer of a path, or of the end of one."""
     if not layers:
         raise ValueError(f'--layer={name}: the network has no {kind}; leave --layer out.')
-    path = next((path for path in layers if f'/{path}'.endswith(f'/{name}')), None)
-    if path is None:
+    found = [name] if name in layers else [path for path in layers if path.endswith(f'/{name}')]
+    if not found:
         raise ValueError(f'--layer={name} is no {kind}{nearest(name, layers)}')
-    return path, layers[path]
+    if len(found) > 1:
+        raise ValueError(
+            f'--layer={name} is the end of {len(found)} paths, and one {kind} is drawn: give more of one of '
+            f'{", ".join(found)}.'
+        )
+    return found[0], layers[found[0]]
+
+
+def _shown(subject: pictures.Subject, asked: argparse.Namespace) -> str:
+    """Returns the line that says how many examples the picture is of, where they are counted."""
+    if asked.what not in _PICTURES['examples']:
+        return ''
+    count = len(subject.columns[0])
+    rest = ', which are all there are' if count < (asked.examples or 0) else ''
+    noise = ' of noise' if subject.noise else ''
+    return f'shown: {count} example{"s" if count > 1 else ""}{noise}{rest}\n'
 
 
 def _title(subject: pictures.Subject, what: str) -> str:
@@ -163,17 +199,34 @@ def _subject(asked: argparse.Namespace, overrides: Sequence[str]) -> pictures.Su
         raise ValueError('one network is drawn: give --config, the workdir of a run, or the name of a variant.')
     if asked.size is not None and asked.size < 1:
         raise ValueError(f'--size={asked.size} is no side of an image: give 1 or more.')
-    if asked.examples < 1:
+    if asked.examples is not None and asked.examples < 1:
         raise ValueError(f'--examples={asked.examples} shows the network nothing: give 1 or more.')
+    examples = asked.examples or _EXAMPLES
     if asked.config is None:
         if asked.stage is not None:
             raise ValueError(f'--stage={asked.stage} is of a config, and a run is one by its workdir: leave it out.')
-        return pictures.of_name(asked.network, asked.examples, asked.weights, asked.of, asked.image, asked.size)
+        return pictures.of_name(asked.network, examples, asked.weights, asked.of, asked.image, asked.size)
     for flag in ('weights', 'image', 'size'):
         if getattr(asked, flag) is not None:
             raise ValueError(f'--{flag} is for runs and variants, and --config begins a run: leave it out.')
     config = _config(asked.config, overrides)
-    return pictures.of_config(config, asked.config, asked.examples, asked.of, asked.stage)
+    return pictures.of_config(config, asked.config, examples, asked.of, asked.stage)
+
+
+def _check_flags(asked: argparse.Namespace) -> None:
+    """Raises ValueError for a flag that would change nothing of the picture."""
+    for flag, of in _PICTURES.items():
+        value = getattr(asked, flag)
+        if asked.what not in of and value not in (None, False):
+            given = f'--{flag}' if value is True else f'--{flag}={value}'
+            raise ValueError(f'{given} is for {", ".join(of)}, and the picture is {asked.what}: leave it out.')
+    for flag in ('examples', 'size'):
+        value = getattr(asked, flag)
+        if asked.image is not None and value is not None:
+            raise ValueError(
+                f'--{flag}={value} is for what a network is shown in the place of an image of your own, and '
+                f'--image={asked.image} is one: leave one of the two out.'
+            )
 
 
 def _config(path: str, overrides: Sequence[str]) -> Any:
@@ -202,11 +255,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         unknown = [each for each in overrides if asked.config is None or not each.startswith('--config.')]
         if unknown:
             raise ValueError(f'there is no flag {unknown[0]}: --help has them all.')
-        figure, said = _DRAWN[asked.what](_subject(asked, overrides), asked)
+        _check_flags(asked)
+        subject = _subject(asked, overrides)
+        figure, said = _DRAWN[asked.what](subject, asked)
         file = _file(asked)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(plots.png(figure))
-        print(f'{said}\n\nwritten: {file}')
+        print(f'{said}\n\n{_shown(subject, asked)}written: {file}')
     except (RunError, ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
         if asked.traceback:
             raise

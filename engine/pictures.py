@@ -97,6 +97,10 @@ def of_name(
     Raises:
         ValueError, FileNotFoundError, ImportError, OSError: there is no such run, variant, network, image or weights.
     """
+    if network is not None and name in list_models():
+        raise ValueError(
+            f'--of={network} is for configs and runs, and {name} is a variant of the zoo, one network: leave it out.'
+        )
     if picture is not None:
         loaded = load(name, weights, network=network)
         image = jnp.asarray(loaded.preprocess(picture)[None])
@@ -151,7 +155,7 @@ def _of_variant(name: str, examples: int, weights: str | None, side: int | None)
 
 
 def _examples(run: Run, count: int) -> dict[str, jax.Array]:
-    """Returns the first examples of the evaluation split after its transforms.
+    """Returns the first examples of the evaluation split after its transforms; all of them, where there are fewer.
 
     Raises:
         FileNotFoundError: the data set is not here.
@@ -160,7 +164,8 @@ def _examples(run: Run, count: int) -> dict[str, jax.Array]:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     with contextlib.closing(run.data.evaluate(here, count)) as split:
         batch = next(split)
-    seen = {name: column for name, column in batch.items() if name != 'mask'}
+    real = jax.device_get(batch['mask'])  # the rest of the batch are copies
+    seen = {name: column[real] for name, column in batch.items() if name != 'mask'}
     return jax.jit(chain(run.eval_transforms))(seen, jax.random.key(run.seed))
 
 
@@ -191,6 +196,10 @@ def _chosen(networks: Mapping[str, Any], network: str | None, who: str) -> str:
         raise ValueError(f'{who} deploys no network, so there is none to look into: choose another task.')
     if network is None and len(networks) == 1:
         return next(iter(networks))
+    if network not in networks and len(networks) == 1:
+        raise ValueError(
+            f'{who} has no network {network!r}, only {next(iter(networks))!r}: leave --of out, or give that one.'
+        )
     if network not in networks:
         raise ValueError(
             f'{who} has the networks {", ".join(networks)}: say which one, as --of={next(iter(networks))}.'

@@ -1,5 +1,6 @@
 """Pictures of what is inside of a network: the command, what it is shown, and its mistakes."""
 
+import argparse
 import sys
 
 import jax
@@ -57,9 +58,10 @@ def test_a_config_is_drawn_as_it_begins(capsys, tmp_path) -> None:
         '--examples=4',
         f'--png={tmp_path / "a" / "b.png"}',
     )
-    assert [line.split()[0] for line in said.splitlines()[1:-2]] == [
+    assert [line.split()[0] for line in said.split('\n\n')[0].splitlines()[1:]] == [
         'stem', 'block00/mixer', 'block00/mlp', 'block00', 'norm'
     ]  # fmt: skip
+    assert 'shown: 4 examples\n' in said
 
 
 def test_a_run_is_drawn_into_its_workdir(capsys, workdir, tmp_path) -> None:
@@ -69,7 +71,9 @@ def test_a_run_is_drawn_into_its_workdir(capsys, workdir, tmp_path) -> None:
     assert 'backbone/block00/mixer  1 x 17 x 17' in said
     assert drawn(capsys, 'attention', workdir, '--rollout', '--layer=mixer')[1] == size
     said, _ = drawn(capsys, 'receptive_field', workdir, '--positive')
-    assert said.count(' % of the area') == 4
+    assert said.count(' % of the area') == 4 and 'shown: 16 examples\n' in said
+    with pytest.raises(SystemExit, match="has no network 'nothing', only 'network': leave --of out"):
+        pictures.main(['filters', workdir, '--of=nothing'])
     # A picture of one's own is prepared as the run prepares its own.
     file = tmp_path / 'one.png'
     PIL.Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(file)
@@ -87,6 +91,14 @@ def test_a_run_shows_its_own_data(workdir) -> None:
     # One step has been made from the same seed.
     kernels = [subject.variables['params']['backbone']['stem']['kernel'] for subject in (begun, trained)]
     assert 0 < np.abs(np.subtract(*jax.device_get(kernels))).max() < 0.1
+
+
+def test_copies_that_fill_a_batch_are_not_shown(capsys, workdir) -> None:
+    shown = np.asarray(jax.device_get(engine.of_config(config(), 'it', 1000).columns[0]))
+    assert len(shown) == 359 and (shown[-1] != shown[-2]).any()
+    file = f'{workdir}/all.png'
+    said, _ = drawn(capsys, 'receptive_field', workdir, '--examples=1000', f'--png={file}')
+    assert 'shown: 359 examples, which are all there are\n' in said
 
 
 def test_noise_takes_the_place_of_data_that_are_not_here() -> None:
@@ -146,9 +158,23 @@ def test_without_matplotlib_one_sentence_says_so(monkeypatch) -> None:
         (['signal', '--config=configs/teacher_student.py'], 'has stages: say which one, as --stage=teacher'),
         (['signal', '--config=configs/clip.py', '--stage=it'], "has no stages, and 'it' is asked for"),
         (['signal', 'vit_test', '--stage=it'], '--stage=it is of a config'),
+        (
+            ['signal', 'vit_test', '--rollout'],
+            '--rollout is for attention, and the picture is signal: leave it out',
+        ),
+        (['attention', 'vit_test', '--positive'], '--positive is for receptive_field, and'),
+        (['signal', 'vit_test', '--layer=nonsense'], '--layer=nonsense is for receptive_field, filters, attention'),
+        (['filters', 'vit_test', '--image=cat.jpg'], '--image=cat.jpg is for signal, receptive_field, attention'),
+        (['filters', 'vit_test', '--size=3'], '--size=3 is for signal'),
+        (['attention', 'vit_test', '--examples=3'], '--examples=3 is for signal, receptive_field, and the picture is'),
+        (['signal', 'vit_test', '--image=cat.jpg', '--size=3'], '--size=3 is for what a network is shown in the place'),
+        (['signal', 'vit_test', '--image=cat.jpg', '--examples=3'], '--image=cat.jpg is one: leave one of the two out'),
+        (['signal', 'vit_test', '--of=text'], '--of=text is for configs and runs, and vit_test is a variant'),
         (['attention', 'vit_test', '--image=cat.jpg'], 'vit_test has no weights by itself'),
         (['attention', 'resnet_test'], 'no layer of ResNet is attention by softmax'),
         (['attention', 'vit_test', '--layer=block07/mixer'], "is no attention layer; did you mean 'backbone/block0"),
+        (['attention', 'vit_test', '--layer=mixer'], '--layer=mixer is the end of 2 paths, and one attention layer is'),
+        (['attention', 'vit_test', '--layer=mixer'], 'more of one of backbone/block00/mixer, backbone/block01/mixer.'),
         (['filters', 'vit_test', '--layer=conv'], '--layer=conv: the network has no depthwise convolution'),
         (['filters', 'gla_test'], 'GLA has no convolution or patch embedding'),
         (['receptive_field', 'gla_test'], 'GLA reads words, and a receptive field is of pixels'),
@@ -164,6 +190,42 @@ def test_mistakes_end_in_one_sentence(arguments, words, capsys, tmp_path, monkey
     assert str(end.value.code).startswith('error: ') and '\n' not in str(end.value.code)
     assert words in str(end.value.code)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.quick
+def test_a_whole_path_is_the_layer_though_another_one_ends_so() -> None:
+    layers = {'teacher/block00': np.zeros(1), 'block00': np.ones(1)}
+    assert pictures._layer(layers, 'block00', 'attention layer') == ('block00', layers['block00'])
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    'layers, heads, words',
+    [
+        (2, 3, ''),
+        (3, 3, ', the first 2 layers drawn'),
+        (1, 4, ', the first 3 heads drawn'),
+        (4, 5, ', the first 2 layers and the first 3 heads drawn'),
+    ],
+)
+def test_what_is_not_drawn_of_attention_is_said(layers: int, heads: int, words: str, monkeypatch) -> None:
+    found = {f'block{n:02d}': np.full((1, heads, 4, 4), 0.25, np.float32) for n in range(layers)}
+    monkeypatch.setattr(pictures, '_LAYERS', 2)
+    monkeypatch.setattr(pictures, '_HEADS', 3)
+    monkeypatch.setattr(pictures.attention_maps, 'attention_maps', lambda *_: found)
+    subject = engine.Subject('it', None, {}, (np.zeros((1, 2, 2, 3)),), False)
+    figure, said = pictures._attention(subject, argparse.Namespace(layer=None, rollout=False))
+    assert figure.get_suptitle() == f'it: attention{words}' and said.endswith(f'{heads} x 4 x 4{words}')
+    assert len(figure.axes) == min(layers, 2) * (1 + min(heads, 3))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('count, words', [(256, ''), (257, ', the first 256 drawn')])
+def test_what_is_not_drawn_of_filters_is_said(count: int, words: str, monkeypatch) -> None:
+    monkeypatch.setattr(pictures.filters, 'first_filters', lambda *_: ('stem', np.ones((count, 2, 2, 3))))
+    subject = engine.Subject('it', None, {'params': {}}, (), False)
+    figure, said = pictures._filters(subject, argparse.Namespace(layer=None))
+    assert figure.get_suptitle() == f'it: stem{words}' and said == f'stem: {count} filters of 2x2x3{words}'
 
 
 def test_a_workdir_without_a_run_is_named(tmp_path) -> None:
