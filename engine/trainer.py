@@ -228,6 +228,9 @@ class _Trainer:
         batches = self._open(start)
         self.stack.callback(lambda: batches.close())
         in_flight: collections.deque[jax.Array] = collections.deque()
+        unreached = self.profiler.unreached(start, self.plan.steps)
+        if unreached is not None:
+            say(f'note: {unreached}')
         for step in range(start, self.plan.steps):
             if self.orders.due(step):
                 while in_flight:

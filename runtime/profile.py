@@ -13,12 +13,14 @@ looked at: all run the same program.
 import argparse
 import bisect
 import collections
+import itertools
 import json
 import pathlib
 import re
 import socket
+import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -40,6 +42,8 @@ _TEXT = re.compile(r'%?([\w.-]+)')
 _EXECUTION = re.compile(r'.*\((\d+)\)')
 # On the host, calls of Python functions, and what ends another event: most of all that is there.
 _OTHERS = ('$', 'end: ')
+# On the host, operations that XLA hands to other threads: their events end at the hand-over, and not with the work.
+_HANDED_OVER = frozenset(('dot', 'convolution'))
 
 
 class Event(NamedTuple):
@@ -50,7 +54,8 @@ class Event(NamedTuple):
         path: that it was traced in.
         run: which program it is of, and which execution of that; the latter is None where the trace does not say it.
         start, end: nanoseconds.
-        own: nanoseconds without those of the operations inside of it, as of a loop.
+        own: nanoseconds without those of the operations inside of it, as of a loop; 0 of a launch.
+        launch: the trace shows when the operation was handed over, and not when it was done.
     """
 
     operation: str
@@ -59,6 +64,7 @@ class Event(NamedTuple):
     start: float
     end: float
     own: float
+    launch: bool = False
 
 
 class Row(NamedTuple):
@@ -69,6 +75,7 @@ class Row(NamedTuple):
         ms: milliseconds in all.
         share: of the time of all operations.
         count: executions.
+        launches: of these, how many the trace shows only the launch of: nothing but the count is with them.
         flops, bandwidth: what it did in a second, in 1 / s and bytes / s.
         least: it did more than these, for what some of its operations compute is not known.
         roof: the time that it takes at best, as a share of its time; None where no peak is known.
@@ -79,6 +86,7 @@ class Row(NamedTuple):
     ms: float
     share: float
     count: int
+    launches: int
     flops: float
     bandwidth: float
     least: bool
@@ -101,12 +109,12 @@ class Waits(NamedTuple):
     Attributes:
         between: between two programs or steps.
         input: of that, while the host took the next batch; None where the trace does not say when it did.
-        inside: inside of programs.
+        inside: inside of programs; None where launches hide what went on there.
     """
 
     between: float
     input: float | None
-    inside: float
+    inside: float | None
 
 
 class Profile(NamedTuple):
@@ -116,16 +124,18 @@ class Profile(NamedTuple):
         file: of the trace.
         program: that took the most time, and is called the step.
         steps: its executions; 0 where the trace does not tell them apart.
+        each: the median time from the start of one to the start of the next; None of less than two.
         span: from the beginning of the first operation to the end of the last one.
         waits: of it.
         peak: what the device does at best; None where that is not known.
-        operations, modules: the costliest first.
+        operations, modules: the costliest first; at the end those of which only launches are known, by their FLOPs.
         memory: of the step on one device, the largest first; empty where the trace has none of it.
     """
 
     file: str
     program: str
     steps: int
+    each: float | None
     span: float
     waits: Waits
     peak: chips.Peak | None
@@ -135,7 +145,7 @@ class Profile(NamedTuple):
 
     def table(self, count: int = 10) -> str:
         """Returns it as text, with the `count` costliest operations, modules and parts of the memory."""
-        each = f', {self.span / self.steps:.2f} ms each' if self.steps else ''
+        each = '' if self.each is None else f', {self.each:.2f} ms from one to the next'
         lines = [
             self.file,
             f'{self.span:.2f} ms, {self.steps or "unknown"} steps ({self.program}){each}',
@@ -145,18 +155,35 @@ class Profile(NamedTuple):
         for title, rows in (('operation', self.operations), ('module', self.modules)):
             lines += [
                 '',
-                f'{"ms":>10} {"share":>7} {"count":>6} {"GFLOP/s":>10} {"GB/s":>9} {"of the roof":>16}  {title}',
+                f'{"ms":>10} {"share":>7} {"count":>6} {"GFLOP/s":>10} {"GB/s":>9} {"of the roof":>18}  {title}',
             ]
-            lines += map(_line, rows[:count])
-        if any(row.least for row in self.operations + self.modules):
-            lines += ['', '>= is of operations of which the program does not say what they compute, such as kernels.']
-        return '\n'.join([*lines, '', *self._memory(count)])
+            timed, launched = [[row for row in rows if _untimed(row) == which] for which in (False, True)]
+            lines += map(_line, timed[:count] + launched[:count])
+        return '\n'.join([*lines, *self._marks(), '', *self._memory(count)])
+
+    def _marks(self) -> list[str]:
+        """Returns what the marks in the rows mean, of those that there are."""
+        rows = self.operations + self.modules
+        marks = []
+        if any(row.least for row in rows):
+            marks.append('>= is of operations of which the program does not say what they compute, such as kernels.')
+        if any(row.launches for row in rows):
+            marks += [
+                'launch only: handed to other threads of the CPU; the trace does not say for how long they computed.',
+                '+ is the time of a module without its operations that are launch only.',
+            ]
+        if any(map(_above, rows)):
+            marks.append(
+                '! is faster than the device is said to be: a busy machine was measured, or the time is not all.'
+            )
+        return ['', *marks] if marks else []
 
     def _waiting(self) -> str:
         share = lambda ms: f'{ms:.2f} ms ({100 * ms / self.span:.1f} %)' if self.span else '0 ms'
         between, batch, inside = self.waits
         of_it = 'the trace does not say for what' if batch is None else f'of it for the next batch {share(batch)}'
-        return f'waiting between steps {share(between)}, {of_it}; inside of them {share(inside)}'
+        within = 'not known, for operations that are launch only' if inside is None else share(inside)
+        return f'waiting between steps {share(between)}, {of_it}; inside of them {within}'
 
     def _memory(self, count: int) -> list[str]:
         if not self.memory:
@@ -206,19 +233,22 @@ def read(run: str | pathlib.Path, depth: int | None = None, chip: str | None = N
     """
     trace = _load(newest(run))
     peak = chips.of_datasheet(chip) if chip else _peak(trace)
-    step, steps = _step(trace.events)
+    step, starts = _step(trace.events)
     program = trace.programs.get(step)
     span = max(e.end for e in trace.events) - min(e.start for e in trace.events)
     between, batch, inside = waits(trace.events, trace.input)
+    done = _done(trace)
+    each = _each(starts)
     return Profile(
         str(trace.file),
         program.name if program else str(step),
-        steps,
+        len(starts),
+        None if each is None else each / 1e6,
         span / 1e6,
-        Waits(between / 1e6, None if batch is None else batch / 1e6, inside / 1e6),
+        Waits(between / 1e6, None if batch is None else batch / 1e6, None if inside is None else inside / 1e6),
         peak,
-        _rows(((event.operation, event) for event in trace.events), trace.programs, peak),
-        _rows(((module_of(event.path, depth) or NO_MODULE, event) for event in trace.events), trace.programs, peak),
+        _rows(((event.operation, event) for event in trace.events), done, peak),
+        _rows(((module_of(event.path, depth) or NO_MODULE, event) for event in trace.events), done, peak),
         _parts(program, depth) if program else [],
     )
 
@@ -246,7 +276,12 @@ def costliest(run: str | pathlib.Path, count: int = 10) -> str:
     for event in trace.events:
         times[event.operation] += event.own
     whole = sum(times.values()) or 1
-    rows = [f'{ns / 1e6:10.2f} ms {100 * ns / whole:5.1f} %  {name}' for name, ns in times.most_common(count)]
+    rows = [f'{ns / 1e6:10.2f} ms {100 * ns / whole:5.1f} %  {name}' for name, ns in times.most_common(count) if ns]
+    launches = {event.operation for event in trace.events if event.launch}
+    if launches:
+        rows.append(
+            f'without {len(launches)} operations of which the trace shows only the launch, such as {min(launches)}'
+        )
     return '\n'.join([f'costliest operations of {trace.file}:', *rows])
 
 
@@ -268,14 +303,18 @@ def module_of(path: str, depth: int | None = None) -> str:
     for part in path.split('/')[:-1]:
         while not _CALLS.fullmatch(part) and re.fullmatch(r'\w+\(.*\)', part):  # as transpose(jvp(Net))
             part = part.partition('(')[2][:-1]
-        method = bool(names) and part.startswith(f'{names[-1]}.')  # as Net/Net.encode
-        if not (method or _CALLS.fullmatch(part) or _WAYS.fullmatch(part)):
-            names.append(part)
+        if _CALLS.fullmatch(part) or _WAYS.fullmatch(part):
+            continue
+        name, method, _ = part.partition('.')  # as Net/Net.encode, or mixer.write where another module calls it
+        if not (method and names and names[-1] == name):
+            names.append(name)
     return '/'.join(names[:depth]) + (' (backward)' if names and 'transpose(' in path else '')
 
 
 def waits(events: Iterable[Event], batches: Sequence[tuple[float, float]] | None = None) -> Waits:
     """Returns the nanoseconds in which no operation ran.
+
+    A launch says that something runs, and not until when: with one, nobody knows how long programs waited inside.
 
     Args:
         events: what ran.
@@ -283,7 +322,8 @@ def waits(events: Iterable[Event], batches: Sequence[tuple[float, float]] | None
     """
     between = inside = batch = 0.0
     last: Event | None = None
-    for event in sorted(events, key=lambda event: event.start):
+    ordered = sorted(events, key=lambda event: event.start)
+    for event in ordered:
         if last is not None and event.start > last.end and event.run == last.run:
             inside += event.start - last.end
         elif last is not None and event.start > last.end:
@@ -291,55 +331,89 @@ def waits(events: Iterable[Event], batches: Sequence[tuple[float, float]] | None
             batch += sum(max(0.0, min(event.start, to) - max(last.end, since)) for since, to in batches or ())
         if last is None or event.end > last.end:
             last = event
-    return Waits(between, None if batches is None else batch, inside)
+    hidden = any(event.launch for event in ordered)
+    return Waits(between, None if batches is None else batch, None if hidden else inside)
 
 
-def _step(events: Sequence[Event]) -> tuple[Any, int]:
-    """Returns the program that took the most time, and how often it ran."""
+def _step(events: Sequence[Event]) -> tuple[Any, list[float]]:
+    """Returns the program that took the most time, and when its executions started, in order."""
     totals: collections.Counter[Any] = collections.Counter()
+    starts: dict[Any, float] = {}
     for event in events:
-        totals[event.run[0]] += event.own
+        # A launch counts for what is seen of it, so that a program of nothing else counts too.
+        totals[event.run[0]] += event.end - event.start if event.launch else event.own
+        starts[event.run] = min(event.start, starts.get(event.run, event.start))
     step = totals.most_common(1)[0][0]
-    return step, len({event.run for event in events if event.run[0] == step and event.run[1] is not None})
+    return step, sorted(start for run, start in starts.items() if run[0] == step and run[1] is not None)
+
+
+def _each(starts: Sequence[float]) -> float | None:
+    """Returns the median distance of starts, which one cut execution, or one evaluation in between, does not move."""
+    return statistics.median(later - start for start, later in itertools.pairwise(starts)) if starts[1:] else None
+
+
+def _done(trace: '_Trace') -> dict[tuple[Any, str], Work]:
+    """Returns what one execution of each operation does, by its program and name."""
+    return {
+        (key, name): work(trace.programs[key], name) if key in trace.programs else Work(None, 0)
+        for key, name in {(event.run[0], event.operation) for event in trace.events}
+    }
 
 
 def _rows(
-    named: Iterable[tuple[str, Event]], programs: dict[int | str, xspace.Program], peak: chips.Peak | None
+    named: Iterable[tuple[str, Event]], done: Mapping[tuple[Any, str], Work], peak: chips.Peak | None
 ) -> list[Row]:
-    groups: dict[str, list[Event]] = collections.defaultdict(list)
+    groups: dict[str, list[tuple[Event, Work]]] = collections.defaultdict(list)
     for name, event in named:
-        groups[name].append(event)
-    whole = sum(event.own for events in groups.values() for event in events) or 1
-    known: dict[tuple[Any, str], Work] = {}
-    for key in {(event.run[0], event.operation) for events in groups.values() for event in events}:
-        known[key] = work(programs[key[0]], key[1]) if key[0] in programs else Work(None, 0)
-    rows = [
-        _row(name, events, [known[e.run[0], e.operation] for e in events], whole, peak)
-        for name, events in groups.items()
-    ]
-    return sorted(rows, key=lambda row: row.ms, reverse=True)
+        groups[name].append((event, done[event.run[0], event.operation]))
+    whole = sum(event.own for group in groups.values() for event, _ in group) or 1
+    cost = lambda name: (sum(e.own for e, _ in groups[name]), sum(each.flops or 0 for _, each in groups[name]))
+    return [_row(name, *zip(*groups[name]), whole, peak) for name in sorted(groups, key=cost, reverse=True)]
 
 
 def _row(name: str, events: Sequence[Event], done: Sequence[Work], whole: float, peak: chips.Peak | None) -> Row:
     time = sum(event.own for event in events)
     per_second = lambda amount: 1e9 * amount / time if time else 0.0
-    flops, moved = sum(each.flops or 0 for each in done), sum(each.bytes for each in done)
+    timed = [each for event, each in zip(events, done) if not event.launch]
+    flops, moved = sum(each.flops or 0 for each in timed), sum(each.bytes for each in timed)
     roof, bound = None, ''
     if peak and time and (flops or moved):
         # Each operation has a roof of its own.
-        best = sum(max((each.flops or 0) / peak.flops, each.bytes / peak.bandwidth) for each in done)
+        best = sum(max((each.flops or 0) / peak.flops, each.bytes / peak.bandwidth) for each in timed)
         roof = per_second(best)
         bound = 'compute' if flops / peak.flops > moved / peak.bandwidth else 'memory'
-    least = any(each.flops is None for each in done)
-    return Row(name, time / 1e6, time / whole, len(events), per_second(flops), per_second(moved), least, roof, bound)
+    return Row(
+        name,
+        time / 1e6,
+        time / whole,
+        len(events),
+        len(events) - len(timed),
+        per_second(flops),
+        per_second(moved),
+        any(each.flops is None for each in timed),
+        roof,
+        bound,
+    )
+
+
+def _untimed(row: Row) -> bool:
+    return row.launches == row.count
+
+
+def _above(row: Row) -> bool:
+    """Returns whether a row is beyond what can be; memory is passed by what caches hold."""
+    return row.bound == 'compute' and row.roof is not None and row.roof > 1
 
 
 def _line(row: Row) -> str:
+    if _untimed(row):
+        return f'{"-":>10} {"-":>7} {row.count:6} {"-":>10} {"-":>9} {"launch only":>18}  {row.name}'
     least = '>=' if row.least else ''
-    roof = '-' if row.roof is None else f'{least}{100 * row.roof:.1f} % {row.bound}'
+    roof = '-' if row.roof is None else f'{least}{100 * row.roof:.1f} % {row.bound}{"!" if _above(row) else ""}'
+    ms = f'{row.ms:.2f}{"+" if row.launches else ""}'
     return (
-        f'{row.ms:10.2f} {100 * row.share:5.1f} % {row.count:6} {f"{least}{row.flops / 1e9:.4g}":>10} '
-        f'{row.bandwidth / 1e9:9.4g} {roof:>16}  {row.name}'
+        f'{ms:>10} {100 * row.share:5.1f} % {row.count:6} {f"{least}{row.flops / 1e9:.4g}":>10} '
+        f'{row.bandwidth / 1e9:9.4g} {roof:>18}  {row.name}'
     )
 
 
@@ -375,7 +449,7 @@ def _load(file: pathlib.Path) -> _Trace:
     for line in (line for plane in planes if not plane.name.startswith('/device:') for line in plane.lines):
         found = [event for event in line.events if not event.name.startswith(_OTHERS)]
         batches += [(e.start_ns, e.start_ns + e.duration_ns) for e in found if e.name == INPUT]
-        on_host += _nested(_operations(found, programs, ()))
+        on_host += (_as_launch(event, programs) for event in _nested(_operations(found, programs, ())))
     for plane in sorted((plane for plane in planes if plane.name.startswith('/device:')), key=lambda plane: plane.name):
         events = list(_of_device(plane, programs))
         if events:
@@ -383,6 +457,13 @@ def _load(file: pathlib.Path) -> _Trace:
     if not on_host:
         raise ValueError(f'{file} holds no operation that ran: trace steps that the run does, as with --profile=20:25.')
     return _Trace(file, on_host, programs, batches or None, {}, on_host=True)
+
+
+def _as_launch(event: Event, programs: Mapping[int | str, xspace.Program]) -> Event:
+    """Returns an event of the host, as a launch if its operation goes on in other threads when the event ends."""
+    program = programs.get(event.run[0])
+    one = program.named.get(event.operation) if program else None
+    return event._replace(own=0, launch=True) if one and one.opcode in _HANDED_OVER else event
 
 
 def _of_device(plane: Any, programs: dict[int | str, xspace.Program]) -> Iterator[Event]:
@@ -472,11 +553,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     try:
         found = read(asked.run, asked.depth, asked.chip)
+        print(json.dumps(found.as_json(), indent=1) if asked.json else found.table(asked.count))
         if asked.picture:
+            asked.picture.parent.mkdir(parents=True, exist_ok=True)
             found.figure().savefig(asked.picture, dpi=100)
+            # What reads the JSON is not to find a sentence behind it.
+            print(f'written: {asked.picture}', file=sys.stderr if asked.json else sys.stdout)
     except (OSError, ValueError, ImportError) as error:
         sys.exit(f'error: {error}')
-    print(json.dumps(found.as_json(), indent=1) if asked.json else found.table(asked.count))
 
 
 if __name__ == '__main__':

@@ -36,9 +36,8 @@ def draw(modules: Sequence[Any], memory: Sequence[Any], step: str) -> Any:
     left, right = figure.subplots(1, 2)
     for row, each in enumerate(modules):
         left.barh(row, each.ms, color=_BOUND[each.bound], label=each.bound or 'not known')
-        if each.roof is not None:
-            least = '>=' if each.least else ''
-            left.annotate(f' {least}{100 * each.roof:.0f} %', (each.ms, row), va='center', fontsize='small')
+        said = 'launch only' if each.launches == each.count else _share(each)
+        left.annotate(f' {said}', (each.ms, row), va='center', fontsize='small')
     for row, each in enumerate(memory):
         right.barh(row, each.bytes / 2**20, color=_KIND[each.kind], label=each.kind)
     left.set(xlabel='ms in all, and the share of the roof', title='time by module, and what binds it')
@@ -50,6 +49,11 @@ def draw(modules: Sequence[Any], memory: Sequence[Any], step: str) -> Any:
         if rows:
             _legend(axes)
     return figure
+
+
+def _share(row: Any) -> str:
+    """Returns the share of the roof, as the table has it; nothing where it is not known."""
+    return '' if row.roof is None else f'{">=" if row.least else ""}{100 * row.roof:.0f} %'
 
 
 def _legend(axes: Any) -> None:

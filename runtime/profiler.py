@@ -30,6 +30,16 @@ class Profiler:
         self._span, self._workdir = span, workdir
         self._running = False
 
+    def unreached(self, start: int, steps: int) -> str | None:
+        """Returns what to say of a trace that a run of the steps `start` to ``steps - 1`` never begins; else None."""
+        if self._span is None or start >= steps or start <= self._span[0] < steps:
+            return None
+        first, last = self._span
+        return (
+            f'--profile={first}:{last} traces nothing, for this run goes from step {start} to {steps - 1}: begin the '
+            f'trace at one of these steps, as with --profile={start}:{min(start + last - first, steps - 1)}.'
+        )
+
     def before(self, step: int) -> None:
         """Call before each step, with its number."""
         if self._span and step == self._span[0]:
