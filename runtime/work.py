@@ -2,7 +2,8 @@
 
 Both are counted on shapes, by the same rules on each kind of device. Elementwise arithmetic counts one FLOP an element,
 whatever the function; a multiply-add counts two. An instruction reads its operands and writes its result; what it takes
-a slice of, or writes a slice into, counts as that slice.
+a slice of, or writes a slice into, counts as that slice. What begins in one instruction and ends in another, as
+copy-start and copy-done, counts once, where it ends.
 """
 
 import math
@@ -112,8 +113,15 @@ def _inside(program: Program, one: Instruction) -> Iterator[Instruction]:
 
 def _bytes(program: Program, one: Instruction) -> int:
     operands = [program.numbered[key] for key in one.operands]
-    if one.opcode in _FREE:
+    if one.opcode in _FREE or one.opcode.endswith('-start'):
         return 0
+    if one.opcode.endswith('-done') and operands and operands[0].opcode.endswith('-start'):
+        begun = operands[0]
+        # Of the result of the start, the operands among it too, nothing is moved again.
+        read = (
+            one.bytes if begun.opcode == 'slice-start' else sum(program.numbered[key].bytes for key in begun.operands)
+        )
+        return read + one.bytes
     if one.opcode in _SLICES:
         return 2 * one.bytes
     if one.opcode == _UPDATE:

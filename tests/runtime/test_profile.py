@@ -384,6 +384,31 @@ def test_a_loop_reads_and_writes_slices_of_what_it_goes_over() -> None:
     assert [work(program, key) for key, one in program.named.items() if one.opcode == 'while'] == [Work(0, 0)]
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    'kind, given, result, moved',
+    [
+        ('copy', 1000, 1000, 2 * 4 * 1000),
+        ('all-reduce', 1000, 1000, 2 * 4 * 1000),
+        ('all-gather', 1000, 4000, 4 * 1000 + 4 * 4000),
+        ('slice', 1000, 10, 2 * 4 * 10),
+    ],
+)
+def test_what_is_begun_and_ended_counts_once(kind: str, given: int, result: int, moved: int) -> None:
+    array = lambda size: message((2, 11), (3, size))
+    one = lambda number, name, shape, *operands: message(
+        (1, name.encode()), (2, name.encode()), (3, shape), (35, number), *((36, each) for each in operands)
+    )
+    begun = message((2, 13), (4, array(given)), (4, array(result)), (4, message((2, 8))))
+    instructions = [
+        one(1, 'parameter', array(given)),
+        one(2, f'{kind}-start', begun, 1),
+        one(3, f'{kind}-done', array(result), 2),
+    ]
+    program = xspace.Program('', message((1, message((3, message(*((2, each) for each in instructions)))))))
+    assert [work(program, each) for each in program.named] == [Work(0, 0), Work(0, 0), Work(0, moved)]
+
+
 def test_what_a_kernel_computes_is_not_known() -> None:
     program = program_of(lambda a: jnp.linalg.cholesky(a), (16, 16))
     calls = [key for key, one in program.named.items() if one.opcode == 'custom-call']
