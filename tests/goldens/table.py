@@ -74,6 +74,7 @@ NETWORKS: dict[str, Network] = {
     'hornet_tiny_gf': Network(heavy=True),
     'unireplknet_a': Network(output=5e-4, gradient=1e-2, heavy=True),  # 1e-5 and 4e-4 by its note
     'unireplknet_a_deploy': Network(),
+    'spartan_t': Network(heavy=True),
     'repmlpnet_t224': Network(output=3e-4, gradient=3e-3, heavy=True),  # gradient: 1e-4 by its note
     'repmlpnet_t224_deploy': Network(),
     'vit_tiny_patch16_224': Network(),
