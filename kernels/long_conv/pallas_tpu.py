@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from longview.kernels import dispatch, gates
+from longview.kernels import dispatch
 from longview.kernels.long_conv.pallas_tpu_tile import LANES, run
 from longview.kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
 
@@ -38,12 +38,9 @@ def convolve(
     narrow = u.dtype == taps.dtype == jnp.bfloat16
     monarch = Monarch(_sides(size), jnp.bfloat16 if narrow else jnp.float32).keeping(keep)
     taps = wrapped(taps, before, monarch.size)
-    ahead, lost = before if before < tokens - 1 and keep == 1 else None, None
-    if ahead is not None and monarch.size == _LARGEST:
-        # By XLA, which moves more bytes: the largest kernel has no VMEM left to look for what is not finite.
-        known, lost = gates.finite(u if pre is None else u.astype(jnp.float32) * pre, ahead)
-        u, pre = (None if x is None else jnp.where(known, x, 0) for x in (u, pre))
-        ahead = None
+    # The largest kernel has no VMEM left to look for what is not finite, and outside of it that would cost a pass.
+    looks = before < tokens - 1 and keep == 1 and monarch.size < _LARGEST
+    ahead = before if looks else None
     # Several sequences are concatenated along the channels to fill the lanes.
     fits = lambda n: batch % n == 0 and n * channels <= max(LANES, channels)
     beside = max(filter(fits, range(1, batch + 1)))
@@ -57,8 +54,7 @@ def convolve(
     u, pre, post = (None if x is None else _lanes(x, beside, full) for x in (u, pre, post))
     y = _convolve(monarch, ahead, u, taps, pre, post, skip)
     y = y[..., : beside * channels].reshape(batch // beside, tokens, beside, channels)
-    y = jnp.swapaxes(y, 1, 2).reshape(batch, tokens, channels)
-    return y if lost is None else jnp.where(lost, jnp.nan, y)
+    return jnp.swapaxes(y, 1, 2).reshape(batch, tokens, channels)
 
 
 def missing(u: jax.Array, taps: jax.Array, *others: jax.Array | None) -> str | None:
