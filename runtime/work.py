@@ -20,7 +20,8 @@ _ARITHMETIC = frozenset(
     'rsqrt select shift-left shift-right-arithmetic shift-right-logical sign sine sqrt subtract tan tanh xor'.split()
 )
 # The instructions inside of these are counted, and timed, themselves.
-_AROUND = frozenset(('while', 'conditional', 'async-start', 'async-update', 'async-done'))
+_AROUND = frozenset(('while', 'conditional', 'async-start', 'async-update'))
+_CALLS = frozenset(('call', 'custom-call', 'fusion', 'while'))
 _FREE = frozenset(('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id'))
 _SLICES = frozenset(('slice', 'dynamic-slice', 'gather'))
 _UPDATE = 'dynamic-update-slice'
@@ -45,7 +46,21 @@ def work(program: Program, name: str) -> Work:
         return Work(None, 0)
     if instruction.opcode in _AROUND:
         return Work(0, 0)
+    if instruction.opcode == 'async-done':
+        return _wrapped(program, instruction)
     return Work(_flops(program, instruction), _bytes(program, instruction))
+
+
+def _wrapped(program: Program, done: Instruction) -> Work:
+    """Returns what ends here that was begun by a general ``async-start``, which a program's text calls slice-start.
+
+    What is called is timed itself.
+    """
+    begun = program.numbered[done.operands[0]]
+    while begun.opcode == 'async-update':
+        begun = program.numbered[begun.operands[0]]
+    inside = [each for each in _inside(program, begun) if each.opcode not in _CALLS]
+    return Work(sum(_flops(program, each) or 0 for each in inside), sum(_bytes(program, each) for each in inside))
 
 
 def _flops(program: Program, one: Instruction) -> int | None:
@@ -116,12 +131,8 @@ def _bytes(program: Program, one: Instruction) -> int:
     if one.opcode in _FREE or one.opcode.endswith('-start'):
         return 0
     if one.opcode.endswith('-done') and operands and operands[0].opcode.endswith('-start'):
-        begun = operands[0]
-        # Of the result of the start, the operands among it too, nothing is moved again.
-        read = (
-            one.bytes if begun.opcode == 'slice-start' else sum(program.numbered[key].bytes for key in begun.operands)
-        )
-        return read + one.bytes
+        # The start gives its operands too, which are not moved by that.
+        return one.bytes + sum(program.numbered[key].bytes for key in operands[0].operands)
     if one.opcode in _SLICES:
         return 2 * one.bytes
     if one.opcode == _UPDATE:
