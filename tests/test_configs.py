@@ -26,6 +26,7 @@ FIRST = {
     'wrn_28_10': 'cifar10',
     'preact_resnet164': 'cifar10',
     'pyramidnet': 'cifar10',
+    'fractalnet': 'cifar10',
     'sparsenet': 'cifar10',
     'fixup_resnet110': 'cifar10',
     'skipnet': 'cifar10',
@@ -130,6 +131,8 @@ def _shorter(node: dict[str, Any]) -> dict[str, Any]:
     variant = find(node['variant'])[1]
     if hasattr(variant, 'depth'):
         return {'depth': min(2, node.get('depth', variant.depth))}
+    if not hasattr(variant, 'depths'):
+        return {}  # its stages have one block each
     return {'depths': tuple(min(2, depth) for depth in node.get('depths', variant.depths))}
 
 

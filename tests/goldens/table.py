@@ -62,6 +62,7 @@ NETWORKS: dict[str, Network] = {
     'pyramidnet50_a90_imagenet': Network({'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}),
     'dpn68': Network(heavy=True),
     'resnetrs50': Network(),
+    'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}),
     'sparsenet40_k24_cifar100': Network({'name': 'sparsenet40_k24_cifar', 'num_classes': 100}),
     'ese_vovnet19b_dw': Network(gradient=1e-3),  # the output hardly depends on the input, by its note
     'res2net50_26w_4s': Network(gradient=2e-4),
