@@ -18,7 +18,7 @@ from longview.methods.task import Task, chain
 from longview.runtime import memory, textplot
 from longview.runtime.mesh import AXES, MeshConfig, check_batch, make_mesh
 from longview.runtime.plan import Plan, Run, read_run
-from longview.runtime.resolve import resolve
+from longview.runtime.resolve import plain, resolve
 from longview.runtime.stages import ordered, reads
 from longview.trees import by_path
 
@@ -118,8 +118,8 @@ def report(
     """Returns the plan of a run as text; nothing of it is computed, and no workdir is made.
 
     Args:
-        config: of a run or of stages, as plain mappings, lists and leaves. Of stages, those are planned that begin
-            without another one, or from the networks of stages that are planned.
+        config: of a run or of stages. Of stages, those are planned that begin without another one, or from the
+            networks of stages that are planned.
         devices: on which the run is to be, no more than jax was begun with (`jax_num_cpu_devices`); None: as many as
             its mesh names.
         topology: TPUs such as ``v5e:4x4``, in place of `devices`; the training step is compiled for them.
@@ -131,6 +131,7 @@ def report(
     """
     if devices is not None and topology is not None:
         raise ValueError(f'--devices is {devices} and --topology is {topology!r}, which says how many: give one.')
+    config = plain(config)
     say = lambda node: _lines(node, devices, topology, num_examples, num_classes)
     if 'stages' not in config:
         return '\n'.join(say(config)[0])
@@ -206,7 +207,7 @@ def _lines(
 def _made(
     config: Mapping[str, Any], where: Sequence[jax.Device], num_examples: int | None, num_classes: int | None
 ) -> _Made:
-    run = _read(config, num_examples, num_classes)
+    run = read(config, num_examples, num_classes)
     plan = Plan.of(run, run.data.num_train)
     mesh = make_mesh(run.mesh, where)
     if not run.data.whole:
@@ -284,13 +285,13 @@ def _ways(run: Run) -> Iterator[None]:
         yield
 
 
-def _read(config: Mapping[str, Any], num_examples: int | None, num_classes: int | None) -> Run:
+def read(config: Mapping[str, Any], num_examples: int | None, num_classes: int | None) -> Run:
     """Returns the run of a config, with a stand-in for a data set that is not here."""
     data = resolve(config['data'], 'config.data') if 'data' in config else None
     standing_in = _stand_in(data, num_examples, num_classes)
     try:
         run, _ = read_run(config if standing_in is None else {**config, 'data': standing_in})
-        assert run.data.num_train > 0  # of a set that is not prepared, the first that is asked
+        _ = run.data.num_train  # of a set that is not prepared, the first that is asked
     except FileNotFoundError as error:
         if getattr(data, 'columns', ()) is not None:  # no data set of labelled images, or a run that has to be there
             raise
@@ -313,14 +314,17 @@ def _stand_in(data: Any, num_examples: int | None, num_classes: int | None) -> U
                 f'{type(data).__name__}, which says its own: leave them out.'
             )
         return None
+    for name, value in (('num_examples', num_examples), ('num_classes', num_classes)):
+        if value is not None and value < 1:
+            raise ValueError(f'--{name} is {value}: it must be at least 1.')
     known = KNOWN.get(data.dataset)
     if num_examples is None and (known is None or data.train_split not in known.splits):
         return None
-    classes = num_classes or (known and known.num_classes)
+    classes = known.num_classes if num_classes is None and known else num_classes
     if not classes:
         raise ValueError(f'the classes of {data.dataset!r} are not known: give --num_classes.')
     return Unread(
-        num_train=num_examples or known.splits[data.train_split],
+        num_train=known.splits[data.train_split] if num_examples is None else num_examples,
         num_eval=None if known is None else known.splits.get(data.eval_split),
         num_classes=classes,
         image_shape=_image_shape(data, (None, None, 3) if known is None else known.shape),

@@ -106,7 +106,8 @@ def candidates(config: Config, chips: int) -> Iterator[Overrides]:
     mesh = {'fsdp': 1, 'tensor': 1} | (dict(config['mesh']) if 'mesh' in config else {})
     # Those that the batch is split over.
     chips //= max(mesh['tensor'], 1)
-    split = {} if mesh['fsdp'] == chips else {'mesh.data': 1, 'mesh.fsdp': -1}
+    whole = mesh['fsdp'] == chips or (mesh['fsdp'] == -1 and mesh.get('data', 1) == 1)
+    split = {} if whole else {'mesh.data': 1, 'mesh.fsdp': -1}
     again = dict.fromkeys(_switches(config['task'], 'task'), True)
     parts = list(_microbatches(config, chips))
     large = [part for part in parts if config['batch_size'] // part['accumulate'] >= _SMALL * chips]

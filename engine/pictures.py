@@ -70,7 +70,7 @@ def of_config(config: Any, name: str, examples: int, network: str | None = None,
         run = read_run(config)[0]
         batch = _examples(run, examples)
     except FileNotFoundError:
-        run, batch = dry_run._read(config, None, None), None
+        run, batch = dry_run.read(config, None, None), None
     found = _begun(run)
     chosen = found[_chosen(found, network, name)]
     return _shown(name, chosen.module, chosen.variables, batch, _shapes(run, examples))

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import re
@@ -24,6 +25,8 @@ from longview.runtime.memory import readable
 _OPTIONS = {'exec_time_optimization_effort': -1.0}
 # Of a file that keeps a cost; another one where `Cost` or how it is read from the program changes.
 _FORMAT = '1'
+# Chips of the largest slice, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm.
+_MOST = {'v4': 4096, 'v5e': 256, 'v5p': 8960, 'v6e': 256}
 _ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
 
 
@@ -88,6 +91,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
         ValueError: there is no such topology, or libtpu is not installed.
     """
     name, chip = chip_of(topology)
+    _check_shape(topology, name, chip)
     # Else libtpu asks the network whether this machine has TPUs, complains, and keeps other processes from it.
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
@@ -99,9 +103,22 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     except (RuntimeError, NotImplementedError) as error:
         said = str(error).partition('\n')[0].rstrip('.')
         raise ValueError(
-            f'--topology is {topology!r}, which libtpu does not take ({said}): use a shape that is built, as in '
-            'v5e:4x4 or v5p:4x4x4.'
+            f'--topology is {topology!r}, which libtpu does not take ({said}): install it with pip install libtpu, or '
+            'use a shape that is built, as in v5e:4x4 or v5p:4x4x4.'
         ) from error
+
+
+def _check_shape(topology: str, name: str, chip: Chip) -> None:
+    """Raises ValueError for a shape that no slice has; libtpu ends the process or plans it all the same."""
+    shape = topology.partition(':')[2]
+    sides = [int(side) if side.isdigit() else 0 for side in shape.split('x')]
+    chips = math.prod(sides)
+    if len(sides) != chip.axes or min(sides) < 1 or chips > _MOST[name]:
+        example = 'x'.join('4' * chip.axes)
+        raise ValueError(
+            f'--topology is {topology!r}: slices of {name} have {chip.axes} sides and at most {_MOST[name]:,} chips, '
+            f'as in {name}:{example}.'
+        )
 
 
 class DoesNotFit(ValueError):
@@ -171,6 +188,11 @@ def _compiled(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
+        if re.search(r'\b[vs]mem\b', str(error)):
+            raise ValueError(
+                'a kernel does not fit the memory inside of a chip, whatever the batch: name another implementation of '
+                f'its op, as in --config.kernels.gla=xla ({" ".join(str(error).split())[:300]}).'
+            ) from error
         raise DoesNotFit(' '.join(str(error).partition('\n\n')[0].split())) from error
 
 

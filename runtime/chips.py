@@ -17,6 +17,7 @@ class Chip(NamedTuple):
         links: what all its links to other chips send together, in one direction, in bytes / s.
         memory: bytes.
         options: of libtpu; a v4 and a v5p are one device each, as jax has them where they are there.
+        axes: of a slice.
     """
 
     flops: float
@@ -24,13 +25,14 @@ class Chip(NamedTuple):
     links: float
     memory: int
     options: dict[str, Any]
+    axes: int
 
 
 CHIPS = {
-    'v4': Chip(275e12, 1.228e12, 300e9, 32 << 30, {'chip_config_name': 'megacore'}),
-    'v5e': Chip(197e12, 0.819e12, 200e9, 16 << 30, {}),
-    'v5p': Chip(459e12, 2.765e12, 600e9, 95 << 30, {'chip_config_name': 'megacore'}),
-    'v6e': Chip(918e12, 1.640e12, 400e9, 32 << 30, {}),
+    'v4': Chip(275e12, 1.228e12, 300e9, 32 << 30, {'chip_config_name': 'megacore'}, 3),
+    'v5e': Chip(197e12, 0.819e12, 200e9, 16 << 30, {}, 2),
+    'v5p': Chip(459e12, 2.765e12, 600e9, 95 << 30, {'chip_config_name': 'megacore'}, 3),
+    'v6e': Chip(918e12, 1.640e12, 400e9, 32 << 30, {}, 2),
 }
 
 

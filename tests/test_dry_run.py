@@ -263,6 +263,12 @@ def test_a_stage_that_starts_from_a_planned_network_is_planned():
         (toys.config(), {'devices': 2, 'topology': 'v5e:2x2'}, 'which says how many: give one.'),
         (toys.config(), {'topology': 'v3:2x2'}, "--topology is 'v3:2x2': name one of v4, v5e, v5p, v6e"),
         (toys.config(), {'topology': 'v5e:3x5'}, "--topology is 'v5e:3x5', which libtpu does not take"),
+        (toys.config(), {'topology': 'v5e:4x4x4'}, "--topology is 'v5e:4x4x4': slices of v5e have 2 sides"),
+        (toys.config(), {'topology': 'v4:2x2'}, 'slices of v4 have 3 sides and at most 4,096 chips, as in v4:4x4x4'),
+        (toys.config(), {'topology': 'v5e:1000x1000'}, 'at most 256 chips'),
+        (toys.config(), {'topology': 'v6e'}, "--topology is 'v6e': slices of v6e have 2 sides"),
+        (toys.config(), {'num_examples': 0}, '--num_examples is 0: it must be at least 1.'),
+        (images('food101'), {'num_examples': 10, 'num_classes': -5}, '--num_classes is -5: it must be at least 1.'),
     ],
     ids=lambda value: '' if isinstance(value, (ConfigDict, str)) else '-'.join(value),
 )
