@@ -37,10 +37,15 @@ def draw(modules: Sequence[Any], memory: Sequence[Any], step: str) -> Any:
     for row, each in enumerate(modules):
         left.barh(row, each.ms, color=_BOUND[each.bound], label=each.bound or 'not known')
         said = 'launch only' if each.launches == each.count else _share(each)
-        left.annotate(f' {said}', (each.ms, row), va='center', fontsize='small')
+        # As in the table: the bar is without these.
+        some = ' +' if 0 < each.launches < each.count else ''
+        left.annotate(f'{some} {said}', (each.ms, row), va='center', fontsize='small')
     for row, each in enumerate(memory):
         right.barh(row, each.bytes / 2**20, color=_KIND[each.kind], label=each.kind)
-    left.set(xlabel='ms in all, and the share of the roof', title='time by module, and what binds it')
+    left.set(
+        xlabel='ms in all (+: without what is launch only), and the share of the roof',
+        title='time by module, and what binds it',
+    )
     right.set(xlabel='MiB', title=f'memory of {step} at its fullest')
     for axes, rows in ((left, modules), (right, memory)):
         axes.set_yticks(range(len(rows)), [each.name for each in rows], fontsize='small')
