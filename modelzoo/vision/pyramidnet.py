@@ -27,6 +27,7 @@ from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.frame.pool import global_mean, halve
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.residuals.residual import Add
 
 
 class Basic(nn.Module):
@@ -53,7 +54,8 @@ class Basic(nn.Module):
         conv = functools.partial(ConvNorm, self.features, 3, norm=self.norm, dtype=self.dtype)
         y = self.norm(dtype=self.dtype, name='norm')(x, train=train)
         y = nn.relu(conv(stride=self.stride, name='conv1')(y, train=train))
-        return _widened(x, self) + drop_path(conv(name='conv2')(y, train=train), mask)
+        y = drop_path(conv(name='conv2')(y, train=train), mask)
+        return Add(name='residual').write(_widened(x, self), y)
 
 
 class Bottleneck(nn.Module):
@@ -80,7 +82,8 @@ class Bottleneck(nn.Module):
         y = self.norm(dtype=self.dtype, name='norm')(x, train=train)
         y = nn.relu(conv(width, 1, name='conv1')(y, train=train))
         y = nn.relu(conv(width, 3, self.stride, name='conv2')(y, train=train))
-        return _widened(x, self) + drop_path(conv(self.features, 1, name='conv3')(y, train=train), mask)
+        y = drop_path(conv(self.features, 1, name='conv3')(y, train=train), mask)
+        return Add(name='residual').write(_widened(x, self), y)
 
 
 def _widened(x: Float[Array, 'b h w c'], block: Basic | Bottleneck) -> Float[Array, 'b h2 w2 d']:
