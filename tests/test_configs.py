@@ -34,6 +34,7 @@ FIRST = {
     'sgconv': 'cifar10',
     'long_conv': 'cifar10',
     'mqar_zoology': 'paper_attention',
+    'wavemix': 'cifar10',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
 WORDS = {

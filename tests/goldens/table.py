@@ -10,7 +10,7 @@ beside it: the reference's own float32 is as far from float64, by its note.
 from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
-from longview.modelzoo.vision import vcmamba
+from longview.modelzoo.vision import vcmamba, wavemix
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
@@ -64,6 +64,10 @@ NETWORKS: dict[str, Network] = {
     'resnetrs50': Network(),
     'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}),
     'sparsenet40_k24_cifar100': Network({'name': 'sparsenet40_k24_cifar', 'num_classes': 100}),
+    'wavemix_192_16_level3': Network({'name': 'wavemix_192_16_level3', 'scan': True}, heavy=True),
+    'wavemix_sisr_144_4_level1': Network(
+        {'fn': 'modelzoo.vision.wavemix:SuperResolution'}, names=wavemix.SUPER_RESOLUTION_NAMES
+    ),
     'ese_vovnet19b_dw': Network(gradient=1e-3),  # the output hardly depends on the input, by its note
     'res2net50_26w_4s': Network(gradient=2e-4),
     'nf_resnet50': Network(gradient=3e-3),  # 3e-4 by its note
