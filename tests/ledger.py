@@ -66,6 +66,10 @@ REASONS = {
 # Why parameters are not the paper's.
 UNLIKE = {
     'gla_340m': 'the figure leaves out the last matrix, of 32.8 M',
+    'pyramidnet110_a84_cifar': "the authors' table cuts 3.89 M, which leaves out the norms, to 3.8",
+    'pyramidnet110_a270_cifar': "28.44 M without the norms; why the authors' table has 28.3 is not known",
+    'pyramidnet200_a240_cifar': 'the figure leaves out the norms: 26.57 M are convolutions and classifier',
+    'pyramidnet236_a220_cifar': 'the figure leaves out the norms: 26.77 M are convolutions and classifier',
     'preact_resnet1001_cifar': 'the figure leaves out the norms, of 0.15 M: 10.18 M are convolutions and classifier',
 }
 

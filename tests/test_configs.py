@@ -34,6 +34,7 @@ FIRST = {
     'sgconv': 'cifar10',
     'long_conv': 'cifar10',
     'mqar_zoology': 'paper_attention',
+    'mamba': 'paper',
     'wavemix': 'cifar10',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
@@ -48,7 +49,8 @@ WORDS = {
         'smoke_h3',
         'smoke_mamba',
         'smoke_rwkv4',
-    )
+    ),
+    'mamba': ('paper', 'smoke'),
 }
 # All presets of what reads data that a function makes, so that the data set can be asked.
 MADE = {

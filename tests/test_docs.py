@@ -21,7 +21,9 @@ pytestmark = pytest.mark.quick
 ROOT = pathlib.Path(__file__).parents[1]
 # Not papers.md, which tests/ledger.py writes, nor the changelog, which names what is gone.
 PAGES = [
-    *map(pathlib.Path, ('README.md', 'CONTRIBUTING.md', 'kernels/README.md', 'modelzoo/README.md', 'notebooks/README.md')),
+    *map(
+        pathlib.Path, ('README.md', 'CONTRIBUTING.md', 'kernels/README.md', 'modelzoo/README.md', 'notebooks/README.md')
+    ),
     *sorted(page.relative_to(ROOT) for page in ROOT.glob('docs/*.md') if page.name != 'papers.md'),
 ]
 COMMAND = re.compile(r'\bpython3? ((?:-m |[\w/]+\.py)[^`\n]*)')

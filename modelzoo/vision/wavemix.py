@@ -6,7 +6,7 @@ https://arxiv.org/abs/2205.14375. Reference: https://github.com/pranavphoenix/Wa
 
 All blocks have one resolution and one width. With one level of the transform the paper calls the network WaveMix-Lite.
 Details of the published code, kept here: there is no activation in the stem but before its norm, and none between a
-feed-forward layer and the transposed convolution; the network ends with the last block, without a norm; the upper half
+feed-forward layer and the transposed convolution; the network ends with the last block, without a norm; the last third
 of the channels of a level's input comes from the next deeper one.
 
 Where sides are odd we differ: a zero is appended before they are halved, and what is too much is cut off behind the
