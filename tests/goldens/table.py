@@ -64,7 +64,7 @@ NETWORKS: dict[str, Network] = {
     'resnetrs50': Network(),
     'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}),
     'sparsenet40_k24_cifar100': Network({'name': 'sparsenet40_k24_cifar', 'num_classes': 100}),
-    'wavemix_192_16_level3': Network({'name': 'wavemix_192_16_level3', 'scan': True}, heavy=True),
+    'wavemix_192_16_level3': Network({'name': 'wavemix_192_16_level3', 'scan': True}, heavy=True, hard=True),
     'wavemix_sisr_144_4_level1': Network(
         {'fn': 'modelzoo.vision.wavemix:SuperResolution'}, names=wavemix.SUPER_RESOLUTION_NAMES
     ),
