@@ -49,7 +49,7 @@ class Network(NamedTuple):
             second of four, else the last.
         names: map of the published names, where the file of the module has none for it.
         heavy: minutes, not seconds.
-        hard: whether XLA compiles it as for runs: without, its transposed convolutions take minutes.
+        hard: whether XLA compiles it as it does for runs, where the program takes minutes otherwise.
     """
 
     build: dict[str, Any] | None = None
