@@ -274,8 +274,8 @@ NAMES = {
         *((f'features.conv1_1.bn.{a}', f'backbone/stem_norm/{b}') for a, b in _NORM),
         *(
             pair
-            for stage in range(4)
-            for index in range(28)
+            for stage, blocks in enumerate((4, 8, 28, 3))  # the most that a published network has
+            for index in range(blocks)
             for pair in _block_names(
                 f'features.conv{stage + 2}_{index + 1}',
                 f'backbone/stage{stage}/block{index:02d}',

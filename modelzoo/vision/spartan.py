@@ -283,7 +283,7 @@ class SpaRTAN(ft.PyramidBackbone):
 # The authors' one config, which trains at 256 pixels.
 VARIANTS = {
     'spartan_t': SpaRTAN(),
-    'spartan_test': SpaRTAN((16, 32), (1, 2), (2, 2)),
+    'spartan_test': SpaRTAN((16, 32), (1, 1), (2, 2)),
 }
 
 PUBLISHED = {'spartan_t': ft.Published('https://arxiv.org/abs/2507.10999', (256, 256), 3.8, 1.0, 77.7)}

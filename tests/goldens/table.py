@@ -59,10 +59,12 @@ NETWORKS: dict[str, Network] = {
         heavy=True,
     ),
     'pyramidnet110_a48_cifar10': Network({'name': 'pyramidnet110_a48_cifar', 'num_classes': 10}, heavy=True),
-    'pyramidnet50_a90_imagenet': Network({'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}),
+    'pyramidnet50_a90_imagenet': Network(
+        {'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}, heavy=True
+    ),
     'dpn68': Network(heavy=True),
-    'resnetrs50': Network(),
-    'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}),
+    'resnetrs50': _scanned('resnetrs50'),
+    'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}, heavy=True),
     'sparsenet40_k24_cifar100': Network({'name': 'sparsenet40_k24_cifar', 'num_classes': 100}),
     'wavemix_192_16_level3': Network({'name': 'wavemix_192_16_level3', 'scan': True}, heavy=True, hard=True),
     'wavemix_sisr_144_4_level1': Network(

@@ -7,20 +7,24 @@ import pytest
 
 from longview import modelzoo
 from longview.modelzoo.vision import repmlpnet
-from tests.modelzoo.tiny import filled, jit, shapes
+from tests.modelzoo.tiny import deep_ones_heavy, filled, jit, shapes
 
 
 def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-@pytest.mark.parametrize('name', [name for name in repmlpnet.PUBLISHED if not name.endswith('_deploy')])
+@pytest.mark.parametrize(
+    'name', deep_ones_heavy([name for name in repmlpnet.PUBLISHED if not name.endswith('_deploy')])
+)
 def test_parameters_are_those_of_the_repository(name):
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes(name).params))
     assert abs(count / 1e6 - repmlpnet.PUBLISHED[name].params) < 0.1
 
 
-@pytest.mark.parametrize('partition, size', [((4, 6), (16, 24)), ((4, 2), (32, 16))])
+@pytest.mark.parametrize(
+    'partition, size', [((4, 6), (16, 24)), pytest.param((4, 2), (32, 16), marks=pytest.mark.heavy)]
+)
 def test_the_deployed_network_equals_the_trained_one(partition, size):
     trained, deployed = (
         modelzoo.create_model(name, 7, partition=partition) for name in ('repmlpnet_test', 'repmlpnet_deploy_test')

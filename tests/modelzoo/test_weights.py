@@ -48,7 +48,7 @@ def same_bits(one: dict, other: dict) -> None:
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize('name', images('*_test'))
+@pytest.mark.parametrize('name', deep_ones_heavy(images('*_test')))
 def test_round_trip_through_a_file_keeps_every_bit(name, tmp_path):
     model, variables = variables_of(name)
     weights.save(model, variables, tmp_path / 'one.safetensors')

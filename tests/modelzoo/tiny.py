@@ -83,15 +83,30 @@ def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core
     return found
 
 
-# Deep variants, of which a trace takes more than four CPU seconds; smaller ones of their families are traced each time.
+# Deep and wide variants, and second tests' own networks of a family: what they would cost the default suite is spent on
+# others of their families.
 DEEP = (
     'preact_resnet1001_cifar',
     'resnetv2_200',
-    'pyramidnet101_*',
-    'pyramidnet164_a*70_*',
+    'pyramidnet1[016]*',
     'pyramidnet2*',
-    'resnetrs[234]*',
+    'resnetrs[1234][05-9]*',
+    'dpn68b',
+    'dpn9*',
+    'dpn1*',
     'sparsenet100_*',
+    'sparsenet_bc*',
+    'repmlpnet_[bdl][0-9]*',
+    'repmlpnet_t256*',
+    'wavemix_256_*',
+    'wavemix_320_*',
+    'wavemix_192_*',
+    'spartan_t',
+    'pyramidnet_cifar_test',
+    'sparsenet_dense_test',
+    'fractalnet_stem_test',
+    'repmlpnet_deploy_test',
+    'ese_vovnet_test',
 )
 
 
