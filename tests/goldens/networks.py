@@ -49,7 +49,6 @@ class Network(NamedTuple):
             second of four, else the last.
         names: map of the published names, where the file of the module has none for it.
         heavy: minutes, not seconds.
-        hard: whether XLA compiles it as it does for runs, where the program takes minutes otherwise.
     """
 
     build: dict[str, Any] | None = None
@@ -58,7 +57,6 @@ class Network(NamedTuple):
     channels: int | None = None
     names: weights.Names | None = None
     heavy: bool = False
-    hard: bool = False
 
 
 class Report(NamedTuple):
@@ -122,7 +120,7 @@ def compare(golden: dict[str, Any], row: Network | None = None) -> Report:
     output_shape = golden['output']['shape']
     out_channels = channels if alone and len(output_shape) == len(shape) else -1
     cotangent = None if words else jnp.asarray(np.moveaxis(fill('cotangent', output_shape), out_channels, -1))
-    run = _program(model, variables, cotangent, {} if row.hard else QUICK)
+    run = _program(model, variables, cotangent)
     output, gradient = run(x)
 
     def gradient_error(gradient: np.ndarray) -> float:
@@ -176,7 +174,7 @@ def _names(model: nn.Module) -> weights.Names:
 
 
 def _program(
-    model: nn.Module, variables: Any, cotangent: jax.Array | None, options: dict[str, Any]
+    model: nn.Module, variables: Any, cotangent: jax.Array | None
 ) -> Callable[[jax.Array], tuple[np.ndarray, ...]]:
     """Returns the function from the input to the output and, where there is a cotangent, the gradient at the input."""
 
@@ -184,7 +182,7 @@ def _program(
         found, _ = model.apply(variables, x, mutable=[CONSTANTS])
         return found['logits'] if isinstance(found, dict) else found
 
-    @functools.partial(jax.jit, compiler_options=options)
+    @functools.partial(jax.jit, compiler_options=QUICK)
     def run(variables: Any, x: jax.Array) -> tuple[jax.Array, ...]:
         if cotangent is None:
             return output_of(variables, x), x

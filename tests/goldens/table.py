@@ -63,14 +63,14 @@ NETWORKS: dict[str, Network] = {
         {'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}, heavy=True
     ),
     'dpn68': Network(heavy=True),
-    'resnetrs50': _scanned('resnetrs50'),
+    'resnetrs50': Network(),
     'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}, heavy=True),
     'sparsenet40_k24_cifar100': Network({'name': 'sparsenet40_k24_cifar', 'num_classes': 100}),
-    'wavemix_192_16_level3': Network({'name': 'wavemix_192_16_level3', 'scan': True}, heavy=True, hard=True),
+    'wavemix_192_16_level3': Network(heavy=True),
     'wavemix_sisr_144_4_level1': Network(
         {'fn': 'modelzoo.vision.wavemix:SuperResolution'}, names=wavemix.SUPER_RESOLUTION_NAMES
     ),
-    'ese_vovnet19b_dw': Network(gradient=1e-3),  # the output hardly depends on the input, by its note
+    'ese_vovnet19b_dw': Network(gradient=1e-3, heavy=True),  # the output hardly depends on the input, by its note
     'res2net50_26w_4s': Network(gradient=2e-4),
     'nf_resnet50': Network(gradient=3e-3),  # 3e-4 by its note
     'dm_nfnet_f0': Network(heavy=True),
@@ -83,7 +83,7 @@ NETWORKS: dict[str, Network] = {
     'unireplknet_a_deploy': Network(),
     'spartan_t': Network(heavy=True),
     'repmlpnet_t224': Network(output=3e-4, gradient=3e-3, heavy=True),  # gradient: 1e-4 by its note
-    'repmlpnet_t224_deploy': Network(),
+    'repmlpnet_t224_deploy': Network(heavy=True),
     'vit_tiny_patch16_224': Network(),
     'deit_small_patch16_224': Network(),
     'mixer_s32_224': Network(),

@@ -86,14 +86,13 @@ def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core
 # Deep and wide variants, and second tests' own networks of a family: what they would cost the default suite is spent on
 # others of their families.
 DEEP = (
+    'preact_resnet1*4_cifar',
     'preact_resnet1001_cifar',
     'resnetv2_200',
     'pyramidnet1[016]*',
     'pyramidnet2*',
-    'resnetrs[1234][05-9]*',
-    'dpn68b',
-    'dpn9*',
-    'dpn1*',
+    'resnetrs[1-4]*',
+    'dpn[0-9]*',
     'sparsenet100_*',
     'sparsenet_bc*',
     'repmlpnet_[bdl][0-9]*',
