@@ -60,8 +60,12 @@ def counted() -> str:
             f"{len(table.NETWORKS)} networks and {functions} functions, compared with what the authors' code computes",
             'tests/goldens',
         ),
-        ('configs', f'{len(configs())}, one for each paper that can be trained', 'configs'),
-        ('kernels', f'{len(dispatch.OPS)} ops, forward and backward, on CPUs, GPUs and TPUs', 'docs/kernels.md'),
+        ('configs', f'{len(configs())}, of papers, of methods and of runs with stages', 'configs'),
+        (
+            'kernels',
+            f'{len(dispatch.OPS)} ops, forward and backward, run on CPUs and compiled for GPUs and TPUs',
+            'docs/kernels.md',
+        ),
         ('tests', f'more than {hundreds(sum(row.tests for row in durations.rows())):,}', 'tests'),
     ]
     lines = ['| | | |', '|---|---|---|', *(f'| {what} | {much} | [{where}]({where}) |' for what, much, where in rows)]
@@ -70,7 +74,9 @@ def counted() -> str:
 
 def configs() -> list[str]:
     """Returns the names of the configs that train something."""
-    return sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base'))
+    return sorted(
+        path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'base', 'recorded')
+    )
 
 
 def hundreds(count: int) -> int:

@@ -453,3 +453,30 @@ def test_a_chip_of_many_does_what_a_chip_of_few_does() -> None:
     assert max(one.counted_flops for one in costs) < 1.02 * min(one.counted_flops for one in costs)
     assert max(one.memory for one in costs) < 1.15 * min(one.memory for one in costs)
     assert all(one.sent > 0 for one in costs)
+
+
+def test_a_search_does_not_try_the_config_again():
+    config = {'mesh': {'data': 1, 'fsdp': -1}, 'task': {}, 'batch_size': 64}
+    tried = list(fit.candidates(config, 4))
+    assert tried and not any('mesh.fsdp' in overrides for overrides in tried)
+    assert any('mesh.fsdp' in overrides for overrides in fit.candidates({**config, 'mesh': {'fsdp': 1}}, 4))
+
+
+@pytest.mark.parametrize(
+    'said, kind',
+    [
+        ('Ran out of memory in memory space vmem. Used 32.42M of 16.00M vmem.', ValueError),
+        ('Ran out of memory in memory space hbm. Used 27.67G of 15.75G hbm.', topology.DoesNotFit),
+    ],
+)
+def test_what_a_kernel_lacks_inside_of_a_chip_is_no_lack_of_its_memory(
+    said: str, kind: type[ValueError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile(lowered: Any, compiler_options: Any) -> None:
+        raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {said}')
+
+    lowered = jax.jit(jnp.sin).lower(1.0)
+    monkeypatch.setattr(jax.stages.Lowered, 'compile', compile)
+    with pytest.raises(ValueError) as found:
+        topology._compiled(lowered)
+    assert type(found.value) is kind
