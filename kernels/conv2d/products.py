@@ -8,7 +8,7 @@ The gradient of a larger kernel is, for each image and tap, a product of the cot
 reads. The cotangent is transposed, once for all taps, and the pixels of an image stay in the cache. Output and gradient
 of the image are left to XLA's convolution. Sums are float32, or float64 if an input is float64.
 
-Of a kernel whose channels are in groups, XLA's gradient takes 5 to 240 times as long as a product per tap and group;
+Of a kernel whose channels are in groups, XLA's gradient takes 10 to 240 times as long as a product per tap and group;
 its output and the gradient of the image do not, unless every group is one channel.
 """
 
