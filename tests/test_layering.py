@@ -41,10 +41,15 @@ class Rule(NamedTuple):
 
 TABLE = (
     Rule('longview', (), ('jax',), 'everything else stands on it'),
-    Rule('kernels', ('kernels.dispatch', 'kernels.gates', 'kernels.scans'), ARRAYS, 'the ops share only this'),
+    Rule(
+        'kernels',
+        ('kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scan_tpu', 'kernels.scans'),
+        ARRAYS,
+        'the ops share only this',
+    ),
     Rule(
         'kernels/<op>',
-        ('kernels.<op>', 'kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scans'),
+        ('kernels.<op>', 'kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scan_tpu', 'kernels.scans'),
         ARRAYS,
         'an op is read, tuned and tested without any other',
     ),

@@ -18,10 +18,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Inexact
 
-from longview.kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas, scan_tpu
 
 _LANES = 128
-_TILE = 16  # tokens that are read together and processed in an unrolled loop: rows of a bfloat16 register
 _BLOCK = 256  # tokens in VMEM at a time
 _WIDEST = 512  # most channels of a block
 
@@ -38,23 +37,9 @@ class Plan(NamedTuple):
     constant: bool
     reverse: bool
 
-    @property
-    def block(self) -> int:
-        return min(_BLOCK, -(-self.tokens // _TILE) * _TILE)
-
-    @property
-    def grid(self) -> tuple[int, int, int]:
-        return (self.batch, self.channels // self.width, -(-self.tokens // self.block))
-
-    def spec(self, x: Any, backwards: bool) -> pl.BlockSpec:
-        """The block of an array for a grid step; the grid goes over the tokens in either direction."""
-        last = self.grid[2] - 1
-        place = (lambda t: last - t) if backwards else (lambda t: t)
-        if x.ndim == 4:
-            return pl.BlockSpec((1, 1, 1, self.width), lambda b, d, t: (b, place(t), 0, d))
-        if x.shape[1] == self.tokens > 1:
-            return pl.BlockSpec((1, self.block, self.width), lambda b, d, t: (b, place(t), d))
-        return pl.BlockSpec((1, x.shape[1], self.width), lambda b, d, t: (b, 0, d))
+    def grid(self, backwards: bool) -> scan_tpu.Grid:
+        block = min(_BLOCK, pallas.round_up(self.tokens, scan_tpu.TILE))
+        return scan_tpu.Grid(self.batch, self.channels // self.width, self.tokens, block, scan_tpu.TILE, backwards)
 
 
 def linear_scan(
@@ -120,82 +105,77 @@ _scan.defvjp(_scan_forward, _scan_backward)
 def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
     ins = dict(zip(('a', 'x', 'start'), inputs))
     outs = {'h': pallas.output_like(ins['x']), 'last': pallas.output_like(ins['start'])}
+    grid = plan.grid(plan.reverse)
     if keep:
-        shape = (plan.batch, plan.grid[2], 1, plan.channels)
+        shape = (plan.batch, grid.blocks, 1, plan.channels)
         outs['edges'] = pallas.output(shape, ins['start'].dtype, ins['start'])
-    return _call(_outputs_kernel, plan, ins, outs, {'state': (1, plan.width)})
+    return _call(_outputs_kernel, plan, grid, ins, outs, {'state': (1, plan.width)})
 
 
-def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
-    step = Step(plan, plan.reverse, plan.reverse)
+def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
     step.begin(scratch['state'], ins['start'])
     for out, held in zip(outs.get('edges', ()), scratch['state']):
         out[0, 0] = held[...]
 
     def tile(n: Any, state: Planes) -> Planes:
-        a, x = step.decays(ins['a'], n), step.rows(ins['x'], n)
-        h = [state] * _TILE
-        for i in step.order:
+        a, x = _decays(plan, step, ins['a'], n), _rows(step, ins['x'], n)
+        h = [state] * scan_tpu.TILE
+        for i in step.order(plan.reverse):
             h[i] = state = _add(_times(a[i], state), x[i])
-        step.write(outs['h'], n, h)
+        _write(step, outs['h'], n, h)
         return state
 
-    _set(scratch['state'], step.walk(tile, _get(scratch['state'])))
+    _set(scratch['state'], step.walk(plan.reverse, tile, _get(scratch['state'])))
     step.end(scratch['state'], outs['last'])
 
 
 def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dh: jax.Array, dlast: jax.Array) -> tuple:
     ins = dict(zip(('a', 'x'), inputs)) | {'edges': edges, 'dh': dh, 'dlast': dlast}
-    outs = {
-        'da': pallas.output_like(inputs[0]),
-        'dx': pallas.output_like(inputs[1]),
-        'dstart': pallas.output_like(dlast),
-    }
+    outs = {name: pallas.output_like(x) for name, x in zip(('da', 'dx', 'dstart'), (*inputs, dlast))}
+    grid = plan.grid(not plan.reverse)
     row = (1, plan.width)
-    scratch = {'dstate': row, 'states': (plan.block, plan.width), 'da': row}
-    found = _call(_cotangents_kernel, plan, ins, outs, scratch)
-    return tuple(found[name] for name in ('da', 'dx', 'dstart'))
+    scratch = {'dstate': row, 'states': (grid.block, plan.width), 'da': row}
+    found = _call(_cotangents_kernel, plan, grid, ins, outs, scratch)
+    return tuple(found[name] for name in outs)
 
 
-def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
-    backwards = not plan.reverse
-    there, back = Step(plan, plan.reverse, backwards), Step(plan, backwards, backwards)
-    back.begin(scratch['dstate'], ins['dlast'])
-    back.begin(scratch['da'], None)
+def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
+    step.begin(scratch['dstate'], ins['dlast'])
+    step.begin(scratch['da'], None)
 
     def store_states(n: Any, state: Planes) -> Planes:
-        a, x = there.decays(ins['a'], n), there.rows(ins['x'], n)
-        before = [state] * _TILE
-        for i in there.order:
+        a, x = _decays(plan, step, ins['a'], n), _rows(step, ins['x'], n)
+        before = [state] * scan_tpu.TILE
+        for i in step.order(plan.reverse):
             before[i] = state
             state = _add(_times(a[i], state), x[i])
         for held, rows in zip(scratch['states'], zip(*before)):
-            held[there.place(n), :] = jnp.concatenate(rows)
+            held[step.rows(n), :] = jnp.concatenate(rows)
         return state
 
-    there.walk(store_states, tuple(x[0, 0] for x in ins['edges']))
+    step.walk(plan.reverse, store_states, tuple(x[0, 0] for x in ins['edges']))
 
     def tile(n: Any, carry: tuple) -> tuple:
         dstate, total = carry
-        a, dh = back.decays(ins['a'], n), back.rows(ins['dh'], n)
-        before = back.split([x[back.place(n), :] for x in scratch['states']], n)
-        da, dx = [dstate] * _TILE, [dstate] * _TILE
-        for i in back.order:
+        a, dh = _decays(plan, step, ins['a'], n), _rows(step, ins['dh'], n)
+        before = _apart([step.within(x[step.rows(n), :], n) for x in scratch['states']])
+        da, dx = [dstate] * scan_tpu.TILE, [dstate] * scan_tpu.TILE
+        for i in step.order(not plan.reverse):
             dx[i] = _add(dstate, dh[i])
             da[i] = _times(dx[i], before[i])
             dstate = _times(a[i], dx[i])
             total = _add(total, da[i])
-        back.write(outs['dx'], n, dx)
+        _write(step, outs['dx'], n, dx)
         if not plan.constant:
-            back.write(outs['da'], n, da)
+            _write(step, outs['da'], n, da)
         return dstate, total
 
-    dstate, total = back.walk(tile, (_get(scratch['dstate']), _get(scratch['da'])))
+    dstate, total = step.walk(not plan.reverse, tile, (_get(scratch['dstate']), _get(scratch['da'])))
     _set(scratch['dstate'], dstate)
     _set(scratch['da'], total)
-    back.end(scratch['dstate'], outs['dstart'])
+    step.end(scratch['dstate'], outs['dstart'])
     if plan.constant:
-        back.end(scratch['da'], outs['da'])
+        step.end(scratch['da'], outs['da'])
 
 
 def _times(a: Planes, b: Planes) -> Planes:
@@ -217,104 +197,49 @@ def _set(refs: Planes, values: Planes) -> None:
         ref[...] = value
 
 
-class Step:
-    """One step of the grid: reads, writes and loops over the tiles of a block of tokens."""
-
-    def __init__(self, plan: Plan, backwards: bool, grid_is_backwards: bool) -> None:
-        self.plan, self.backwards = plan, backwards
-        self.order = range(_TILE)[::-1] if backwards else range(_TILE)
-        self.count = pl.program_id(2)
-        self.block = plan.grid[2] - 1 - self.count if grid_is_backwards else self.count
-
-    def begin(self, held: Planes, start: Planes | None) -> None:
-        """Before the first block: sets the scratch memory `held` to `start`, or to zero if that is None."""
-
-        @pl.when(self.count == 0)
-        def _() -> None:
-            zeros = tuple(jnp.zeros(x.shape, x.dtype) for x in held)
-            _set(held, zeros if start is None else tuple(x[0] for x in start))
-
-    def end(self, held: Planes, out: Planes) -> None:
-        """After the last block: writes the scratch memory `held` to an output."""
-
-        @pl.when(self.count == self.plan.grid[2] - 1)
-        def _() -> None:
-            for ref, x in zip(out, held):
-                ref[0] = x[...]
-
-    def walk(self, tile: Callable, carry: Any) -> Any:
-        """Loops over the tiles of the block in order; the body is `tile(n, carry) -> carry`."""
-        last = self.plan.block // _TILE - 1
-        place = (lambda n: last - n) if self.backwards else (lambda n: n)
-        return lax.fori_loop(0, last + 1, lambda n, carry: tile(place(n), carry), carry)
-
-    def place(self, n: Any) -> Any:
-        return pl.ds(pl.multiple_of(n * _TILE, _TILE), _TILE)
-
-    def rows(self, refs: Planes, n: Any) -> list[Planes]:
-        """The tokens of a tile in float32."""
-        return self.split([x[0, self.place(n), :].astype(jnp.float32) for x in refs], n)
-
-    def decays(self, refs: Planes, n: Any) -> list[Planes]:
-        """The decays of a tile; they are 1 after the end of the sequence, so that the state does not change there."""
-        if self.plan.constant:
-            planes = [jnp.broadcast_to(x[0], (_TILE, self.plan.width)) for x in refs]
-        else:
-            planes = [x[0, self.place(n), :].astype(jnp.float32) for x in refs]
-        return self.split(planes, n, (1.0, 0.0))
-
-    def split(self, planes: list[jax.Array], n: Any, behind: Planes = (0.0, 0.0)) -> list[Planes]:
-        """The rows of a tile as (1, channels), with the values `behind` after the end of the sequence."""
-        if self.plan.tokens % self.plan.block:
-            token = lax.broadcasted_iota(jnp.int32, planes[0].shape, 0)
-            token += self.block * self.plan.block + n * _TILE
-            inside = token < self.plan.tokens
-            planes = [jnp.where(inside, x, fill) for x, fill in zip(planes, behind)]
-        return [tuple(x[i : i + 1] for x in planes) for i in range(_TILE)]
-
-    def write(self, out: Planes, n: Any, rows: list[Planes]) -> None:
-        for ref, plane in zip(out, zip(*rows)):
-            ref[0, self.place(n), :] = jnp.concatenate(plane).astype(ref.dtype)
+def _rows(step: scan_tpu.Step, refs: Planes, n: Any) -> list[Planes]:
+    """The tokens of a tile as (1, channels)."""
+    return _apart([step.read(x, n) for x in refs])
 
 
-def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict) -> dict:
-    """Runs a kernel over batch, blocks of channels and blocks of tokens; blocks of tokens run in order.
+def _decays(plan: Plan, step: scan_tpu.Step, refs: Planes, n: Any) -> list[Planes]:
+    """The decays of a tile; they are 1 after the end of the sequence, so that the state does not change there."""
+    one = (1.0, 0.0)
+    if not plan.constant:
+        return _apart([step.read(x, n, behind) for x, behind in zip(refs, one)])
+    planes = [jnp.broadcast_to(x[0], (scan_tpu.TILE, plan.width)) for x in refs]
+    return _apart([step.within(x, n, behind) for x, behind in zip(planes, one)])
 
-    Under vmap the mapped axis joins the batch, the first axis of every array.
-    """
-    backwards = plan.reverse != ('dh' in ins)
+
+def _apart(planes: list[jax.Array]) -> list[Planes]:
+    return [tuple(x[i : i + 1] for x in planes) for i in range(scan_tpu.TILE)]
+
+
+def _write(step: scan_tpu.Step, outs: Planes, n: Any, rows: list[Planes]) -> None:
+    for ref, plane in zip(outs, zip(*rows)):
+        step.write(ref, n, jnp.concatenate(plane))
+
+
+def _call(kernel: Callable, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: dict, scratch: dict) -> dict:
+    """Runs a kernel on one plane per array, or on two if numbers are complex."""
     planes = 2 if jnp.issubdtype(ins['x'].dtype, jnp.complexfloating) else 1
 
-    def run(batch: int, ins: dict) -> dict:
-        wider = plan._replace(batch=batch)
-        split = jax.tree.map(lambda x: (x.real, x.imag) if planes == 2 else (x,), ins)
-        batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
-        narrow = lambda x: (x.update(dtype=jnp.float32),) * 2 if planes == 2 else (x,)
-        shapes = jax.tree.map(narrow, batched)
-        spec = partial(wider.spec, backwards=backwards)
-        found = pallas.call(
-            partial(kernel, wider),
-            out_shape=shapes,
-            grid=wider.grid,
-            in_specs=[jax.tree.map(spec, split)],
-            out_specs=jax.tree.map(spec, shapes),
-            scratch_shapes=[{name: (pallas.vmem(x, jnp.float32),) * planes for name, x in scratch.items()}],
-            compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
-            cost_estimate=_cost(wider, planes, ins, batched),
-            name=f'linear_scan{kernel.__name__.removesuffix("_kernel")}',
-        )(jax.tree.map(pallas.in_hbm, split))
-        return {name: lax.complex(*x) if planes == 2 else x[0] for name, x in found.items()}
+    def spec(x: Any) -> pl.BlockSpec:
+        if x.ndim == 4:
+            return grid.spec((1, 1, 1, plan.width), 'bt.g')
+        if x.shape[1] == plan.tokens > 1:
+            return grid.spec((1, grid.block, plan.width), 'btg')
+        return grid.spec((1, 1, plan.width), 'b.g')
 
-    return pallas.joining_batch(run, plan.batch)(ins)
-
-
-def _cost(plan: Plan, planes: int, ins: dict, outs: dict) -> object:
-    """The cost of a kernel that reads and writes every array once."""
-    _, _, blocks = plan.grid
-    numbers = plan.batch * blocks * plan.block * plan.channels
-    one = 8 if planes == 2 else 2
-    return pallas.CostEstimate(
-        flops=numbers * one * (3 if 'dh' in ins else 1),
-        transcendentals=0,
-        bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*ins.values(), *outs.values())),
+    flops = grid.blocks * grid.block * plan.channels * (8 if planes == 2 else 2)
+    found = scan_tpu.call(
+        partial(kernel, plan),
+        grid,
+        partial(jax.tree.map, spec),
+        {name: (x.real, x.imag) if planes == 2 else (x,) for name, x in ins.items()},
+        {name: (x.update(dtype=jnp.float32),) * 2 if planes == 2 else (x,) for name, x in outs.items()},
+        {name: (shape,) * planes for name, shape in scratch.items()},
+        scan_tpu.Work(flops * (3 if 'dh' in ins else 1)),
+        f'linear_scan{kernel.__name__.removesuffix("_kernel")}',
     )
+    return {name: lax.complex(*x) if planes == 2 else x[0] for name, x in found.items()}
