@@ -27,7 +27,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas, scan_tpu
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
 from longview.kernels.gla.pallas_tpu_layout import Plan, plan_for, to_heads, to_lanes, to_states
 
@@ -139,16 +139,16 @@ def _outputs(plan: Plan, inputs: dict) -> tuple[jax.Array, jax.Array | None]:
     return found['o'], found['last']
 
 
-def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
+def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
     first, other = _order(ins['gates'])
-    step = Step(plan, ins, first)
+    block = Block(plan, step, ins)
     step.begin(scratch['held'], ins['start'])
     if 'others' in scratch:
-        step.store_states(Memory(other), ins.get('edge'), scratch['others'])
+        block.store_states(Memory(other), ins.get('edge'), scratch['others'])
 
-    def chunk(exact: bool, n: Any) -> None:
+    def chunk(exact: bool, n: Any, _: None) -> None:
         q, k, v = (step.read(ins[name], n) for name in 'qkv')
-        fading = step.decays(n)
+        fading = block.decays(n)
         states = [None, None]
         states[first] = scratch['held'][...]
         if 'others' in scratch:
@@ -162,7 +162,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
         kept = k * fading[first].key[-1], v, fading[first].total
         scratch['held'][...] = chunk_of.advance(plan.tile, states[first], *kept)
 
-    step.walk_by_kind(first, chunk, tuple(scratch.values()))
+    block.walk_by_kind(first, chunk, tuple(scratch.values()))
     step.end(scratch['held'], outs['last'])
 
 
@@ -184,20 +184,20 @@ def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     return tuple(found[name] for name in ('q', 'k', 'v', 'gates', 'start'))
 
 
-def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
+def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
     first, other = _order(ins['gates'])
-    step = Step(plan, ins, other)
+    block = Block(plan, step, ins)
     step.begin(scratch['costate'], ins['dlast'])
-    step.store_states(Memory(first), ins.get('edge', ins['start']), scratch['states'])
+    block.store_states(Memory(first), ins.get('edge', ins['start']), scratch['states'])
     two = 'state' in scratch
     if two:
         step.begin(scratch['state'], None)
-        step.store_states(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
+        block.store_states(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
 
-    def chunk(exact: bool, n: Any) -> None:
+    def chunk(exact: bool, n: Any, _: None) -> None:
         q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
         do = do * plan.scale
-        fading = step.decays(n)
+        fading = block.decays(n)
         edges = [None, None]
         edges[first] = (scratch['states'][n], scratch['costate'][...])
         if two:
@@ -217,7 +217,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict, scratch: dict) -> None
             d = fading[other]
             scratch['state'][...] = advance(edges[other][0], k * d.key[-1], v, d.total)
 
-    step.walk_by_kind(other, chunk, tuple(scratch.values()))
+    block.walk_by_kind(other, chunk, tuple(scratch.values()))
     step.end(scratch['costate'], outs['start'])
 
 
@@ -236,70 +236,43 @@ def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, j
     return _call(partial(_edges_kernel, memories), plan, ins, outs, scratch, walk)
 
 
-def _edges_kernel(memories: dict[str, Memory], plan: Plan, ins: dict, outs: dict, scratch: dict) -> None:
-    walk = next(iter(memories.values())).walk
-    step = Step(plan, ins, walk)
+def _edges_kernel(
+    memories: dict[str, Memory], plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict
+) -> None:
+    block = Block(plan, step, ins)
     for name, memory in memories.items():
         step.begin(scratch[name], None if memory.cotangent else ins['start'])
         outs[name][0, 0, 0] = scratch[name][...]
 
-    def chunk(n: Any) -> None:
+    def chunk(n: Any, _: None) -> None:
         for name, memory in memories.items():
-            scratch[name][...] = step.advance(memory, scratch[name][...], n)
+            scratch[name][...] = block.advance(memory, scratch[name][...], n)
 
-    step.walk(walk, chunk)
+    step.walk(step.grid.backwards, chunk)
 
 
-class Step:
-    """One step of the grid: reads, writes and loops over the chunks of a block of tokens."""
+class Block(NamedTuple):
+    """A block of tokens in VMEM."""
 
-    def __init__(self, plan: Plan, ins: dict, walk: int) -> None:
-        self.plan, self.ins = plan, ins
-        self.count = pl.program_id(2)
-        self.block = plan.blocks - 1 - self.count if walk else self.count
+    plan: Plan
+    step: scan_tpu.Step
+    ins: dict
 
-    def begin(self, held: Any, start: Any) -> None:
-        """Before the first block: sets the scratch memory `held` to `start`, or to zero if that is None."""
-
-        @pl.when(self.count == 0)
-        def _() -> None:
-            held[...] = jnp.zeros(held.shape, held.dtype) if start is None else start[0, 0]
-
-    def end(self, held: Any, out: Any) -> None:
-        """After the last block: writes the scratch memory `held` to an output, if there is one."""
-        if out is None:
-            return
-
-        @pl.when(self.count == self.plan.blocks - 1)
-        def _() -> None:
-            out[0, 0] = held[...]
-
-    def walk(self, direction: int, body: Callable[[Any], None], chunks: int | None = None) -> None:
-        """Calls `body(n)` for the chunks of the block in order, or for the first `chunks` of them."""
-        last = self.plan.chunks - 1
-        if last == 0 and chunks is None:
-            body(0)
-            return
-
-        def one(n: jax.Array, _: None) -> None:
-            body(last - n if direction else n)
-
-        lax.fori_loop(0, last + 1 if chunks is None else chunks, one, None)
-
-    def walk_by_kind(self, direction: int, body: Callable[[bool, Any], None], held: tuple) -> None:
-        """Calls `body(exact, n)` as `walk` does; exact if a number of the block or of the scratch memory is NaN."""
+    def walk_by_kind(self, direction: int, body: Callable[[bool, Any, None], None], held: tuple) -> None:
+        """Walks with `body(exact, n, None)`; exact if a number of the block or of the scratch memory is NaN."""
         rows = [x for name, x in self.ins.items() if name in ('q', 'k', 'v', 'do')]
         gates = [g for g in self.ins['gates'] if g is not None]
 
         def chunk(n: Any, total: jax.Array) -> jax.Array:
             # Decays of -inf are no reason.
-            read = [self.read(x, n) for x in rows] + [jnp.maximum(self.read(g, n), _LOWEST) for g in gates]
+            read = [self.step.read(x, n) for x in rows]
+            read += [jnp.maximum(self.step.read(g, n), _LOWEST) for g in gates]
             return total + sum(jnp.sum(x * 0.0) for x in read)
 
         zero = sum(jnp.sum(x[...] * 0.0) for x in held)
         zero = lax.fori_loop(0, self.plan.chunks, chunk, zero)
         for exact, when in ((False, zero == 0), (True, zero != 0)):
-            pl.when(when)(partial(self.walk, direction, partial(body, exact)))
+            pl.when(when)(partial(self.step.walk, bool(direction), partial(body, exact)))
 
     def store_states(self, memory: Memory, edge: Any, out: Any) -> None:
         """Stores the values of a memory before each chunk, given its value before the block."""
@@ -310,16 +283,16 @@ class Step:
         else:
             out[begin] = edge[0, 0, 0] if len(edge.shape) == 5 else edge[0, 0]
 
-        def chunk(n: Any) -> None:
+        def chunk(n: Any, _: None) -> None:
             out[n - 1 if back else n + 1] = self.advance(memory, out[n], n)
 
         if self.plan.chunks > 1:
-            self.walk(back, chunk, self.plan.chunks - 1)
+            self.step.walk(bool(back), chunk, tiles=self.plan.chunks - 1)
 
     def advance(self, memory: Memory, held: jax.Array, n: Any) -> jax.Array:
         """Returns the value of a memory after a chunk."""
         names = ('q', 'do') if memory.cotangent else ('k', 'v')
-        rows, columns = (self.read(self.ins[name], n) for name in names)
+        rows, columns = (self.step.read(self.ins[name], n) for name in names)
         fading = self.decays(n)[memory.direction]
         if memory.cotangent:
             rows, columns = rows * fading.query[-1], columns * self.plan.scale
@@ -331,49 +304,13 @@ class Step:
         """Returns the products of decays in a chunk, per direction."""
         gates = enumerate(self.ins['gates'])
         return tuple(
-            None if g is None else chunk_of.decays(jnp.exp(self.read(g, n)), direction) for direction, g in gates
+            None if g is None else chunk_of.decays(jnp.exp(self.step.read(g, n)), direction) for direction, g in gates
         )
-
-    def read(self, ref: Any, n: Any) -> jax.Array:
-        """Returns the rows of a chunk in float32; they are 0 after the end of the sequence."""
-        size = self.plan.tile.tokens
-        x = ref[0, self._rows(n), :].astype(jnp.float32)
-        if self.plan.tokens % self.plan.block == 0:
-            return x
-        begin = self.block * self.plan.block + n * size
-        token = begin + lax.broadcasted_iota(jnp.int32, x.shape, 0)
-        return jnp.where(token < self.plan.tokens, x, 0.0)
-
-    def write(self, ref: Any, n: Any, x: jax.Array) -> None:
-        ref[0, self._rows(n), :] = x.astype(ref.dtype)
-
-    def _rows(self, n: Any) -> Any:
-        size = self.plan.tile.tokens
-        return pl.ds(n * size if isinstance(n, int) else pl.multiple_of(n * size, size), size)
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int) -> dict:
-    """Runs a kernel over batch, groups of heads and blocks of tokens; blocks of tokens run in order.
-
-    Under vmap the mapped axis joins the batch, the first axis of every array.
-    """
-    is_shape = lambda x: isinstance(x, tuple)
-    memory = jax.tree.map(lambda x: pallas.vmem(x, jnp.float32), scratch, is_leaf=is_shape)
-
-    def run(batch: int, ins: dict) -> dict:
-        wider = plan._replace(batch=batch)
-        batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
-        spec = partial(wider.spec, walk=walk)
-        return pallas.call(
-            partial(kernel, wider),
-            out_shape=batched,
-            grid=(batch, wider.groups, wider.blocks),
-            in_specs=[jax.tree.map(spec, ins)],
-            out_specs=jax.tree.map(spec, batched),
-            scratch_shapes=[memory],
-            compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
-            cost_estimate=wider.cost(ins, batched),
-            name=f'gla{getattr(kernel, "func", kernel).__name__.removesuffix("_kernel")}',
-        )(jax.tree.map(pallas.in_hbm, ins))
-
-    return pallas.joining_batch(run, plan.batch)(ins)
+    """Runs a kernel over groups of heads and blocks of tokens, the last block first if `walk` is 1."""
+    grid = plan.grid(walk)
+    name = f'gla{getattr(kernel, "func", kernel).__name__.removesuffix("_kernel")}'
+    specs = partial(jax.tree.map, partial(plan.spec, grid))
+    return scan_tpu.call(partial(kernel, plan), grid, specs, ins, outs, scratch, plan.work(ins), name)

@@ -4,7 +4,6 @@ A TPU stores arrays in tiles of 128 lanes, so (B, T, H, K) with K = 64 takes twi
 K) instead, in groups of heads whose lanes are a multiple of 128, or all heads in one group if there is no such group.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from longview.kernels import pallas, scans
+from longview.kernels import pallas, scan_tpu, scans
 from longview.kernels.gla.pallas_tpu_chunk import Tile
 
-_LANES = 128
+_LANES = scan_tpu.LANES
 _CHUNK = 64  # tokens with which two heads fill a matrix unit; a single head takes twice as many
 _WHOLE = 512  # most lanes with which all heads are one group, though most of the products are masked
 _BUDGET = 12 * 2**20  # bytes for the kernel, of the 16 MiB of VMEM of a TPU v4; the compiler needs the rest
@@ -50,29 +49,25 @@ class Plan(NamedTuple):
     def states(self) -> tuple[int, ...]:
         return (self.batch, self.groups, *self.tile.state)
 
-    def spec(self, x: Any, walk: int) -> pl.BlockSpec:
-        """The block of an array for a grid step; the grid goes over the tokens in either direction."""
-        place = (lambda t: self.blocks - 1 - t) if walk else (lambda t: t)
-        if x.ndim == 3:
-            width = x.shape[-1] // self.groups
-            return pl.BlockSpec((1, self.block, width), lambda b, h, t: (b, place(t), h))
-        if x.ndim == 4:
-            return pl.BlockSpec((1, 1, *self.tile.state), lambda b, h, t: (b, h, 0, 0))
-        return pl.BlockSpec((1, 1, 1, *self.tile.state), lambda b, h, t: (b, h, place(t), 0, 0))
+    def grid(self, walk: int) -> scan_tpu.Grid:
+        return scan_tpu.Grid(self.batch, self.groups, self.tokens, self.block, self.tile.tokens, bool(walk))
 
-    def cost(self, ins: Any, outs: Any) -> pl.CostEstimate:
-        """The cost of a kernel that reads and writes each block once."""
-        arrays = jax.tree.leaves((ins, outs))
-        rows = self.batch * self.groups * self.blocks * self.block
+    def spec(self, grid: scan_tpu.Grid, x: Any) -> pl.BlockSpec:
+        """The blocks of an array: tokens, states, or states at the edges of blocks."""
+        if x.ndim == 3:
+            return grid.spec((1, self.block, x.shape[-1] // self.groups), 'btg')
+        if x.ndim == 4:
+            return grid.spec((1, 1, *self.tile.state), 'bg..')
+        return grid.spec((1, 1, 1, *self.tile.state), 'bgt..')
+
+    def work(self, ins: dict) -> scan_tpu.Work:
+        """What a kernel computes."""
+        rows = self.groups * self.blocks * self.block
         lanes = self.tile.heads * self.tile.keys
         gates = sum(x is not None for x in ins['gates'])
         passes = 2 + self.tile.tokens.bit_length() * (3 if 'do' in ins else 1)
         wide = passes * self.tile.heads * self.tile.tokens + 4 * gates * self.tile.state[0]
-        return pallas.CostEstimate(
-            flops=2 * rows * wide * lanes,
-            transcendentals=rows * lanes * gates,
-            bytes_accessed=sum(map(_bytes, arrays)),
-        )
+        return scan_tpu.Work(2 * rows * wide * lanes, rows * lanes * gates)
 
 
 def plan_for(
@@ -142,13 +137,6 @@ def _padded(channels: int) -> int:
     if channels >= _LANES:
         return -(-channels // _LANES) * _LANES
     return scans.power_of_two(channels)
-
-
-def _bytes(x: Any) -> int:
-    """Returns the bytes of an array as stored, in whole tiles."""
-    size = x.dtype.itemsize
-    *outer, rows, lanes = x.shape
-    return math.prod(outer) * pallas.round_up(rows, 32 // size) * pallas.round_up(lanes, _LANES) * size
 
 
 def to_lanes(plan: Plan, x: jax.Array) -> jax.Array:
