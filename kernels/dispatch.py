@@ -32,8 +32,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from longview.words import nearest
 
-# Dimensions along which an op may be split over devices, and the mesh axis that splits the second one.
-BATCH, WIDTH, TENSOR = 'batch', 'heads or channels', 'tensor'
+# Dimensions along which an op may be split over devices, and the mesh axes that split the last two.
+BATCH, TIME, WIDTH = 'batch', 'tokens', 'heads or channels'
+SEQUENCE, TENSOR = 'sequence', 'tensor'
 
 Names = tuple[str | None, ...]
 
@@ -109,15 +110,22 @@ class Form(NamedTuple):
 
 
 class Split(NamedTuple):
-    """The dimensions along which the work of an op is independent and may be split over devices.
+    """The dimensions along which an op may be split over devices.
 
-    inputs: for each argument of the op a tuple with BATCH, WIDTH (heads or channels) or None per dimension; trailing
-      dimensions may be left out.
+    The work is independent along BATCH and WIDTH (heads or channels); along TIME, the tokens, devices exchange states.
+
+    inputs: for each argument of the op a tuple with BATCH, TIME, WIDTH or None per dimension; trailing dimensions may
+      be left out.
     outputs: a tree with such a tuple for each output.
+    over_time: the op of whole sequences, called on each device with its shards, `(mesh axis, *args) -> outputs`; None
+      for an op without TIME.
+    whole: why this call cannot be split along TIME, in words that follow the name of the op, or None if it can.
     """
 
     inputs: tuple[Names, ...]
     outputs: Any
+    over_time: Callable[..., Any] | None = None
+    whole: str | None = None
 
 
 def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: Any, split: Split) -> Any:
@@ -126,10 +134,13 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     Over a mesh with explicit axes each device works on its shard of batch and heads or channels, by the layout of the
     first argument that has a batch. Over automatic axes XLA's partitioner splits plain XLA by itself but cannot split a
     Pallas kernel: a platform-specific form then runs in `shard_map` on shards, for which the axis 'tensor' splits heads
-    or channels and all other axes together split the batch.
+    or channels, the axis 'sequence' the tokens, and all other axes together split the batch. A mesh with an axis
+    'sequence' runs every form so, by `Split.over_time`, since the partitioner would gather the tokens that a loop over
+    them reads.
 
     Raises:
-      ValueError: the name is not in `forms`, or the layout of the arguments splits another dimension.
+      ValueError: the name is not in `forms`, the layout of the arguments splits another dimension, or the axis
+        'sequence' cannot split the tokens.
       NotImplementedError: the named form cannot serve the call: raised at once if the arguments are the reason, and
         when the program is lowered if the platform is.
     """
@@ -143,6 +154,9 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
         return shards.over(partial(_choose, op, implementation, forms, split), *shards.placed(args))
     if kinds == {jax.sharding.AxisType.Auto}:
         shards = _by_names(split, mesh, args)
+        if shards.axes[TIME] is not None:
+            _check_time(op, shards, args)
+            return shards.over(partial(split.over_time, shards.axes[TIME]), *args)
         forms = {name: form if form.platform is None else shards.form(form) for name, form in forms.items()}
     return _choose(op, implementation, forms, split, *args)
 
@@ -199,7 +213,7 @@ def _missing(form: Form, *args: Any) -> str | None:
 
 
 class _Shards(NamedTuple):
-    """How the arrays of an op are split into shards; `axes` are the mesh axes that split BATCH and WIDTH."""
+    """How the arrays of an op are split into shards; `axes` are the mesh axes that split BATCH, TIME and WIDTH."""
 
     mesh: Any
     axes: Mapping[str, Any]
@@ -271,21 +285,41 @@ def _by_layout(op: str, split: Split, args: tuple) -> _Shards:
 
 
 def _by_names(split: Split, mesh: Any, args: tuple) -> _Shards:
-    """Returns the shards by the names of automatic axes; heads or channels stay whole unless all of them divide."""
+    """Returns the shards by the names of automatic axes; heads or channels stay whole unless all of them divide.
+
+    So does a batch whose tokens are split. A single token is not split.
+    """
+    tokens = max(_sizes(split, args, TIME), default=1)
     axes = {
-        BATCH: tuple(name for name in mesh.axis_names if name != TENSOR) or None,
+        BATCH: tuple(name for name in mesh.axis_names if name not in (SEQUENCE, TENSOR)) or None,
+        TIME: SEQUENCE if SEQUENCE in mesh.axis_names and mesh.shape[SEQUENCE] > 1 and tokens > 1 else None,
         WIDTH: TENSOR if TENSOR in mesh.axis_names else None,
     }
-    parts = _parts(mesh, axes[WIDTH])
-    widths = [
-        x.shape[n]
-        for x, names in zip(args, split.inputs)
-        for n, name in enumerate(names)
-        if x is not None and n < x.ndim and name == WIDTH
-    ]
-    if any(width % parts for width in widths):
-        axes[WIDTH] = None
+    for name in (WIDTH, BATCH) if axes[TIME] else (WIDTH,):
+        if any(size % _parts(mesh, axes[name]) for size in _sizes(split, args, name)):
+            axes[name] = None
     return _Shards(mesh, axes, split)
+
+
+def _sizes(split: Split, args: tuple, wanted: str) -> list[int]:
+    """Returns the size of every dimension of that name."""
+    return [size for x, names in _with_names(split, args) for size, name in zip(x.shape, names) if name == wanted]
+
+
+def _check_time(op: str, shards: _Shards, args: tuple) -> None:
+    """Raises ValueError if the tokens cannot be split."""
+    axis, tokens = shards.axes[TIME], max(_sizes(shards.split, args, TIME))
+    parts = _parts(shards.mesh, axis)
+    if shards.split.whole is not None:
+        raise ValueError(
+            f'{op} {shards.split.whole}, which cannot be split over the {parts} devices of the mesh axis {axis!r}: use '
+            'a mesh without it (config.mesh.sequence=1).'
+        )
+    if tokens % parts:
+        raise ValueError(
+            f'{op}: {tokens} tokens do not divide over the {parts} devices of the mesh axis {axis!r}; wanted a '
+            f'multiple of {parts}: fill up the sequence at its end.'
+        )
 
 
 def _parts(mesh: Any, axes: Any) -> int:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from longview.kernels import dispatch
-from longview.kernels.causal_conv1d import reference, xla
+from longview.kernels.causal_conv1d import reference, sharded, xla
 
 Tokens = Float[Array, 'b t d']
 Kernel = Float[Array, 'k d']
@@ -58,8 +58,14 @@ def causal_conv1d(
         'xla': dispatch.Form(xla.convolve),
         'reference': dispatch.Form(reference.convolve),
     }
-    rows, width = (dispatch.BATCH, None, dispatch.WIDTH), dispatch.WIDTH
-    split = dispatch.Split((rows, (None, width), (width,), rows), rows)
+
+    def over_time(axis: str, x: Tokens, kernel: Kernel, bias: jax.Array | None, state: State | None) -> Tokens:
+        how = {'bias': bias, 'initial_state': state, 'implementation': implementation}
+        return sharded.sequence_parallel_causal_conv1d(x, kernel, axis_name=axis, **how)[0]
+
+    rows, width = (dispatch.BATCH, dispatch.TIME, dispatch.WIDTH), dispatch.WIDTH
+    state = (dispatch.BATCH, None, width)
+    split = dispatch.Split((rows, (None, width), (width,), state), rows, over_time)
     arrays = (x, kernel, bias, initial_state)
     y = dispatch.run('causal_conv1d', implementation, forms, *arrays, split=split)
     return y, _last(x, initial_state, len(kernel) - 1)

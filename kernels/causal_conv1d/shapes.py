@@ -24,6 +24,7 @@ SHAPES = {
     'behind_power': Shape(1, 4097, 3, 3),
     'path_x': Shape(1, 14113, 2),
     'longest': Shape(1, 65536, 2),
+    'short': Shape(2, 8, 3, 7),  # split over devices, shards are shorter than what a token sees
     'mesh': Shape(8, 50, 8),
     'vision': Shape(8, 197, 384, timed=True),
     'language_2k': Shape(1, 2048, 768, timed=True),

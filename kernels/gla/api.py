@@ -21,14 +21,14 @@ import jax
 from jaxtyping import Array, Float
 
 from longview.kernels import dispatch
-from longview.kernels.gla import pallas_gpu, pallas_tpu, reference, xla
+from longview.kernels.gla import pallas_gpu, pallas_tpu, reference, sharded, xla
 
 Gate = Float[Array, 'b t h k'] | Float[Array, 'b t h']
 Output = Float[Array, 'b t h v']
 State = Float[Array, 'b h k v']
 
 _AXES = ('batch', 'tokens', 'heads')
-_ROWS, _STATE = (dispatch.BATCH, None, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
+_ROWS, _STATE = (dispatch.BATCH, dispatch.TIME, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
 
 
 @partial(jax.jit, static_argnames=('scale', 'reverse', 'implementation', 'chunk'))
@@ -75,7 +75,12 @@ def gla(
         'pallas_tpu': dispatch.Form(partial(pallas_tpu.gla, **static), 'tpu', partial(pallas_tpu.missing, 1)),
         'pallas_gpu': dispatch.Form(partial(pallas_gpu.gla, **static), 'cuda', pallas_gpu.missing, proven=False),
     }
-    split = dispatch.Split((_ROWS,) * 4 + (_STATE,), (_ROWS, _STATE))
+
+    def over_time(axis: str, *arrays: jax.Array | None) -> tuple[Output, State]:
+        how = {'initial_state': arrays[4], 'implementation': implementation, 'chunk': chunk, **static}
+        return sharded.sequence_parallel_gla(*arrays[:4], axis_name=axis, **how)
+
+    split = dispatch.Split((_ROWS,) * 4 + (_STATE,), (_ROWS, _STATE), over_time)
     return dispatch.run('gla', implementation, forms, q, k, v, g, initial_state, split=split)
 
 
@@ -110,7 +115,12 @@ def bidirectional_gla(
         ),
     }
     arrays = (q, k, v, g_forward, g_backward)
-    split = dispatch.Split((_ROWS,) * 5, _ROWS)
+
+    def over_time(axis: str, *arrays: jax.Array) -> Output:
+        how = {'implementation': implementation, 'chunk': chunk, **static}
+        return sharded.sequence_parallel_bidirectional_gla(*arrays, axis_name=axis, **how)
+
+    split = dispatch.Split((_ROWS,) * 5, _ROWS, over_time)
     return dispatch.run('bidirectional_gla', implementation, forms, *arrays, split=split)
 
 

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from longview.kernels import scans
-from longview.kernels.gla.api import bidirectional_gla, gla
+from longview.kernels.gla import api
 
 
 def sequence_parallel_gla(
@@ -45,7 +45,7 @@ def sequence_parallel_gla(
     first = place == (last_one if reverse else 0)
     start = None if initial_state is None else jnp.where(first, initial_state, 0)
     how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
-    o, state = gla(q, k, v, g, initial_state=start, reverse=reverse, **how)
+    o, state = api.gla(q, k, v, g, initial_state=start, reverse=reverse, **how)
     inclusive, entering = scans.over_devices(axis_name, reverse, _decay(g, state), state)
     last = place == (0 if reverse else last_one)
     last_state = lax.psum(jnp.where(last, inclusive, 0), axis_name)
@@ -66,7 +66,7 @@ def sequence_parallel_bidirectional_gla(
 ) -> Float[Array, 'b t h v']:
     """`bidirectional_gla` of the whole sequence; see `sequence_parallel_gla`."""
     how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
-    o = bidirectional_gla(q, k, v, g_forward, g_backward, **how)
+    o = api.bidirectional_gla(q, k, v, g_forward, g_backward, **how)
     for g, reverse in ((g_forward, False), (g_backward, True)):
         state = _state(k, v, g, reverse)
         _, entering = scans.over_devices(axis_name, reverse, _decay(g, state), state)

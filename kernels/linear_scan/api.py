@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
 from longview.kernels import dispatch
-from longview.kernels.linear_scan import pallas_gpu, pallas_tpu, reference, xla
+from longview.kernels.linear_scan import pallas_gpu, pallas_tpu, reference, sharded, xla
 
 Tokens = Inexact[Array, 'b t d']
 Constant = Inexact[Array, ' d']
@@ -65,9 +65,14 @@ def linear_scan(
             partial(pallas_gpu.linear_scan, **static), 'cuda', pallas_gpu.missing, proven=False
         ),
     }
-    tokens, state = (dispatch.BATCH, None, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
+    tokens, state = (dispatch.BATCH, dispatch.TIME, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
     decays = tokens if a.ndim == 3 else (dispatch.WIDTH,)
-    split = dispatch.Split((decays, tokens, state), (tokens, state))
+
+    def over_time(axis: str, a: jax.Array, x: jax.Array, state: jax.Array | None) -> tuple[Tokens, State]:
+        how = {'initial_state': state, 'implementation': implementation, **static}
+        return sharded.sequence_parallel_linear_scan(a, x, axis_name=axis, **how)
+
+    split = dispatch.Split((decays, tokens, state), (tokens, state), over_time)
     return dispatch.run('linear_scan', implementation, forms, a, x, initial_state, split=split)
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from longview.kernels import dispatch, gates
-from longview.kernels.long_conv import pallas_tpu, reference, xla
+from longview.kernels.long_conv import pallas_tpu, reference, sharded, xla
 
 Tokens = Float[Array, 'b t d']
 Kernel = Float[Array, 'k d'] | Float[Array, 'b k d']
@@ -84,11 +84,27 @@ def long_conv(
         'monarch': plain(xla.convolve, way='monarch'),
         'reference': plain(reference.convolve),
     }
-    rows, width = (dispatch.BATCH, None, dispatch.WIDTH), dispatch.WIDTH
-    shared = rows if taps.ndim == 3 else (None, width)
-    split = dispatch.Split((rows, shared, rows, rows, (width,)), rows)
+    rows, width = (dispatch.BATCH, dispatch.TIME, dispatch.WIDTH), dispatch.WIDTH
+    shared = rows if taps.ndim == 3 else (dispatch.TIME, width)
+    split = dispatch.Split((rows, shared, rows, rows, (width,)), rows, _over_time, _whole(u, taps, before, frequencies))
     arrays = (u, taps, pre_gate, post_gate, skip)
     return dispatch.run('long_conv', implementation, forms, *arrays, split=split)
+
+
+def _over_time(axis: str, u: Tokens, taps: Kernel, *gated: jax.Array | None) -> Tokens:
+    how = dict(zip(('pre_gate', 'post_gate', 'skip'), gated))
+    return sharded.sequence_parallel_long_conv(u, taps, axis_name=axis, **how)
+
+
+def _whole(u: jax.Array, taps: jax.Array, before: int, frequencies: float) -> str | None:
+    """Returns why the tokens cannot be split over devices, in words, or None if they can."""
+    if before:
+        return 'has taps into the future'
+    if taps.ndim == 3:
+        return 'has a kernel for each sequence'
+    if len(taps) != u.shape[1]:
+        return f'has {len(taps)} taps for {u.shape[1]} tokens'
+    return None if frequencies == 1 else f'keeps {frequencies} of the frequencies'
 
 
 def _joined(tokens: int, kernel: jax.Array, backward: jax.Array | None, circular: bool) -> tuple[jax.Array, int]:

@@ -77,10 +77,10 @@ def _apart(axis: Hashable, x: jax.Array) -> jax.Array:
     """Returns the complex sequence (2, B, L, D) of this device's frequency, given the shards (B, L, D)."""
     count, (batch, tokens, channels) = lax.axis_size(axis), x.shape
     x = x.reshape(batch, count, tokens // count, channels)
-    x = lax.all_to_all(x, axis, split_axis=1, concat_axis=0)
+    x = _exchanged(axis, x, 1, 0)
     z = _dot('pbsd,pef->efbsd', x, _level(count).matrix(count))
     z = times(z, _twiddles(axis, tokens)[:, :, None, :, None])
-    z = lax.all_to_all(z, axis, split_axis=1, concat_axis=2)
+    z = _exchanged(axis, z, 1, 2)
     return z.reshape(2, batch, tokens, channels)
 
 
@@ -88,11 +88,20 @@ def _together(axis: Hashable, z: jax.Array) -> jax.Array:
     """Undoes `_apart`."""
     count, (_, batch, tokens, channels) = lax.axis_size(axis), z.shape
     z = z.reshape(2, batch, count, tokens // count, channels)
-    z = lax.all_to_all(z, axis, split_axis=2, concat_axis=1)
+    z = _exchanged(axis, z, 2, 1)
     z = times(z, conjugate(_twiddles(axis, tokens))[:, :, None, :, None])
     x = _dot('efbsd,pef->pbsd', z, _level(count).matrix(count) / count)
-    x = lax.all_to_all(x, axis, split_axis=0, concat_axis=1)
+    x = _exchanged(axis, x, 0, 1)
     return x.reshape(batch, tokens, channels)
+
+
+def _exchanged(axis: Hashable, x: jax.Array, split: int, concat: int) -> jax.Array:
+    """Sends part n along the dimension `split` to device n, and stacks what is received along `concat`.
+
+    JAX 0.10 transposes an all-to-all from one dimension to another into one of the wrong shape where batches have
+    several sequences; from a dimension to itself it does not.
+    """
+    return lax.all_to_all(jnp.moveaxis(x, split, concat), axis, split_axis=concat, concat_axis=concat)
 
 
 def _level(count: int) -> Level:

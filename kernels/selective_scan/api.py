@@ -14,13 +14,15 @@ Where we differ: channels are last (B T D, not B D T), the scan may go in revers
 real; for a complex diagonal without selection see `kernels.linear_scan`.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float
 
 from longview.kernels import dispatch
-from longview.kernels.selective_scan import pallas_gpu, pallas_tpu, reference, xla
+from longview.kernels.selective_scan import pallas_gpu, pallas_tpu, reference, sharded, xla
 
 Tokens = Float[Array, 'b t d']
 Channels = Float[Array, ' d']
@@ -80,16 +82,22 @@ def selective_scan(
         ),
     }
     arrays = (u, delta, A, B, C, D, z, delta_bias, initial_state)
-    return dispatch.run('selective_scan', implementation, forms, *arrays, split=_split(B))
+    over_time = partial(_over_time, implementation=implementation, **static)
+    return dispatch.run('selective_scan', implementation, forms, *arrays, split=_split(B, over_time))
 
 
-def _split(B: jax.Array) -> dispatch.Split:
+def _split(B: jax.Array, over_time: Callable[..., tuple[Tokens, State]]) -> dispatch.Split:
     """Channels are split with their groups; B and C without groups are for all channels."""
-    batch, width = dispatch.BATCH, dispatch.WIDTH
-    tokens, state = (batch, None, width), (batch, width)
-    weights = tokens if B.ndim == 4 else (batch,)
+    batch, time, width = dispatch.BATCH, dispatch.TIME, dispatch.WIDTH
+    tokens, state = (batch, time, width), (batch, width)
+    weights = tokens if B.ndim == 4 else (batch, time)
     inputs = (tokens, tokens, (width,), weights, weights, (width,), tokens, (width,), state)
-    return dispatch.Split(inputs, (tokens, state))
+    return dispatch.Split(inputs, (tokens, state), over_time)
+
+
+def _over_time(axis: str, *arrays: jax.Array | None, **static: Any) -> tuple[Tokens, State]:
+    how = dict(zip(('z', 'delta_bias', 'initial_state'), arrays[6:])) | static
+    return sharded.sequence_parallel_selective_scan(*arrays[:6], axis_name=axis, **how)
 
 
 def selective_scan_step(
