@@ -11,6 +11,8 @@ eight are a table of 256 values per channel, two blend the image with a gray or 
 itself, five resample it by an affine map. Each layer makes one table, one blend and one map, most
 of them trivial, and no image waits for another.
 
+Pixels are planes, channels first: as a last axis three channels would fill 128 lanes of a TPU.
+
 Each operation gives Pillow's pixels within one gray level (float32 here, double there).
 Where we differ: drawn from keys, see methods/augment.py. `contrast='published'` reproduces the slip
 of big_vision (https://github.com/google-research/big_vision, Apache-2) and its descendants, which
@@ -108,11 +110,13 @@ class RandAugment:
     def augment(self, image: UInt8[Array, 'h w c'], key: PRNGKeyArray) -> UInt8[Array, 'h w c']:
         """One image, all layers."""
 
-        def layer(image: Array, key: PRNGKeyArray) -> tuple[Array, None]:
+        def layer(planes: Array, key: PRNGKeyArray) -> tuple[Array, None]:
             op, argument, apply = self.draw(key)
-            return jnp.where(apply, self.distort(image, op, argument), image), None
+            return jnp.where(apply, self.distort(planes, op, argument), planes), None
 
-        return jax.lax.scan(layer, image, jax.random.split(key, self.layers))[0]
+        planes = jnp.moveaxis(image, -1, 0).astype(jnp.int32)
+        planes, _ = jax.lax.scan(layer, planes, jax.random.split(key, self.layers))
+        return jnp.moveaxis(planes.astype(jnp.uint8), 0, -1)
 
     def draw(self, key: PRNGKeyArray) -> tuple[Int[Array, ''], Float[Array, ''], Array]:
         """(operation as a position in `ops`, its argument, whether to carry it out)."""
@@ -140,20 +144,19 @@ class RandAugment:
         return jnp.stack([arguments.get(name, jnp.zeros(())) for name in self.ops])[op]
 
     def distort(
-        self, image: UInt8[Array, 'h w c'], op: Int[Array, ''], argument: Float[Array, '']
-    ) -> UInt8[Array, 'h w c']:
-        """Carries out operation `ops[op]`."""
-        pixels = image.astype(jnp.int32)
-        pixels = self._tabulated(pixels, op, argument)
-        pixels = self._blended(pixels, op, argument)
-        return self._mapped(pixels, op, argument).astype(jnp.uint8)
+        self, planes: Int[Array, 'c h w'], op: Int[Array, ''], argument: Float[Array, '']
+    ) -> Int[Array, 'c h w']:
+        """Carries out operation `ops[op]` on an image of 0..255, channels first."""
+        planes = self._tabulated(planes, op, argument)
+        planes = self._blended(planes, op, argument)
+        return self._mapped(planes, op, argument)
 
     def _tabulated(
-        self, pixels: Int[Array, 'h w c'], op: Int[Array, ''], argument: Float[Array, '']
-    ) -> Int[Array, 'h w c']:
+        self, planes: Int[Array, 'c h w'], op: Int[Array, ''], argument: Float[Array, '']
+    ) -> Int[Array, 'c h w']:
         value = jnp.arange(256)[None]
-        channels = pixels.shape[-1]
-        counts = histogram(pixels)
+        channels = planes.shape[0]
+        counts = histogram(planes)
         shift = 8 - argument.astype(jnp.int32)
         added = jnp.minimum(value + argument.astype(jnp.int32), 255)
         tables = {
@@ -163,30 +166,29 @@ class RandAugment:
             'posterize': value >> shift << shift,
             'solarize': jnp.where(value < argument, value, 255 - value),
             'solarize_add': jnp.where(value < 128, added, value),
-            'contrast': blend(self._contrast_level(pixels), value, argument),
+            'contrast': blend(self._contrast_level(planes), value, argument),
             'brightness': blend(jnp.int32(0), value, argument),
         }
         table = jnp.stack([jnp.broadcast_to(tables.get(n, value), (channels, 256)) for n in self.ops])
-        channel = jnp.arange(channels)[None, None]
-        return table[op][channel, pixels]
+        return jax.vmap(jnp.take)(table[op], planes)
 
-    def _contrast_level(self, pixels: Int[Array, 'h w c']) -> Int[Array, '']:
-        count = pixels.shape[0] * pixels.shape[1]
+    def _contrast_level(self, planes: Int[Array, 'c h w']) -> Int[Array, '']:
+        count = planes.shape[1] * planes.shape[2]
         if self.contrast == 'published':
             return jnp.int32(min(count // 256, 255))
-        return (2 * to_gray(pixels).sum() + count) // (2 * count)
+        return (2 * to_gray(planes).sum() + count) // (2 * count)
 
     def _blended(
-        self, pixels: Int[Array, 'h w c'], op: Int[Array, ''], factor: Float[Array, '']
-    ) -> Int[Array, 'h w c']:
-        gray = jnp.broadcast_to(to_gray(pixels)[..., None], pixels.shape)
-        other = jnp.where(self._is(op, 'color'), gray, smooth(pixels))
-        return jnp.where(self._is(op, 'color', 'sharpness'), blend(other, pixels, factor), pixels)
+        self, planes: Int[Array, 'c h w'], op: Int[Array, ''], factor: Float[Array, '']
+    ) -> Int[Array, 'c h w']:
+        gray = to_gray(planes)
+        other = jnp.where(self._is(op, 'color'), gray[None], smooth(planes))
+        return jnp.where(self._is(op, 'color', 'sharpness'), blend(other, planes, factor), planes)
 
     def _mapped(
-        self, pixels: Int[Array, 'h w c'], op: Int[Array, ''], argument: Float[Array, '']
-    ) -> Int[Array, 'h w c']:
-        height, width = pixels.shape[:2]
+        self, planes: Int[Array, 'c h w'], op: Int[Array, ''], argument: Float[Array, '']
+    ) -> Int[Array, 'c h w']:
+        height, width = planes.shape[1:]
         one, zero = jnp.ones(()), jnp.zeros(())
         maps = {
             'rotate': rotation(argument, height, width),
@@ -197,17 +199,16 @@ class RandAugment:
         }
         identity = (one, zero, zero, zero, one, zero)
         chosen = jnp.stack([jnp.stack(maps.get(name, identity)) for name in self.ops])[op]
-        moved = affine(pixels, chosen, jnp.array(self.fill), self.interpolation)
-        return jnp.where(self._is(op, *maps), moved, pixels)
+        moved = affine(planes, chosen, jnp.array(self.fill), self.interpolation)
+        return jnp.where(self._is(op, *maps), moved, planes)
 
     def _is(self, op: Int[Array, ''], *names: str) -> Array:
         return jnp.array([name in names for name in self.ops])[op]
 
 
-def histogram(pixels: Int[Array, 'h w c']) -> Int[Array, 'c 256']:
+def histogram(planes: Int[Array, 'c h w']) -> Int[Array, 'c 256']:
     """How often each channel has each gray level."""
-    count = jax.vmap(lambda channel: jnp.bincount(channel, length=256))
-    return count(pixels.reshape(-1, pixels.shape[-1]).T)
+    return jax.vmap(lambda plane: jnp.bincount(plane.ravel(), length=256))(planes)
 
 
 def autocontrast_table(counts: Int[Array, 'c 256']) -> Int[Array, 'c 256']:
@@ -230,18 +231,19 @@ def equalize_table(counts: Int[Array, 'c 256']) -> Int[Array, 'c 256']:
     return jnp.where(step > 0, jnp.minimum(equalized, 255), value)
 
 
-def to_gray(pixels: Int[Array, 'h w c']) -> Int[Array, 'h w']:
+def to_gray(planes: Int[Array, 'c h w']) -> Int[Array, 'h w']:
     """Pillow's luma, (19595 R + 38470 G + 7471 B + 2**15) / 2**16; gray images stay."""
-    if pixels.shape[-1] == 1:
-        return pixels[..., 0]
-    return ((pixels * jnp.array([[[19595, 38470, 7471]]])).sum(-1) + 2**15) >> 16
+    if len(planes) == 1:
+        return planes[0]
+    red, green, blue = planes
+    return (19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16
 
 
-def smooth(pixels: Int[Array, 'h w c']) -> Int[Array, 'h w c']:
+def smooth(planes: Int[Array, 'c h w']) -> Int[Array, 'c h w']:
     """Pillow's ImageFilter.SMOOTH: the pixel 5 times and its 8 neighbors, over 13; borders stay."""
-    rows = pixels[:-2] + pixels[1:-1] + pixels[2:]
-    inner = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * pixels[1:-1, 1:-1]
-    return pixels.at[1:-1, 1:-1].set((2 * inner + 13) // 26)
+    rows = planes[:, :-2] + planes[:, 1:-1] + planes[:, 2:]
+    inner = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * planes[:, 1:-1, 1:-1]
+    return planes.at[:, 1:-1, 1:-1].set((2 * inner + 13) // 26)
 
 
 def blend(start: Int[Array, '*#s'], end: Int[Array, '*#s'], factor: Float[Array, '']) -> Int[Array, '*#s']:
@@ -258,25 +260,27 @@ def rotation(degrees: Float[Array, ''], height: int, width: int) -> tuple[Array,
 
 
 def affine(
-    pixels: Int[Array, 'h w c'],
+    planes: Int[Array, 'c h w'],
     matrix: Float[Array, 6],
     fill: Int[Array, c],
     interpolation: str,
-) -> Int[Array, 'h w c']:
+) -> Int[Array, 'c h w']:
     """Pixel (x, y) of the result is read at (a x + b y + c, d x + e y + f), `fill` outside.
 
     Coordinates are of pixel centers, as in Pillow's Image.transform; `matrix` is (a, ..., f).
     """
-    height, width = pixels.shape[:2]
+    height, width = planes.shape[1:]
     x, y = jnp.arange(width)[None] + 0.5, jnp.arange(height)[:, None] + 0.5
     a, b, c, d, e, f = matrix
     source_x, source_y = a * x + b * y + c, d * x + e * y + f
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
     left, top = jnp.floor(source_x - 0.5), jnp.floor(source_y - 0.5)
-    dx, dy = (source_x - 0.5 - left)[..., None], (source_y - 0.5 - top)[..., None]
+    dx, dy = (source_x - 0.5 - left)[None], (source_y - 0.5 - top)[None]
     columns = [jnp.clip(left.astype(jnp.int32) + k, 0, width - 1) for k in range(-1, 3)]
     rows = [jnp.clip(top.astype(jnp.int32) + k, 0, height - 1) for k in range(-1, 3)]
+    flat, plane = planes.ravel(), (jnp.arange(len(planes)) * (height * width))[:, None, None]
+    read = lambda row, column: flat[plane + (row * width + column)[None]].astype(jnp.float32)
     taps = _TAPS[interpolation]
-    lines = [taps([pixels[r, q].astype(jnp.float32) for q in columns], dx) for r in rows]
+    lines = [taps([read(r, q) for q in columns], dx) for r in rows]
     result = jnp.clip(taps(lines, dy), 0, 255).astype(jnp.int32)
-    return jnp.where(inside[..., None], result, fill[None, None])
+    return jnp.where(inside[None], result, fill[:, None, None])

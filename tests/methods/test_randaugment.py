@@ -72,11 +72,21 @@ def pillow(op: str, image: Image.Image, argument: float, resample: int) -> Image
     return calls[op]()
 
 
+def on_images(augment):
+    """`augment.distort`, which takes planes, as a function of an image."""
+
+    def distort(image, op, argument):
+        planes = augment.distort(jnp.moveaxis(jnp.asarray(image, jnp.int32), -1, 0), op, argument)
+        return jnp.moveaxis(planes, 0, -1).astype(jnp.uint8)
+
+    return distort
+
+
 @pytest.fixture(scope='module')
 def distort():
     """Compiled once: `distort(interpolation)(images, op, argument)` over a stack of images."""
     return {
-        name: tiny.jit(jax.vmap(RandAugment(interpolation=name).distort, (0, None, None)))
+        name: tiny.jit(jax.vmap(on_images(RandAugment(interpolation=name)), (0, None, None)))
         for name in ('bicubic', 'bilinear')
     }
 
@@ -104,7 +114,7 @@ def test_operations_do_something():
     @tiny.jit
     def strong(op):
         argument = augment.argument(op, jnp.float32(9.0), jnp.float32(1.0))
-        return augment.distort(jnp.asarray(image), op, argument)
+        return on_images(augment)(image, op, argument)
 
     for number, op in enumerate(OPS):
         assert (np.asarray(strong(np.int32(number))) != image).mean() > 0.5, op
@@ -114,13 +124,13 @@ def test_published_contrast_blends_with_the_number_of_pixels():
     image = np.full((224, 224, 3), 115, np.uint8)
     for contrast, level in (('pil', 115), ('published', 196)):
         augment = RandAugment(ops=('contrast',), contrast=contrast)
-        got = np.asarray(tiny.jit(augment.distort)(image, np.int32(0), np.float32(0.5)))
+        got = np.asarray(tiny.jit(on_images(augment))(image, np.int32(0), np.float32(0.5)))
         assert (got == (level + 115) // 2).all()
 
 
 def test_gray_images_keep_their_one_channel():
     image = IMAGES['china'][..., :1]
-    distort = tiny.jit(RandAugment(fill=(0,)).distort)
+    distort = tiny.jit(on_images(RandAugment(fill=(0,))))
     color = distort(image, np.int32(OPS.index('color')), np.float32(1.8))  # the shape does not depend on the operation
     chex.assert_trees_all_equal(np.asarray(color), image)
 
