@@ -16,6 +16,7 @@ from longview import modelzoo
 from longview.modelzoo import weights
 from longview.modelzoo.features import Backbone
 from longview.modelzoo.heads import Classifier, Linear
+from longview.modelzoo.weight_names import our_path
 from longview.runtime import resolve
 from tests.goldens.filling import decode, fill, fill_words
 
@@ -64,7 +65,8 @@ class Report(NamedTuple):
 
     Attributes:
         name: the golden's.
-        parameters, wanted: number of trainable values, ours and the golden's.
+        parameters, wanted: number of trainable values, ours and the golden's without those that its family's map of
+            names passes over, for no answer depends on them.
         output: largest difference over the output's standard deviation.
         gradient: the larger of two relative errors: of the gradient's norm, and of its recorded first values by
             root mean square.
@@ -116,6 +118,7 @@ def compare(golden: dict[str, Any], row: Network | None = None) -> Report:
     filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind in ('param', 'batch_stat')}
     names = _names(model) if row.names is None else row.names
     variables = weights.separate(weights.load_published(names, weights.merge(wanted), filled), wanted)
+    unread = [shape for name, shape, kind in golden['state'] if kind == 'param' and our_path(names, name) == '']
     # An output of another rank than the input is no map of channels, whatever axis the input has them on.
     output_shape = golden['output']['shape']
     out_channels = channels if alone and len(output_shape) == len(shape) else -1
@@ -134,7 +137,7 @@ def compare(golden: dict[str, Any], row: Network | None = None) -> Report:
     return Report(
         golden['name'],
         sum(leaf.size for leaf in jax.tree.leaves(wanted['params'])),
-        golden['parameters'],
+        golden['parameters'] - sum(map(math.prod, unread)),
         _output_error(golden['output'], np.moveaxis(output, -1, out_channels)),
         error,
         row.output,

@@ -64,6 +64,10 @@ NETWORKS: dict[str, Network] = {
     ),
     'dpn68': Network(heavy=True),
     'resnetrs50': Network(),
+    'residual_attention_56': Network({'name': 'residual_attention_56', 'adds': True}, heavy=True),
+    'residual_attention_92_cifar10': Network(
+        {'name': 'residual_attention_92_cifar', 'num_classes': 10, 'adds': True}, heavy=True
+    ),
     'fractalnet_b5_c3_cifar10': Network({'name': 'fractalnet20_cifar', 'num_classes': 10}, heavy=True),
     'sparsenet40_k24_cifar100': Network({'name': 'sparsenet40_k24_cifar', 'num_classes': 100}),
     'wavemix_192_16_level3': Network(heavy=True),

@@ -101,6 +101,7 @@ DEEP = (
     'wavemix_320_*',
     'wavemix_192_*',
     'spartan_t',
+    'residual_attention_92*',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
     'fractalnet_stem_test',
