@@ -29,10 +29,17 @@ from jaxtyping import Array, Float
 
 from longview.kernels import dispatch, pallas, scan_tpu
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
-from longview.kernels.gla.pallas_tpu_layout import Plan, plan_for, to_heads, to_lanes, to_states
-
-Pair = tuple[Any, Any]
-_LOWEST = -1e30
+from longview.kernels.gla.pallas_tpu_layout import (
+    Plan,
+    from_gate,
+    plan_for,
+    to_gate,
+    to_heads,
+    to_lanes,
+    to_states,
+    with_channels,
+)
+from longview.kernels.gla.pallas_tpu_tile import LOWEST, Pair, advance, each_alone
 
 
 class Memory(NamedTuple):
@@ -63,7 +70,7 @@ def gla(
       matrix units and VMEM.
     """
     plan = plan_for(q, v, (g,), scale, sizes)
-    gate = to_lanes(plan, _with_channels(g, q))
+    gate = with_channels(plan, g, q)
     start = None if initial_state is None else to_states(plan, initial_state)
     qkv = (to_lanes(plan, x) for x in (q, k, v))
     o, last = _attend(plan, *qkv, (None, gate) if reverse else (gate, None), start)
@@ -82,7 +89,7 @@ def bidirectional_gla(
 ) -> Float[Array, 'b t h v']:
     """The sum of both directions; see `kernels.gla.bidirectional_gla`, and `gla` in this file for `sizes`."""
     plan = plan_for(q, v, (g_forward, g_backward), scale, sizes)
-    gates = tuple(to_lanes(plan, _with_channels(g, q)) for g in (g_forward, g_backward))
+    gates = tuple(with_channels(plan, g, q) for g in (g_forward, g_backward))
     o, _ = _attend(plan, *(to_lanes(plan, x) for x in (q, k, v)), gates, None)
     return to_heads(plan, o, v)
 
@@ -95,10 +102,6 @@ def missing(directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: 
     if plan_for(q, v, others[:directions], 1.0).coblock == 0:
         return f'heads of {q.shape[-1]} x {v.shape[-1]} channels do not fit into the vector memory'
     return None
-
-
-def _with_channels(g: jax.Array, q: jax.Array) -> jax.Array:
-    return g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -125,7 +128,12 @@ def _order(gates: Pair) -> tuple[int, int]:
     return (0, 1) if gates[0] is not None else (1, 0)
 
 
+def _laid_out(plan: Plan, gates: Pair) -> Pair:
+    return jax.tree.map(partial(to_gate, plan), gates) if plan.tile.shared else gates
+
+
 def _outputs(plan: Plan, inputs: dict) -> tuple[jax.Array, jax.Array | None]:
+    inputs |= {'gates': _laid_out(plan, inputs['gates'])}
     first, other = _order(inputs['gates'])
     two = inputs['gates'][other] is not None
     if two and plan.blocks > 1:
@@ -148,19 +156,19 @@ def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scra
 
     def chunk(exact: bool, n: Any, _: None) -> None:
         q, k, v = (step.read(ins[name], n) for name in 'qkv')
-        fading = block.decays(n)
+        fading = block.decays(n, exact)
         states = [None, None]
         states[first] = scratch['held'][...]
         if 'others' in scratch:
             states[other] = scratch['others'][n]
-        given = q * plan.scale, k, v, fading, tuple(states)
+        given = q * plan.scale, k, v, fading
         if exact:
-            o = chunk_of.apart(plan.tile, chunk_of.exact_outputs, v, *given)
+            o = each_alone(plan.tile, chunk_of.exact_outputs, v, given, tuple(states))
         else:
-            o = chunk_of.outputs(plan.tile, *given)
+            o = chunk_of.outputs(plan.tile, *given, tuple(states))
         step.write(outs['o'], n, o)
-        kept = k * fading[first].key[-1], v, fading[first].total
-        scratch['held'][...] = chunk_of.advance(plan.tile, states[first], *kept)
+        kept = k * fading[first].leaving, v, fading[first].total
+        scratch['held'][...] = advance(plan.tile, states[first], *kept)
 
     block.walk_by_kind(first, chunk, tuple(scratch.values()))
     step.end(scratch['held'], outs['last'])
@@ -170,7 +178,8 @@ def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     q, k, v, gates, start = inputs
     do, dlast = cotangents
     first, other = _order(gates)
-    ins = {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start, 'do': do, 'dlast': dlast}
+    laid_out = _laid_out(plan, gates)
+    ins = {'q': q, 'k': k, 'v': v, 'gates': laid_out, 'start': start, 'do': do, 'dlast': dlast}
     memories = {'edge': Memory(first)}
     if gates[other] is not None:
         memories['coedge'] = Memory(other, cotangent=True)
@@ -179,8 +188,10 @@ def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     scratch = {'costate': plan.tile.state, 'states': (plan.chunks, *plan.tile.state)}
     if len(memories) > 1:
         scratch |= {'state': plan.tile.state, 'costates': (plan.chunks, *plan.tile.state)}
-    out = jax.tree.map(pallas.output_like, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
+    out = jax.tree.map(pallas.output_like, {'q': q, 'k': k, 'v': v, 'gates': laid_out, 'start': start})
     found = _call(_cotangents_kernel, plan, ins, out, scratch, other)
+    if plan.tile.shared:
+        found['gates'] = jax.tree.map(partial(from_gate, plan), found['gates'], gates)
     return tuple(found[name] for name in ('q', 'k', 'v', 'gates', 'start'))
 
 
@@ -197,25 +208,25 @@ def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, s
     def chunk(exact: bool, n: Any, _: None) -> None:
         q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
         do = do * plan.scale
-        fading = block.decays(n)
+        fading = block.decays(n, exact)
         edges = [None, None]
         edges[first] = (scratch['states'][n], scratch['costate'][...])
         if two:
             edges[other] = (scratch['state'][...], scratch['costates'][n])
-        given = q, k, v, do, fading, tuple(edges)
+        given = q, k, v, do, fading
         if exact and plan.tile.heads > 1:
-            like = (q, k, v, tuple(None if d is None else q for d in fading))
-            found = chunk_of.apart(plan.tile, chunk_of.cotangents, like, *given)
+            like = (q, k, v, tuple(None if g is None else block.read_gate(g, n) for g in ins['gates']))
+            *found, dgates = each_alone(plan.tile, chunk_of.cotangents, like, given, tuple(edges))
         else:
-            found = chunk_of.cotangents(plan.tile, *given)
-        asked = tuple(outs[name] for name in ('q', 'k', 'v', 'gates'))
-        jax.tree.map(lambda out, x: step.write(out, n, x), asked, found)
-        advance = partial(chunk_of.advance, plan.tile)
+            *found, dgates = chunk_of.cotangents(plan.tile, *given, tuple(edges))
+        for name, x in zip('qkv', found):
+            step.write(outs[name], n, x)
+        jax.tree.map(lambda out, x: block.write_gate(out, n, x), outs['gates'], dgates)
         d = fading[first]
-        scratch['costate'][...] = advance(edges[first][1], q * d.query[-1], do, d.total)
+        scratch['costate'][...] = advance(plan.tile, edges[first][1], q * d.entering, do, d.total)
         if two:
             d = fading[other]
-            scratch['state'][...] = advance(edges[other][0], k * d.key[-1], v, d.total)
+            scratch['state'][...] = advance(plan.tile, edges[other][0], k * d.leaving, v, d.total)
 
     block.walk_by_kind(other, chunk, tuple(scratch.values()))
     step.end(scratch['costate'], outs['start'])
@@ -266,7 +277,7 @@ class Block(NamedTuple):
         def chunk(n: Any, total: jax.Array) -> jax.Array:
             # Decays of -inf are no reason.
             read = [self.step.read(x, n) for x in rows]
-            read += [jnp.maximum(self.step.read(g, n), _LOWEST) for g in gates]
+            read += [jnp.maximum(self.read_gate(g, n), LOWEST) for g in gates]
             return total + sum(jnp.sum(x * 0.0) for x in read)
 
         zero = sum(jnp.sum(x[...] * 0.0) for x in held)
@@ -295,17 +306,26 @@ class Block(NamedTuple):
         rows, columns = (self.step.read(self.ins[name], n) for name in names)
         fading = self.decays(n)[memory.direction]
         if memory.cotangent:
-            rows, columns = rows * fading.query[-1], columns * self.plan.scale
+            rows, columns = rows * fading.entering, columns * self.plan.scale
         else:
-            rows = rows * fading.key[-1]
-        return chunk_of.advance(self.plan.tile, held, rows, columns, fading.total)
+            rows = rows * fading.leaving
+        return advance(self.plan.tile, held, rows, columns, fading.total)
 
-    def decays(self, n: Any) -> Pair:
+    def decays(self, n: Any, exact: bool = False) -> Pair:
         """Returns the products of decays in a chunk, per direction."""
         gates = enumerate(self.ins['gates'])
-        return tuple(
-            None if g is None else chunk_of.decays(jnp.exp(self.step.read(g, n)), direction) for direction, g in gates
-        )
+        read = lambda g, direction: chunk_of.decays(self.plan.tile, self.read_gate(g, n), direction, exact)
+        return tuple(None if g is None else read(g, direction) for direction, g in gates)
+
+    def read_gate(self, ref: Any, n: Any) -> jax.Array:
+        """Returns the log decays of a chunk: (G, C) if the channels of a head share one, else rows."""
+        return ref[0, 0, n] if self.plan.tile.shared else self.step.read(ref, n)
+
+    def write_gate(self, ref: Any, n: Any, x: jax.Array) -> None:
+        if self.plan.tile.shared:
+            ref[0, 0, n] = x
+        else:
+            self.step.write(ref, n, x)
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int) -> dict:

@@ -4,6 +4,7 @@ A TPU stores arrays in tiles of 128 lanes, so (B, T, H, K) with K = 64 takes twi
 K) instead, in groups of heads whose lanes are a multiple of 128, or all heads in one group if there is no such group.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,9 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from longview.kernels import pallas, scan_tpu, scans
-from longview.kernels.gla.pallas_tpu_chunk import Tile
+from longview.kernels.gla.pallas_tpu_tile import LANES, Tile
 
-_LANES = scan_tpu.LANES
 _CHUNK = 64  # tokens with which two heads fill a matrix unit; a single head takes twice as many
 _WHOLE = 512  # most lanes with which all heads are one group, though most of the products are masked
 _BUDGET = 12 * 2**20  # bytes for the kernel, of the 16 MiB of VMEM of a TPU v4; the compiler needs the rest
@@ -53,21 +53,28 @@ class Plan(NamedTuple):
         return scan_tpu.Grid(self.batch, self.groups, self.tokens, self.block, self.tile.tokens, bool(walk))
 
     def spec(self, grid: scan_tpu.Grid, x: Any) -> pl.BlockSpec:
-        """The blocks of an array: tokens, states, or states at the edges of blocks."""
+        """The blocks of an array: tokens, states, or what there is of each block: states at edges, gates of chunks."""
         if x.ndim == 3:
             return grid.spec((1, self.block, x.shape[-1] // self.groups), 'btg')
         if x.ndim == 4:
             return grid.spec((1, 1, *self.tile.state), 'bg..')
-        return grid.spec((1, 1, 1, *self.tile.state), 'bgt..')
+        return grid.spec((1, 1, x.shape[2] // self.blocks, *x.shape[3:]), 'bgt..')
 
     def work(self, ins: dict) -> scan_tpu.Work:
-        """What a kernel computes."""
+        """What a kernel computes: products per token, all heads of a group together, as they are multiplied."""
+        tile, gates = self.tile, sum(x is not None for x in ins['gates'])
+        keys, values, scores = tile.heads * tile.keys, tile.heads * tile.values, tile.heads * tile.tokens
+        state = gates * math.prod(tile.state)
+        levels = 1 if tile.shared else tile.tokens.bit_length()
+        between = 2 * gates * scores * tile.tokens if tile.shared else 0  # sums of log decays
+        if 'dlast' in ins:
+            products = scores * (3 * levels * keys + (2 if tile.shared else 3) * values) + 2 * between + 5 * state
+        elif 'do' in ins or 'q' not in ins:
+            products = state  # edges alone
+        else:
+            products = scores * (levels * keys + values) + between + 2 * state
         rows = self.groups * self.blocks * self.block
-        lanes = self.tile.heads * self.tile.keys
-        gates = sum(x is not None for x in ins['gates'])
-        passes = 2 + self.tile.tokens.bit_length() * (3 if 'do' in ins else 1)
-        wide = passes * self.tile.heads * self.tile.tokens + 4 * gates * self.tile.state[0]
-        return scan_tpu.Work(2 * rows * wide * lanes, rows * lanes * gates)
+        return scan_tpu.Work(2 * rows * products, rows * gates * (scores if tile.shared else keys))
 
 
 def plan_for(
@@ -81,14 +88,15 @@ def plan_for(
     batch, tokens, *given = *q.shape, v.shape[-1]
     heads, group, keys, values = _group(*given)
     narrow = q.dtype == v.dtype == jnp.bfloat16
+    shared = all(g.ndim == 3 for g in gates)
     if sizes:
-        tile = Tile(sizes[0], group, keys, values, narrow)
+        tile = Tile(sizes[0], group, keys, values, narrow, shared)
         return Plan(tile, batch, tokens, heads, tuple(given), sizes[1], sizes[1], scale)
     chunk = _CHUNK if group > 1 else 2 * _CHUNK
-    tile = Tile(max(16, min(chunk, scans.power_of_two(tokens))), group, keys, values, narrow)
-    gate = sum(g.dtype.itemsize for g in gates)
-    keys = (2 * q.dtype.itemsize + gate) * pallas.round_up(tile.state[1], _LANES)
-    values = v.dtype.itemsize * pallas.round_up(tile.state[0], _LANES)
+    tile = Tile(max(16, min(chunk, scans.power_of_two(tokens))), group, keys, values, narrow, shared)
+    gate = 0 if shared else sum(g.dtype.itemsize for g in gates)
+    keys = (2 * q.dtype.itemsize + gate) * pallas.round_up(tile.heads * keys, LANES)
+    values = v.dtype.itemsize * pallas.round_up(tile.state[0], LANES)
     forward = _block(tile, tokens, keys + 2 * values, len(gates) - 1)
     backward = _block(tile, tokens, 2 * keys + 3 * values, 2 * len(gates) - 1)
     return Plan(tile, batch, tokens, heads, tuple(given), forward, backward, scale)
@@ -99,10 +107,10 @@ def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
 
     row: bytes of all arrays per token; lists: number of states that are stored for each chunk.
     """
-    lanes = pallas.round_up(tile.state[1], _LANES)
+    lanes = pallas.round_up(tile.state[1], LANES)
     state = 4 * pallas.round_up(tile.state[0], 8) * lanes
     levels = 2 * (lists // 2 + 1) * tile.tokens.bit_length() * lanes
-    values = 4 * (tile.heads * tile.tokens + lanes + pallas.round_up(tile.state[0], _LANES))
+    values = 4 * (tile.heads * tile.tokens + lanes + pallas.round_up(tile.state[0], LANES))
     fixed = 10 * state + 4 * tile.tokens * (levels + values)
     fit = (_BUDGET - fixed) // (2 * row * tile.tokens + lists * state)  # blocks are buffered twice
     if fit < 1:
@@ -118,7 +126,7 @@ def _group(heads: int, keys: int, values: int) -> tuple[int, int, int, int]:
         found = heads
     if found is None:
         keys, values = _padded(keys), _padded(values)
-        least = max(1, _LANES // keys, _LANES // values)
+        least = max(1, LANES // keys, LANES // values)
         heads = -(-heads // least) * least
         found = _dense(heads, keys, values)
     return heads, found, keys, values
@@ -127,15 +135,15 @@ def _group(heads: int, keys: int, values: int) -> tuple[int, int, int, int]:
 def _dense(heads: int, keys: int, values: int) -> int | None:
     """Returns the smallest group of heads whose keys and values fill whole rows of lanes."""
     for group in range(1, heads + 1):
-        if heads % group == 0 and group * keys % _LANES == 0 == group * values % _LANES:
+        if heads % group == 0 and group * keys % LANES == 0 == group * values % LANES:
             return group if group * max(keys, values) <= 2 * _WHOLE or group == 1 else None
     return None
 
 
 def _padded(channels: int) -> int:
     """Returns the channels, padded to a divisor or a multiple of the lanes."""
-    if channels >= _LANES:
-        return -(-channels // _LANES) * _LANES
+    if channels >= LANES:
+        return -(-channels // LANES) * LANES
     return scans.power_of_two(channels)
 
 
@@ -145,12 +153,33 @@ def to_lanes(plan: Plan, x: jax.Array) -> jax.Array:
     return x.reshape(*x.shape[:2], -1)
 
 
+def with_channels(plan: Plan, g: jax.Array, q: jax.Array) -> jax.Array:
+    """Returns a gate per channel in lanes, or a gate per head as it is if the kernel takes that."""
+    if plan.tile.shared:
+        return g
+    return to_lanes(plan, g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape))
+
+
+def to_gate(plan: Plan, g: jax.Array) -> jax.Array:
+    """Returns (B, groups, chunks, G, C) in float32 for a gate per head (B, T, H), padded to whole blocks."""
+    tile, size = plan.tile, plan.blocks * plan.block
+    g = _pad(plan, g.astype(jnp.float32), {1: size, 2: plan.heads})
+    return g.reshape(g.shape[0], -1, tile.tokens, plan.groups, tile.heads).transpose(0, 3, 1, 4, 2)
+
+
+def from_gate(plan: Plan, x: jax.Array, g: jax.Array) -> jax.Array:
+    """Undoes `to_gate` for a gate of the shape and dtype of `g`."""
+    x = x.transpose(0, 2, 4, 1, 3).reshape(x.shape[0], -1, plan.heads)
+    return x[:, : g.shape[1], : g.shape[2]].astype(g.dtype)
+
+
 def to_states(plan: Plan, x: jax.Array) -> jax.Array:
-    """Returns (B, groups, G V, G K) in float32 for states (B, H, K, V); it is 0 between different heads."""
+    """Returns the states (B, H, K, V) as the kernels store them (`pallas_tpu_tile.py`), in float32."""
     tile = plan.tile
     x = _pad(plan, x.astype(jnp.float32), {1: plan.heads, 2: tile.keys, 3: tile.values})
-    x = x.reshape(plan.batch, plan.groups, tile.heads, tile.keys, tile.values)
-    x = x.transpose(0, 1, 2, 4, 3)[..., None, :] * _diagonal(tile)
+    x = x.reshape(plan.batch, plan.groups, tile.heads, tile.keys, tile.values).transpose(0, 1, 2, 4, 3)
+    if not tile.apart:
+        x = x[..., None, :] * _diagonal(tile)
     return x.reshape(plan.states)
 
 
@@ -161,9 +190,11 @@ def to_heads(plan: Plan, x: jax.Array, v: jax.Array) -> jax.Array:
     if x.ndim == 3:
         x = x.reshape(*x.shape[:2], plan.heads, tile.values)
         return x[:, :, :heads, :values].astype(v.dtype)
-    x = x.reshape(plan.batch, plan.groups, tile.heads, tile.values, tile.heads, tile.keys)
-    x = jnp.sum(x * _diagonal(tile), axis=4).transpose(0, 1, 2, 4, 3)
-    return x.reshape(plan.batch, plan.heads, tile.keys, tile.values)[:, :heads, :keys, :values]
+    if not tile.apart:
+        x = x.reshape(plan.batch, plan.groups, tile.heads, tile.values, tile.heads, tile.keys)
+        x = jnp.sum(x * _diagonal(tile), axis=4)
+    x = x.reshape(plan.batch, plan.heads, tile.values, tile.keys).transpose(0, 1, 3, 2)
+    return x[:, :heads, :keys, :values]
 
 
 def _diagonal(tile: Tile) -> jax.Array:

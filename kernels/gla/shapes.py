@@ -27,6 +27,7 @@ SHAPES = {
     'long_prime': Shape(1, 4097, 1, 16, 16),
     'very_long': Shape(1, 65536, 1, 16, 16),
     'padded': Shape(1, 17, 9, 60, 64),  # on a TPU its lanes can be filled only by adding heads
+    'state_space': Shape(2, 37, 2, 128, 64),  # of Mamba-2: on a TPU two heads share lanes of values, and none of keys
     'digits': Shape(128, 25, 2, 16, 32, timed=True),
     'vig_small_224': Shape(32, 196, 6, 32, 64, timed=True),
     'vig_small_448': Shape(8, 784, 6, 32, 64, timed=True),

@@ -49,6 +49,7 @@ def _check(case, sizes=None, decay=cases.mild):
         (Case('odd', gates='kh'), None),
         (Case('even', gates='h', dtype='bfloat16'), (16, 64)),
         (Case('padded'), (16, 16)),
+        (Case('state_space', gates='h', state=True), (16, 32)),
     ],
     ids=str,
 )
@@ -67,6 +68,14 @@ def test_outputs_and_gradients(case, sizes):
         (Case('class_token', gates='kk', dtype='bfloat16'), (32, 64)),
         (Case('wide', gates='kk'), None),
         (Case('long_prime', state=True), None),
+        (Case('one_token', gates='h', state=True), None),
+        (Case('odd', gates='h', state=True, reverse=True), SMALL),
+        (Case('odd', gates='hh'), SMALL),
+        (Case('class_token', gates='hh', shared=True, dtype='bfloat16'), (32, 64)),
+        (Case('wide', gates='h', state=True), None),
+        (Case('state_space', gates='h', state=True, dtype='bfloat16'), None),
+        (Case('state_space', gates='hh'), (16, 48)),
+        (Case('state_space', state=True, reverse=True), (16, 48)),
     ],
     ids=str,
 )
@@ -81,6 +90,14 @@ def test_strong_decay(decay):
     _check(Case('odd', gates='kk'), SMALL, DECAYS[decay])
 
 
+@pytest.mark.parametrize(
+    'decay',
+    [name if name in ('some -50', 'some -inf') else pytest.param(name, marks=pytest.mark.heavy) for name in DECAYS],
+)
+def test_strong_decay_per_head(decay):
+    _check(Case('odd', gates='hh'), SMALL, DECAYS[decay])
+
+
 @pytest.mark.heavy
 def test_vmap():
     """Over the queries only; other inputs are broadcast."""
@@ -93,11 +110,21 @@ def test_vmap():
     np.testing.assert_allclose(found, jnp.stack([wanted, -2 * wanted]), rtol=1e-6, atol=1e-6)
 
 
-def test_a_nan_reaches_no_other_head_and_no_earlier_token():
+@pytest.mark.parametrize(
+    'case',
+    [
+        Case('odd', state=True, reverse=True),
+        Case('odd', state=True, reverse=True, gates='h'),
+        pytest.param(Case('state_space', state=True, reverse=True, gates='h'), marks=pytest.mark.heavy),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('names', ['qkvg', pytest.param('g', marks=pytest.mark.heavy)])
+def test_a_nan_reaches_no_other_head_and_no_earlier_token(case, names):
     """In outputs and gradients of two heads that share lanes. Scanned in reverse, earlier tokens are further right."""
-    case = Case('odd', state=True, reverse=True)
     arrays = cases.device(case, cases.inputs(case))
-    spoilt = arrays | {name: arrays[name].at[1, 21, 0].set(jnp.nan) for name in ('q', 'k', 'v', 'g0')}
+    names = [{'g': 'g0'}.get(name, name) for name in names]
+    spoilt = arrays | {name: arrays[name].at[1, 21, 0].set(jnp.nan) for name in names}
     with tpu.interpreted():
         clean, found = (jax.device_get(_run(case, x, SMALL)) for x in (arrays, spoilt))
     assert np.isnan(found['o'][1, :22, 0]).all()
