@@ -28,11 +28,13 @@ class Try(NamedTuple):
         overrides: of the config, value by dotted key; none for the config as it is.
         peak: bytes on each chip; None where the compiler gave up without saying it.
         cost: of the step where it fits, else None.
+        partial: whether the peak is that of the temporaries alone, all that the compiler said.
     """
 
     overrides: Overrides
     peak: int | None
     cost: Cost | None
+    partial: bool = False
 
 
 def search(
@@ -88,7 +90,7 @@ def _try(config: Config, overrides: Overrides, room: int, compiled: Callable[[Co
     try:
         cost = compiled(changed(config, overrides))
     except DoesNotFit as error:
-        return Try(overrides, error.used, None)
+        return Try(overrides, error.used, None, error.partial)
     return Try(overrides, cost.memory, cost if cost.memory <= room else None)
 
 
@@ -169,7 +171,8 @@ def lines(tried: list[Try], room: int) -> list[str]:
     for one in tried:
         peak = 'more than there is' if one.peak is None else readable(one.peak)
         verdict = 'does not fit' if one.cost is None else 'fits'
-        rows.append(f'  {peak:>18}  {verdict:12}  {flags(one.overrides) or "as the config is"}')
+        alone = ', by its temporaries alone' if one.partial else ''
+        rows.append(f'  {peak:>18}  {verdict:12}  {flags(one.overrides) or "as the config is"}{alone}')
     if tried[-1].cost is not None:
         return [*rows, f'it fits with {flags(tried[-1].overrides)}']
     return [*rows, 'none of them fits: lower config.batch_size, or use more chips.']

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from longview.counting import multiply_adds
+from longview.counting import multiply_adds, operations
 from longview.engine.programs import Programs
 from longview.runtime import hlo
 from longview.runtime.chips import CHIPS, Chip
@@ -24,7 +24,7 @@ from longview.runtime.memory import readable
 # What a plan asks of the compiler: less work on how fast the step runs. See docs/scale.md for what it changes.
 _OPTIONS = {'exec_time_optimization_effort': -1.0}
 # Of a file that keeps a cost; another one where `Cost` or how it is read from the program changes.
-_FORMAT = '1'
+_FORMAT = '2'
 # Chips of the largest slice, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm.
 _MOST = {'v4': 4096, 'v5e': 256, 'v5p': 8960, 'v6e': 256}
 _ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}
@@ -37,6 +37,7 @@ class Cost(NamedTuple):
         arguments, outputs, temporaries, code: what the program needs at once.
         shared: what arguments and outputs have in common: the state, which the step takes over.
         multiply_adds: of matrix products and convolutions, the same number on each chip.
+        operations: all arithmetic of the traced step, loops each time, the same number on each chip.
         counted_flops: the compiler's own count: of a loop the body once, of a kernel what the kernel says.
         collectives: each once, with how often a step does it.
         loops: how often the body of each loop runs; None where the program does not say it.
@@ -48,6 +49,7 @@ class Cost(NamedTuple):
     code: int
     shared: int
     multiply_adds: int
+    operations: int
     counted_flops: float
     collectives: list[hlo.Collective]
     loops: list[int | None]
@@ -92,20 +94,31 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
     """
     name, chip = chip_of(topology)
     _check_shape(topology, name, chip)
-    # Else libtpu asks the network whether this machine has TPUs, complains, and keeps other processes from it.
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
     options = dict(chip.options)
     if topology == f'{name}:1x1':
         options['chips_per_host_bounds'] = (1, 1, 1)
     try:
-        return topologies.get_topology_desc(topology, platform='tpu', **options).devices
+        with _alone():
+            return topologies.get_topology_desc(topology, platform='tpu', **options).devices
     except (RuntimeError, NotImplementedError) as error:
         said = str(error).partition('\n')[0].rstrip('.')
         raise ValueError(
             f'--topology is {topology!r}, which libtpu does not take ({said}): install it with pip install libtpu, or '
             'use a shape that is built, as in v5e:4x4 or v5p:4x4x4.'
         ) from error
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Keeps libtpu from asking the network whether this machine has TPUs, and from shutting out other processes."""
+    given = {variable: os.environ.get(variable) for variable in _ENVIRONMENT}
+    os.environ.update({variable: value for variable, value in _ENVIRONMENT.items() if given[variable] is None})
+    try:
+        yield
+    finally:
+        for variable, value in given.items():
+            if value is None:
+                del os.environ[variable]
 
 
 def _check_shape(topology: str, name: str, chip: Chip) -> None:
@@ -125,8 +138,8 @@ class DoesNotFit(ValueError):
     """A step for which the compiler found no place in the memory of the chips.
 
     Attributes:
-        used: bytes that it would need on each chip, or its temporaries alone, as the compiler says it; None where it
-            does not.
+        used: bytes that it would need on each chip, as the compiler says it; None where it does not.
+        partial: whether those are its temporaries alone.
     """
 
     def __init__(self, said: str) -> None:
@@ -136,6 +149,7 @@ class DoesNotFit(ValueError):
         )
         self.said = said
         used = re.search(r'(?:Used |\()([\d.]+)([KMGT]?)\)? (?:of|exceeds)', said)
+        self.partial = 'temporaries' in said
         self.used = round(float(used[1]) * 1024 ** ' KMGT'.index(used[2] or ' ')) if used else None
 
 
@@ -176,6 +190,7 @@ def _cost(made: Programs, arguments: tuple[Any, ...], lowered: jax.stages.Lowere
         code=memory.generated_code_size_in_bytes,
         shared=memory.alias_size_in_bytes,
         multiply_adds=multiply_adds(made.step, *arguments) // devices,
+        operations=operations(made.step, *arguments) // devices,
         counted_flops=compiled.cost_analysis()['flops'],
         collectives=program.collectives,
         loops=program.loops,
@@ -280,7 +295,8 @@ def _work(found: Cost) -> list[str]:
     unknown = found.loops.count(None)
     lines = [
         f'  products        {2 * found.multiply_adds / 1e9:.4g} GFLOP of matrix products and convolutions',
-        f'  all arithmetic  {found.counted_flops / 1e9:.4g} GFLOP as the compiler counts, of a loop the body once',
+        f'  all arithmetic  {found.operations / 1e9:.4g} GFLOP as traced, loops each time; compiled, and of a loop the '
+        f'body once, {found.counted_flops / 1e9:.4g}',
         f'  HBM             {readable(found.traffic)} read and written at least: arguments, outputs, temporaries twice',
     ]
     if known:

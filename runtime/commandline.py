@@ -73,6 +73,11 @@ def _our_config(path: str) -> str:
     A file that is not there is looked for under its present name (renames.py), and then among the configs that the
     package brings along.
     """
+    folder = path.partition(':')[0]
+    if pathlib.Path(folder).is_dir():
+        raise ConfigError(
+            f'--config is {folder}, a folder: name a file in it, as in configs/vig_s.py or configs/vig_s.py:digits.'
+        )
     if _there(path):
         return path
     path = renames.config_file(path)

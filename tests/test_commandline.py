@@ -35,6 +35,7 @@ def parsed(*arguments: str):
         (('--config=configs/vig_s.py:smok',), "no preset 'smok'; did you mean 'smoke'?"),
         (('--config=configs/base.py',), "no attribute 'get_config'"),
         (('--config=configs/vig_z.py',), "No such file or directory: 'configs/vig_z.py'"),
+        (('--config=configs:digits',), '--config is configs, a folder: name a file in it, as in configs/vig_s.py'),
         (('--confg=x',), "Unknown command line flag 'confg'. Did you mean: config ?"),
         (
             (GOOD, '--config.task.inner.lable_smoothing=0.1'),

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import plans
 from longview.configs import base
-from longview.counting import multiply_adds
+from longview.counting import multiply_adds, operations
 from longview.engine import fit, topology
 from longview.engine.activations import held_at_once
 from longview.engine.dry_run import KNOWN, report
@@ -48,7 +48,14 @@ def test_products_are_counted_in_loops_calls_and_branches():
         return jax.lax.conv(x[None, None], kernel, (1, 1), 'SAME')
 
     # Five products of 4 x 4 in the loop and one in the costlier branch; 3 x 3 values for each of 4 x 4 x 2 outputs.
-    assert multiply_adds(program, spec(4, 4), spec(2, 1, 3, 3)) == 6 * 4**3 + 4 * 4 * 2 * 9
+    products = 6 * 4**3 + 4 * 4 * 2 * 9
+    assert multiply_adds(program, spec(4, 4), spec(2, 1, 3, 3)) == products
+    # And 16 tanh in each turn of the loop, and a comparison.
+    assert operations(program, spec(4, 4), spec(2, 1, 3, 3)) == 2 * products + 5 * 16 + 1
+
+
+def test_reductions_count_what_they_read():
+    assert operations(lambda x: jnp.max(x + x, axis=0), spec(8, 4)) == 2 * 8 * 4
 
 
 SQUARE = spec(128, 128)
@@ -282,7 +289,7 @@ def test_train_prints_it_and_writes_nothing(tmp_path: pathlib.Path) -> None:
     arguments = ['--config=configs/vig_s.py:digits', '--dry_run', '--devices=16', '--config.mesh.fsdp=4']
     done = subprocess.run([sys.executable, str(ROOT / 'train.py'), *arguments], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert b'mesh data=4 x fsdp=4 x tensor=1, 16 devices' in done.stdout
+    assert b'mesh data=4 x fsdp=4 x sequence=1 x tensor=1, 16 devices' in done.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -403,12 +410,14 @@ def test_there_are_four_compilations_and_ten_minutes():
     ],
 )
 def test_the_compilers_sentence_is_read(said: str, used: float | None) -> None:
-    assert topology.DoesNotFit(said).used == (None if used is None else round(used))
+    found = topology.DoesNotFit(said)
+    assert found.used == (None if used is None else round(used)) and found.partial == ('temporaries' in said)
 
 
 def test_a_try_says_its_peak_and_what_one_types():
     tried = [fit.Try({}, 20 << 30, None), fit.Try({'mesh.data': 1, 'accumulate': 2}, 9 << 30, cost())]
     text = '\n'.join(fit.lines(tried, 16 << 30))
+    assert 'alone' not in text and fit.lines([tried[0]._replace(partial=True)], 1)[1].endswith('temporaries alone')
     assert 'DOES NOT FIT the 16 GiB of a chip' in text and '20 GiB  does not fit  as the config is' in text
     assert text.endswith('it fits with --config.mesh.data=1 --config.accumulate=2')
 
