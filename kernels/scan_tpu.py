@@ -157,6 +157,7 @@ def call(
     scratch: dict,
     work: Work,
     name: str,
+    memory: int | None = None,
 ) -> dict:
     """Runs a kernel on trees of arrays; under vmap the mapped axis joins the batch.
 
@@ -169,12 +170,13 @@ def call(
       scratch: shapes of what is carried, or only used; in float32.
       work: its cost.
       name: of the kernel in profiles.
+      memory: bytes of VMEM that it may take (`vmem.limit`); by default the compiler's limit, which fits every chip.
 
     Returns:
       The outputs.
     """
     is_shape = lambda x: isinstance(x, tuple) and isinstance(x[0], int)
-    memory = jax.tree.map(lambda shape: pallas.vmem(shape, jnp.float32), scratch, is_leaf=is_shape)
+    carried = jax.tree.map(lambda shape: pallas.vmem(shape, jnp.float32), scratch, is_leaf=is_shape)
 
     def run(batch: int, ins: dict) -> dict:
         batched = jax.tree.map(lambda x: x.update(shape=(batch, *x.shape[1:])), outs)
@@ -184,8 +186,8 @@ def call(
             grid=(batch, grid.groups, grid.blocks),
             in_specs=[specs(ins)],
             out_specs=specs(batched),
-            scratch_shapes=[memory],
-            compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
+            scratch_shapes=[carried],
+            compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary'), memory),
             cost_estimate=pallas.CostEstimate(
                 flops=batch * work.flops,
                 transcendentals=batch * work.transcendentals,

@@ -43,13 +43,21 @@ TABLE = (
     Rule('longview', (), ('jax',), 'everything else stands on it'),
     Rule(
         'kernels',
-        ('kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scan_tpu', 'kernels.scans'),
+        ('kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scan_tpu', 'kernels.scans', 'kernels.vmem'),
         ARRAYS,
         'the ops share only this',
     ),
     Rule(
         'kernels/<op>',
-        ('kernels.<op>', 'kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scan_tpu', 'kernels.scans'),
+        (
+            'kernels.<op>',
+            'kernels.dispatch',
+            'kernels.gates',
+            'kernels.pallas',
+            'kernels.scan_tpu',
+            'kernels.scans',
+            'kernels.vmem',
+        ),
         ARRAYS,
         'an op is read, tuned and tested without any other',
     ),

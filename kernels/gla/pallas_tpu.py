@@ -333,4 +333,4 @@ def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, wa
     grid = plan.grid(walk)
     name = f'gla{getattr(kernel, "func", kernel).__name__.removesuffix("_kernel")}'
     specs = partial(jax.tree.map, partial(plan.spec, grid))
-    return scan_tpu.call(partial(kernel, plan), grid, specs, ins, outs, scratch, plan.work(ins), name)
+    return scan_tpu.call(partial(kernel, plan), grid, specs, ins, outs, scratch, plan.work(ins), name, plan.memory)

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from longview.kernels import pallas, scan_tpu, scans
+from longview.kernels import pallas, scan_tpu, scans, vmem
 from longview.kernels.gla.pallas_tpu_tile import LANES, Tile
 
 _CHUNK = 64  # tokens with which two heads fill a matrix unit; a single head takes twice as many
 _WHOLE = 512  # most lanes with which all heads are one group, though most of the products are masked
-_BUDGET = 12 * 2**20  # bytes for the kernel, of the 16 MiB of VMEM of a TPU v4; the compiler needs the rest
+_SHARE = 0.75  # of the vector memory for what the kernel knows of; the compiler needs the rest
 
 
 class Plan(NamedTuple):
@@ -31,6 +31,7 @@ class Plan(NamedTuple):
     block: int  # tokens in VMEM at a time; 0 if not even a chunk fits
     coblock: int  # the same for the backward kernels, which need more memory per token
     scale: float
+    memory: int  # bytes of VMEM that a kernel may take
 
     @property
     def groups(self) -> int:
@@ -91,7 +92,7 @@ def plan_for(
     shared = all(g.ndim == 3 for g in gates)
     if sizes:
         tile = Tile(sizes[0], group, keys, values, narrow, shared)
-        return Plan(tile, batch, tokens, heads, tuple(given), sizes[1], sizes[1], scale)
+        return Plan(tile, batch, tokens, heads, tuple(given), sizes[1], sizes[1], scale, vmem.limit())
     chunk = _CHUNK if group > 1 else 2 * _CHUNK
     tile = Tile(max(16, min(chunk, scans.power_of_two(tokens))), group, keys, values, narrow, shared)
     gate = 0 if shared else sum(g.dtype.itemsize for g in gates)
@@ -99,7 +100,7 @@ def plan_for(
     values = v.dtype.itemsize * pallas.round_up(tile.state[0], LANES)
     forward = _block(tile, tokens, keys + 2 * values, len(gates) - 1)
     backward = _block(tile, tokens, 2 * keys + 3 * values, 2 * len(gates) - 1)
-    return Plan(tile, batch, tokens, heads, tuple(given), forward, backward, scale)
+    return Plan(tile, batch, tokens, heads, tuple(given), forward, backward, scale, vmem.limit())
 
 
 def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
@@ -112,7 +113,7 @@ def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
     levels = 2 * (lists // 2 + 1) * tile.tokens.bit_length() * lanes
     values = 4 * (tile.heads * tile.tokens + lanes + pallas.round_up(tile.state[0], LANES))
     fixed = 10 * state + 4 * tile.tokens * (levels + values)
-    fit = (_BUDGET - fixed) // (2 * row * tile.tokens + lists * state)  # blocks are buffered twice
+    fit = (int(_SHARE * vmem.limit()) - fixed) // (2 * row * tile.tokens + lists * state)  # blocks are buffered twice
     if fit < 1:
         return 0
     chunks = -(-tokens // tile.tokens)

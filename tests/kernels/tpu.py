@@ -15,7 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from longview.engine.topology import nothing_cached
-from longview.kernels import pallas
+from longview.kernels import pallas, vmem
 
 # The chips whose kernels are compiled in tests, with the smallest topology that libtpu knows of each.
 CHIPS = {'v4': 'v4:2x2x1', 'v5e': 'v5e:2x2', 'v5p': 'v5p:2x2x1', 'v6e': 'v6e:2x2'}
@@ -50,7 +50,8 @@ def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled
     """
     device = SingleDeviceSharding(topology(chip).devices[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device)
-    lowered = jax.jit(function).lower(*jax.tree.map(place, inputs))
+    with vmem.for_chip(topology(chip).devices[0].device_kind):
+        lowered = jax.jit(function).lower(*jax.tree.map(place, inputs))
     with nothing_cached():
         program = lowered.compile()
     memory = program.memory_analysis()
