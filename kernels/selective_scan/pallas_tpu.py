@@ -8,10 +8,10 @@ block of 128 tokens is written to HBM; the backward kernel recomputes the states
 opposite direction. Channels are in lanes, states in sublanes. B and C have tokens in lanes; the column of states of a
 token is broadcast over the lanes of the channels.
 
-Step sizes, skip and gate (softplus, `D`, `z`) are left to XLA, before and after the kernels.
+Step sizes, skip and gate (softplus, `D`, `z`) are computed in the kernels, so that every array is read and written
+once, in its own dtype. The last block of channels may be partial: what is read behind the last channel is set to 0.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,15 +22,20 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
 from longview.kernels import dispatch, pallas, scan_tpu
+from longview.kernels.selective_scan import pallas_tpu_tile as tile
 
-_LANES = scan_tpu.LANES
-_TILE = scan_tpu.TILE
 _WIDEST = 512  # most channels of a block
 _STATES = 2**20  # most numbers in the states of a block: 4 MiB of at least 16 MiB
+_TILE = scan_tpu.TILE
+_LANES = scan_tpu.LANES
 
 
 class Plan(NamedTuple):
-    """Static arguments; `width` is the number of channels of a block, 0 if no width fits."""
+    """Static arguments.
+
+    states: of a channel, filled up to whole registers.
+    width: the number of channels of a block, 0 if no width fits.
+    """
 
     batch: int
     tokens: int
@@ -38,24 +43,49 @@ class Plan(NamedTuple):
     states: int
     groups: int
     width: int
+    softplus: bool
     reverse: bool
 
     def grid(self, backwards: bool) -> scan_tpu.Grid:
+        blocks = -(-self.channels // self.width)
         block = min(_LANES, pallas.round_up(self.tokens, _TILE))
-        return scan_tpu.Grid(self.batch, self.channels // self.width, self.tokens, block, _TILE, backwards)
+        return scan_tpu.Grid(self.batch, blocks, self.tokens, block, _TILE, backwards)
+
+    @property
+    def columns(self) -> range:
+        """The columns of registers in a block of channels."""
+        return range(self.width // _LANES)
+
+    @property
+    def held(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the memory that `Block` needs."""
+        return {'A': (self.states, self.width)} | dict.fromkeys('BC', (self.states, _LANES))
+
+    def lanes(self, column: int) -> slice:
+        """The channels of a column."""
+        return slice(column * _LANES, (column + 1) * _LANES)
+
+    def apart(self, x: jax.Array) -> list[jax.Array]:
+        """The columns of `x` (rows, channels)."""
+        return [x[:, self.lanes(column)] for column in self.columns]
+
+    def rows(self, count: int) -> tuple[int, int, int]:
+        """The shape of memory for `count` rows; a row of a single column is read into all sublanes at once."""
+        return len(self.columns), count, _LANES
 
     def specs(self, grid: scan_tpu.Grid, arrays: dict) -> dict:
         """The blocks of arrays, by name."""
         shared = grid.groups // self.groups
-        states = (1, self.states, self.width)
-        tokens = (1, 1, self.states, _LANES)
-        weights = pl.BlockSpec(tokens, lambda b, d, t: (b, lax.div(d, shared), 0, grid.at(t)))
-        special = dict.fromkeys(('B', 'C'), weights)
-        special |= dict.fromkeys(('dB', 'dC'), grid.spec(tokens, 'bg.t'))
-        rows = grid.spec((1, grid.block, self.width), 'btg')
-        special |= dict.fromkeys(('u', 'delta', 'y', 'dy', 'du', 'ddelta'), rows)
-        special['edges'] = grid.spec((1, *states), 'bt.g')
-        return {name: special.get(name, grid.spec(states, 'b.g')) for name in arrays}
+        weights = (1, 1, self.states, _LANES)
+        rows = ('u', 'delta', 'z', 'y', 'dy', 'du', 'ddelta', 'dz')
+        known = {name: grid.spec((1, grid.block, self.width), 'btg') for name in rows}
+        known |= {name: pl.BlockSpec(weights, lambda b, g, t: (b, lax.div(g, shared), 0, grid.at(t))) for name in 'BC'}
+        known |= {name: grid.spec(weights, 'bg.t') for name in ('dB', 'dC')}
+        known |= {name: grid.spec((1, 1, self.width), 'b.g') for name in ('D', 'bias')}
+        known |= {name: grid.spec((1, tile.SUBLANES, self.width), 'b.g') for name in ('dD', 'dbias')}
+        known['edges'] = grid.spec((1, 1, self.states, self.width), 'bt.g')
+        state = grid.spec((1, self.states, self.width), 'b.g')
+        return {name: known.get(name, state) for name in arrays}
 
 
 def selective_scan(
@@ -73,19 +103,22 @@ def selective_scan(
     reverse: bool,
 ) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
     """See `kernels.selective_scan.selective_scan`."""
-    plan = _plan(u, A, B, reverse)
-    wide = lambda x: None if x is None else x.astype(jnp.float32)
-    steps = wide(delta) if delta_bias is None else wide(delta) + wide(delta_bias)[None, None]
-    steps = jax.nn.softplus(steps) if softplus else steps
-    shape = (plan.batch, plan.states, plan.channels)
-    start = jnp.zeros_like(u, jnp.float32, shape)
-    if initial_state is not None:
-        start = wide(initial_state).swapaxes(1, 2)
-    decay = jnp.broadcast_to(wide(A).T[None], shape)
-    y, last = _scan(plan, u, steps, decay, _to_columns(plan, B), _to_columns(plan, C), start)
-    y = y if D is None else y + wide(D)[None, None] * wide(u)
-    y = y if z is None else y * jax.nn.silu(wide(z))
-    return y.astype(u.dtype), last.swapaxes(1, 2)
+    plan = _plan(u, A, B, softplus, reverse)
+    more = plan.states - A.shape[1]
+
+    def state(x: jax.Array) -> jax.Array:
+        return jnp.pad(x.astype(jnp.float32).swapaxes(-1, -2), ((0, 0),) * (x.ndim - 2) + ((0, more), (0, 0)))
+
+    def shared(x: jax.Array) -> jax.Array:
+        """One copy per sequence, since a mapped axis of `vmap` joins the batch of every array."""
+        return jnp.broadcast_to(x.astype(jnp.float32)[None], (plan.batch, *x.shape))
+
+    ins = {'u': u, 'delta': delta, 'A': shared(state(A)), 'B': _columns(plan, B), 'C': _columns(plan, C)}
+    ins |= {name: shared(x[None]) for name, x in (('D', D), ('bias', delta_bias)) if x is not None}
+    ins |= {} if z is None else {'z': z}
+    ins |= {} if initial_state is None else {'start': state(initial_state)}
+    y, last = _scan(plan, ins)
+    return y, last[:, : A.shape[1]].swapaxes(1, 2)
 
 
 def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others: jax.Array | None) -> str | None:
@@ -93,174 +126,249 @@ def missing(u: jax.Array, delta: jax.Array, A: jax.Array, B: jax.Array, *others:
     lacking = dispatch.lacking((u, delta, A, B, others), ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
-    plan = _plan(u, A, B, False)
+    plan = _plan(u, A, B, False, False)
     if plan.width == 0:
         return (
-            f'{plan.groups} groups of {plan.channels // plan.groups} channels of {plan.states} '
-            f'states; wanted groups of a multiple of {_LANES} channels and at most '
+            f'{plan.groups} groups of {plan.channels // plan.groups} channels of {A.shape[1]} '
+            f'states; wanted one group, or groups of a multiple of {_LANES} channels, and at most '
             f'{_STATES // _LANES**2} states'
         )
     return None
 
 
-def _plan(u: jax.Array, A: jax.Array, B: jax.Array, reverse: bool) -> Plan:
-    groups, states = (1 if B.ndim == 3 else B.shape[2]), A.shape[1]
-    group = u.shape[2] // groups
-    most = min(_WIDEST, _STATES // _LANES // states)
-    width = next((w for w in (512, 256, 128) if w <= most and group % w == 0), 0)
-    if not width and groups == 1 and group <= most:
-        width = group
-    return Plan(*u.shape, states, groups, width, reverse)
+def _plan(u: jax.Array, A: jax.Array, B: jax.Array, softplus: bool, reverse: bool) -> Plan:
+    groups, states = (1 if B.ndim == 3 else B.shape[2]), pallas.round_up(A.shape[1], tile.SUBLANES)
+    width = _width(u.shape[2] // groups, groups, min(_WIDEST, _STATES // _LANES // states) // _LANES * _LANES)
+    return Plan(*u.shape, states, groups, width, softplus, reverse)
 
 
-def _to_columns(plan: Plan, x: jax.Array) -> jax.Array:
-    """Returns (B, G, N, T) in float32, with tokens padded by zeros to whole registers."""
-    x = x.astype(jnp.float32).reshape(plan.batch, plan.tokens, plan.groups, plan.states)
-    x = jnp.pad(x, ((0, 0), (0, -plan.tokens % _LANES), (0, 0), (0, 0)))
-    return x.transpose(0, 2, 3, 1)
+def _width(group: int, groups: int, most: int) -> int:
+    """The number of channels of a block: as few blocks as fit; they divide a group, unless there is one."""
+    if groups == 1 and most:
+        return pallas.round_up(-(-group // -(-group // most)), _LANES)
+    return next((width for width in range(most, 0, -_LANES) if group % width == 0), 0)
+
+
+def _columns(plan: Plan, x: jax.Array) -> jax.Array:
+    """Returns (B, G, states, T)."""
+    x = x.reshape(plan.batch, plan.tokens, plan.groups, -1).transpose(0, 2, 3, 1)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, plan.states - x.shape[2]), (0, 0)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The scan of u, delta, A, B, C and the initial state, in the layout of the kernels."""
-    found = _outputs(plan, inputs, False)
+def _scan(plan: Plan, ins: dict) -> tuple[jax.Array, jax.Array]:
+    """The outputs and the last state, by the arrays of the kernels."""
+    found = _outputs(plan, ins, False)
     return found['y'], found['last']
 
 
-def _scan_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    found = _outputs(plan, inputs, True)
-    return (found['y'], found['last']), (inputs[:5], found['edges'])
+def _scan_forward(plan: Plan, ins: dict) -> tuple[tuple[jax.Array, jax.Array], tuple]:
+    found = _outputs(plan, ins, True)
+    return (found['y'], found['last']), (ins, found['edges'])
 
 
-def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
-    return _cotangents(plan, *kept, *cotangents)
+def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple[dict]:
+    return (_cotangents(plan, *kept, *cotangents),)
 
 
 _scan.defvjp(_scan_forward, _scan_backward)
 
 
-def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
-    ins = dict(zip(('u', 'delta', 'A', 'B', 'C', 'start'), inputs))
-    outs = {'y': pallas.output_float32(ins['u']), 'last': pallas.output_float32(ins['A'])}
+def _outputs(plan: Plan, ins: dict, keep: bool) -> dict:
     grid = plan.grid(plan.reverse)
+    outs = {'y': pallas.output_like(ins['u']), 'last': pallas.output_float32(ins['A'])}
     if keep:
-        edges = (plan.batch, grid.blocks, plan.states, plan.channels)
-        outs['edges'] = pallas.output_float32(ins['A'], *edges)
-    return _call(_outputs_kernel, plan, grid, ins, outs, {'state': (plan.states, plan.width)})
+        outs['edges'] = pallas.output_float32(ins['A'], plan.batch, grid.blocks, plan.states, plan.channels)
+    state, rows = (plan.states, plan.width), plan.rows(_TILE)
+    scratch = {'state': state, 'delta': rows, 'x': rows, 'read': plan.rows(tile.SUBLANES * _TILE), **plan.held}
+    return _call(_outputs_kernel, plan, grid, ins, outs, scratch)
 
 
 def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
-    step.begin(scratch['state'], ins['start'])
+    block = Block(plan, step, ins, scratch)
+    step.begin(scratch['state'], ins.get('start'))
+    block.begin()
+    state = block.within(scratch['state'][...])
     if 'edges' in outs:
-        outs['edges'][0, 0] = scratch['state'][...]
+        outs['edges'][0, 0] = state
 
-    def tile(n: Any, state: jax.Array) -> jax.Array:
-        delta, u = _rows(step, ins['delta'], n), _rows(step, ins['u'], n)
-        B, C = _columns(ins['B'], n), _columns(ins['C'], n)
-        y = [None] * _TILE
+    def walked(n: Any, state: list) -> list:
+        u, delta = block.rows('u', n), block.steps(n)[1]
+        block.keep('delta', 0, delta)
+        block.keep('x', 0, delta * u)
+        B, C = block.columns('B', n), block.columns('C', n)
         for i in step.order(plan.reverse):
-            state = _advance(ins['A'], state, delta[i], u[i], B[i])
-            y[i] = jnp.sum(state * C[i], axis=0, keepdims=True)
-        step.write(outs['y'], n, jnp.concatenate(y))
+            for c in plan.columns:
+                state[c] = block.decay(c, block.row('delta', c, i)) * state[c] + block.row('x', c, i) * B[i]
+                tile.hold(scratch['read'], c, i, state[c] * C[i])
+        y = block.skip(tile.summed(scratch['read']), u)
+        step.write(outs['y'], n, y * tile.silu(block.rows('z', n)) if 'z' in ins else y)
         return state
 
-    scratch['state'][...] = step.walk(plan.reverse, tile, scratch['state'][...])
+    scratch['state'][...] = jnp.concatenate(step.walk(plan.reverse, walked, plan.apart(state)), axis=1)
     step.end(scratch['state'], outs['last'])
 
 
-def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> tuple:
-    ins = dict(zip(('u', 'delta', 'A', 'B', 'C'), inputs))
-    u, delta, A, B, _ = inputs
+def _cotangents(plan: Plan, ins: dict, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> dict:
+    """The cotangents of the arrays of the kernels, by their names."""
     grid = plan.grid(not plan.reverse)
-    parts = pallas.output_float32(B, plan.batch, grid.groups, *B.shape[2:])
-    outs = {'du': pallas.output(u.shape, u.dtype, u), 'ddelta': pallas.output_float32(delta)}
-    outs |= {'dA': pallas.output_float32(A), 'dB': parts, 'dC': parts, 'dstart': pallas.output_float32(A)}
-    state = (plan.states, plan.width)
-    scratch = {'dstate': state, 'dA': state, 'states': (grid.block, *state)}
-    ins |= {'edges': edges, 'dy': dy, 'dlast': dlast}
-    found = _call(_cotangents_kernel, plan, grid, ins, outs, scratch)
+    one = lambda *shape: pallas.output_float32(ins['A'], plan.batch, *shape)
+    parts, row = one(grid.groups, plan.states, plan.tokens), one(tile.SUBLANES, plan.channels)
+    known = {'A': one(plan.states, plan.channels), 'B': parts, 'C': parts, 'D': row, 'bias': row}
+    outs = {f'd{name}': known.get(name) or pallas.output_like(x) for name, x in ins.items()}
+    state, rows, sums = (plan.states, plan.width), plan.rows(grid.block), plan.rows(tile.SUBLANES * _TILE)
+    scratch = {**plan.held, 'dA': state, 'dstart': state, 'faded': (grid.block, *state)}
+    scratch |= {name: rows for name in ('delta', 'x', 'dread')} | {name: sums for name in ('read', 'dx')}
+    scratch |= {name: (tile.SUBLANES, plan.width) for name in ('dD', 'dbias') if name in outs}
+    given = {name: x for name, x in ins.items() if name != 'start'} | {'edges': edges, 'dy': dy, 'dlast': dlast}
+    found = _call(_cotangents_kernel, plan, grid, given, outs, scratch)
     for name in ('dB', 'dC'):
-        found[name] = found[name].reshape(plan.batch, plan.groups, -1, *B.shape[2:]).sum(2)
-    return tuple(found[name] for name in ('du', 'ddelta', 'dA', 'dB', 'dC', 'dstart'))
+        found[name] = found[name].reshape(plan.batch, plan.groups, -1, plan.states, plan.tokens).sum(2)
+    for name in ('dD', 'dbias'):
+        if name in found:
+            found[name] = found[name].sum(1, keepdims=True)
+    return {name: found[f'd{name}'].astype(x.dtype) for name, x in ins.items()}
 
 
 def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
-    step.begin(scratch['dstate'], ins['dlast'])
-    step.begin(scratch['dA'], None)
-
-    def store_states(n: Any, state: jax.Array) -> jax.Array:
-        delta, u, B = _rows(step, ins['delta'], n), _rows(step, ins['u'], n), _columns(ins['B'], n)
-        for i in step.order(plan.reverse):
-            scratch['states'][n * _TILE + i] = state
-            state = _advance(ins['A'], state, delta[i], u[i], B[i])
-        return state
-
-    step.walk(plan.reverse, store_states, ins['edges'][0, 0])
-
-    def tile(n: Any, carry: tuple) -> tuple:
-        dstate, dA, dB, dC = carry
-        delta, u, dy = (_rows(step, ins[name], n) for name in ('delta', 'u', 'dy'))
-        B, C = _columns(ins['B'], n), _columns(ins['C'], n)
-        du, ddelta = [None] * _TILE, [None] * _TILE
-        for i in step.order(not plan.reverse):
-            x = delta[i] * u[i]
-            faded = jnp.exp(delta[i] * ins['A'][0]) * scratch['states'][n * _TILE + i]
-            dstate += dy[i] * C[i]
-            dC = _put(dC, n, i, (faded + x * B[i]) * dy[i])
-            dB = _put(dB, n, i, dstate * x)
-            dx = jnp.sum(dstate * B[i], axis=0, keepdims=True)
-            dexponent = dstate * faded
-            du[i] = dx * delta[i]
-            ddelta[i] = dx * u[i] + jnp.sum(dexponent * ins['A'][0], axis=0, keepdims=True)
-            dA += dexponent * delta[i]
-            dstate *= jnp.exp(delta[i] * ins['A'][0])
-        step.write(outs['du'], n, jnp.concatenate(du))
-        step.write(outs['ddelta'], n, jnp.concatenate(ddelta))
-        return dstate, dA, dB, dC
-
+    block = Block(plan, step, ins, scratch)
+    carried = {name: scratch[name] for name in ('dstart', 'dA', 'dD', 'dbias') if name in scratch}
+    for name, held in carried.items():
+        step.begin(held, ins['dlast'] if name == 'dstart' else None)
+    block.begin()
     blank = jnp.zeros((plan.states, _LANES), jnp.float32)
-    begin = (scratch['dstate'][...], scratch['dA'][...], blank, blank)
-    dstate, dA, outs['dB'][0, 0], outs['dC'][0, 0] = step.walk(not plan.reverse, tile, begin)
-    scratch['dstate'][...], scratch['dA'][...] = dstate, dA
-    step.end(scratch['dstate'], outs['dstart'])
-    step.end(scratch['dA'], outs['dA'])
+
+    def recomputed(n: Any, carry: tuple) -> tuple:
+        """Keeps what is left of the state at each token before it adds its own; the cotangents of C, D and z."""
+        state, dC = carry
+        u, dread, delta = block.rows('u', n), block.rows('dy', n), block.steps(n)[1]
+        if 'z' in ins:
+            dread *= tile.silu(block.rows('z', n))
+        for name, x in (('delta', delta), ('x', delta * u), ('dread', dread)):
+            block.keep(name, n, x)
+        B, C = block.columns('B', n), block.columns('C', n)
+        for i in step.order(plan.reverse):
+            at = n * _TILE + i
+            for c in plan.columns:
+                faded = block.decay(c, block.row('delta', c, at)) * state[c]
+                scratch['faded'][at, :, plan.lanes(c)] = faded
+                state[c] = faded + block.row('x', c, at) * B[i]
+                if 'z' in ins:
+                    tile.hold(scratch['read'], c, i, state[c] * C[i])
+            dC = tile.put(dC, at, [state[c] * block.row('dread', c, at) for c in plan.columns])
+        if 'z' in ins:
+            read = block.skip(tile.summed(scratch['read']), u)
+            step.write(outs['dz'], n, block.rows('dy', n) * read * tile.silu_slope(block.rows('z', n)))
+        if 'D' in ins:
+            scratch['dD'][...] += tile.fold(dread * u)
+        return state, dC
+
+    def walked(n: Any, carry: tuple) -> tuple:
+        dstate, dA, dB = carry
+        B, C = block.columns('B', n), block.columns('C', n)
+        for i in step.order(not plan.reverse):
+            at = n * _TILE + i
+            parts = []
+            for c in plan.columns:
+                delta = block.row('delta', c, at)
+                dstate[c] += block.row('dread', c, at) * C[i]
+                parts.append(dstate[c] * block.row('x', c, at))
+                tile.hold(scratch['dx'], c, i, dstate[c] * B[i])
+                dexponent = dstate[c] * scratch['faded'][at, :, plan.lanes(c)]
+                tile.hold(scratch['read'], c, i, dexponent * scratch['A'][:, plan.lanes(c)])
+                dA[c] += dexponent * delta
+                dstate[c] *= block.decay(c, delta)
+            dB = tile.put(dB, at, parts)
+        dx, delta, dread = tile.summed(scratch['dx']), block.kept('delta', n), block.kept('dread', n)
+        step.write(outs['du'], n, block.skip(dx * delta, dread))
+        ddelta = dx * block.rows('u', n) + tile.summed(scratch['read']) / tile.LOG2_E
+        ddelta = ddelta * jax.nn.sigmoid(block.steps(n)[0]) if plan.softplus else ddelta
+        step.write(outs['ddelta'], n, ddelta)
+        if 'bias' in ins:
+            scratch['dbias'][...] += tile.fold(step.within(ddelta, n))
+        return dstate, dA, dB
+
+    begin = (plan.apart(block.within(ins['edges'][0, 0])), blank)
+    outs['dC'][0, 0] = step.walk(plan.reverse, recomputed, begin)[1]
+    begin = (plan.apart(block.within(scratch['dstart'][...])), plan.apart(scratch['dA'][...]), blank)
+    dstate, dA, outs['dB'][0, 0] = step.walk(not plan.reverse, walked, begin)
+    scratch['dstart'][...], scratch['dA'][...] = (jnp.concatenate(x, axis=1) for x in (dstate, dA))
+    for name, held in carried.items():
+        if name in outs:
+            step.end(held, outs[name])
 
 
-def _rows(step: scan_tpu.Step, ref: Any, n: Any) -> list[jax.Array]:
-    """The tokens of a tile as (1, channels) in float32; they are 0 after the end of the sequence."""
-    x = step.read(ref, n)
-    return [x[i : i + 1] for i in range(_TILE)]
+class Block(NamedTuple):
+    """A block of tokens and channels in VMEM."""
+
+    plan: Plan
+    step: scan_tpu.Step
+    ins: dict
+    scratch: dict
+
+    def begin(self) -> None:
+        """Keeps what tokens share: the rates of decay as `decay` needs them, B and C with 0 behind the last token."""
+        self.scratch['A'][...] = self.within(self.ins['A'][0]) * tile.LOG2_E
+        for name in ('B', 'C'):
+            x = self.ins[name][0, 0].astype(jnp.float32)
+            token = lax.broadcasted_iota(jnp.int32, x.shape, 1) + self.step.block * self.step.grid.block
+            self.scratch[name][...] = jnp.where(token < self.plan.tokens, x, 0.0)
+
+    def within(self, x: jax.Array) -> jax.Array:
+        """`x` (rows, channels) with 0 behind the last channel, where memory holds anything."""
+        if self.plan.channels % self.plan.width == 0:
+            return x
+        channel = lax.broadcasted_iota(jnp.int32, x.shape, 1) + pl.program_id(1) * self.plan.width
+        return jnp.where(channel < self.plan.channels, x, 0.0)
+
+    def rows(self, name: str, n: Any) -> jax.Array:
+        """The tokens of a tile (tokens, channels) in float32, with 0 behind the last token and channel."""
+        return self.within(self.step.read(self.ins[name], n))
+
+    def keep(self, name: str, n: Any, x: jax.Array) -> None:
+        """Writes the tokens of tile `n` (tokens, channels) of scratch memory."""
+        for c in self.plan.columns:
+            self.scratch[name][c, self.step.rows(n), :] = x[:, self.plan.lanes(c)]
+
+    def kept(self, name: str, n: Any) -> jax.Array:
+        """Reads what `keep` wrote."""
+        return jnp.concatenate([self.scratch[name][c, self.step.rows(n), :] for c in self.plan.columns], axis=1)
+
+    def row(self, name: str, column: int, token: Any) -> jax.Array:
+        """Reads a column of a token (1, LANES)."""
+        return self.scratch[name][column, pl.ds(token, 1), :]
+
+    def columns(self, name: str, n: Any) -> list[jax.Array]:
+        """The tokens of a tile as (states, 1)."""
+        x = self.scratch[name][...]
+        if self.step.grid.tiles > 1:
+            x = pallas.roll(x, lax.rem(_LANES - n * _TILE, _LANES), 1)
+        return [x[:, i : i + 1] for i in range(_TILE)]
+
+    def steps(self, n: Any) -> tuple[jax.Array, jax.Array]:
+        """The step sizes of a tile before and after softplus; the latter are 0 behind the last token."""
+        raw = self.rows('delta', n)
+        raw = raw + self.within(self.ins['bias'][0]) if 'bias' in self.ins else raw
+        return raw, self.step.within(tile.softplus(raw) if self.plan.softplus else raw, n)
+
+    def decay(self, column: int, delta: jax.Array) -> jax.Array:
+        """The factor on the states (states, LANES) of a column at a token of step size `delta` (1, LANES)."""
+        return jnp.exp2(delta * self.scratch['A'][:, self.plan.lanes(column)])
+
+    def skip(self, y: jax.Array, u: jax.Array) -> jax.Array:
+        """`y` with the skip connection from `u`, both (tokens, channels)."""
+        return y + self.within(self.ins['D'][0]) * u if 'D' in self.ins else y
 
 
-def _columns(ref: Any, n: Any) -> list[jax.Array]:
-    """The tokens of a tile as (states, 1)."""
-    x = pallas.roll(ref[0, 0], lax.rem(_LANES - n * _TILE, _LANES), 1)
-    return [x[:, i : i + 1] for i in range(_TILE)]
-
-
-def _put(out: jax.Array, n: Any, i: int, x: jax.Array) -> jax.Array:
-    """Returns `out` (states, tokens) with the column of a token set to the sum of `x` over the channels."""
-    lane = lax.broadcasted_iota(jnp.int32, out.shape, 1)
-    return jnp.where(lane == n * _TILE + i, jnp.sum(x, axis=1, keepdims=True), out)
-
-
-def _advance(A: Any, state: jax.Array, delta: jax.Array, u: jax.Array, B: jax.Array) -> jax.Array:
-    """The state after a token."""
-    return jnp.exp(delta * A[0]) * state + delta * u * B
-
-
-def _call(kernel: Callable, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: dict, scratch: dict) -> dict:
-    """Runs a kernel; it reads B and C once for each block of channels."""
+def _call(kernel: Any, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: dict, scratch: dict) -> dict:
+    """Runs a kernel over blocks of channels and tokens; each block of channels reads B and C of its group."""
     states = grid.blocks * grid.block * plan.channels * plan.states
-    passes, exponentials = (24, 2) if 'dy' in ins else (6, 1)
-    again = (grid.groups // plan.groups - 1) * sum(ins[name].nbytes for name in ('B', 'C')) // plan.batch
-    return scan_tpu.call(
-        partial(kernel, plan),
-        grid,
-        partial(plan.specs, grid),
-        ins,
-        outs,
-        scratch,
-        scan_tpu.Work(states * passes, states * exponentials, again),
-        f'selective_scan{kernel.__name__.removesuffix("_kernel")}',
+    gradients = 'dy' in ins
+    weights = sum(ins[name].size * ins[name].dtype.itemsize for name in 'BC') // plan.batch
+    work = scan_tpu.Work(
+        states * (24 if gradients else 6),
+        states * (2 if gradients else 1),
+        weights * (grid.groups // plan.groups - 1),
     )
+    name = f'selective_scan{kernel.__name__.removesuffix("_kernel")}'
+    return scan_tpu.call(partial(kernel, plan), grid, partial(plan.specs, grid), ins, outs, scratch, work, name)

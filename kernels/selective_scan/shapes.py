@@ -27,6 +27,7 @@ SHAPES = {
     'long_prime': Shape(1, 4097, 4, 8),
     'longest': Shape(1, 65536, 2, 4),
     'tile': Shape(1, 300, 256, 16, groups=2),  # whole lanes of a TPU
+    'lanes': Shape(1, 20, 600, 5),  # two blocks of channels on a TPU, the last one partial
     'vision_tiny': Shape(8, 197, 384, 16, timed=True),
     'language_2k': Shape(1, 2048, 384, 16, timed=True),
     'language_4k': Shape(1, 4096, 1536, 16, timed=True),

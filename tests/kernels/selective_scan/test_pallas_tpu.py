@@ -55,6 +55,7 @@ def test_outputs_and_gradients(case):
         Case('class_token', state=True),
         Case('tile', state=True, reverse=True),
         Case('tile', full=False, dtype='bfloat16'),
+        Case('lanes', state=True),
         Case('long', state=True),
         Case('long_prime'),
     ],
