@@ -17,15 +17,19 @@ from longview.kernels.conv2d import conv2d
 from longview.kernels.depthwise_conv import depthwise_conv
 from longview.modelzoo.layers.frame import init
 
+# As `kernels.conv2d` takes it.
+Padding = int | str | tuple[tuple[int, int], tuple[int, int]]
+
 
 class Conv(nn.Module):
-    """A 2-D convolution, square kernel and stride.
+    """A 2-D convolution with one stride for both axes.
 
     Attributes:
         features: output channels.
-        kernel_size: side of the kernel.
+        kernel_size: side of the kernel, or (height, width).
         stride: step of the output grid.
-        padding: zeros on each side, or 'SAME' for TensorFlow's padding, which is uneven where the stride is not 1.
+        padding: zeros on each side, those of each axis as ((top, bottom), (left, right)), or 'SAME' for TensorFlow's
+            padding, which is uneven where the stride is not 1.
         dtype: compute type.
         groups: number of groups of channels; see torch's Conv2d.
         use_bias: whether there is a bias.
@@ -34,9 +38,9 @@ class Conv(nn.Module):
     """
 
     features: int
-    kernel_size: int
+    kernel_size: int | tuple[int, int]
     stride: int = 1
-    padding: int | str = 0
+    padding: Padding = 0
     dtype: DTypeLike = jnp.float32
     groups: int = 1
     use_bias: bool = True
@@ -60,8 +64,10 @@ class Conv(nn.Module):
         return x + bias.astype(self.dtype)[None, None, None]
 
 
-def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) -> tuple[int, int, int, int]:
-    """Returns the shape of a kernel from `channels` to `features`.
+def kernel_shape(
+    channels: int, features: int, kernel_size: int | tuple[int, int], groups: int
+) -> tuple[int, int, int, int]:
+    """Returns the shape of a kernel from `channels` to `features`; its size is a side, or (height, width).
 
     Raises:
         ValueError: the groups do not divide both.
@@ -71,11 +77,23 @@ def kernel_shape(channels: int, features: int, kernel_size: int, groups: int) ->
             f'{channels} input and {features} output channels do not divide into {groups} groups: '
             'change the width or the groups.'
         )
-    return kernel_size, kernel_size, channels // groups, features
+    return *sides(kernel_size), channels // groups, features
+
+
+def sides(kernel_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns the height and width of a kernel of which a side is given, or both."""
+    return (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+
+
+def keeping(kernel_size: int | tuple[int, int]) -> Padding:
+    """Returns the padding with which an odd kernel keeps the size at stride 1."""
+    if isinstance(kernel_size, int):
+        return kernel_size // 2
+    return tuple((side // 2, side // 2) for side in kernel_size)
 
 
 def convolve(
-    x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: int | str = 0
+    x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j c2 d'], stride: int = 1, padding: Padding = 0
 ) -> Float[Array, 'b h2 w2 d']:
     """Returns the convolution (a correlation); the number of groups is the channels of `x` over those of `kernel`."""
     return conv2d(x, kernel, stride=stride, padding=padding)
@@ -108,8 +126,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         """Convolves each channel with its kernel; returns a map of the same shape."""
-        size, channels = self.kernel_size, x.shape[-1]
-        rows, columns = (size, size) if isinstance(size, int) else size
+        (rows, columns), channels = sides(self.kernel_size), x.shape[-1]
         torch_s = init.uniform_fan_in(rows * columns)
         kernel = self.param('kernel', self.kernel_init or torch_s, (rows, columns, 1, channels))
         y = depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), dilation=self.dilation)

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.convolutions.conv import Conv, Padding, keeping
 from longview.modelzoo.layers.frame.pool import max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
@@ -23,32 +23,34 @@ PlainConv = functools.partial(
 
 
 class ConvNorm(nn.Module):
-    """``norm(conv(x))`` without bias; the padding keeps the size at stride 1.
+    """``norm(conv(x))`` without bias; by default the padding keeps the size at stride 1.
 
     Attributes:
         features: output channels.
-        kernel_size: odd side of the kernel.
+        kernel_size: odd side of the kernel, or (height, width).
         stride: step of the output grid.
         norm: factory of the normalization.
         dtype: compute type.
         groups: groups of the convolution.
+        padding: of the convolution, as `conv.Conv` takes it; None keeps the size at stride 1.
     """
 
     features: int
-    kernel_size: int
+    kernel_size: int | tuple[int, int]
     stride: int = 1
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: DTypeLike = jnp.float32
     groups: int = 1
+    padding: Padding | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns a map of h / stride by w / stride pixels, rounded up."""
+        """Returns a map; with the padding of default, of h / stride by w / stride pixels, rounded up."""
         conv = PlainConv(
             self.features,
             self.kernel_size,
             self.stride,
-            self.kernel_size // 2,
+            keeping(self.kernel_size) if self.padding is None else self.padding,
             self.dtype,
             groups=self.groups,
             name='conv',

@@ -30,3 +30,19 @@ def test_conv_pads_as_torch(kernel_size, stride, size, shape, first, squares):
     assert shape == tuple(conv.out_size(side, kernel_size, stride, 1) for side in size)
     np.testing.assert_allclose(y.ravel()[:6], first, atol=2e-5)
     np.testing.assert_allclose((y**2).sum(), squares, rtol=1e-5)
+
+
+@pytest.mark.parametrize('size', [(1, 7), (5, 3)])
+def test_a_rectangular_kernel_is_a_square_one_with_zeros_around_it(size):
+    x = jnp.asarray(wave(2, 6, 9, 3, frequency=0.37))
+    kernel = wave(*size, 3, 4, frequency=0.53)
+    side = max(size)
+    around = [((side - length) // 2,) * 2 for length in size]
+    ours, square = (
+        conv.Conv(4, shape, padding=conv.keeping(shape), use_bias=False).apply(
+            {'params': {'kernel': jnp.asarray(kernel)}}, x
+        )
+        for shape, kernel in ((size, kernel), (side, np.pad(kernel, (*around, (0, 0), (0, 0)))))
+    )
+    assert ours.shape == (2, 6, 9, 4)
+    np.testing.assert_allclose(ours, square, atol=2e-5)
