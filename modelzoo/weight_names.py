@@ -1,11 +1,11 @@
 """Names of published arrays, and their layout.
 
 A family's map is a sequence of pairs (published name, our path) in which ``{i}`` stands for a number, written as its
-format says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. A path may stand in several
-pairs, for files of the authors, of timm and of Hugging Face's transformers have different names; the first is the one
-that is written. A path that ends in ``:0``, ``:1``, ... is a part of an array, of which all are joined along the last
-axis: queries, keys and values that the file has apart. A third element of a pair is the number of axes of size 1 that
-the published array ends with and ours has not.
+format says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. ``{i+1}`` is one more than that
+number, for what is counted from 1. A path may stand in several pairs, for files of the authors, of timm and of Hugging
+Face's transformers have different names; the first is the one that is written. A path that ends in ``:0``, ``:1``, ...
+is a part of an array, of which all are joined along the last axis: queries, keys and values that the file has apart. A
+third element of a pair is the number of axes of size 1 that the published array ends with and ours has not.
 
 Layouts follow from names. A ``kernel`` is (out, in, *window) in PyTorch and (*window, in, out) here; arrays of JAX,
 whose names have slashes, are as ours but for how axes are split (heads apart from their channels). Axes of size 1 count
@@ -29,7 +29,7 @@ _WRAPPERS = ('module', '_orig_mod', 'model', 'network', 'net', 'backbone', 'enco
 _WRAPPERS += ('vit', 'deit', 'convnext', 'convnextv2', 'swinv2', 'pvt', 'pvt_v2', 'cvt', 'bit')
 _WRAPPED = re.compile(f'(?:{"|".join(_WRAPPERS)})[./](.+)')
 
-_SLOT = re.compile(r'\{(\w+)(?::[^}]*)?\}')
+_SLOT = re.compile(r'\{(\w+)(\+1)?(?::([^}]*))?\}')
 _PART = re.compile(r':[0-9]+$')
 
 
@@ -38,7 +38,7 @@ def translate(names: Names, name: str, side: int) -> str | None:
     for pair in names:
         numbers = _numbers(pair[side], name)
         if numbers is not None:
-            return pair[1 - side].format(**numbers)
+            return _SLOT.sub(lambda slot: format(numbers[slot[1]] + bool(slot[2]), slot[3] or ''), pair[1 - side])
     return None
 
 
@@ -121,14 +121,14 @@ def _numbers(pattern: str, name: str) -> dict[str, int] | None:
 
     A slot that stands in the pattern twice must have the same number in both places.
     """
-    text, slots = _compiled(pattern)
+    text, slots, more = _compiled(pattern)
     match = text.fullmatch(name)
-    found = [(slot, int(value)) for slot, value in zip(slots, match.groups())] if match else None
+    found = [(slot, int(value) - one) for slot, one, value in zip(slots, more, match.groups())] if match else None
     return None if found is None or len(set(found)) > len(set(slots)) else dict(found)
 
 
 @functools.cache
-def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
-    """Returns the regular expression of a map's pattern, and the slots that its groups stand for."""
-    fixed, slots = _SLOT.split(pattern)[::2], _SLOT.split(pattern)[1::2]
-    return re.compile('([0-9]+)'.join(map(re.escape, fixed))), tuple(slots)
+def _compiled(pattern: str) -> tuple[re.Pattern[str], tuple[str, ...], tuple[bool, ...]]:
+    """Returns the regular expression of a map's pattern, the slots of its groups, and which are one more."""
+    fixed, slots, more = (_SLOT.split(pattern)[first::4] for first in range(3))
+    return re.compile('([0-9]+)'.join(map(re.escape, fixed))), tuple(slots), tuple(map(bool, more))

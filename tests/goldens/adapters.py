@@ -16,6 +16,7 @@ from longview.methods.evaluate.knn import vote
 from longview.methods.figures import anomaly, audio, detection, image, ood, segmentation
 from longview.methods.generate import codebook, process, samplers
 from longview.methods.ssl.simclr import nt_xent
+from longview.modelzoo.layers.frame import scaling
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.norm import l2_normalize
 
@@ -287,3 +288,28 @@ def drawn_by_heun(latents: np.ndarray, w: np.ndarray, steps: int) -> Outputs:
         return x / (1 + t**2) + 0.3 * jnp.tanh(t / (1 + t) * jnp.einsum('bchw,cd->bdhw', x, w))
 
     return {'sample': jax.jit(lambda noise: samplers.heun(denoise, None, noise, None, steps=steps))(latents)}
+
+
+def scaled(
+    types_: list[str],
+    factors: list[float],
+    depths: list[int],
+    widths: list[int],
+    groups: list[int],
+    resolution: int,
+) -> Outputs:
+    """Factors of fast scaling and what they make of four stages and an image, by kind and then by work."""
+    rows = [scaling.factors(kind, work) for kind in types_ for work in factors]
+    return {
+        'd_w_g_r': np.asarray(rows),
+        'depths': np.asarray([scaling.scaled_depths(depths, by) for by in rows]),
+        'widths_before_compatibility': np.asarray([scaling.scaled_widths(widths, by) for by in rows]),
+        'groups_before_compatibility': np.asarray([scaling.scaled_groups(groups, by) for by in rows]),
+        'resolution': np.asarray([scaling.scaled_side(resolution, by) for by in rows]),
+    }
+
+
+def fitted(widths: list[list[int]], mults: list[list[int]], groups: list[list[int]]) -> Outputs:
+    """Widths that groups divide, of three networks."""
+    found = [scaling.fitted(*rows) for rows in zip(widths, groups, mults)]
+    return {'widths': np.asarray([row[0] for row in found]), 'groups': np.asarray([row[1] for row in found])}

@@ -63,6 +63,9 @@ NETWORKS: dict[str, Network] = {
         {'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}, heavy=True
     ),
     'dpn68': Network(heavy=True),
+    'regnety_004': Network(),
+    'pycls_regnety_400mf': Network({'name': 'regnety_004'}, heavy=True),
+    'pycls_regnety_400mf_fastscaled_4x': Network({'fn': 'modelzoo.vision.regnet:scaled', 'work': 4.0}, heavy=True),
     'resnetrs50': Network(),
     'residual_attention_56': Network({'name': 'residual_attention_56', 'adds': True}, heavy=True),
     'residual_attention_92_cifar10': Network(
@@ -195,6 +198,9 @@ FUNCTIONS: dict[str, Function] = {
     # The rearranged image and kernel are the paper's own way to the sum.
     'im2win_conv': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
     'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+    'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
+    # The ratios are given back as they came.
+    'fast_scaling_compatibility': Function(f'{_ADAPTER}:fitted', only=('widths', 'groups')),
     # Figures of evaluations.
     'seg_confusion_miou': Function(f'{_ADAPTER}:confusion_and_more'),
     'det_coco_ap': Function(f'{_ADAPTER}:average_precision', settings={'side': 'image'}),

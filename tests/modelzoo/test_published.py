@@ -33,7 +33,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.quick
 def test_every_row_is_of_a_variant_and_its_names_can_be_read():
     table, names = published.table(), modelzoo.list_models()
-    assert len(table) == 135 and list(table) == [name for name in names if name in table]
+    assert len(table) == 159 and list(table) == [name for name in names if name in table]
     for name, row in table.items():
         family, backbone = modelzoo.find(name)
         assert family.NAMES[type(backbone).__name__]
@@ -53,7 +53,7 @@ def test_every_row_prepares_images_as_its_network_reads_them():
         assert 0.8 < fraction <= 1 and mode in ('center', 'squash') and interpolation in ('bicubic', 'bilinear')
         assert len(mean) == len(std) in (1, 3) and min(std) > 0.2
         # Weights for other classes than ImageNet-1k's have no figure there.
-        assert row.top1 is None or (row.classes == 1000 and 69 < row.top1 < 90), name
+        assert row.top1 is None or (row.classes == 1000 and 68 < row.top1 < 90), name
 
 
 @pytest.mark.parametrize(
