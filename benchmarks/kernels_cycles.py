@@ -30,24 +30,33 @@ class Loop(NamedTuple):
     stop: int
 
 
+class Schedule(NamedTuple):
+    """How long a loop is, in bundles, how full its slots are, and how many registers it stores for want of more.
+
+    matrix, vector: the part of the slots of the matrix unit and of the vector unit.
+    """
+
+    bundles: int
+    matrix: float
+    vector: float
+    spills: int
+
+
 def loops(listing: Iterator[str]) -> list[Loop]:
     """Returns the loops of a listing of bundles, outer ones first.
 
-    A line is an address, marks (LB: a loop begins), a colon and a `>` for each loop that the bundle is in.
+    A line is an address, marks (LB: a loop begins), a colon and a `>` for each loop that the bundle is in. Those of the
+    last iteration may stand among the others, marked as outside of the loop, so it ends before the next one begins.
     """
-    found, inside, place = [], [], -1
-    for line in listing:
-        read = _BUNDLE.match(line)
-        if not read:
-            continue
-        place, marks, depth = int(read[1], 16), (read[2] or '').split(), len(read[3])
-        while inside and (depth < inside[-1][1] or ('LB' in marks and depth == inside[-1][1])):
-            start, at = inside.pop()
-            found.append(Loop(at, start, place))
-        if 'LB' in marks:
-            inside.append((place, depth))
-    found += [Loop(at, start, place + 1) for start, at in inside]
-    return sorted(found, key=lambda loop: (loop.start, loop.depth))
+    read = [match for match in map(_BUNDLE.match, listing) if match]
+    depths = [len(match[3]) for match in read]
+    begins = [n for n, match in enumerate(read) if 'LB' in (match[2] or '').split()]
+    found = []
+    for first in begins:
+        stop = next((n for n in begins if n > first and depths[n] <= depths[first]), len(read))
+        inside = [n for n in range(first, stop) if depths[n] >= depths[first]]
+        found.append(Loop(depths[first], int(read[first][1], 16), int(read[inside[-1]][1], 16) + 1))
+    return found
 
 
 def table(match: str, chip: str) -> Iterator[str]:
@@ -58,17 +67,25 @@ def table(match: str, chip: str) -> Iterator[str]:
         for gradients in (False, True) if match in name else ():
             yield f'| **{name}{", with gradients" * gradients}** | | | | |'
             with tempfile.TemporaryDirectory() as folder:
-                _compile_apart(name, gradients, chip, folder)
+                compile_apart(name, gradients, chip, folder)
                 yield from _lines(pathlib.Path(folder))
 
 
-def _compile_apart(name: str, gradients: bool, chip: str, folder: str) -> None:
+def compile_apart(name: str, gradients: bool, chip: str, folder: str) -> None:
+    """Writes the listings of one of `kernels_cost.PROGRAMS` to a folder."""
     flags = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
     command = [sys.executable, '-m', 'benchmarks.kernels_cycles', name, 'gradients' if gradients else 'forward', chip]
     subprocess.run(command, env=os.environ | {'LIBTPU_INIT_ARGS': flags}, check=True, stderr=subprocess.DEVNULL)
 
 
 def _lines(folder: pathlib.Path) -> Iterator[str]:
+    for name, loop, found in schedules(folder):
+        full = f'{found.matrix:.0%}, {found.vector:.0%}'.replace('%', ' %')
+        yield f'| {name} | {loop.start:#x}, depth {loop.depth} | {found.bundles:,} | {full} | {found.spills:,} |'
+
+
+def schedules(folder: pathlib.Path) -> Iterator[tuple[str, Loop, Schedule]]:
+    """Yields the kernels and loops whose listings are in the folder."""
     for file in sorted(folder.glob('*final_bundles.txt')):
         name = re.sub(r'-\d+$', '', re.sub(r'^\d+-', '', file.name).rsplit('-', 1)[0])
         if 'schedule-analysis' in file.name or any(word in name for word in _OTHERS):
@@ -78,9 +95,8 @@ def _lines(folder: pathlib.Path) -> Iterator[str]:
         for loop in loops(iter(file.read_text().splitlines())):
             sums = dict(zip(slots, map(sum, zip(*rows[loop.start : loop.stop]))))
             size = loop.stop - loop.start
-            full = [f'{100 * sums[slot] / (slots[slot] * size):.0f} %' for slot in ('MXU', 'VALU')]
-            spills = f'{sums["VSTORE:SPILL"]:,}'
-            yield f'| {name} | {loop.start:#x}, depth {loop.depth} | {size:,} | {", ".join(full)} | {spills} |'
+            full = (sums[slot] / (slots[slot] * size) for slot in ('MXU', 'VALU'))
+            yield name, loop, Schedule(size, *full, sums['VSTORE:SPILL'])
 
 
 def used_slots(listing: list[str]) -> tuple[dict[str, int], list[list[int]]]:

@@ -1,5 +1,6 @@
 """The TPU kernels of the selective scan, compiled for real chips: they fit, move few bytes and need little memory."""
 
+import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import kernels_cycles
 from longview.kernels.selective_scan import selective_scan
 from tests.kernels import tpu
 
@@ -96,7 +98,8 @@ def test_memory_and_bytes_are_those_of_inputs_and_outputs():
     'program, forward, both',
     [
         (Program((8, 2048, 2048, 16), jnp.bfloat16, full=True), 1.03, 1.1),
-        pytest.param(Program((8, 2048, 1000, 16), jnp.bfloat16, full=True), 1.03, 1.1, marks=pytest.mark.heavy),
+        # Of 2,048 tokens XLA puts the tokens into lanes, which 1,000 channels fill less well.
+        pytest.param(Program((8, 2000, 1000, 16), jnp.bfloat16, full=True), 1.05, 1.12, marks=pytest.mark.heavy),
     ],
     ids=lambda x: str(x)[:40],
 )
@@ -106,6 +109,16 @@ def test_bytes_are_near_their_floor(program, forward, both):
     inputs, output = map(_bytes, (program.inputs(), program.inputs()['u']))
     assert program.compile().bytes <= forward * (inputs + output)
     assert gradients.compile().bytes <= both * (3 * inputs + 2 * output)
+
+
+@pytest.mark.heavy
+def test_schedule(tmp_path):
+    """Bundles of the loops over tiles, 16 tokens of 512 channels: outputs, then the two of the gradients."""
+    kernels_cycles.compile_apart('mamba 8x2048 D2048 N16', True, 'v5e', str(tmp_path))
+    loops = [found for name, loop, found in kernels_cycles.schedules(tmp_path) if 'scan' in name and loop.depth == 2]
+    bundles, spills = zip(*((found.bundles, found.spills) for found in loops))
+    assert len(loops) == 3 and all(map(operator.le, bundles, (520, 850, 850))), bundles
+    assert sum(spills[1:]) <= 150, spills
 
 
 @pytest.mark.heavy
