@@ -106,6 +106,7 @@ DEEP = (
     'regnety_00[268]',
     'regnety_0[1-9]*',
     'regnety_[1-3]*',
+    'inception_resnet_v[12]*',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
     'fractalnet_stem_test',
