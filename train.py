@@ -22,7 +22,7 @@ from ml_collections import config_flags
 from longview import names
 from longview.engine import dry_run, explain, show, stages, trainer
 from longview.engine import sweep as sweeps
-from longview.runtime import commandline, distributed, profiler
+from longview.runtime import allocator, commandline, distributed, profiler
 from longview.runtime.checkpoint import quiet_failed_writes
 from longview.runtime.errors import RunError
 from longview.runtime.preemption import Preempted, StopSignals
@@ -228,6 +228,7 @@ if __name__ == '__main__':
     # Libraries report their progress as information; a run has its own.
     logging.set_verbosity(logging.WARNING)
     quiet_failed_writes()
+    allocator.keep_memory()
     _cache_compilations()
     _define_flags()
     app.run(_begin, flags_parser=_parse)

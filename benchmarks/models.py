@@ -5,8 +5,8 @@
 
 Both sides run in float32 with the same number of threads, in separate processes that run alternately: a round is ours,
 theirs, ours, theirs; printed figures are medians over the rounds, also of the ratios within a round. A training step is
-the gradient of the cross-entropy with random labels and an update by SGD with momentum. Our programs are compiled as in
-train.py.
+the gradient of the cross-entropy with random labels and an update by SGD with momentum. Our programs are compiled, and
+keep their memory, as in train.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from absl import app, flags
 
 from benchmarks.peer import Peer, seconds
 from longview import modelzoo
-from longview.runtime import compiler
+from longview.runtime import allocator, compiler
 
 _PAIRS = {  # ours: timm's
     'resnet50': 'resnet50',
@@ -104,6 +104,7 @@ def rows(name: str) -> list[str]:
 
 
 def main(_: list[str]) -> None:
+    allocator.keep_memory()
     print(f'{_BATCH.value} images, {_THREADS.value} threads, {_ROUNDS.value} rounds; jax {jax.__version__}; float32\n')
     print('| network | px | | ours, images/s | timm, images/s | ours / timm |', '|---|---|---|---|---|---|', sep='\n')
     for name in _MODELS.value:
