@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import optax
 
-from longview.methods.optim.parts import Optimizer, add_decay, scale_by_depth, scale_by_rules
+from longview.methods.optim.parts import Optimizer, add_decay, clip_adaptively, scale_by_depth, scale_by_rules
 
 
 def adamw(
@@ -23,6 +23,8 @@ def adamw(
     b2: float = 0.999,
     eps: float = 1e-8,
     clip_norm: float | None = None,
+    adaptive_clip: float | None = None,
+    adaptive_clip_spare: str | None = 'head/',
     layer_decay: float = 1.0,
     rate_rules: Sequence[tuple[str, float]] = (),
 ) -> Optimizer:
@@ -36,6 +38,9 @@ def adamw(
         decay_rules: pairs of a regular expression and a factor on the decay; the first found in
             the path decides, before the rule above.
         clip_norm: gradients longer than this, all together, are scaled down to it.
+        adaptive_clip: bound of `parts.clip_adaptively`.
+        adaptive_clip_spare: regular expression; where it is found in the path, nothing is clipped adaptively. None
+            clips everything.
         layer_decay: see `parts.scale_by_depth`.
         rate_rules: pairs of a regular expression and a factor on the rate; 0 freezes.
 
@@ -44,6 +49,8 @@ def adamw(
     """
     rate = schedule(steps, steps_per_epoch)
     parts = [optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []
+    if adaptive_clip is not None:
+        parts.append(clip_adaptively(adaptive_clip, adaptive_clip_spare))
     parts.append(optax.scale_by_adam(b1=b1, b2=b2, eps=eps))
     if weight_decay:
         parts.append(add_decay(weight_decay, decay_rules))

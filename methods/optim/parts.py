@@ -57,7 +57,7 @@ def scale_by_depth(layer_decay: float, depth_of: Callable[[str], tuple[int, int]
     return optax.GradientTransformation(lambda params: optax.EmptyState(), _scaling(factor))
 
 
-def clip_adaptively(bound: float, spare: str) -> optax.GradientTransformation:
+def clip_adaptively(bound: float, spare: str | None) -> optax.GradientTransformation:
     """Scales each output channel's gradient down to `bound` times the norm of its weights.
 
     Brock et al., 2021, https://arxiv.org/abs/2102.06171; a vector or a scalar counts as one channel, and norms below
@@ -65,12 +65,12 @@ def clip_adaptively(bound: float, spare: str) -> optax.GradientTransformation:
 
     Args:
         bound: 0.01 in the paper.
-        spare: regular expression; parameters whose path has it are left alone.
+        spare: regular expression; parameters whose path has it are left alone. None clips all.
 
     Raises:
         ValueError: `spare` matches no parameter, when the state is built.
     """
-    skip = _ByRule([(spare, 0.0)], lambda path, p: 1.0, 'adaptive_clip_spare')
+    skip = _ByRule([] if spare is None else [(spare, 0.0)], lambda path, p: 1.0, 'adaptive_clip_spare')
 
     def mask(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, p: skip(path_of(path), p) > 0, params)

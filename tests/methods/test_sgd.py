@@ -79,6 +79,10 @@ def test_units_are_clipped_by_their_weights_and_the_head_is_spared():
     np.testing.assert_allclose(np.linalg.norm(clipped['conv']['bias']), 0.01 * 2**0.5, rtol=1e-4)
     np.testing.assert_allclose(clipped['conv']['scale'], 0.01, rtol=1e-4)
     np.testing.assert_array_equal(clipped['head']['kernel'], grads['head']['kernel'])
+    everything = clip_adaptively(0.01, None)
+    update = tiny.jit(lambda grads, params: everything.update(grads, everything.init(params), params)[0])
+    clipped = jax.device_get(update(grads, params))
+    np.testing.assert_allclose(np.linalg.norm(clipped['head']['kernel'], axis=0), [0.01 * 2**0.5] * 2, rtol=1e-4)
     with pytest.raises(ValueError, match="adaptive_clip_spare: 'fc/' matches no parameter"):
         clip_adaptively(0.01, 'fc/').init(params)
 
