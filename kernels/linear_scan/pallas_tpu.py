@@ -4,6 +4,9 @@ The state stays in VMEM from one block of tokens to the next. The kernels read a
 traffic bounds their speed. For gradients one state per block is stored; the backward kernel recomputes the states of a
 block and then scans it in the opposite direction.
 
+A register holds 8 rows of 128 lanes, and the channels of one token would leave 7 rows idle. So a tile is turned in VMEM
+first, by loads and stores with a stride: a token becomes (channels / 128, 128).
+
 A TPU has no complex numbers, so the kernels take them as two planes, real and imaginary. Outside of the kernels, and in
 the formulas, numbers are complex: by JAX's convention a cotangent is multiplied by a decay, not by its conjugate.
 """
@@ -18,28 +21,30 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Inexact
 
-from longview.kernels import dispatch, pallas, scan_tpu
+from longview.kernels import dispatch, pallas, scan_tpu, scans
 
-_LANES = 128
-_BLOCK = 256  # tokens in VMEM at a time
-_WIDEST = 512  # most channels of a block
+_LANES, _TILE = scan_tpu.LANES, scan_tpu.TILE
+_WIDEST = 8 * _LANES  # most channels of a block: the rows of a register
+_STRIDE = _TILE + 1  # rows from 128 channels of a token to the next 128: odd, so that they lie in different banks
+_BLOCK = 2**17  # most numbers of a block: 1/2 MiB in float32
 
 Planes = tuple[Any, ...]  # (real,) or (real, imaginary)
 
 
 class Plan(NamedTuple):
-    """Static arguments; `width` is the number of channels of a block, 0 if no width fits."""
+    """Static arguments; `width`, `block`: channels, in whole lanes, and tokens in VMEM at a time."""
 
     batch: int
     tokens: int
     channels: int
     width: int
+    block: int
     constant: bool
     reverse: bool
 
     def grid(self, backwards: bool) -> scan_tpu.Grid:
-        block = min(_BLOCK, pallas.round_up(self.tokens, scan_tpu.TILE))
-        return scan_tpu.Grid(self.batch, self.channels // self.width, self.tokens, block, scan_tpu.TILE, backwards)
+        groups = -(-self.channels // self.width)
+        return scan_tpu.Grid(self.batch, groups, self.tokens, self.block, _TILE, backwards)
 
 
 def linear_scan(
@@ -48,9 +53,10 @@ def linear_scan(
     initial_state: Inexact[Array, 'b d'] | None = None,
     *,
     reverse: bool,
+    numbers: int = _BLOCK,
 ) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
-    """See `kernels.linear_scan.linear_scan`."""
-    plan = _plan(a, x, reverse)
+    """See `kernels.linear_scan.linear_scan`; `numbers`: the most of a block."""
+    plan = _plan(a, x, reverse, numbers)
     wide = jnp.promote_types(jnp.result_type(*jax.tree.leaves((a, x, initial_state))), jnp.float32)
     if jnp.issubdtype(wide, jnp.complexfloating):
         a, x = a.astype(wide), x.astype(wide)
@@ -70,17 +76,15 @@ def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) 
         return lacking
     if x.shape[1] == 1:
         return 'it is for sequences, and this one has 1 token'
-    if _plan(a, x, False).width == 0:
-        return f'{x.shape[2]} channels; wanted a multiple of {_LANES}, or at most {_WIDEST}'
     return None
 
 
-def _plan(a: jax.Array, x: jax.Array, reverse: bool) -> Plan:
-    channels = x.shape[2]
-    width = next((w for w in (_WIDEST, 256, _LANES) if channels % w == 0), 0)
-    if not width and channels <= _WIDEST:
-        width = channels
-    return Plan(*x.shape, width, a.ndim == 1, reverse)
+def _plan(a: jax.Array, x: jax.Array, reverse: bool, numbers: int) -> Plan:
+    batch, tokens, channels = x.shape
+    width = pallas.round_up(-(-channels // -(-channels // _WIDEST)), _LANES)
+    fit = max(scans.power_of_two(numbers // width + 1) // 2, _TILE)
+    block = min(fit, pallas.round_up(tokens, _TILE))
+    return Plan(batch, tokens, channels, width, block, a.ndim == 1, reverse)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -113,19 +117,22 @@ def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
 
 
 def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
+    block = Block(plan, step, scratch['turned'])
     step.begin(scratch['state'], ins['start'])
     for out, held in zip(outs.get('edges', ()), scratch['state']):
         out[0, 0] = held[...]
+    decays = block.decays(ins['a'])
 
     def tile(n: Any, state: Planes) -> Planes:
-        a, x = _decays(plan, step, ins['a'], n), _rows(step, ins['x'], n)
-        h = [state] * scan_tpu.TILE
+        a, x = decays(n), block.tokens('x', ins['x'], n)
+        h = [state] * _TILE
         for i in step.order(plan.reverse):
             h[i] = state = _add(_times(a[i], state), x[i])
-        _write(step, outs['h'], n, h)
+        block.write('h', outs['h'], n, h)
         return state
 
-    _set(scratch['state'], step.walk(plan.reverse, tile, _get(scratch['state'])))
+    state = step.walk(plan.reverse, tile, tuple(_folded(x[...]) for x in scratch['state']))
+    _set(scratch['state'], state)
     step.end(scratch['state'], outs['last'])
 
 
@@ -134,48 +141,108 @@ def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dh: jax.Array, dlas
     outs = {name: pallas.output_like(x) for name, x in zip(('da', 'dx', 'dstart'), (*inputs, dlast))}
     grid = plan.grid(not plan.reverse)
     row = (1, plan.width)
-    scratch = {'dstate': row, 'states': (grid.block, plan.width), 'da': row}
+    scratch = {'dstate': row, 'states': (grid.block, plan.width // _LANES, _LANES), 'da': row}
     found = _call(_cotangents_kernel, plan, grid, ins, outs, scratch)
     return tuple(found[name] for name in outs)
 
 
 def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
+    block = Block(plan, step, scratch['turned'])
     step.begin(scratch['dstate'], ins['dlast'])
     step.begin(scratch['da'], None)
+    decays = block.decays(ins['a'])
 
     def store_states(n: Any, state: Planes) -> Planes:
-        a, x = _decays(plan, step, ins['a'], n), _rows(step, ins['x'], n)
-        before = [state] * scan_tpu.TILE
+        a, x = decays(n), block.tokens('x', ins['x'], n)
         for i in step.order(plan.reverse):
-            before[i] = state
+            for held, before in zip(scratch['states'], state):
+                held[n * _TILE + i] = before
             state = _add(_times(a[i], state), x[i])
-        for held, rows in zip(scratch['states'], zip(*before)):
-            held[step.rows(n), :] = jnp.concatenate(rows)
         return state
 
-    step.walk(plan.reverse, store_states, tuple(x[0, 0] for x in ins['edges']))
+    step.walk(plan.reverse, store_states, tuple(_folded(x[0, 0]) for x in ins['edges']))
 
     def tile(n: Any, carry: tuple) -> tuple:
         dstate, total = carry
-        a, dh = _decays(plan, step, ins['a'], n), _rows(step, ins['dh'], n)
-        before = _apart([step.within(x[step.rows(n), :], n) for x in scratch['states']])
-        da, dx = [dstate] * scan_tpu.TILE, [dstate] * scan_tpu.TILE
+        a, dh = decays(n), block.tokens('dh', ins['dh'], n)
+        da, dx = [dstate] * _TILE, [dstate] * _TILE
         for i in step.order(not plan.reverse):
             dx[i] = _add(dstate, dh[i])
-            da[i] = _times(dx[i], before[i])
+            da[i] = _times(dx[i], tuple(x[n * _TILE + i] for x in scratch['states']))
             dstate = _times(a[i], dx[i])
-            total = _add(total, da[i])
-        _write(step, outs['dx'], n, dx)
+            if plan.constant:
+                total = _add(total, block.within(da[i], n, i))
+        block.write('dx', outs['dx'], n, dx)
         if not plan.constant:
-            _write(step, outs['da'], n, da)
+            block.write('da', outs['da'], n, da)
         return dstate, total
 
-    dstate, total = step.walk(not plan.reverse, tile, (_get(scratch['dstate']), _get(scratch['da'])))
+    begin = tuple(tuple(_folded(x[...]) for x in scratch[name]) for name in ('dstate', 'da'))
+    dstate, total = step.walk(not plan.reverse, tile, begin)
     _set(scratch['dstate'], dstate)
-    _set(scratch['da'], total)
     step.end(scratch['dstate'], outs['dstart'])
     if plan.constant:
+        _set(scratch['da'], total)
         step.end(scratch['da'], outs['da'])
+
+
+class Block(NamedTuple):
+    """A block of tokens and channels, whose tokens are turned to (channels / 128, 128); `turned`: memory for that."""
+
+    plan: Plan
+    step: scan_tpu.Step
+    turned: dict
+
+    def tokens(self, name: str, refs: Planes, n: Any, behind: Planes = (0.0, 0.0)) -> list[Planes]:
+        """The tokens of a tile, with the values `behind` after the end of the sequence."""
+        for held, ref, fill in zip(self.turned[name], refs, behind):
+            x = self.step.read(ref, n, fill)
+            for group in range(self._groups):
+                held[self._rows(group), :] = x[:, group * _LANES : (group + 1) * _LANES]
+        return [tuple(held[self._token(i), :] for held in self.turned[name]) for i in range(_TILE)]
+
+    def decays(self, refs: Planes) -> Callable[[Any], list[Planes]]:
+        """The decays of a tile; they are 1 after the end of the sequence, so that the state does not change there."""
+        one = (1.0, 0.0)
+        if not self.plan.constant:
+            return lambda n: self.tokens('a', refs, n, one)
+        a = tuple(_folded(x[0]) for x in refs)
+        return lambda n: [self.within(a, n, i, one) for i in range(_TILE)]
+
+    def within(self, planes: Planes, n: Any, i: int, behind: Planes = (0.0, 0.0)) -> Planes:
+        """What belongs to a token, or the values `behind` after the end of the sequence."""
+        grid = self.step.grid
+        if grid.tokens % grid.block == 0:
+            return planes
+        inside = self.step.block * grid.block + n * _TILE + i < grid.tokens
+        return tuple(jnp.where(inside, x, fill) for x, fill in zip(planes, behind))
+
+    def write(self, name: str, outs: Planes, n: Any, rows: list[Planes]) -> None:
+        for held, out, plane in zip(self.turned[name], outs, zip(*rows)):
+            for i, row in enumerate(plane):
+                held[self._token(i), :] = row
+            x = [held[self._rows(group), :] for group in range(self._groups)]
+            self.step.write(out, n, jnp.concatenate(x, axis=1))
+
+    @property
+    def _groups(self) -> int:
+        return self.plan.width // _LANES
+
+    def _rows(self, group: int) -> slice:
+        return slice(group * _STRIDE, group * _STRIDE + _TILE)
+
+    def _token(self, i: int) -> Any:
+        return pl.ds(i, self._groups, stride=_STRIDE)
+
+
+def _folded(x: jax.Array) -> jax.Array:
+    """A row of channels (1, channels) as (channels / 128, 128)."""
+    return jnp.concatenate([x[:, n : n + _LANES] for n in range(0, x.shape[1], _LANES)])
+
+
+def _unfolded(x: jax.Array) -> jax.Array:
+    """Undoes `_folded`."""
+    return jnp.concatenate([x[n : n + 1] for n in range(x.shape[0])], axis=1)
 
 
 def _times(a: Planes, b: Planes) -> Planes:
@@ -188,36 +255,9 @@ def _add(a: Planes, b: Planes) -> Planes:
     return tuple(x + y for x, y in zip(a, b))
 
 
-def _get(refs: Planes) -> Planes:
-    return tuple(x[...] for x in refs)
-
-
 def _set(refs: Planes, values: Planes) -> None:
     for ref, value in zip(refs, values):
-        ref[...] = value
-
-
-def _rows(step: scan_tpu.Step, refs: Planes, n: Any) -> list[Planes]:
-    """The tokens of a tile as (1, channels)."""
-    return _apart([step.read(x, n) for x in refs])
-
-
-def _decays(plan: Plan, step: scan_tpu.Step, refs: Planes, n: Any) -> list[Planes]:
-    """The decays of a tile; they are 1 after the end of the sequence, so that the state does not change there."""
-    one = (1.0, 0.0)
-    if not plan.constant:
-        return _apart([step.read(x, n, behind) for x, behind in zip(refs, one)])
-    planes = [jnp.broadcast_to(x[0], (scan_tpu.TILE, plan.width)) for x in refs]
-    return _apart([step.within(x, n, behind) for x, behind in zip(planes, one)])
-
-
-def _apart(planes: list[jax.Array]) -> list[Planes]:
-    return [tuple(x[i : i + 1] for x in planes) for i in range(scan_tpu.TILE)]
-
-
-def _write(step: scan_tpu.Step, outs: Planes, n: Any, rows: list[Planes]) -> None:
-    for ref, plane in zip(outs, zip(*rows)):
-        step.write(ref, n, jnp.concatenate(plane))
+        ref[...] = _unfolded(value)
 
 
 def _call(kernel: Callable, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: dict, scratch: dict) -> dict:
@@ -231,6 +271,8 @@ def _call(kernel: Callable, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: di
             return grid.spec((1, grid.block, plan.width), 'btg')
         return grid.spec((1, 1, plan.width), 'b.g')
 
+    turned = [name for name, x in (ins | outs).items() if x.shape[1] == plan.tokens]
+    scratch = scratch | {'turned': dict.fromkeys(turned, (plan.width // _LANES * _STRIDE, _LANES))}
     flops = grid.blocks * grid.block * plan.channels * (8 if planes == 2 else 2)
     found = scan_tpu.call(
         partial(kernel, plan),
@@ -238,7 +280,7 @@ def _call(kernel: Callable, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: di
         partial(jax.tree.map, spec),
         {name: (x.real, x.imag) if planes == 2 else (x,) for name, x in ins.items()},
         {name: (x.update(dtype=jnp.float32),) * 2 if planes == 2 else (x,) for name, x in outs.items()},
-        {name: (shape,) * planes for name, shape in scratch.items()},
+        jax.tree.map(lambda shape: (shape,) * planes, scratch, is_leaf=lambda x: isinstance(x, tuple)),
         scan_tpu.Work(flops * (3 if 'dh' in ins else 1)),
         f'linear_scan{kernel.__name__.removesuffix("_kernel")}',
     )

@@ -23,6 +23,7 @@ SHAPES = {
     'long_prime': Shape(1, 4097, 4),
     'longest': Shape(1, 65536, 2),
     'tile': Shape(2, 300, 256),  # whole lanes of a TPU
+    'lanes': Shape(1, 24, 1100),  # two groups of them, the last one partial
     'vision_tiny': Shape(8, 197, 384, timed=True),
     'language_2k': Shape(1, 2048, 384, timed=True),
     'language_64k': Shape(1, 65536, 64, timed=True),

@@ -11,23 +11,25 @@ from tests.kernels import close, tpu
 from tests.kernels.linear_scan import cases
 from tests.kernels.linear_scan.cases import BOTH, Case
 
+SMALL = {'numbers': 2**11}  # blocks of 16 tokens
 
-def _op(case, arrays):
-    h, last = pallas_tpu.linear_scan(arrays['a'], arrays['x'], arrays.get('state'), reverse=case.reverse)
+
+def _op(case, how, arrays):
+    h, last = pallas_tpu.linear_scan(arrays['a'], arrays['x'], arrays.get('state'), reverse=case.reverse, **how)
     return {'h': h, 'last': last}
 
 
-@partial(cases.jit, static_argnums=0)
-def _run(case, arrays):
+@partial(cases.jit, static_argnums=0, static_argnames='numbers')
+def _run(case, arrays, **how):
     wrt = {name: x for name, x in arrays.items() if name not in ('dh', 'dlast')}
-    outputs, pull = jax.vjp(partial(_op, case), wrt)
+    outputs, pull = jax.vjp(partial(_op, case, how), wrt)
     return outputs | {f'd{name}': x for name, x in pull({'h': arrays['dh'], 'last': arrays['dlast']})[0].items()}
 
 
-def _check(case):
+def _check(case, **how):
     arrays = cases.inputs(case)
     with tpu.interpreted():
-        found = jax.block_until_ready(_run(case, cases.device(case, arrays)))
+        found = jax.block_until_ready(_run(case, cases.device(case, arrays), **how))
     target = cases.wanted(case, arrays)
     close.assert_close(cases.parts(found), cases.parts(target), cases.bars(case, target))
 
@@ -36,13 +38,13 @@ def _check(case):
     'case',
     [
         Case('odd', state=True, constant=True, complex=BOTH),
-        Case('tile', state=True, reverse=True),
-        Case('tile', constant=True, dtype='bfloat16'),
+        Case('lanes', state=True, reverse=True),
+        Case('lanes', constant=True, dtype='bfloat16'),
     ],
     ids=str,
 )
 def test_outputs_and_gradients(case):
-    _check(case)
+    _check(case, **SMALL)
 
 
 @pytest.mark.heavy
@@ -50,6 +52,7 @@ def test_outputs_and_gradients(case):
     'case',
     [
         Case('tile', reverse=True, complex=('a',)),
+        Case('tile', constant=True, dtype='bfloat16'),
         Case('long', state=True, complex=BOTH),
         Case('long_prime'),
     ],
