@@ -18,6 +18,10 @@ OURS = ('longview', 'benchmarks', 'tests')
 # What stands in longview/ itself, which everybody may import, as its version.
 SHARED = {path.stem for path in (ROOT / 'longview').glob('*.py')} - {'__init__'} | {'__version__'}
 
+# What the ops share.
+KERNELS = tuple(
+    f'kernels.{name}' for name in ('derivatives', 'dispatch', 'gates', 'pallas', 'scan_tpu', 'scans', 'vmem')
+)
 ARRAYS = ('jax', 'jaxtyping', 'numpy')
 NETWORKS = ('jax', 'flax', 'jaxtyping', 'numpy')
 
@@ -41,26 +45,8 @@ class Rule(NamedTuple):
 
 TABLE = (
     Rule('longview', (), ('jax',), 'everything else stands on it'),
-    Rule(
-        'kernels',
-        ('kernels.dispatch', 'kernels.gates', 'kernels.pallas', 'kernels.scan_tpu', 'kernels.scans', 'kernels.vmem'),
-        ARRAYS,
-        'the ops share only this',
-    ),
-    Rule(
-        'kernels/<op>',
-        (
-            'kernels.<op>',
-            'kernels.dispatch',
-            'kernels.gates',
-            'kernels.pallas',
-            'kernels.scan_tpu',
-            'kernels.scans',
-            'kernels.vmem',
-        ),
-        ARRAYS,
-        'an op is read, tuned and tested without any other',
-    ),
+    Rule('kernels', KERNELS, ARRAYS, 'the ops share only this'),
+    Rule('kernels/<op>', ('kernels.<op>', *KERNELS), ARRAYS, 'an op is read, tuned and tested without any other'),
     Rule('modelzoo/layers', ('modelzoo.layers', 'kernels'), NETWORKS, 'a layer does not know which family uses it'),
     Rule(
         'modelzoo/vision',

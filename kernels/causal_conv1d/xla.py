@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
+from longview.kernels import derivatives
 
 _ROWS = 64  # rows (of batch and tokens) of a block on a CPU
 
 Optional = jax.Array | None
 
 
-@dispatch.own_derivative('causal_conv1d')
+@derivatives.own_derivative('causal_conv1d')
 def convolve(
     x: Float[Array, 'b t d'],
     kernel: Float[Array, 'k d'],

@@ -13,7 +13,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
+from longview.kernels import derivatives, dispatch
 from longview.kernels.conv2d import products
 from longview.kernels.conv2d.plan import Plan
 
@@ -55,7 +55,7 @@ def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
     return large and kernel.shape[0] * kernel.shape[1] <= _TAPS and not dispatch.sharded(x)
 
 
-@dispatch.own_derivative('conv2d', 2)
+@derivatives.own_derivative('conv2d', 2)
 def _convolve(plan: Plan, form: str | None, x: jax.Array, kernel: jax.Array) -> jax.Array:
     default = partial(conv, plan)
     if plan.groups(x, kernel) > 1:

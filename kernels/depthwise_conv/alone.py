@@ -15,7 +15,7 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding, PartitionSpec
 
-from longview.kernels import dispatch
+from longview.kernels import derivatives
 
 _WHOLE = ('h', 'w', 'i', 'j', 'o', 'p', 'q')
 _RULES = {
@@ -27,9 +27,9 @@ _RULES = {
 def on_each_device(form: Callable[..., Any], *arrays: jax.Array) -> Any:
     """Runs `form` on images and a kernel, or on these and a cotangent, for which it has two results.
 
-    It cannot be differentiated, nor can a function under custom partitioning, other than by `dispatch.own_product`.
+    It cannot be differentiated, nor can a function under custom partitioning, other than by `derivatives.own_product`.
     """
-    if dispatch.plain():
+    if derivatives.plain():
         return form(*arrays)
     shard = custom_partitioning(form)
     shard.def_partition(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
+from longview.kernels import derivatives
 from longview.kernels.depthwise_conv import shift, spectral
 from longview.kernels.depthwise_conv.alone import on_each_device
 from longview.kernels.depthwise_conv.plan import Plan
@@ -37,7 +37,7 @@ def convolve(
     product = partial(_chosen, plan, form, 'convolve', partial(_conv, plan))
     by_conv = lambda x, kernel, dy: jax.vjp(partial(_conv, plan), x, kernel)[1](dy)
     cotangents = partial(_chosen, plan, form, 'gradients', by_conv)
-    return dispatch.own_product('depthwise_conv', product, cotangents)(x, kernel)
+    return derivatives.own_product('depthwise_conv', product, cotangents)(x, kernel)
 
 
 def _chosen(plan: Plan, form: str | None, walk: str, conv: Callable[..., Any], *arrays: jax.Array) -> Any:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, scans
+from longview.kernels import derivatives, dispatch, scans
 from longview.kernels.gla import intra
 
 _CHUNK = 32  # the fastest of 16 to 128 on a CPU, for heads of (32, 64) and (64, 128)
@@ -104,7 +104,7 @@ def _place(direction: int, x: Any) -> Pair:
     return (None, x) if direction else (x, None)
 
 
-@dispatch.own_derivative('gla', 1)
+@derivatives.own_derivative('gla', 1)
 def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, states: Pair) -> tuple[jax.Array, Pair]:
     """Returns the outputs of one direction or of both, and the last states if the plan wants them."""
     return _by_sequences(_forward, plan, (q, k, v, gates, states))

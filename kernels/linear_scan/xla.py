@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
-from longview.kernels import dispatch, scans
+from longview.kernels import derivatives, scans
 
 _CHUNK = 128
 
@@ -63,7 +63,7 @@ def linear_scan(
     return _scan(Plan(reverse, jnp.dtype(dtype)), constant, Tokens(a, x), state)
 
 
-@dispatch.own_derivative('linear_scan', 1)
+@derivatives.own_derivative('linear_scan', 1)
 def _scan(plan: Plan, constant: jax.Array | None, tokens: Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _where_it_runs(partial(_forward, False), plan, (constant, tokens, state))[:2]
 
@@ -164,7 +164,7 @@ def _chunk(recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: T
     return states, states[-1]
 
 
-@dispatch.own_derivative('linear_scan', 1)
+@derivatives.own_derivative('linear_scan', 1)
 def _states(recur: Recur, a: jax.Array, x: jax.Array, start: jax.Array) -> jax.Array:
     return recur(a, x, start)
 

@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.typing import DTypeLike
 
-from longview.kernels import dispatch
+from longview.kernels import derivatives
 from longview.kernels.long_conv.transforms import Level
 
 # Measured on a CPU: complex numbers in a group, size of the largest fast transform, candidates for the first level.
@@ -161,9 +161,9 @@ def _alone(function: Callable[..., Any], rule: str, *arrays: jax.Array) -> Any:
 
     The function gets the mesh axes over which it has to sum its second result, the cotangent of shared taps. XLA's
     partitioner does not split FFTs: without this it gathers batch and channels. Under vmap the calls run one after the
-    other. JAX cannot differentiate what is partitioned in this way (`dispatch.own_product` does).
+    other. JAX cannot differentiate what is partitioned in this way (`derivatives.own_product` does).
     """
-    if dispatch.plain():
+    if derivatives.plain():
         return function((), *arrays)
     shared = arrays[1].ndim == 2
     taps = 'k d' if shared else 'b k d'

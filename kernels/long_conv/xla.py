@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, gates
+from longview.kernels import derivatives, gates
 from longview.kernels.long_conv import fft
 from longview.kernels.long_conv.transforms import (
     Monarch,
@@ -53,7 +53,7 @@ def convolve(
         size = period_for(x.shape[1], taps.shape[-2], before)
     plan = Plan(size, keep, way, order)
     product = partial(_where_it_runs, plan, fft.convolve, _forward)
-    run = dispatch.own_product('long_conv', product, partial(_cotangents, plan))
+    run = derivatives.own_product('long_conv', product, partial(_cotangents, plan))
     taps = wrapped(taps, before, size)
     if before >= x.shape[1] - 1 or keep < 1:
         return run(x, taps)  # every token sees every other one

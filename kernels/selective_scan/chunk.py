@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from longview.kernels import dispatch
+from longview.kernels import derivatives
 
 
 class Weights(NamedTuple):
@@ -77,7 +77,7 @@ def run(how: How, softplus: bool, weights: Weights, state: jax.Array, tokens: To
     return (y if tokens.z is None else y * jax.nn.silu(tokens.z)), state
 
 
-@dispatch.own_derivative('selective_scan', 1)
+@derivatives.own_derivative('selective_scan', 1)
 def _scan(how: How, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _scan_forward(how, *inputs)[0]
 

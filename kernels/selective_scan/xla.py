@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, scans
+from longview.kernels import derivatives, dispatch, scans
 from longview.kernels.selective_scan import chunk
 
 _CHUNK = 32  # 16 to 64 are equally fast on a CPU; shorter chunks would mean more states to store
@@ -77,7 +77,7 @@ def selective_scan(
     return y, last.reshape(batch, channels, states)
 
 
-@dispatch.own_derivative('selective_scan', 1)
+@derivatives.own_derivative('selective_scan', 1)
 def _scan(plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the outputs (B, T, D), and the last state (B, G, D/G, N)."""
     return _by_sequences(partial(_forward, False), plan, (weights, tokens, state))[:2]
