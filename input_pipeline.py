@@ -5,7 +5,7 @@ Reading is TFDS's (array_record, no TensorFlow). The order is a pure function of
 augmentation of (seed, epoch, index), so a run resumes from its step number alone and the global batch is the same for
 any number of processes and any mesh. Nothing else is stored, and nothing has to be fast-forwarded.
 
-Batches are dicts of global arrays whose leading axis is laid out by the sharding that the caller gives:
+Batches are dicts of global arrays whose leading axes are laid out by the sharding that the caller gives:
     epoch, index  int32 (B,)
     mask          bool (B,), in evaluation
 and the data set's columns, of labelled images
@@ -20,6 +20,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
@@ -52,6 +53,7 @@ class Arrays(DataSet):
         num_classes: of the column `label`, whose integers are below it; None: there are no classes.
         whole: the functions return the columns of one example, without an axis of examples; see `DataSet`.
         prefetch: see `DataSet`.
+        sequences: the second axis of every column that has one is that of tokens; see `DataSet`.
     """
 
     train_split: Callable[[], HostBatch]
@@ -59,6 +61,7 @@ class Arrays(DataSet):
     num_classes: int | None = None
     whole: bool = False
     prefetch: int = 2
+    sequences: bool = False
 
     @functools.cached_property
     def _train(self) -> Made:
@@ -83,6 +86,7 @@ class Words(DataSet):
     eval_split: Callable[[], HostBatch]
     vocabulary: int
     prefetch: int = 2
+    sequences: ClassVar[bool] = True
 
     @functools.cached_property
     def _train(self) -> Made:

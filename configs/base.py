@@ -188,7 +188,8 @@ def apart(optimizer: Node, paths: str, rate: float) -> Node:
 
 def mesh() -> Node:
     """All devices along ``data``; override the other axes to use them."""
-    return {'fn': 'runtime.mesh:MeshConfig', 'data': -1, 'fsdp': 1, 'tensor': 1, 'rules': (), 'fsdp_min_size': 2**14}
+    axes = {'data': -1, 'fsdp': 1, 'sequence': 1, 'tensor': 1}
+    return {'fn': 'runtime.mesh:MeshConfig', **axes, 'rules': (), 'fsdp_min_size': 2**14}
 
 
 def kernels() -> Node:

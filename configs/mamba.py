@@ -6,6 +6,10 @@ warm-up is a tenth of the steps and that batches have one size throughout.
 
     python train.py --config configs/mamba.py --dry_run --devices=256
     python train.py --config configs/mamba.py:smoke --workdir runs/mamba_smoke
+    python train.py --config configs/mamba.py:long --dry_run --topology=v5e:16x16
+
+``long`` is not the paper's recipe: the same network on one sequence of 2^20 words (data/induction.py, of that length in
+the paper's section 4.1.2), which is split over all devices (docs/scale.md).
 
 Published: 130 M parameters; on the Pile a perplexity of 10.56 after 300 B tokens. Not run here. 4,800 steps of 256
 sequences of 2,048 words, 0.5 M tokens, for the scaling laws; the released weights saw 300 B tokens with the same
@@ -24,9 +28,10 @@ BACKBONE = base.backbone('mamba_130m', fn='modelzoo.sequence.mamba:mamba', scan=
 TINY = BACKBONE | {'width': 16, 'depth': 2, 'states': 4}
 
 
-def language(backbone, *, vocabulary, length, pairs, examples, steps, batch_size, **rest):
-    """A language model on sequences of one length."""
-    split = {'partial': 'data.mqar:mqar', 'vocabulary': vocabulary, 'length': length, 'pairs': pairs}
+def language(backbone, *, vocabulary, length, examples, steps, batch_size, pairs=None, **rest):
+    """A language model on sequences of one length: of recall or, without pairs, of induction."""
+    kind = {'partial': 'data.induction:induction'} if pairs is None else {'partial': 'data.mqar:mqar', 'pairs': pairs}
+    split = kind | {'vocabulary': vocabulary, 'length': length}
     data = {
         'fn': 'input_pipeline:Words',
         'vocabulary': vocabulary,
@@ -60,6 +65,15 @@ get_config = base.presets(
         examples=256,
         steps=4800,
         batch_size=256,
+    ),
+    long=language(
+        BACKBONE | {'dtype': 'bfloat16', 'remat': True, 'scan': True},
+        vocabulary=50280,
+        length=2**20,
+        examples=1,
+        steps=4800,
+        batch_size=1,
+        mesh=base.mesh() | {'data': 1, 'sequence': -1},
     ),
     smoke=language(
         TINY,

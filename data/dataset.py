@@ -18,6 +18,7 @@ import numpy as np
 
 from longview.data import keyed
 from longview.data.source import HostBatch, Source
+from longview.layouts import of_rank
 
 Batch = dict[str, jax.Array]
 
@@ -36,11 +37,14 @@ class DataSet(abc.ABC):
             in the caller's.
         whole: the data set is ONE example, such as a graph: a batch is that example, of `batch_size` 1, and every
             device holds all of it. Its sharding is the replicated one.
+        sequences: the examples are sequences: the second axis of every column that has one is that of tokens, which a
+            sharding may split too.
         arranged: SHUFFLED, BY_ROWS or BY_BATCHES.
     """
 
     prefetch: int
     whole: bool = False
+    sequences: bool = False
     arranged: ClassVar[str] = SHUFFLED
 
     @property
@@ -119,7 +123,8 @@ class DataSet(abc.ABC):
         straddle two epochs: each row of it carries its own.
 
         Args:
-            sharding: layout of the leading axis, such as NamedSharding(mesh, P(('data', 'fsdp'))).
+            sharding: layout of the leading axes, such as NamedSharding(mesh, P(('data', 'fsdp'))); columns with fewer
+                axes take its first ones.
             batch_size: rows of the global batch.
             seed: 0 <= seed < 2**32; with the step it decides the examples.
             start_step: the first batch's number; seeking costs nothing.
@@ -211,6 +216,11 @@ class Wrapped(DataSet):
         return self.data.prefetch
 
     @property
+    def sequences(self) -> bool:
+        """See `DataSet`."""
+        return self.data.sequences
+
+    @property
     def num_classes(self) -> int | None:
         """See `DataSet`."""
         return self.data.num_classes
@@ -239,6 +249,7 @@ def local_rows(
     Raises:
         ValueError: the batch does not divide over the mesh axes of its leading axis.
     """
+    sharding = of_rank(sharding, 1)
     try:
         sharding.shard_shape((batch_size,))
     except ValueError:
@@ -257,9 +268,10 @@ def to_global(host: HostBatch, sharding: jax.sharding.Sharding, batch_size: int,
 
     def place(array: np.ndarray) -> jax.Array:
         def shard(index: tuple[slice, ...]) -> np.ndarray:
-            return array[find(index[0], own)]
+            return array[find(index[0], own), *index[1:]]
 
-        return jax.make_array_from_callback((batch_size, *array.shape[1:]), sharding, shard)
+        layout = of_rank(sharding, array.ndim)
+        return jax.make_array_from_callback((batch_size, *array.shape[1:]), layout, shard)
 
     return {name: place(array) for name, array in host.items()}
 

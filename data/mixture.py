@@ -72,6 +72,11 @@ class Mixture(DataSet):
                 f'eval_part={self.eval_part} is no part of the Mixture, which has {len(self.parts)}, from 0.'
             )
 
+    @property
+    def sequences(self) -> bool:
+        """See `DataSet`."""
+        return all(part.sequences for part in self.parts)
+
     @functools.cached_property
     def _parts(self) -> dict[str, Source]:
         return {f'part {number}': part.source(train=True) for number, part in enumerate(self.parts)}

@@ -68,6 +68,7 @@ class Unread:
     train_crop: Any = None
     eval_crop: Any = None
     whole: bool = False
+    sequences: bool = False
     class_names: tuple[str, ...] | None = None
 
     @property
@@ -83,6 +84,26 @@ class Unread:
         if not train:
             spec['mask'] = ((), np.bool_)
         return {name: jax.ShapeDtypeStruct((batch_size, *shape), dtype) for name, (shape, dtype) in spec.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Stands for a data set of sequences of which a device holds one of several parts.
+
+    Attributes:
+        data: the data set.
+        parts: of each sequence.
+    """
+
+    data: Any
+    parts: int
+    whole: bool = False
+    sequences: bool = True
+
+    def batch_spec(self, batch_size: int, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of the part of a batch."""
+        cut = lambda x: x if x.ndim == 1 else x.update(shape=(x.shape[0], x.shape[1] // self.parts, *x.shape[2:]))
+        return {name: cut(x) for name, x in self.data.batch_spec(batch_size, train).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +278,9 @@ def _activations(made: _Made) -> int:
 
 def _held(made: _Made, batch_size: int) -> int:
     alone = make_mesh(MeshConfig(), list(made.mesh.devices.flat[:1]))
-    run = dataclasses.replace(made.run, batch_size=batch_size, mesh=MeshConfig())
+    data = made.run.data
+    part = _Part(data, made.mesh.shape['sequence']) if data.sequences else data
+    run = dataclasses.replace(made.run, batch_size=batch_size, mesh=MeshConfig(), data=part)
     with _ways(run), jax.set_mesh(alone):
         one = programs(run, made.optimizer.transform, alone)
         return activations.held_at_once(one.step, one.state, one.batch, jax.eval_shape(jax.random.key, 0))

@@ -105,10 +105,11 @@ def candidates(config: Config, chips: int) -> Iterator[Overrides]:
     No change alters the numbers of a run beyond rounding, but microbatches where batches are normalized
     (methods/microbatches.py).
     """
-    mesh = {'fsdp': 1, 'tensor': 1} | (dict(config['mesh']) if 'mesh' in config else {})
-    # Those that the batch is split over.
-    chips //= max(mesh['tensor'], 1)
-    whole = mesh['fsdp'] == chips or (mesh['fsdp'] == -1 and mesh.get('data', 1) == 1)
+    mesh = {'data': 1, 'fsdp': 1, 'sequence': 1, 'tensor': 1} | (dict(config['mesh']) if 'mesh' in config else {})
+    # Those that the batch is split over; where the tokens are split over all that are left, those are named.
+    others = mesh['sequence'] * mesh['tensor']
+    chips = mesh['data'] * mesh['fsdp'] if others < 0 else chips // others
+    whole = mesh['fsdp'] == chips or (mesh['fsdp'] == -1 and mesh['data'] == 1)
     split = {} if whole else {'mesh.data': 1, 'mesh.fsdp': -1}
     again = dict.fromkeys(_switches(config['task'], 'task'), True)
     parts = list(_microbatches(config, chips))

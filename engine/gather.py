@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from longview.engine.programs import forward
+from longview.engine.programs import columns, forward
 from longview.methods.task import Batch, Rows, Transform, Variables
 from longview.runtime.evaluation import cut, joined
 from longview.runtime.mesh import batch_sharding, replicated
@@ -39,8 +39,8 @@ class Gather:
             return program(v, transform(seen, rng)), batch['mask']
 
         self._data, self._batch_size = data, batch_size
-        self._batches = batch_sharding(mesh, data.whole)
-        self._run = forward(of_batch, mesh, places, self._batches, replicated(mesh))
+        self._batches = batch_sharding(mesh, data.whole, data.sequences)
+        self._run = forward(of_batch, mesh, places, columns(mesh, data, batch_size), replicated(mesh))
 
     def check(self, variables: Variables) -> None:
         """Traces the program, so that its errors appear now; only the shapes of the variables matter."""

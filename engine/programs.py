@@ -7,11 +7,12 @@ import jax
 import optax
 from flax import linen as nn
 
+from longview.layouts import of_rank
 from longview.methods.evaluation import make_gather, make_measure
 from longview.methods.task import Given, Task, TrainState, Variables, chain, init_state, make_step
 from longview.runtime import compiler
 from longview.runtime.evaluation import Evaluation
-from longview.runtime.mesh import batch_sharding, replicated, tree_shardings
+from longview.runtime.mesh import batch_sharding, check_sequences, replicated, tree_shardings
 from longview.runtime.plan import Eval, Run
 
 
@@ -30,8 +31,9 @@ class Programs(NamedTuple):
 
 def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> Programs:
     """Returns the programs of a run; to be called, and they to be traced, under ``jax.set_mesh(mesh)``."""
-    batches, everywhere = batch_sharding(mesh, run.data.whole), replicated(mesh)
+    sharding, everywhere = batch_sharding(mesh, run.data.whole, run.data.sequences), replicated(mesh)
     shapes = run.data.batch_spec(run.batch_size, train=True)
+    batches = columns(mesh, run.data, run.batch_size, train=True)
     transform = chain(run.train_transforms)
 
     def init(rng: jax.Array, given: Given | None = None) -> TrainState:
@@ -45,13 +47,29 @@ def programs(run: Run, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh
     place = lambda shape, where: shape.update(sharding=where)
     return Programs(
         jax.tree.map(place, state, places),
-        {name: place(shape, batches) for name, shape in shapes.items()},
+        {name: place(x, of_rank(sharding, len(x.shape))) for name, x in shapes.items()},
         jax.jit(init, out_shardings=places),
         jax.jit(step, donate_argnums=0, in_shardings=(places, batches, everywhere), out_shardings=(places, everywhere)),
         forward(
-            make_measure(run.task, chain(run.eval_transforms)), mesh, places.variables, batches, everywhere, everywhere
+            make_measure(run.task, chain(run.eval_transforms)),
+            mesh,
+            places.variables,
+            columns(mesh, run.data, run.eval_batch_size or run.batch_size),
+            everywhere,
+            everywhere,
         ),
     )
+
+
+def columns(mesh: jax.sharding.Mesh, data: Any, batch_size: int, train: bool = False) -> Any:
+    """Returns how the batches of a data set lie: one sharding for all columns or, of sequences, one for each.
+
+    Raises:
+        ValueError: the mesh splits tokens, and the examples have none or others than it divides.
+    """
+    sharding, shapes = batch_sharding(mesh, data.whole, data.sequences), data.batch_spec(batch_size, train)
+    check_sequences(mesh, data.sequences, shapes)
+    return {name: of_rank(sharding, len(x.shape)) for name, x in shapes.items()} if data.sequences else sharding
 
 
 def forward(program: Callable, mesh: jax.sharding.Mesh, *places: Any) -> jax.stages.Wrapped:
@@ -74,22 +92,25 @@ def evaluations(run: Run, made: Programs, mesh: jax.sharding.Mesh) -> list[tuple
 
     def evaluation(prefix: str, of: Eval) -> tuple[int | None, Evaluation]:
         data = of.data or run.data
-        own = of.transforms is None and data.whole == run.data.whole
+        own = of.transforms is None and (data.whole, data.sequences) == (run.data.whole, run.data.sequences)
         transform = chain(run.eval_transforms if of.transforms is None else of.transforms)
-        batches = batch_sharding(mesh, data.whole)
+        size = run.eval_batch_size or run.batch_size
+        batches = columns(mesh, data, size)
         measure = made.measure
         if not own:
             measure = forward(make_measure(run.task, transform), mesh, places, batches, everywhere, everywhere)
         return of.every, Evaluation(
             prefix=prefix,
             data=data,
-            batch_size=run.eval_batch_size or run.batch_size,
-            batches=batches,
+            batch_size=size,
+            batches=batch_sharding(mesh, data.whole, data.sequences),
             measure=measure,
             figures=run.task.figures,
             prepare=prepare,
             support=of.support,
-            gather=forward(make_gather(run.task, transform), mesh, places, batches, everywhere),
+            gather=forward(
+                make_gather(run.task, transform), mesh, places, columns(mesh, of.support or data, size), everywhere
+            ),
         )
 
     named = (evaluation(f'eval/{name}/', of) for name, of in run.evals.items())

@@ -53,7 +53,7 @@ def first_batch(run: Run) -> dict[str, np.ndarray]:
         check_batch(mesh, 'batch_size', run.batch_size)
     # The step's half of the run's key, as in methods/task.py:make_step.
     rng, _ = jax.random.split(jax.random.key(run.seed))
-    batches = run.data.train(batch_sharding(mesh, run.data.whole), run.batch_size, run.seed)
+    batches = run.data.train(batch_sharding(mesh, run.data.whole, run.data.sequences), run.batch_size, run.seed)
     with jax.set_mesh(mesh), contextlib.closing(batches):
         return jax.device_get(jax.jit(chain(run.train_transforms))(next(batches), rng))
 

@@ -24,7 +24,7 @@ from longview.runtime.memory import readable
 # What a plan asks of the compiler: less work on how fast the step runs. See docs/scale.md for what it changes.
 _OPTIONS = {'exec_time_optimization_effort': -1.0}
 # Of a file that keeps a cost; another one where `Cost` or how it is read from the program changes.
-_FORMAT = '2'
+_FORMAT = '3'
 # Chips of the largest slice, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm.
 _MOST = {'v4': 4096, 'v5e': 256, 'v5p': 8960, 'v6e': 256}
 _ENVIRONMENT = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_WORKER_HOSTNAMES': 'localhost'}

@@ -11,7 +11,7 @@ import numpy as np
 
 from longview.engine import length
 from longview.engine.orders import Orders
-from longview.engine.programs import Programs, evaluations, forward, modules_of, programs
+from longview.engine.programs import Programs, columns, evaluations, forward, modules_of, programs
 from longview.kernels import dispatch
 from longview.methods import diagnose
 from longview.methods.evaluation import make_pictures
@@ -106,7 +106,7 @@ class _Trainer:
         self.mesh = make_mesh(run.mesh)
         self.eval_batch_size = run.eval_batch_size or run.batch_size
         self._check_batches()
-        self.batches = batch_sharding(self.mesh, run.data.whole)
+        self.batches = batch_sharding(self.mesh, run.data.whole, run.data.sequences)
         self.everywhere = replicated(self.mesh)
         self.optimizer = run.optimizer(plan.steps, plan.steps_per_epoch, run.task.depth_of)
         advice = run.task.advice(plan.steps)
@@ -155,7 +155,8 @@ class _Trainer:
         if not self.run.pictures or not jax.eval_shape(program, made.state.variables, spec, self.rng):
             return None
         places = jax.tree.map(lambda s: s.sharding, made.state.variables)
-        return forward(program, self.mesh, places, self.batches, self.everywhere)
+        batches = columns(self.mesh, self.run.data, self.eval_batch_size)
+        return forward(program, self.mesh, places, batches, self.everywhere)
 
     def _check_targets(self, error: Exception) -> None:
         """Raises a sentence in place of `error` where batch transforms make targets of the wrong number of classes."""

@@ -8,7 +8,7 @@ import collections
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) \(.*\{$')
@@ -67,16 +67,21 @@ def read(text: str, devices: int) -> Program:
     """
     bodies = _computations(text)
     loops: list[int | None] = []
-    # A collective that overlaps with other work stands in the computations that begin, carry and end it, each time
-    # with the same channel.
-    found: dict[str, Collective] = {}
+    standing: list[tuple[str, str | None, Collective]] = []
     for name, times in _times(bodies, loops).items():
-        for number, line in enumerate(bodies[name]):
+        for line in bodies[name]:
             one = _collective(line, name, devices, times)
-            if one is not None:
+            if one is not None and one.group > 1:
                 channel = _CHANNEL.search(line)
-                key = channel[1] if channel else f'{name} {number}'
-                found[key] = max(one, found.get(key, one), key=lambda each: each.times)
+                standing.append((name, channel and channel[1], one))
+    # A collective that overlaps with other work stands in the computations that begin, carry and end it, each time
+    # with the same channel. Those of `jax.shard_map` all have one channel, which then stands in a computation twice.
+    often = collections.Counter((name, channel) for name, channel, _ in standing)
+    shared = {None} | {channel for (_, channel), count in often.items() if count > 1}
+    found: dict[Any, Collective] = {}
+    for number, (_, channel, one) in enumerate(standing):
+        key = number if channel in shared else channel
+        found[key] = max(one, found.get(key, one), key=lambda each: each.times)
     return Program(list(found.values()), loops)
 
 

@@ -1,15 +1,16 @@
 """The device mesh, and the sharding of arrays on it.
 
-The mesh has three axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits parameters and optimizer state
-(fully sharded data parallelism: each device keeps a slice and gathers on use); ``tensor`` splits the arrays that a rule
-names. The sharding of an array depends on its path in the tree: the first rule whose pattern is found in the path
-applies; without one, the longest axis that ``fsdp`` divides is split. The paths of optimizer moments and averages
-contain that of their parameter, so one rule applies to all of them.
+The mesh has four axes. ``data`` and ``fsdp`` both split the batch; ``fsdp`` also splits parameters and optimizer state
+(fully sharded data parallelism: each device keeps a slice and gathers on use); ``sequence`` splits the tokens of each
+sequence of a batch; ``tensor`` splits the arrays that a rule names. The sharding of an array depends on its path in the
+tree: the first rule whose pattern is found in the path applies; without one, the longest axis that ``fsdp`` divides is
+split. The paths of optimizer moments and averages contain that of their parameter, so one rule applies to all of them.
 """
 
 import dataclasses
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from longview.trees import path_of
 
-AXES = ('data', 'fsdp', 'tensor')
+AXES = ('data', 'fsdp', 'sequence', 'tensor')
 BATCH = PartitionSpec(('data', 'fsdp'))
 
 
@@ -27,7 +28,7 @@ class MeshConfig:
     """Sizes of the mesh axes, and the rules for sharding parameters.
 
     Attributes:
-        data, fsdp, tensor: devices along each axis; one of them may be -1, for all remaining devices.
+        data, fsdp, sequence, tensor: devices along each axis; one of them may be -1, for all remaining devices.
         rules: pairs of a regular expression and a partition spec: a sequence with one axis name, tuple of names or None
             per array axis, as in ``('.*/qkv/kernel', (None, 'tensor'))``.
         fsdp_min_size: arrays with fewer values than this are not split but copied to every device, because
@@ -39,6 +40,7 @@ class MeshConfig:
     tensor: int = 1
     rules: Sequence[tuple[str, Sequence[Any]]] = ()
     fsdp_min_size: int = 2**14
+    sequence: int = 1
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -48,12 +50,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         ValueError: the axis sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = [config.data, config.fsdp, config.tensor]
+    sizes = named = [getattr(config, axis) for axis in AXES]
     known = int(np.prod([s for s in sizes if s != -1]))
     if sizes.count(-1) == 1 and known > 0 and len(devices) % known == 0:
-        sizes[sizes.index(-1)] = len(devices) // known
+        sizes = [len(devices) // known if size == -1 else size for size in sizes]
     if -1 in sizes or int(np.prod(sizes)) != len(devices):
-        wanted = ' x '.join(f'{a}={s}' for a, s in zip(AXES, (config.data, config.fsdp, config.tensor)))
+        wanted = ' x '.join(f'{a}={s}' for a, s in zip(AXES, named))
         raise ValueError(
             f'mesh {wanted} does not fit {len(devices)} devices: choose config.mesh sizes whose product '
             f'is {len(devices)} (one may be -1).'
@@ -63,9 +65,38 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
 
 
-def batch_sharding(mesh: Mesh, whole: bool = False) -> NamedSharding:
-    """Returns the sharding of a batch, whose first axis is split over ``data`` and ``fsdp``, or which lies `whole`."""
-    return replicated(mesh) if whole else NamedSharding(mesh, BATCH)
+def batch_sharding(mesh: Mesh, whole: bool = False, sequences: bool = False) -> NamedSharding:
+    """Returns the sharding of a batch, whose first axis is split over ``data`` and ``fsdp``, or which lies `whole`.
+
+    That of a batch of `sequences` splits a second axis too, over ``sequence``; columns without one take
+    `longview.layouts.of_rank`.
+    """
+    if whole:
+        return replicated(mesh)
+    return NamedSharding(mesh, PartitionSpec(*BATCH, 'sequence') if sequences else BATCH)
+
+
+def check_sequences(mesh: Mesh, sequences: bool, shapes: Mapping[str, Any]) -> None:
+    """Raises ValueError if the axis ``sequence`` cannot split a batch.
+
+    Args:
+        mesh: the devices.
+        sequences: whether the examples are sequences, so that the second axis of a column is that of tokens.
+        shapes: of the columns.
+    """
+    parts = mesh.shape['sequence']
+    if parts > 1 and not sequences:
+        raise ValueError(
+            f'config.mesh.sequence is {parts}, and the examples of config.data are no sequences of tokens, which it '
+            'splits: set config.mesh.sequence=1 and config.mesh.data=-1.'
+        )
+    for name, x in shapes.items():
+        if len(x.shape) > 1 and x.shape[1] % parts:
+            raise ValueError(
+                f'config.mesh.sequence is {parts}, which does not divide the {x.shape[1]} tokens of {name!r}: use '
+                f'sequences of {-(-x.shape[1] // parts) * parts}, filled up at the end, or an axis of '
+                f'{math.gcd(x.shape[1], parts)}.'
+            )
 
 
 def check_batch(mesh: Mesh, key: str, batch_size: int) -> None:

@@ -57,7 +57,7 @@ CONFIG = [
     ({'evals': {'a/b': {'fn': 'runtime.plan:Eval'}}}, "config.evals has the name 'a/b': use letters"),
     ({'evals': {'a': {'fn': 'runtime.plan:Eval', 'every': 0}}}, 'every of an evaluation is 0: it must be'),
     ({'support': DIGITS | {'eval_split': 'nope'}}, "The data set 'digits' has no split 'nope'; it has train, test"),
-    ({'mesh.data': 3}, 'mesh data=3 x fsdp=1 x tensor=1 does not fit 8 devices: choose'),
+    ({'mesh.data': 3}, 'mesh data=3 x fsdp=1 x sequence=1 x tensor=1 does not fit 8 devices: choose'),
     ({'mesh.dta': 3}, "takes no 'dta'; did you mean 'data'?"),
     (
         {'mesh.rules': (('kernl', (None, 'tensor')),)},
@@ -65,7 +65,7 @@ CONFIG = [
     ),
     (
         {'mesh.rules': (('kernel', (None, 'tensr')),)},
-        "'kernel' names the axis 'tensr'; the mesh has data, fsdp, tensor",
+        "'kernel' names the axis 'tensr'; the mesh has data, fsdp, sequence, tensor",
     ),
     ({'kernels.gal': 'xla'}, "there is no op 'gal' to prefer an implementation of; did you mean 'gla'?"),
     (
