@@ -64,6 +64,7 @@ NETWORKS: dict[str, Network] = {
     ),
     'dpn68': Network(heavy=True),
     'regnety_004': Network(),
+    'pycls_efficientnet_b0': Network({'name': 'efficientnet_b0'}, heavy=True),
     'pycls_regnety_400mf': Network({'name': 'regnety_004'}, heavy=True),
     'pycls_regnety_400mf_fastscaled_4x': Network({'fn': 'modelzoo.vision.regnet:scaled', 'work': 4.0}, heavy=True),
     'resnetrs50': Network(),

@@ -102,6 +102,7 @@ DEEP = (
     'wavemix_192_*',
     'spartan_t',
     'residual_attention_92*',
+    'efficientnet_b[1-7]',
     'regnetx_*',
     'regnety_00[268]',
     'regnety_0[1-9]*',
