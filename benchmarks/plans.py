@@ -2,23 +2,22 @@
 
     python -m benchmarks.plans networks     # published recipes on v5e:16x16
     python -m benchmarks.plans scaling      # the same examples a chip on 4 to 256 chips
-    python -m benchmarks.plans sequence     # one long sequence, its channels split over a pod
+    python -m benchmarks.plans sequence     # one sequence, of the same words a chip on 4 to 256 chips
 
 It needs libtpu and no TPU. What was compiled before is read from its cache, as in train.py.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-import numpy as np
 
 from longview.configs import convnext_t, mamba, vig_s, vit_s16
 from longview.engine import dry_run
 from longview.engine.fit import changed
-from longview.engine.topology import Cost, DoesNotFit, chip_of, times
+from longview.engine.topology import Cost, chip_of, times
 from longview.runtime.memory import readable
 from longview.runtime.resolve import plain
 
@@ -32,6 +31,8 @@ NETWORKS = {
 PODS = ('v5e:2x2', 'v5e:4x4', 'v5e:8x8', POD)
 # Of the small network whose step is compiled for all pods.
 EXAMPLES_A_CHIP = 32
+# Of the sequence that is split over all chips: 2^20 words on 256.
+WORDS_A_CHIP = 4096
 
 
 def networks() -> Iterator[str]:
@@ -59,7 +60,7 @@ def networks() -> Iterator[str]:
 
 def scaled(topology: str) -> Cost:
     """Returns the cost of a small ViG's step on a topology, with the same examples on each chip."""
-    chips = int(np.prod([int(side) for side in topology.partition(':')[2].split('x')]))
+    chips = _chips(topology)
     config = plain(vig_s.get_config('digits'))
     # An evaluation and the length of the run follow the batch.
     longer = {'batch_size': EXAMPLES_A_CHIP * chips, 'eval_batch_size': 256, 'steps': 1000}
@@ -78,46 +79,28 @@ def scaling() -> Iterator[str]:
         )
 
 
-def words(*, length: int, vocabulary: int) -> dict[str, np.ndarray]:
-    """Returns one sequence, of which only the shape is asked."""
-    return dict.fromkeys(('words', 'label'), np.full((1, length), vocabulary - 1, np.int32))
-
-
-def long(length: int, chips: int) -> dict[str, Any]:
-    """Returns the config of a Mamba that reads one sequence, its channels split over the chips.
-
-    The inner channels, 1,536, are split; the stream of 768 and the 50,280 logits of a word lie whole on each chip.
-    """
-    split = {'partial': 'benchmarks.plans:words', 'length': length, 'vocabulary': 50280}
-    rules = (
-        ('mixer/(in|step)/kernel$', (None, 'tensor')),
-        ('mixer/conv/kernel$', (None, None, 'tensor')),
-        ('mixer/(out|select)/kernel$', ('tensor', None)),
-        ('mixer/A_log$', ('tensor', None)),
-        ('mixer/(D|conv/bias|step/bias)$', ('tensor',)),
-    )
-    overrides = {
-        'batch_size': 1,
-        'data.train_split': split,
-        'data.eval_split': split,
-        'optimizer.schedule.warmup_epochs': 480.0,
-        'task.backbone.remat': True,
-        'task.backbone.scan': True,
-        'mesh.data': 1,
-        'mesh.tensor': chips,
-        'mesh.rules': rules,
-    }
-    return dict(changed(plain(mamba.get_config('paper')), overrides))
+def long(topology: str) -> Cost:
+    """Returns the cost of a step of Mamba 130M on one sequence, with the same words on each chip of a topology."""
+    length = WORDS_A_CHIP * _chips(topology)
+    longer = {'data.train_split.length': length, 'data.eval_split.length': length}
+    return dry_run.compiled(changed(plain(mamba.get_config('long')), longer), topology)[1]
 
 
 def sequence() -> Iterator[str]:
-    """Yields what one sequence of several lengths costs each chip of a pod."""
-    for length in (2**13, 2**20):
-        try:
-            _, cost = dry_run.compiled(long(length, 256), POD)
-            yield f'{length:,} words: {readable(cost.memory)} a chip, {readable(cost.sent)} sent'
-        except DoesNotFit as error:
-            yield f'{length:,} words: {"more than there is" if error.used is None else readable(error.used)} a chip'
+    """Yields the rows of one sequence on pods of several sizes, which split its words."""
+    yield '| pod | words | products, GFLOP | peak | sent | of it states and taps |'
+    yield '|---|---|---|---|---|---|'
+    for topology in PODS:
+        cost = long(topology)
+        permuted = sum(each.sent for each in cost.collectives if each.kind == 'collective-permute')
+        yield (
+            f'| {topology} | {WORDS_A_CHIP * _chips(topology):,} | {2 * cost.multiply_adds / 1e9:.4g} '
+            f'| {readable(cost.memory)} | {readable(cost.sent)} | {readable(permuted)} |'
+        )
+
+
+def _chips(topology: str) -> int:
+    return math.prod(int(side) for side in topology.partition(':')[2].split('x'))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from benchmarks import plans
 from longview import train
 from longview.configs import base, mamba
 from longview.engine.dry_run import report
@@ -155,3 +156,15 @@ def test_collectives_of_one_channel_are_told_from_one_that_stands_twice():
     """What a device would exchange with itself is no collective."""
     found = sorted((one.kind, one.bytes) for one in hlo.read(SHARED, 2).collectives)
     assert found == [('all-gather', 32), ('collective-permute', 16), ('collective-permute', 16)]
+
+
+@pytest.mark.heavy
+def test_a_chip_holds_and_exchanges_as_much_whatever_the_length_of_the_sequence():
+    """Mamba 130M on 4,096 words a chip: no array of tokens crosses chips, only states, taps and gradients."""
+    few, many = (plans.long(topology) for topology in ('v5e:2x2', 'v5e:4x4'))
+    assert few.memory == pytest.approx(many.memory, rel=0.05) and many.memory < 5 * 2**30
+    assert {one.kind for one in many.collectives} == {'all-reduce', 'collective-permute'}
+    # A state of 1,536 channels of 16 numbers, in float32.
+    assert max(one.bytes for one in many.collectives if one.kind == 'collective-permute') == 1536 * 16 * 4
+    # The largest sum is the gradient of the table of words.
+    assert max(one.bytes for one in many.collectives) == 50280 * 768 * 4
