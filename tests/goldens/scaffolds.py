@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import moat
+from longview.modelzoo.vision import lsnet, moat
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -184,6 +184,13 @@ def preact_resnet_names() -> tuple[tuple[str, str], ...]:
         found += [(f'{there}shortcut.weight', f'{here}shortcut/kernel')]
         found += [(f'{there}bn{{k}}.{a}', f'{here}norm{{k}}/{b}') for a, b in _STATISTICS]
     return (*found, *((f'bn.{a}', f'backbone/norm/{b}') for a, b in _STATISTICS))
+
+
+def lsnet_names() -> tuple[tuple, ...]:
+    """Names of LSNet, with that of the golden for some scales, which are ``w`` there so that they are filled near 0."""
+    small = ('mixer.bn.weight', 'ffn.m.pw2.bn.weight')
+    name = lambda there: there.removesuffix('weight') + 'w' if there.endswith(small) else there
+    return tuple((name(there), *ours) for there, *ours in lsnet.NAMES['LSNet'])
 
 
 def ortho_resnet_names() -> tuple[tuple[str, str], ...]:

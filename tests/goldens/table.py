@@ -84,6 +84,7 @@ NETWORKS: dict[str, Network] = {
     'dm_nfnet_f0': Network(heavy=True),
     'inception_v4': Network(gradient=2e-3, heavy=True),  # the output hardly depends on the input, by its note
     'inception_resnet_v2': Network(gradient=3e-3, heavy=True),  # 3e-4 by its note
+    'lsnet_t': Network(names=scaffolds.lsnet_names()),
     'convnext_tiny': _scanned('convnext_tiny'),
     'inceptionnext_atto': Network(),
     'inceptionnext_tiny': Network(heavy=True),

@@ -108,6 +108,8 @@ DEEP = (
     'regnety_0[1-9]*',
     'regnety_[1-3]*',
     'inception_resnet_v[12]*',
+    'lsnet_[sb]*',
+    'lsnet_t_distill',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
     'fractalnet_stem_test',
