@@ -21,7 +21,9 @@ Details of the published code that are not in the papers, kept here:
   * NF-ResNets have no activation between stem and pooling, and in place of SkipInit the scales of their last 1x1
     convolutions are initially 0.
 We differ from DeepMind's Haiku code as timm does: GELU is exact, and an epsilon is added to the variance of a kernel,
-which is not clipped. There is no dropout before the head.
+which is not clipped. There is no dropout before the head. `nfnet_l0` and those with efficient channel attention
+(https://arxiv.org/abs/1910.03151) are timm's own: narrower bottlenecks and groups, SiLU with gamma in the kernels, no
+SkipInit.
 """
 
 import functools
@@ -37,6 +39,7 @@ from jaxtyping import Array, Float
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.convolutions.conv_norm import stem_conv
+from longview.modelzoo.layers.convolutions.efficient_attention import EfficientAttention
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
 from longview.modelzoo.layers.frame import pyramid, variants
 from longview.modelzoo.layers.frame.drop import drop_path
@@ -122,7 +125,7 @@ class Block(nn.Module):
         ratio: channels of the 3x3 convolutions over the features.
         group_size: channels per group of the 3x3 convolutions; None for one group.
         spatial: number of 3x3 convolutions, 1 or 2.
-        squeeze: factory of squeeze-and-excitation after the last convolution, whose output is doubled; None for none.
+        squeeze: factory of channel attention after the last convolution, whose output is doubled; None for none.
         skip_init: whether the branch has a learned scalar, initially 0 (SkipInit); else the scale of its last
             convolution is initially 0.
         conv: factory of every convolution.
@@ -274,18 +277,38 @@ _F = {
     'activation': scaled_gelu,
 }
 
+
+def _light(size: int, squeeze: Callable[..., nn.Module], final_width: int = 3072) -> NFNet:
+    """Returns timm's light network, with the depths of the NFNet of that size."""
+    block = functools.partial(_F_BLOCK, ratio=0.25, group_size=64, squeeze=squeeze, skip_init=False)
+    own = {'block': block, 'final_width': final_width, 'conv': functools.partial(ScaledConv, gamma=SILU_GAMMA)}
+    return NFNet(_depths(size), **_F | own | {'activation': nn.silu})
+
+
+def _depths(size: int) -> tuple[int, ...]:
+    return tuple((size + 1) * depth for depth in (1, 2, 6, 3))
+
+
 # Table 1 of the second paper: F0 to F6 differ in depth, image size and regularization; "dm" as timm names those with
 # DeepMind's weights.
 VARIANTS = {
     'nf_resnet26': NFNet((2, 2, 2, 2)),
     'nf_resnet50': NFNet(),
     'nf_resnet101': NFNet((3, 4, 23, 3)),
-    **{f'dm_nfnet_f{size}': NFNet(tuple((size + 1) * depth for depth in (1, 2, 6, 3)), **_F) for size in range(7)},
+    **{f'dm_nfnet_f{size}': NFNet(_depths(size), **_F) for size in range(7)},
+    'nfnet_l0': _light(0, functools.partial(SqueezeExcite, 0.25), 2304),
+    **{f'eca_nfnet_l{size}': _light(size, EfficientAttention, 3072 if size else 2304) for size in range(4)},
     'nf_resnet_test': NFNet((1, 2), (32, 64), stem_width=16),
     'nfnet_test': NFNet(
         (1, 2),
         **_F
         | {'widths': (32, 64), 'stem_width': 16, 'final_width': 48, 'block': functools.partial(_F_BLOCK, group_size=8)},
+    ),
+    'eca_nfnet_test': _light(0, EfficientAttention, 48).clone(
+        depths=(1, 2),
+        widths=(32, 64),
+        stem_width=16,
+        block=functools.partial(_F_BLOCK, ratio=0.25, group_size=8, squeeze=EfficientAttention, skip_init=False),
     ),
 }
 
@@ -350,6 +373,7 @@ NAMES = {
                 (f'{_THERE}.attn_last.{there}.bias', f'{_HERE}/squeeze/{here}/bias'),
             )
         ),
+        (f'{_THERE}.attn_last.conv.weight', f'{_HERE}/squeeze/kernel'),
         *_conv_names('final_conv', 'backbone/final'),
         ('head.fc.weight', 'head/kernel'),
         ('head.fc.bias', 'head/bias'),

@@ -1,8 +1,11 @@
-"""ResNet, ResNeXt and wide ResNets.
+"""ResNet, ResNeXt, wide ResNets and ResNet-D.
 
 He et al., 2015, "Deep Residual Learning for Image Recognition", https://arxiv.org/abs/1512.03385.
 Xie et al., 2016, "Aggregated Residual Transformations for Deep Neural Networks", https://arxiv.org/abs/1611.05431.
 Zagoruyko and Komodakis, 2016, "Wide Residual Networks", https://arxiv.org/abs/1605.07146.
+He et al., 2018, "Bag of Tricks for Image Classification with Convolutional Neural Networks",
+https://arxiv.org/abs/1812.01187: a deep stem, and shortcuts that average ("ResNet-D"); with efficient channel attention
+(https://arxiv.org/abs/1910.03151) as in timm.
 References: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0) and torchvision, whose
 parameter names are the same; for CIFAR https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause) and
 https://github.com/xternalz/WideResNet-pytorch (MIT).
@@ -25,10 +28,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, PlainConv, Stem, projection
+from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, PlainConv, Stem, projection, stem_conv
+from longview.modelzoo.layers.convolutions.efficient_attention import EfficientAttention
 from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
-from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.frame.pool import global_mean, halve, max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.residuals.residual import Add, SetsInitialValues, SharesValues, Single, Stream
 
@@ -53,6 +57,55 @@ class Subsample(nn.Module):
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
 
+class AverageProjection(nn.Module):
+    """The shortcut of ResNet-D: means of 2x2 pixels where the stride is 2, a 1x1 convolution, a norm.
+
+    Attributes:
+        features, stride, norm, dtype: as in `conv_norm.projection`.
+    """
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns a map of h / stride by w / stride pixels, rounded up."""
+        x = halve(x) if self.stride == 2 else x
+        x = PlainConv(self.features, 1, 1, 0, self.dtype, name='conv')(x)
+        return self.norm(dtype=self.dtype, name='norm')(x, train=train)
+
+
+class DeepStem(nn.Module):
+    """Three 3x3 convolutions with norms and activations in the place of the 7x7 one; the first two are half as wide.
+
+    Attributes:
+        features, stride, norm, dtype, act: as in `conv_norm.Stem`; for stride 1 no convolution has a stride.
+    """
+
+    features: int
+    stride: int = 4
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+    act: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns a map of h / stride by w / stride pixels, rounded up.
+
+        Raises:
+            ValueError: another stride.
+        """
+        _, step = stem_conv(self.stride)
+        for index, (width, stride) in enumerate(
+            ((self.features // 2, step), (self.features // 2, 1), (self.features, 1))
+        ):
+            conv = ConvNorm(width, 3, stride, self.norm, self.dtype, name=f'conv{index}')
+            x = self.act(conv(x, train=train))
+        return max_pool(x, 3, 2, 1) if step == 2 else x
+
+
 class Basic(nn.Module):
     """``relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))`` with two 3x3 convolutions.
 
@@ -66,6 +119,7 @@ class Basic(nn.Module):
         act: activation after each norm inside the branch; `evonorm.unchanged` for a norm that includes one.
         end_norm: factory of the norms without an activation after them: the last one of the branch and that of the
             shortcut; by default `norm`.
+        attention: factory of a part that rescales the channels of the branch at its end; None for none.
     """
 
     features: int
@@ -76,6 +130,7 @@ class Basic(nn.Module):
     residual: Callable[..., nn.Module] = Add
     act: Callable[[Array], Array] = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
+    attention: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
@@ -84,7 +139,7 @@ class Basic(nn.Module):
         def branch(x: Array) -> Array:
             conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
             y = self.act(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
-            return drop_path(conv(norm=_last_norm(self), name='conv2')(y, train=train), mask)
+            return drop_path(_attended(self, conv(norm=_last_norm(self), name='conv2')(y, train=train)), mask)
 
         return _join(self, s, branch, train=train)
 
@@ -93,8 +148,8 @@ class Bottleneck(nn.Module):
     """``relu(shortcut(x) + branch(x))``: a 1x1 convolution to fewer channels, a 3x3 one, and a 1x1 one back.
 
     Attributes:
-        features, stride, norm, shortcut, dtype, residual, act, end_norm: as in `Basic`; the stride is that of the 3x3
-            convolution.
+        features, stride, norm, shortcut, dtype, residual, act, end_norm, attention: as in `Basic`; the stride is that
+            of the 3x3 convolution.
         groups: groups of the 3x3 convolution ("cardinality").
         base_width: the 3x3 convolution has ``features / 4 * base_width / 64`` channels in each group.
     """
@@ -109,6 +164,7 @@ class Bottleneck(nn.Module):
     residual: Callable[..., nn.Module] = Add
     act: Callable[[Array], Array] = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
+    attention: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
@@ -120,13 +176,17 @@ class Bottleneck(nn.Module):
             y = self.act(conv(width, 1, name='conv1')(x, train=train))
             y = self.act(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
             last = ConvNorm(self.features, 1, norm=_last_norm(self), dtype=self.dtype, name='conv3')
-            return drop_path(last(y, train=train), mask)
+            return drop_path(_attended(self, last(y, train=train)), mask)
 
         return _join(self, s, branch, train=train)
 
 
 def _last_norm(block: Basic | Bottleneck) -> Callable[..., nn.Module]:
     return functools.partial(block.end_norm or block.norm, scale_init=jax.nn.initializers.zeros)
+
+
+def _attended(block: Basic | Bottleneck, y: Array) -> Array:
+    return y if block.attention is None else block.attention(dtype=block.dtype, name='attention')(y)
 
 
 def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array], *, train: bool) -> Stream:
@@ -199,6 +259,7 @@ class ResNet(ft.PyramidBackbone):
         remat: whether to recompute each block in the backward pass.
         residual: factory of the connections of the blocks to the stream of maps.
         act, end_norm: those of the stem and the blocks; see `Basic`. The ReLU after each sum is not affected.
+        stem: factory of the stem: `conv_norm.Stem` or `DeepStem`.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -213,6 +274,7 @@ class ResNet(ft.PyramidBackbone):
     residual: Callable[..., nn.Module] = Add
     act: Callable[[Array], Array] = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
+    stem: Callable[..., nn.Module] = Stem
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -232,7 +294,9 @@ class ResNet(ft.PyramidBackbone):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
-        stem = Stem(self.stem_width, self.stem_stride, self.norm, self.dtype, self.act, name='stem')(x, train=train)
+        stem = self.stem(self.stem_width, self.stem_stride, self.norm, self.dtype, self.act, name='stem')(
+            x, train=train
+        )
         block = functools.partial(self.block, norm=self.norm, dtype=self.dtype, act=self.act, end_norm=self.end_norm)
         stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), self.residual)
         maps = pyramid.run(
@@ -240,6 +304,17 @@ class ResNet(ft.PyramidBackbone):
         )
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
+
+
+class ResNetD(ResNet):
+    """ResNet-D: a `ResNet` with a deep stem and shortcuts that average; its published names are others.
+
+    Attributes:
+        block, stem: as in `ResNet`.
+    """
+
+    block: Callable[..., nn.Module] = functools.partial(Bottleneck, shortcut=AverageProjection)
+    stem: Callable[..., nn.Module] = DeepStem
 
 
 class WideResNet(ft.PyramidBackbone):
@@ -301,12 +376,16 @@ def _next(groups: int, base_width: int) -> Callable[..., nn.Module]:
     return functools.partial(Bottleneck, groups=groups, base_width=base_width)
 
 
+_BASIC_D = {'block': functools.partial(Basic, shortcut=AverageProjection), 'widths': (64, 128, 256, 512)}
+_ECA = functools.partial(Bottleneck, shortcut=AverageProjection, attention=EfficientAttention)
+
+
 def _wide(layers: int, factor: int) -> WideResNet:
     return WideResNet(((layers - 4) // 6,) * 3, (16 * factor, 32 * factor, 64 * factor))
 
 
 # ResNet: table 1, and section 4.2 for CIFAR (6 n + 2 layers). ResNeXt: table 1, and torchvision's sizes of 101 layers.
-# Wide ResNets: table 1, and WRN-50-2-bottleneck for ImageNet.
+# Wide ResNets: table 1, and WRN-50-2-bottleneck for ImageNet. ResNet-D: 50 layers in the paper, the others timm's.
 VARIANTS = {
     'resnet18': ResNet((2, 2, 2, 2), **_BASIC),
     'resnet34': ResNet((3, 4, 6, 3), **_BASIC),
@@ -324,6 +403,17 @@ VARIANTS = {
     'wrn_22_8_cifar': _wide(22, 8),
     'wrn_28_10_cifar': _wide(28, 10),
     'wrn_40_4_cifar': _wide(40, 4),
+    'resnet18d': ResNetD((2, 2, 2, 2), **_BASIC_D),
+    'resnet34d': ResNetD((3, 4, 6, 3), **_BASIC_D),
+    'resnet26d': ResNetD((2, 2, 2, 2)),
+    'resnet50d': ResNetD(),
+    'resnet101d': ResNetD((3, 4, 23, 3)),
+    'resnet152d': ResNetD((3, 8, 36, 3)),
+    'resnet200d': ResNetD((3, 24, 36, 3)),
+    'ecaresnet50d': ResNetD(block=_ECA),
+    'ecaresnet101d': ResNetD((3, 4, 23, 3), block=_ECA),
+    'ecaresnet269d': ResNetD((3, 30, 48, 8), block=_ECA),
+    'ecaresnetd_test': ResNetD((1, 2), (32, 64), _ECA, stem_width=32),
     'resnet_test': ResNet((1, 2), (32, 64), _next(2, 64), stem_width=16),
     'resnet_cifar_test': ResNet(
         (2, 1), (8, 16), functools.partial(Basic, shortcut=Subsample), stem_width=8, stem_stride=1
@@ -336,12 +426,14 @@ _RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (2
 _CIFAR_RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (32, 32))
 _NEXT = functools.partial(ft.Published, 'https://arxiv.org/abs/1611.05431', (224, 224))
 _WIDE = functools.partial(ft.Published, 'https://arxiv.org/abs/1605.07146')
+_D = functools.partial(ft.Published, 'https://arxiv.org/abs/1812.01187', (224, 224))
 PUBLISHED = {
     'resnet18': _RESNET(macs=1.8, top1=72.12),
     'resnet34': _RESNET(macs=3.6, top1=75.97),
     'resnet50': _RESNET(macs=3.8, top1=77.15),
     'resnet101': _RESNET(macs=7.6, top1=78.25),
     'resnet152': _RESNET(macs=11.3, top1=78.57),
+    'resnet50d': _D(macs=4.3, top1=77.16),
     'wide_resnet50_2': _WIDE((224, 224), params=68.9, top1=78.1),
     'resnext50_32x4d': _NEXT(params=25.0, macs=4.2, top1=77.8),
     'resnext101_32x4d': _NEXT(macs=8.0, top1=78.8),
@@ -392,7 +484,31 @@ _TRANSFORMERS_NAMES = (
     *(pair for k in range(3) for pair in _transformers_convs(f'{_LAYER}.layer.{k}', f'{_HERE}/conv{k + 1}')),
     *((f'classifier.1.{name}', f'head/{ours}') for name, ours in (('weight', 'kernel'), ('bias', 'bias'))),
 )
+
+
+def _block_names_d(there: str, here: str) -> tuple[tuple[str, str], ...]:
+    return (
+        (f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/conv/kernel'),
+        *((f'{there}.bn{{k}}.{a}', f'{here}/conv{{k}}/norm/{b}') for a, b in _NORM),
+        (f'{there}.downsample.1.weight', f'{here}/shortcut/conv/kernel'),
+        *((f'{there}.downsample.2.{a}', f'{here}/shortcut/norm/{b}') for a, b in _NORM),
+        (f'{there}.se.conv.weight', f'{here}/attention/kernel'),
+    )
+
+
+_DEEP_STEM = (('conv1.0', 'conv1.1', 0), ('conv1.3', 'conv1.4', 1), ('conv1.6', 'bn1', 2))
 NAMES = {
+    'ResNetD': (
+        *((f'{conv}.weight', f'backbone/stem/conv{k}/conv/kernel') for conv, _, k in _DEEP_STEM),
+        *((f'{norm}.{a}', f'backbone/stem/conv{k}/norm/{b}') for _, norm, k in _DEEP_STEM for a, b in _NORM),
+        *(
+            pair
+            for stage in range(4)
+            for pair in _block_names_d(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')
+        ),
+        ('fc.weight', 'head/kernel'),
+        ('fc.bias', 'head/bias'),
+    ),
     'ResNet': (
         ('conv1.weight', 'backbone/stem/conv/kernel'),
         *((f'bn1.{a}', f'backbone/stem/norm/{b}') for a, b in _NORM),

@@ -3,6 +3,8 @@
 He et al., 2016, "Identity Mappings in Deep Residual Networks", https://arxiv.org/abs/1603.05027.
 Kolesnikov et al., 2019, "Big Transfer (BiT): General Visual Representation Learning",
 https://arxiv.org/abs/1912.11370: group normalization and standardized kernels in place of batch normalization.
+He et al., 2018, "Bag of Tricks for Image Classification with Convolutional Neural Networks",
+https://arxiv.org/abs/1812.01187: a deep stem, and shortcuts that average ("d").
 Reference: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0), which has BiT's published
 weights (https://github.com/google-research/big_transfer, Apache-2.0).
 
@@ -30,8 +32,9 @@ from longview.modelzoo import features as ft
 from longview.modelzoo.layers.convolutions.conv_norm import PlainConv, stem_conv
 from longview.modelzoo.layers.frame import pyramid, variants
 from longview.modelzoo.layers.frame.drop import drop_path
-from longview.modelzoo.layers.frame.pool import global_mean, max_pool
+from longview.modelzoo.layers.frame.pool import global_mean, halve, max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.norms.evonorm import EvoNormS0, unchanged
 from longview.modelzoo.layers.norms.norm import GroupNorm
 from longview.modelzoo.layers.norms.weight_standardization import StandardizedConv
 
@@ -75,6 +78,39 @@ class Stem(nn.Module):
         return self.pool(x) if stride == 2 else x
 
 
+class DeepStem(nn.Module):
+    """Three 3x3 convolutions with norm and activation between them, and pooling for stride 4.
+
+    Attributes:
+        features, stride, conv, pool, dtype: as in `Stem`; the first two convolutions have half of the features.
+        norm: factory of the normalizations.
+        act: activation after each norm.
+    """
+
+    features: int
+    stride: int = 4
+    conv: Callable[..., nn.Module] = PlainConv
+    pool: Callable[[Array], Array] = torch_pool
+    dtype: DTypeLike = jnp.float32
+    norm: Callable[..., nn.Module] = BatchNorm
+    act: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns a map of h / stride by w / stride pixels, rounded up.
+
+        Raises:
+            ValueError: another stride.
+        """
+        _, step = stem_conv(self.stride)
+        half, conv = self.features // 2, functools.partial(self.conv, dtype=self.dtype)
+        for index, stride in ((1, step), (2, 1)):
+            x = conv(half, 3, stride, 1, name=f'conv{index}')(x)
+            x = self.act(self.norm(dtype=self.dtype, name=f'norm{index}')(x, train=train))
+        x = conv(self.features, 3, 1, 1, name='conv3')(x)
+        return self.pool(x) if step == 2 else x
+
+
 class Basic(nn.Module):
     """``shortcut + conv(relu(norm(conv(relu(norm(x))))))`` with two 3x3 convolutions.
 
@@ -84,6 +120,7 @@ class Basic(nn.Module):
         norm, conv: factories of the parts.
         dtype: compute type.
         act: activation after each norm; `evonorm.unchanged` for a norm that includes one.
+        average: whether a projection reads means of 2x2 pixels where the stride is 2, and has none itself.
     """
 
     features: int
@@ -92,6 +129,7 @@ class Basic(nn.Module):
     conv: Callable[..., nn.Module] = PlainConv
     dtype: DTypeLike = jnp.float32
     act: Callable[[Array], Array] = nn.relu
+    average: bool = False
 
     @nn.compact
     def __call__(
@@ -110,7 +148,7 @@ class Bottleneck(nn.Module):
     """``shortcut + branch(x)``: convolutions 1x1 to a quarter of the features, 3x3, 1x1 back, each after norm and ReLU.
 
     Attributes:
-        features, norm, conv, dtype, act: as in `Basic`.
+        features, norm, conv, dtype, act, average: as in `Basic`.
         stride: stride of the 3x3 convolution, or of the first 1x1.
         stride_first: whether the stride is that of the first 1x1 convolution.
     """
@@ -122,6 +160,7 @@ class Bottleneck(nn.Module):
     dtype: DTypeLike = jnp.float32
     act: Callable[[Array], Array] = nn.relu
     stride_first: bool = False
+    average: bool = False
 
     @nn.compact
     def __call__(
@@ -144,7 +183,10 @@ def _shortcut(block: Basic | Bottleneck, x: Array, normalized: Array) -> Array:
     """Returns the input, or where the shape changes a projection of the normalized input."""
     if block.stride == 1 and x.shape[-1] == block.features:
         return x
-    return block.conv(block.features, 1, block.stride, 0, dtype=block.dtype, name='shortcut')(normalized)
+    stride = block.stride
+    if block.average and stride == 2:
+        normalized, stride = halve(normalized), 1
+    return block.conv(block.features, 1, stride, 0, dtype=block.dtype, name='shortcut')(normalized)
 
 
 class ResNetV2(ft.PyramidBackbone):
@@ -163,6 +205,7 @@ class ResNetV2(ft.PyramidBackbone):
         dtype: compute type; parameters are float32.
         remat: whether to recompute each block in the backward pass.
         scan: whether the blocks of a stage, except its first, share one compiled body.
+        deep_stem: whether the stem is `DeepStem`.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -178,6 +221,7 @@ class ResNetV2(ft.PyramidBackbone):
     remat: bool = False
     act: Callable[[Array], Array] = nn.relu
     scan: bool = False
+    deep_stem: bool = False
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -197,7 +241,7 @@ class ResNetV2(ft.PyramidBackbone):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``stage0`` to ``stage3``, ``map`` and ``pooled``."""
-        stem = Stem(self.stem_width, self.stem_stride, self.conv, self.pool, self.dtype, name='stem')(x)
+        stem = self._stem(x, train)
         block = functools.partial(self.block, norm=self.norm, conv=self.conv, dtype=self.dtype, act=self.act)
         stages = pyramid.halving(block, self.widths, self.depths)
         maps = pyramid.run(self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train, scan=self.scan)
@@ -205,8 +249,16 @@ class ResNetV2(ft.PyramidBackbone):
         x = self.act(self.norm(dtype=self.dtype, name='norm')(maps[-1], train=train))
         return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
 
+    def _stem(self, x: Array, train: bool) -> Array:
+        common = (self.stem_width, self.stem_stride, self.conv, self.pool, self.dtype)
+        if self.deep_stem:
+            return DeepStem(*common, self.norm, self.act, name='stem')(x, train=train)
+        return Stem(*common, name='stem')(x)
+
 
 _BASIC = {'block': Basic, 'widths': (64, 128, 256, 512)}
+_D = {'block': functools.partial(Bottleneck, average=True), 'deep_stem': True}
+_BASIC_D = _BASIC | {'block': functools.partial(Basic, average=True), 'deep_stem': True}
 _BIT = {'norm': GroupNorm, 'conv': StandardizedConv, 'pool': zero_padded_pool}
 
 
@@ -231,6 +283,13 @@ VARIANTS = {
     'resnetv2_101': ResNetV2((3, 4, 23, 3)),
     'resnetv2_152': ResNetV2((3, 8, 36, 3)),
     'resnetv2_200': ResNetV2((3, 24, 36, 3)),
+    'resnetv2_18d': ResNetV2((2, 2, 2, 2), **_BASIC_D),
+    'resnetv2_34d': ResNetV2((3, 4, 6, 3), **_BASIC_D),
+    'resnetv2_50d': ResNetV2(**_D),
+    'resnetv2_101d': ResNetV2((3, 4, 23, 3), **_D),
+    'resnetv2_152d': ResNetV2((3, 8, 36, 3), **_D),
+    'resnetv2_50d_gn': ResNetV2(norm=GroupNorm, **_D),
+    'resnetv2_50d_evos': ResNetV2(norm=EvoNormS0, act=unchanged, **_D),
     'preact_resnet110_cifar': _cifar(18, (16, 32, 64), Basic),
     **{f'preact_resnet{9 * n + 2}_cifar': _cifar(n, (64, 128, 256), _FIRST) for n in (18, 111)},
     'resnetv2_50x1_bit': _bit((3, 4, 6, 3), 1),
@@ -240,6 +299,9 @@ VARIANTS = {
     'resnetv2_152x2_bit': _bit((3, 8, 36, 3), 2),
     'resnetv2_152x4_bit': _bit((3, 8, 36, 3), 4),
     'resnetv2_test': ResNetV2((1, 2), (16, 32), stem_width=16),
+    'resnetv2d_test': ResNetV2(
+        (1, 2), (32, 64), norm=functools.partial(EvoNormS0, 4), act=unchanged, stem_width=16, **_D
+    ),
     'preact_resnet_test': ResNetV2((1, 3), (16, 32), _FIRST, stem_width=8, stem_stride=1),
     'bit_test': ResNetV2((1, 2), (32, 64), stem_width=16, **{**_BIT, 'norm': functools.partial(GroupNorm, 4)}),
 }
@@ -276,7 +338,7 @@ def resnetv2(variant: str = 'resnetv2_50', *, groups: int | None = None, **field
 
 
 # Published names of a classifier's parameters and statistics, and ours; see weights.py.
-_NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
+_NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'), ('v', 'v'))
 _BLOCK = 'backbone/stage{s}/block{i:02d}/'
 _GROUP_NORM = (('gamma', 'scale'), ('beta', 'bias'))
 # BiT's own, in JAX: stages and units count from 1, and a unit has the convolutions a, b and c.
@@ -307,6 +369,8 @@ _TRANSFORMERS_NAMES = (
 NAMES = {
     'ResNetV2': (
         ('stem.conv.weight', 'backbone/stem/conv/kernel'),
+        ('stem.conv{k}.weight', 'backbone/stem/conv{k}/kernel'),
+        *((f'stem.norm{{k}}.{a}', f'backbone/stem/norm{{k}}/{b}') for a, b in _NORM),
         ('stages.{s}.blocks.{i}.conv{k}.weight', _BLOCK + 'conv{k}/kernel'),
         *((f'stages.{{s}}.blocks.{{i}}.norm{{k}}.{a}', f'{_BLOCK}norm{{k}}/{b}') for a, b in _NORM),
         ('stages.{s}.blocks.{i}.downsample.conv.weight', _BLOCK + 'shortcut/kernel'),

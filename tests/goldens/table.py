@@ -48,6 +48,7 @@ NETWORKS: dict[str, Network] = {
     'resnet18': Network(),
     'wrn_16_8_cifar': Network(),
     'resnetv2_50x1_bit': Network(output=2e-4, gradient=6e-2),  # gradient: 6e-3 by its note
+    'resnetv2_50d_evos': Network(heavy=True),
     'preact_resnet29_cifar10': Network(
         {'name': 'preact_resnet164_cifar', 'num_classes': 10, 'depths': (3, 3, 3)},
         names=scaffolds.preact_resnet_names(),

@@ -33,7 +33,7 @@ UNREAD = {
     'skipnet_test': ('backbone/stage1_gate00/',),
 }
 # Matrices of one column.
-COLUMNS = ('control/linear/kernel',)
+COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel')
 CLASSES = 7
 # What two programs of the same sums may differ by: ten times what was measured under three instruction sets.
 ROUNDING = 2e-5

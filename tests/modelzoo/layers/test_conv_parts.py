@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from longview.modelzoo.layers.convolutions import conv
 from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, Stem
+from longview.modelzoo.layers.convolutions.efficient_attention import EfficientAttention
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
 from longview.modelzoo.layers.frame import pool, pyramid, variants
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
@@ -189,6 +190,17 @@ def test_remat_keeps_statistics_gradients_and_names():
         ('stage1/block00',),
         ('norm',),
     )
+
+
+@pytest.mark.parametrize('channels, size', [(16, 3), (256, 5)])
+def test_efficient_attention_reads_the_means_of_neighbors(channels, size):
+    x = noise(2, 3, 5, channels)
+    attention = EfficientAttention()
+    params = {'params': {'kernel': noise(size, 1, 1, seed=1)}}
+    mean = x.mean((1, 2))
+    gate = np.stack([np.convolve(row, params['params']['kernel'][::-1, 0, 0], 'same') for row in mean])
+    want = x / (1 + np.exp(-gate))[:, None, None]
+    np.testing.assert_allclose(jit(attention.apply)(params, x), want, rtol=1e-5)
 
 
 def test_a_family_changes_one_of_its_own_variants_and_names_the_nearest():
