@@ -269,7 +269,7 @@ def _by_layout(op: str, split: Split, args: tuple) -> _Shards:
     where = jax.typeof(x).sharding
     spec = [*where.spec, *[None] * (x.ndim - len(where.spec))]
     names = (*names, *[None] * (x.ndim - len(names)))
-    if any(axes is not None and name is None for axes, name in zip(spec, names)):
+    if any(axes is not None and name not in (BATCH, WIDTH) for axes, name in zip(spec, names)):
         raise ValueError(
             f'{op}: an input of shape {x.shape} lies on the mesh as {where.spec}; wanted batch and '
             f'{WIDTH} to be split alone. Tokens may be split inside of jax.shard_map, by the '
