@@ -1,7 +1,7 @@
 """Images per second of whole networks, compared with timm in PyTorch: the forward pass and a training step.
 
     pip install torch timm                      # in this environment, or in another one: --peer_python=/venv/bin/python
-    python -m benchmarks.models [--models=vit_small_patch16_224,...] [--batch=8] [--rounds=5]
+    python -m benchmarks.models [--models=vit_small_patch16_224,...] [--calls=forward] [--batch=8] [--rounds=5]
 
 Both sides run in float32 with the same number of threads, in separate processes that run alternately: a round is ours,
 theirs, ours, theirs; printed figures are medians over the rounds, also of the ratios within a round. A training step is
@@ -35,7 +35,22 @@ _PAIRS = {  # ours: timm's
     'swinv2_tiny_window8_256': 'swinv2_tiny_window8_256',
     'pvt_v2_b1': 'pvt_v2_b1',
 }
-_MODELS = flags.DEFINE_list('models', list(_PAIRS), 'Which of our variants.')
+# Other families, which have the same names in timm: --models=more.
+_MORE = (
+    'resnet50d',
+    'ecaresnet50d',
+    'resnetv2_50',
+    'resnetrs50',
+    'nfnet_l0',
+    'ese_vovnet19b_dw',
+    'dpn68',
+    'inception_v4',
+    'inception_resnet_v2',
+    'regnety_004',
+    'efficientnet_b0',
+)
+_MODELS = flags.DEFINE_list('models', list(_PAIRS), 'Which of our variants, or "more" for those of _MORE.')
+_CALLS = flags.DEFINE_list('calls', ['forward', 'train'], 'What to measure.')
 _BATCH = flags.DEFINE_integer('batch', 8, 'Images at once.')
 _ROUNDS = flags.DEFINE_integer('rounds', 5, 'Times that each side is measured.')
 _THREADS = flags.DEFINE_integer('threads', 2, 'Threads of PyTorch; ours takes what the process may run on.')
@@ -82,6 +97,7 @@ def ours(name: str, size: int, batch: int) -> dict[str, Callable[[], None]]:
         jax.block_until_ready(held)
 
     calls = {'forward': lambda: jax.block_until_ready(forward(variables, x)), 'train': train}
+    calls = {kind: calls[kind] for kind in _CALLS.value}
     for call in calls.values():
         call()
     return calls
@@ -92,7 +108,7 @@ def rows(name: str) -> list[str]:
     published = modelzoo.find(name)[0].PUBLISHED.get(name)
     size, batch = (published.image_size[0] if published else 224), _BATCH.value
     calls = ours(name, size, batch)
-    peer = Peer(_PEER.value, 'benchmarks.peer_timm', _PAIRS[name], str(size), str(batch), str(_THREADS.value))
+    peer = Peer(_PEER.value, 'benchmarks.peer_timm', _PAIRS.get(name, name), str(size), str(batch), str(_THREADS.value))
     lines = []
     for kind, call in calls.items():
         pairs = [(seconds(call, time.perf_counter), peer.seconds(kind)) for _ in range(_ROUNDS.value)]
@@ -107,7 +123,7 @@ def main(_: list[str]) -> None:
     allocator.keep_memory()
     print(f'{_BATCH.value} images, {_THREADS.value} threads, {_ROUNDS.value} rounds; jax {jax.__version__}; float32\n')
     print('| network | px | | ours, images/s | timm, images/s | ours / timm |', '|---|---|---|---|---|---|', sep='\n')
-    for name in _MODELS.value:
+    for name in _MORE if _MODELS.value == ['more'] else _MODELS.value:
         print(*rows(name), sep='\n', flush=True)
 
 
