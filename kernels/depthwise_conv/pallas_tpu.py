@@ -19,12 +19,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas
+from longview.kernels import dispatch, pallas, vmem
 from longview.kernels.depthwise_conv.plan import Pair, Plan
 
 _LANES, _SUBLANES = 128, 8
 _COLUMNS = 8  # columns of taps whose sums are carried at a time
-_MEMORY = 12 * 2**20  # bytes of VMEM that a kernel may use; the smallest chip has 16 MiB
+_SPARE = 4 * vmem.MIB  # of VMEM, for what a kernel computes with
 
 
 class Rectangle(NamedTuple):
@@ -35,13 +35,18 @@ class Rectangle(NamedTuple):
 
 
 class Call(NamedTuple):
-    """Static arguments: sides of images and outputs, position of an image in its padded buffer, and the taps."""
+    """Static arguments.
+
+    image, output: their sides; before: the position of an image in its padded buffer; memory: bytes of VMEM that a
+      kernel may take.
+    """
 
     image: Pair
     output: Pair
     before: Pair
     dilation: Pair
     rectangles: tuple[Rectangle, ...]
+    memory: int
 
     @property
     def columns(self) -> int:
@@ -83,7 +88,7 @@ def inception(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array) -> jax.
     rows, columns = kernels[0].shape[:2]
     weights[0] = weights[0].at[rows // 2, columns // 2].add(passing)
     sides = x.shape[1:3]
-    call = Call(sides, sides, tuple(middle), (1, 1), tuple(rectangles))
+    call = Call(sides, sides, tuple(middle), (1, 1), tuple(rectangles), vmem.limit())
     y = _convolve(call, x, tuple(weights))
     if bias is None:
         return y
@@ -105,7 +110,7 @@ def inception_missing(x: jax.Array, bias: jax.Array | None, *kernels: jax.Array)
     sides = x.shape[1:3]
     longest = tuple(max(kernel.shape[axis] for kernel in kernels) for axis in (0, 1))
     middle, rectangle = (longest[0] // 2, longest[1] // 2), Rectangle(longest, (0, 0))
-    call = Call(sides, sides, middle, (1, 1), (rectangle,))
+    call = Call(sides, sides, middle, (1, 1), (rectangle,), vmem.limit())
     return _lacking(call, x, (x, *kernels))
 
 
@@ -113,7 +118,7 @@ def _lacking(call: Call, x: jax.Array, arrays: tuple) -> str | None:
     lacking = dispatch.lacking(arrays, ('float32', 'bfloat16'))
     if lacking is not None:
         return lacking
-    if not _width(call, x.shape[3]):
+    if not (_width(call, x) and _width(_adjoint(call), x)):
         return (
             f'an image of {x.shape[1]} x {x.shape[2]} with {x.shape[3]} channels does not fit the '
             f'vector memory; wanted a smaller one, or channels in multiples of {_LANES}'
@@ -124,18 +129,20 @@ def _lacking(call: Call, x: jax.Array, arrays: tuple) -> str | None:
 def _call_of(plan: Plan, x: jax.Array, kernel: jax.Array) -> Call:
     before = (plan.padding[0][0], plan.padding[1][0])
     rectangle = Rectangle(kernel.shape[:2], (0, 0))
-    return Call(x.shape[1:3], plan.sizes(x, kernel), before, plan.dilation, (rectangle,))
+    return Call(x.shape[1:3], plan.sizes(x, kernel), before, plan.dilation, (rectangle,), vmem.limit())
 
 
-def _width(call: Call, channels: int) -> int:
+def _width(call: Call, x: jax.Array) -> int:
     """Returns the channels of a block: 128, or all of them if 128 does not divide them; 0 if they do not fit."""
+    channels, itemsize = x.shape[3], x.dtype.itemsize
     width = _LANES if channels % _LANES == 0 else channels
-    lanes = -(-width // _LANES) * _LANES
     rows, columns = call.padded
-    pixels = rows * -(-columns // _SUBLANES) * _SUBLANES + call.output[0] * call.columns
-    blocks = 2 * (call.image[0] * (call.image[1] + 16) + call.output[0] * (call.output[1] + 16))
+    pixels = rows * pallas.round_up(columns, _SUBLANES) + call.output[0] * call.columns
+    # Blocks are in VMEM twice, while one of them is being transferred.
+    blocks = 2 * sum(tall * pallas.round_up(wide, 16) for tall, wide in (call.image, call.output))
     taps = 2 * sum(rect.sides[0] * (rect.sides[1] + 8) for rect in call.rectangles)
-    return width if 4 * lanes * (pixels + blocks + taps) <= _MEMORY else 0
+    needed = pallas.round_up(width, _LANES) * (4 * (pixels + taps) + itemsize * blocks)
+    return width if needed <= call.memory - _SPARE else 0
 
 
 def _adjoint(call: Call) -> Call:
@@ -146,7 +153,7 @@ def _adjoint(call: Call) -> Call:
         for r in call.rectangles
     )
     before = tuple(span[a] - call.before[a] for a in (0, 1))
-    return Call(call.output, call.image, before, call.dilation, turned)
+    return Call(call.output, call.image, before, call.dilation, turned, call.memory)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -241,7 +248,7 @@ def _run(kernel: Callable, call: Call, images: tuple, weights: tuple, outs: tupl
     Under vmap the calls run one after the other.
     """
     channels, batch = images[0].shape[3], images[0].shape[0]
-    width = _width(call, channels)
+    width = _width(call, images[0])
     spec = partial(_spec, width)
     memory = {'image': pallas.vmem((*call.padded, width), jnp.float32)}
     if kernel is _taps_kernel:
@@ -256,7 +263,7 @@ def _run(kernel: Callable, call: Call, images: tuple, weights: tuple, outs: tupl
             in_specs=[jax.tree.map(spec, images), jax.tree.map(spec, weights)],
             out_specs=[jax.tree.map(spec, outs)],
             scratch_shapes=[memory],
-            compiler_params=pallas.tpu_params(('parallel', 'arbitrary')),
+            compiler_params=pallas.tpu_params(('parallel', 'arbitrary'), call.memory),
             cost_estimate=_cost(call, images, (*images, *weights, *outs)),
             name=f'depthwise_conv{kernel.__name__.removesuffix("_kernel")}',
         )(*jax.tree.map(pallas.in_hbm, (images, weights)))[0]

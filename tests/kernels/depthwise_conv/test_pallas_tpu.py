@@ -121,6 +121,14 @@ def test_a_tpu_moves_each_array_once():
     assert max(forward.temp, both.temp) <= 0.05 * size
 
 
+def test_large_images_fit_where_the_vector_memory_is_large():
+    """3x3 on 112x112 pixels, which do not fit into that of a v4. The floor with gradients is 5 arrays; these move 6."""
+    x, kernel, dy = _structures((64, 112, 112, 128), (3, 3, 1, 128))
+    both = tpu.compile_for(partial(_both, depthwise_conv), x, kernel, dy)
+    assert both.program.as_text().count('custom_call_target="tpu_custom_call"') == 3
+    assert both.bytes <= 6.1 * 2 * x.size
+
+
 def test_an_inception_is_one_kernel_that_moves_each_array_once():
     x, *kernels, _ = _structures((64, 56, 56, 96), (3, 3, 1, 12), (1, 11, 1, 12), (11, 1, 1, 12))
     found = tpu.compile_for(inception_conv, x, *kernels)
