@@ -58,6 +58,26 @@ def own_derivative(op: str, static: int = 0) -> Callable[[Callable[..., Any]], A
     return decorate
 
 
+_static_plan = partial(jax.custom_vjp, nondiff_argnums=(0,))
+
+
+def with_rule(
+    outputs: Callable[..., tuple[Any, Any]],
+    cotangents: Callable[..., tuple],
+    rule: Callable[..., Any] = _static_plan,
+) -> Callable[..., Any]:
+    """Returns a function (plan, *inputs) -> outputs, with a static plan, and with a derivative of its own.
+
+    Args:
+        outputs: (plan, inputs, keep) -> the outputs and, with `keep`, what the cotangents are computed from.
+        cotangents: (plan, what was kept, cotangents of the outputs) -> cotangents of the inputs.
+        rule: `own_derivative(op, 1)`; by default that of JAX, for kernels, which have `first_order` around them.
+    """
+    run = rule(lambda plan, *inputs: outputs(plan, inputs, False)[0])
+    run.defvjp(lambda plan, *inputs: outputs(plan, inputs, True), cotangents)
+    return run
+
+
 def own_product(op: str, product: Callable[..., Any], cotangents: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function that is linear in each of its two arguments, with derivatives of any order in reverse mode.
 

@@ -22,10 +22,7 @@ from jaxtyping import Array, Float
 
 from longview.kernels import dispatch
 from longview.kernels.gla import pallas_gpu, pallas_tpu, reference, sharded, xla
-
-Gate = Float[Array, 'b t h k'] | Float[Array, 'b t h']
-Output = Float[Array, 'b t h v']
-State = Float[Array, 'b h k v']
+from longview.kernels.gla.arrays import Gate, Keys, State, Values
 
 _AXES = ('batch', 'tokens', 'heads')
 _ROWS, _STATE = (dispatch.BATCH, dispatch.TIME, dispatch.WIDTH), (dispatch.BATCH, dispatch.WIDTH)
@@ -33,9 +30,9 @@ _ROWS, _STATE = (dispatch.BATCH, dispatch.TIME, dispatch.WIDTH), (dispatch.BATCH
 
 @partial(jax.jit, static_argnames=('scale', 'reverse', 'implementation', 'chunk'))
 def gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
+    q: Keys,
+    k: Keys,
+    v: Values,
     g: Gate,
     *,
     scale: float | None = None,
@@ -43,7 +40,7 @@ def gla(
     reverse: bool = False,
     implementation: str | None = None,
     chunk: int | None = None,
-) -> tuple[Output, State]:
+) -> tuple[Values, State]:
     """Gated linear attention in one direction.
 
     Args:
@@ -76,7 +73,7 @@ def gla(
         'pallas_gpu': dispatch.Form(partial(pallas_gpu.gla, **static), 'cuda', pallas_gpu.missing, proven=False),
     }
 
-    def over_time(axis: str, *arrays: jax.Array | None) -> tuple[Output, State]:
+    def over_time(axis: str, *arrays: jax.Array | None) -> tuple[Values, State]:
         how = {'initial_state': arrays[4], 'implementation': implementation, 'chunk': chunk, **static}
         return sharded.sequence_parallel_gla(*arrays[:4], axis_name=axis, **how)
 
@@ -86,16 +83,16 @@ def gla(
 
 @partial(jax.jit, static_argnames=('scale', 'implementation', 'chunk'))
 def bidirectional_gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
+    q: Keys,
+    k: Keys,
+    v: Values,
     g_forward: Gate,
     g_backward: Gate,
     *,
     scale: float | None = None,
     implementation: str | None = None,
     chunk: int | None = None,
-) -> Output:
+) -> Values:
     """The sum of gated linear attention in both directions, computed in one pass.
 
     Both directions include the current token, which therefore counts twice; halve the sum for the mean of the two, as
@@ -116,7 +113,7 @@ def bidirectional_gla(
     }
     arrays = (q, k, v, g_forward, g_backward)
 
-    def over_time(axis: str, *arrays: jax.Array) -> Output:
+    def over_time(axis: str, *arrays: jax.Array) -> Values:
         how = {'implementation': implementation, 'chunk': chunk, **static}
         return sharded.sequence_parallel_bidirectional_gla(*arrays, axis_name=axis, **how)
 

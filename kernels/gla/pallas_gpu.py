@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas, scans
+from longview.kernels import derivatives, dispatch, pallas, scans
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
+from longview.kernels.gla.arrays import Gate, Keys, Start, State, Values
 from longview.kernels.gla.pallas_tpu_chunk import Decays, Tile
 
 _LEAST = 16  # rows and columns of the smallest matrix product
@@ -46,16 +46,8 @@ class Plan(NamedTuple):
 
 
 def gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
-    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    initial_state: Float[Array, 'b h k v'] | None = None,
-    *,
-    scale: float,
-    reverse: bool = False,
-    interpret: bool = False,
-) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    q: Keys, k: Keys, v: Values, g: Gate, start: Start = None, *, scale: float, reverse: bool, interpret: bool = False
+) -> tuple[Values, State]:
     """One direction; see `kernels.gla.gla`. `interpret` runs the kernels as XLA programs, on any platform."""
     batch, tokens, heads, keys = q.shape
     values = v.shape[-1]
@@ -64,8 +56,7 @@ def gla(
     wide, deep = (max(_LEAST, scans.power_of_two(size)) for size in (keys, values))
     narrow = q.dtype == v.dtype == jnp.bfloat16
     plan = Plan(Tile(chunk, 1, wide, deep, narrow), int(reverse), scale, interpret)
-    start = jnp.zeros_like(q, jnp.float32, shape=(batch, heads, keys, values))
-    start = start if initial_state is None else initial_state.astype(jnp.float32)
+    start = jnp.zeros_like(q, jnp.float32, (batch, heads, keys, values)) if start is None else start.astype(jnp.float32)
     start = _pad(start, (heads, wide, deep)).swapaxes(2, 3)
     rows = (x.swapaxes(1, 2) for x in (q, k, v, g))
     filled = -(-tokens // chunk) * chunk
@@ -75,15 +66,8 @@ def gla(
 
 
 def bidirectional_gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
-    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    *,
-    scale: float,
-    interpret: bool = False,
-) -> Float[Array, 'b t h v']:
+    q: Keys, k: Keys, v: Values, g_forward: Gate, g_backward: Gate, *, scale: float, interpret: bool = False
+) -> Values:
     """The sum of both directions; see `kernels.gla.bidirectional_gla`."""
     how = {'scale': scale, 'interpret': interpret}
     forward, _ = gla(q, k, v, g_forward, **how)
@@ -106,40 +90,26 @@ def _pad(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     return jnp.pad(x, pads)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array, start: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Arrays are (B, H, T, ..) and states (B, H, V, K), all padded to the tile."""
-    ins = {'q': q, 'k': k, 'v': v, 'g': g, 'start': start}
-    outs = {'o': pallas.output_like(v), 'last': pallas.output_like(start)}
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple]:
+    """The outputs and the last state of q, k, v, g (B, H, T, ..) and a state (B, H, V, K), all padded to the tile."""
+    ins = dict(zip(('q', 'k', 'v', 'g', 'start'), inputs))
+    outs = {'o': pallas.output_like(ins['v']), 'last': pallas.output_like(ins['start'])}
     found = _call(_outputs_kernel, plan, ins, outs)
-    return found['o'], found['last']
+    return (found['o'], found['last']), inputs
 
 
-def _attend_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple, tuple]:
-    return _attend(plan, *inputs), inputs
+def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+    ins = dict(zip(('q', 'k', 'v', 'g', 'start'), inputs))
+    outs = {name: pallas.output_like(x) for name, x in ins.items()}
+    batch, heads, *state = ins['start'].shape
+    shape = (batch, heads, ins['q'].shape[2] // plan.tile.tokens, *state)
+    kept = {name: ins[name] for name in ('k', 'v', 'g', 'start')}
+    edges = _call(_edges_kernel, plan, kept, {'edges': pallas.output(shape, jnp.float32, ins['v'])})
+    found = _call(_cotangents_kernel, plan, ins | dict(zip(('do', 'dlast'), cotangents)) | edges, outs)
+    return tuple(found[name] for name in outs)
 
 
-def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    q, k, v, g, start = inputs
-    do, dlast = cotangents
-    shape = (*start.shape[:2], q.shape[2] // plan.tile.tokens, *start.shape[2:])
-    ins = {'k': k, 'v': v, 'g': g, 'start': start}
-    edges = _call(_edges_kernel, plan, ins, {'edges': pallas.output(shape, jnp.float32, v)})
-    outs = {
-        'q': pallas.output_like(q),
-        'k': pallas.output_like(k),
-        'v': pallas.output_like(v),
-        'g': pallas.output_like(g),
-        'start': pallas.output_like(start),
-    }
-    ins |= {'q': q, 'do': do, 'dlast': dlast} | edges
-    found = _call(_cotangents_kernel, plan, ins, outs)
-    return tuple(found[name] for name in ('q', 'k', 'v', 'g', 'start'))
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:

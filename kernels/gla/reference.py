@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from longview.kernels.gla.arrays import Gate, Keys, Start, State, Values
+
 
 def step(
     q: Float[Array, 'b h k'],
@@ -29,15 +31,8 @@ def step(
 
 
 def gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
-    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    initial_state: Float[Array, 'b h k v'] | None = None,
-    *,
-    scale: float,
-    reverse: bool = False,
-) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    q: Keys, k: Keys, v: Values, g: Gate, initial_state: Start = None, *, scale: float, reverse: bool = False
+) -> tuple[Values, State]:
     """One direction; see `kernels.gla.gla`."""
     batch, _, heads, channels = q.shape
     dtype = jnp.result_type(float)
@@ -54,15 +49,7 @@ def gla(
     return jnp.moveaxis(o, 0, 1).astype(v.dtype), state
 
 
-def bidirectional_gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
-    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    *,
-    scale: float,
-) -> Float[Array, 'b t h v']:
+def bidirectional_gla(q: Keys, k: Keys, v: Values, g_forward: Gate, g_backward: Gate, *, scale: float) -> Values:
     """The sum of both directions; see `kernels.gla.bidirectional_gla`."""
     forward, _ = gla(q, k, v, g_forward, scale=scale)
     backward, _ = gla(q, k, v, g_backward, scale=scale, reverse=True)

@@ -40,16 +40,11 @@ def sequence_parallel_gla(
     Arrays are the shard of a device; `initial_state` and the last state are those of the whole sequence, the same on
     all devices. Other arguments and errors are as in `gla`.
     """
-    last_one = lax.axis_size(axis_name) - 1
-    place = lax.axis_index(axis_name)
-    first = place == (last_one if reverse else 0)
-    start = None if initial_state is None else jnp.where(first, initial_state, 0)
+    start = scans.at_first(axis_name, reverse, initial_state)
     how = {'scale': scale, 'implementation': implementation, 'chunk': chunk}
     o, state = api.gla(q, k, v, g, initial_state=start, reverse=reverse, **how)
     inclusive, entering = scans.over_devices(axis_name, reverse, _decay(g, state), state)
-    last = place == (0 if reverse else last_one)
-    last_state = lax.psum(jnp.where(last, inclusive, 0), axis_name)
-    return o + _read(q, g, entering, v, scale, reverse), last_state
+    return o + _read(q, g, entering, v, scale, reverse), scans.from_last(axis_name, reverse, inclusive)
 
 
 def sequence_parallel_bidirectional_gla(

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from longview.kernels import derivatives, dispatch, scans
 from longview.kernels.gla import intra
+from longview.kernels.gla.arrays import Chunk, Gate, Keys, Start, State, Values
 
 _CHUNK = 32  # the fastest of 16 to 128 on a CPU, for heads of (32, 64) and (64, 128)
 _BYTES = 2**18  # of keys and values in a chunk: with the arrays computed from them, about a cache
@@ -42,16 +42,8 @@ class Plan(NamedTuple):
 
 
 def gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
-    g: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    initial_state: Float[Array, 'b h k v'] | None = None,
-    *,
-    scale: float,
-    reverse: bool = False,
-    chunk: int | None = None,
-) -> tuple[Float[Array, 'b t h v'], Float[Array, 'b h k v']]:
+    q: Keys, k: Keys, v: Values, g: Gate, initial_state: Start = None, *, scale: float, reverse: bool, chunk: Chunk
+) -> tuple[Values, State]:
     """One direction; see `kernels.gla.gla`."""
     gates, states = (_place(reverse, x) for x in (_with_channels(g, q), initial_state))
     plan = Plan(_chunk(chunk, q, v, 1), scale, True)
@@ -60,15 +52,8 @@ def gla(
 
 
 def bidirectional_gla(
-    q: Float[Array, 'b t h k'],
-    k: Float[Array, 'b t h k'],
-    v: Float[Array, 'b t h v'],
-    g_forward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    g_backward: Float[Array, 'b t h k'] | Float[Array, 'b t h'],
-    *,
-    scale: float,
-    chunk: int | None = None,
-) -> Float[Array, 'b t h v']:
+    q: Keys, k: Keys, v: Values, g_forward: Gate, g_backward: Gate, *, scale: float, chunk: Chunk
+) -> Values:
     """The sum of both directions; see `kernels.gla.bidirectional_gla`."""
     gates = tuple(_with_channels(g, q) for g in (g_forward, g_backward))
     if gates[0].shape != gates[1].shape:
@@ -104,45 +89,30 @@ def _place(direction: int, x: Any) -> Pair:
     return (None, x) if direction else (x, None)
 
 
-@derivatives.own_derivative('gla', 1)
-def _attend(plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, states: Pair) -> tuple[jax.Array, Pair]:
-    """Returns the outputs of one direction or of both, and the last states if the plan wants them."""
-    return _by_sequences(_forward, plan, (q, k, v, gates, states))
-
-
-def _attend_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, Pair], tuple]:
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple[jax.Array, Pair], tuple]:
+    """Outputs of one direction or both, and last states if the plan wants them, of q, k, v, gates and states."""
     return _by_sequences(_forward, plan, inputs), inputs
 
 
-def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
     return _by_sequences(_backward, plan, inputs, cotangents)
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend = derivatives.with_rule(_outputs, _cotangents, derivatives.own_derivative('gla', 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any:
-    """Runs on the whole batch; on a CPU in float32, on a few sequences at a time.
+    """Runs on the whole batch; on a CPU in float32, on a few sequences at a time: twice as fast if it is large.
 
-    A chunk of a few sequences stays in the cache, which doubles the speed for large batches. A batch that may be split
-    over devices is not looped over, for the loop would have to gather it. Inputs are cast to float32 on a CPU since in
-    a loop that slices bfloat16 arrays XLA would cast whole arrays there, in every iteration.
+    A batch that may be split over devices is not looped over, for the loop would have to gather it.
     """
     whole = partial(run, plan)
     few = _few(plan, inputs[0], inputs[2])
     narrow = any(x.dtype != scans.wide(x.dtype) for x in jax.tree.leaves((inputs, more)))
     if few == inputs[0].shape[0] and not narrow:
         return whole(inputs, *more)
-    given = jax.eval_shape(whole, inputs, *more)
-
-    def on_cpu(*args: tuple) -> Any:
-        args = jax.tree.map(lambda x: x.astype(scans.wide(x.dtype)), args)
-        split = lambda x: x.reshape(x.shape[0] // few, few, *x.shape[1:])
-        found = lax.map(lambda args: whole(*args), jax.tree.map(split, args))
-        return jax.tree.map(lambda x, like: x.reshape(like.shape).astype(like.dtype), found, given)
-
-    return lax.platform_dependent(inputs, *more, cpu=on_cpu, default=whole)
+    return scans.where_it_runs(whole, whole, few, (inputs, *more))
 
 
 def _few(plan: Plan, q: jax.Array, v: jax.Array) -> int:

@@ -19,10 +19,7 @@ from jaxtyping import Array, Inexact
 
 from longview.kernels import dispatch
 from longview.kernels.linear_scan import pallas_gpu, pallas_tpu, reference, sharded, xla
-
-Tokens = Inexact[Array, 'b t d']
-Constant = Inexact[Array, ' d']
-State = Inexact[Array, 'b d']
+from longview.kernels.linear_scan.arrays import Constant, State, Tokens
 
 
 @partial(jax.jit, static_argnames=('reverse', 'implementation'))

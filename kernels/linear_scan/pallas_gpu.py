@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas
+from longview.kernels import derivatives, dispatch, pallas
+from longview.kernels.linear_scan.arrays import Constant, State, Tokens
 
 _WIDEST = 128  # channels of a program
 
@@ -46,13 +46,8 @@ class Plan(NamedTuple):
 
 
 def linear_scan(
-    a: Float[Array, 'b t d'] | Float[Array, ' d'],
-    x: Float[Array, 'b t d'],
-    initial_state: Float[Array, 'b d'] | None = None,
-    *,
-    reverse: bool,
-    interpret: bool = False,
-) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d']]:
+    a: Tokens | Constant, x: Tokens, initial_state: State | None = None, *, reverse: bool, interpret: bool = False
+) -> tuple[Tokens, State]:
     """See `kernels.linear_scan.linear_scan`. `interpret` runs the kernels as XLA programs, on any platform."""
     batch, tokens, channels = x.shape
     width = min(_WIDEST, 1 << (channels - 1).bit_length())
@@ -71,22 +66,10 @@ def missing(a: jax.Array, x: jax.Array, initial_state: jax.Array | None = None) 
     return dispatch.lacking((a, x, initial_state), ('float32', 'bfloat16'))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The scan of decays (B, T, D) or (B, 1, D), inputs (B, T, D) and the initial state (B, 1, D)."""
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple]:
+    """The states after each token and the last one, given decays (B, T or 1, D), inputs and a state (B, 1, D)."""
     found = _states(plan, inputs, inputs[1].dtype)
-    return found['h'], found['last']
-
-
-def _scan_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    return _scan(plan, *inputs), inputs
-
-
-def _scan_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    return _cotangents(plan, inputs, *cotangents)
-
-
-_scan.defvjp(_scan_forward, _scan_backward)
+    return (found['h'], found['last']), inputs
 
 
 def _states(plan: Plan, inputs: tuple, dtype: Any) -> dict:
@@ -104,13 +87,16 @@ def _states_kernel(plan: Plan, ins: dict, outs: dict) -> None:
     outs['last'][0, :] = plan.walk(token, ins['start'][0, :])
 
 
-def _cotangents(plan: Plan, inputs: tuple, dh: jax.Array, dlast: jax.Array) -> tuple:
-    a, x, start = inputs
+def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
+    (a, x, start), (dh, dlast) = inputs, cotangents
     ins = {'a': a, 'h': _states(plan, inputs, jnp.float32)['h'], 'start': start}
     ins |= {'dh': dh, 'dlast': dlast}
     outs = {'a': pallas.output_like(a), 'x': pallas.output_like(x), 'start': pallas.output_like(start)}
     found = _call(_cotangents_kernel, plan, ins, outs)
     return tuple(found[name] for name in ('a', 'x', 'start'))
+
+
+_scan = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _cotangents_kernel(plan: Plan, ins: dict, outs: dict) -> None:

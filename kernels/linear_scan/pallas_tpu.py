@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Inexact
 
-from longview.kernels import dispatch, pallas, scan_tpu, scans
+from longview.kernels import derivatives, dispatch, pallas, scan_tpu, scans
+from longview.kernels.linear_scan.arrays import Constant, State, Tokens
 
 _LANES, _TILE = scan_tpu.LANES, scan_tpu.TILE
 _WIDEST = 8 * _LANES  # most channels of a block: the rows of a register
@@ -48,13 +48,8 @@ class Plan(NamedTuple):
 
 
 def linear_scan(
-    a: Inexact[Array, 'b t d'] | Inexact[Array, ' d'],
-    x: Inexact[Array, 'b t d'],
-    initial_state: Inexact[Array, 'b d'] | None = None,
-    *,
-    reverse: bool,
-    numbers: int = _BLOCK,
-) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
+    a: Tokens | Constant, x: Tokens, initial_state: State | None = None, *, reverse: bool, numbers: int = _BLOCK
+) -> tuple[Tokens, State]:
     """See `kernels.linear_scan.linear_scan`; `numbers`: the most of a block."""
     plan = _plan(a, x, reverse, numbers)
     wide = jnp.promote_types(jnp.result_type(*jax.tree.leaves((a, x, initial_state))), jnp.float32)
@@ -87,33 +82,16 @@ def _plan(a: jax.Array, x: jax.Array, reverse: bool, numbers: int) -> Plan:
     return Plan(batch, tokens, channels, width, block, a.ndim == 1, reverse)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The scan of decays (B, T, D) or (B, 1, D), inputs (B, T, D) and the initial state (B, 1, D)."""
-    found = _outputs(plan, inputs, False)
-    return found['h'], found['last']
-
-
-def _scan_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    found = _outputs(plan, inputs, True)
-    return (found['h'], found['last']), (inputs[:2], found['edges'])
-
-
-def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
-    return _cotangents(plan, *kept, *cotangents)
-
-
-_scan.defvjp(_scan_forward, _scan_backward)
-
-
-def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple | None]:
+    """The states after each token and the last one, given decays (B, T or 1, D), inputs and a state (B, 1, D)."""
     ins = dict(zip(('a', 'x', 'start'), inputs))
     outs = {'h': pallas.output_like(ins['x']), 'last': pallas.output_like(ins['start'])}
     grid = plan.grid(plan.reverse)
     if keep:
         shape = (plan.batch, grid.blocks, 1, plan.channels)
         outs['edges'] = pallas.output(shape, ins['start'].dtype, ins['start'])
-    return _call(_outputs_kernel, plan, grid, ins, outs, {'state': (1, plan.width)})
+    found = _call(_outputs_kernel, plan, grid, ins, outs, {'state': (1, plan.width)})
+    return (found['h'], found['last']), (*inputs[:2], found['edges']) if keep else None
 
 
 def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
@@ -136,14 +114,17 @@ def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scra
     step.end(scratch['state'], outs['last'])
 
 
-def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dh: jax.Array, dlast: jax.Array) -> tuple:
-    ins = dict(zip(('a', 'x'), inputs)) | {'edges': edges, 'dh': dh, 'dlast': dlast}
-    outs = {name: pallas.output_like(x) for name, x in zip(('da', 'dx', 'dstart'), (*inputs, dlast))}
+def _cotangents(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
+    ins = dict(zip(('a', 'x', 'edges', 'dh', 'dlast'), (*kept, *cotangents)))
+    outs = {f'd{name}': pallas.output_like(ins[like]) for name, like in (('a', 'a'), ('x', 'x'), ('start', 'dlast'))}
     grid = plan.grid(not plan.reverse)
     row = (1, plan.width)
     scratch = {'dstate': row, 'states': (grid.block, plan.width // _LANES, _LANES), 'da': row}
     found = _call(_cotangents_kernel, plan, grid, ins, outs, scratch)
     return tuple(found[name] for name in outs)
+
+
+_scan = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact
 
+from longview.kernels.linear_scan.arrays import Constant, State, Tokens
+
 
 def step(
     a: Inexact[Array, 'b d'] | Inexact[Array, ' d'],
@@ -23,12 +25,8 @@ def step(
 
 
 def linear_scan(
-    a: Inexact[Array, 'b t d'] | Inexact[Array, ' d'],
-    x: Inexact[Array, 'b t d'],
-    initial_state: Inexact[Array, 'b d'] | None = None,
-    *,
-    reverse: bool,
-) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
+    a: Tokens | Constant, x: Tokens, initial_state: State | None = None, *, reverse: bool
+) -> tuple[Tokens, State]:
     """See `kernels.linear_scan.linear_scan`."""
     given = jnp.result_type(*jax.tree.leaves((a, x, initial_state)))
     is_complex = jnp.issubdtype(given, jnp.complexfloating)

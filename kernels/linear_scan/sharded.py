@@ -11,22 +11,21 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Inexact
 
 from longview.kernels import scans
 from longview.kernels.linear_scan import api
+from longview.kernels.linear_scan.arrays import Constant, State, Tokens
 
 
 def sequence_parallel_linear_scan(
-    a: Inexact[Array, 'b t d'] | Inexact[Array, ' d'],
-    x: Inexact[Array, 'b t d'],
+    a: Tokens | Constant,
+    x: Tokens,
     *,
     axis_name: Hashable,
-    initial_state: Inexact[Array, 'b d'] | None = None,
+    initial_state: State | None = None,
     reverse: bool = False,
     implementation: str | None = None,
-) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
+) -> tuple[Tokens, State]:
     """`linear_scan` of the whole sequence, called on each device with its shard of the tokens.
 
     Args:
@@ -42,17 +41,13 @@ def sequence_parallel_linear_scan(
       ValueError, NotImplementedError: as in `linear_scan`.
     """
     scan = partial(api.linear_scan, a, x, reverse=reverse, implementation=implementation)
-    place, end = lax.axis_index(axis_name), lax.axis_size(axis_name) - 1
-    first, last = (end, 0) if reverse else (0, end)
-    start = None
-    if initial_state is not None:
-        start = jnp.where(place == first, initial_state, jnp.zeros_like(initial_state))
+    start = scans.at_first(axis_name, reverse, initial_state)
     _, state = scan(initial_state=start)
     _, entering = scans.over_devices(axis_name, reverse, _decay(a, x).astype(state.dtype), state)
     if start is not None:
         entering += start
     h, state = scan(initial_state=entering)
-    return h, lax.psum(jnp.where(place == last, state, jnp.zeros_like(state)), axis_name)
+    return h, scans.from_last(axis_name, reverse, state)
 
 
 def _decay(a: jax.Array, x: jax.Array) -> jax.Array:

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Inexact
 
 from longview.kernels import derivatives, scans
+from longview.kernels.linear_scan.arrays import Constant, State, Tokens
 
 _CHUNK = 128
 
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
     dtype: Any
 
 
-class Tokens(NamedTuple):
+class Inputs(NamedTuple):
     """Decays and inputs of a sequence (B, T, D) or a chunk (C, B, D); `a` is None if it is constant."""
 
     a: jax.Array | None
@@ -43,12 +43,8 @@ class Tokens(NamedTuple):
 
 
 def linear_scan(
-    a: Inexact[Array, 'b t d'] | Inexact[Array, ' d'],
-    x: Inexact[Array, 'b t d'],
-    initial_state: Inexact[Array, 'b d'] | None = None,
-    *,
-    reverse: bool,
-) -> tuple[Inexact[Array, 'b t d'], Inexact[Array, 'b d']]:
+    a: Tokens | Constant, x: Tokens, initial_state: State | None = None, *, reverse: bool
+) -> tuple[Tokens, State]:
     """See `kernels.linear_scan.linear_scan`."""
     batch, _, channels = x.shape
     wide = scans.wide(jnp.result_type(*jax.tree.leaves((a, x, initial_state))))
@@ -60,103 +56,41 @@ def linear_scan(
         # One copy per sequence: then the cotangents of a batch over devices are summed once, at the end.
         constant, a = jnp.broadcast_to(a.astype(wide)[None], state.shape), None
     dtype = wide if jnp.issubdtype(wide, jnp.complexfloating) else x.dtype
-    return _scan(Plan(reverse, jnp.dtype(dtype)), constant, Tokens(a, x), state)
+    return _scan(Plan(reverse, jnp.dtype(dtype)), constant, Inputs(a, x), state)
 
 
-@derivatives.own_derivative('linear_scan', 1)
-def _scan(plan: Plan, constant: jax.Array | None, tokens: Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return _where_it_runs(partial(_forward, False), plan, (constant, tokens, state))[:2]
-
-
-def _scan_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    h, last, edges = _where_it_runs(partial(_forward, True), plan, inputs)
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple]:
+    h, last, edges = _where_it_runs(partial(_forward, keep), plan, inputs)
     return (h, last), (*inputs[:2], edges)
 
 
-def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
+def _cotangents(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
     return _where_it_runs(_backward, plan, (*kept, *cotangents))
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+# The states after each token and the last one, given a constant decay or None, `Inputs` and the initial state.
+_scan = derivatives.with_rule(_outputs, _cotangents, derivatives.own_derivative('linear_scan', 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _where_it_runs(walk: Callable, plan: Plan, inputs: tuple) -> Any:
-    """Runs `walk` in the way that suits the platform.
-
-    On a CPU all inputs are cast to float32 first: in a loop that slices bfloat16 arrays XLA would cast whole arrays
-    there, in every iteration.
-    """
-    whole = partial(walk, plan, _parallel)
-    given = jax.eval_shape(whole, *inputs)
-
-    def on_cpu(*inputs: Any) -> Any:
-        inputs = jax.tree.map(lambda x: x.astype(scans.wide(x.dtype)), inputs)
-        found = walk(plan._replace(dtype=scans.wide(plan.dtype)), _sequential, *inputs)
-        return jax.tree.map(lambda x, like: x.astype(like.dtype), found, given)
-
-    return lax.platform_dependent(*inputs, cpu=on_cpu, default=whole)
+    on_cpu = partial(walk, plan._replace(dtype=scans.wide(plan.dtype)), _sequential)
+    return scans.where_it_runs(partial(walk, plan, _parallel), on_cpu, None, inputs)
 
 
-def _forward(
-    keep: bool,
-    plan: Plan,
-    recur: Recur,
-    constant: jax.Array | None,
-    tokens: Tokens,
-    state: jax.Array,
-) -> tuple[jax.Array, jax.Array, Any]:
-    """The states after each token, the last state and, with `keep`, the states that enter the chunks."""
-
-    def step(carry: tuple, start: Any, size: int, _: Any) -> tuple[tuple, Any]:
-        state, h = carry
-        read = jax.tree.map(lambda x: _read(plan, x, start, size), tokens)
-        found, after = _chunk(recur, constant, state, read)
-        return (after, _write(plan, h, found, start)), state if keep else None
-
-    begin = (state, jnp.zeros_like(tokens.x, plan.dtype))
-    (state, h), edges = scans.sweep(step, begin, tokens.x.shape[1], _CHUNK, plan.reverse, (None, None))
-    return h, state, edges
+def _forward(keep: bool, plan: Plan, recur: Recur, constant: Any, tokens: Inputs, state: jax.Array) -> tuple:
+    return _walk(plan, recur).outputs(constant, tokens, state, jnp.zeros_like(tokens.x, plan.dtype), keep)
 
 
-def _backward(
-    plan: Plan,
-    recur: Recur,
-    constant: jax.Array | None,
-    tokens: Tokens,
-    edges: tuple,
-    dh: jax.Array,
-    dlast: jax.Array,
-) -> tuple[jax.Array | None, Tokens, jax.Array]:
-    """The cotangents of the constant decay, the tokens and the initial state."""
-
-    def step(carry: tuple, start: Any, size: int, edge: jax.Array) -> tuple[tuple, None]:
-        dstate, dconstant, dtokens = carry
-        read = jax.tree.map(lambda x: _read(plan, x, start, size), tokens)
-        _, pull = jax.vjp(partial(_chunk, recur), constant, edge, read)
-        cotangent = _read(plan, dh, start, size).astype(edge.dtype)
-        more, dstate, found = pull((cotangent, dstate))
-        dconstant = jax.tree.map(jnp.add, dconstant, more)
-        dtokens = jax.tree.map(lambda out, x: _write(plan, out, x, start), dtokens, found)
-        return (dstate, dconstant, dtokens), None
-
-    begin = (dlast, *jax.tree.map(jnp.zeros_like, (constant, tokens)))
-    (dstate, *found), _ = scans.sweep(step, begin, tokens.x.shape[1], _CHUNK, not plan.reverse, edges)
-    return *found, dstate
+def _backward(plan: Plan, recur: Recur, *given: Any) -> tuple:
+    return _walk(plan, recur).cotangents(*given)
 
 
-def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:
-    """`size` tokens from `start` on, in the order of the scan and as the first axis: (C, B, D)."""
-    x = jnp.moveaxis(lax.dynamic_slice_in_dim(x, start, size, axis=1), 1, 0)
-    return x[::-1] if plan.reverse else x
+def _walk(plan: Plan, recur: Recur) -> scans.Walk:
+    return scans.Walk(partial(_chunk, recur), _CHUNK, plan.reverse)
 
 
-def _write(plan: Plan, out: jax.Array, x: jax.Array, start: Any) -> jax.Array:
-    x = jnp.moveaxis(x[::-1] if plan.reverse else x, 0, 1).astype(out.dtype)
-    return lax.dynamic_update_slice_in_dim(out, x, start, axis=1)
-
-
-def _chunk(recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: Tokens) -> tuple[jax.Array, jax.Array]:
+def _chunk(recur: Recur, constant: jax.Array | None, state: jax.Array, tokens: Inputs) -> tuple[jax.Array, jax.Array]:
     """The states after each token of a chunk, and the last state."""
     x = tokens.x.astype(state.dtype)
     a = jnp.broadcast_to(constant[None], x.shape) if tokens.a is None else tokens.a

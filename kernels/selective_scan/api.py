@@ -23,19 +23,16 @@ from jaxtyping import Array, Float
 
 from longview.kernels import dispatch
 from longview.kernels.selective_scan import pallas_gpu, pallas_tpu, reference, sharded, xla
-
-Tokens = Float[Array, 'b t d']
-Channels = Float[Array, ' d']
-State = Float[Array, 'b d n']
+from longview.kernels.selective_scan.arrays import Channels, Rates, State, Tokens, Weights
 
 
 @partial(jax.jit, static_argnames=('softplus', 'reverse', 'implementation'))
 def selective_scan(
     u: Tokens,
     delta: Tokens,
-    A: Float[Array, 'd n'],
-    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
+    A: Rates,
+    B: Weights,
+    C: Weights,
     D: Channels | None = None,
     *,
     z: Tokens | None = None,

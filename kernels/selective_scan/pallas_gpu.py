@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas
+from longview.kernels import derivatives, dispatch, pallas
+from longview.kernels.selective_scan.arrays import Inputs, State, Tokens
 
 _CHUNK = 16
 _WIDEST = 32  # most channels of a program
@@ -57,22 +57,12 @@ class Plan(NamedTuple):
         return pl.BlockSpec(sizes, lambda b, d: (b, *zeros, d, 0))
 
 
-def selective_scan(
-    u: Float[Array, 'b t d'],
-    delta: Float[Array, 'b t d'],
-    A: Float[Array, 'd n'],
-    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    D: Float[Array, ' d'] | None = None,
-    z: Float[Array, 'b t d'] | None = None,
-    delta_bias: Float[Array, ' d'] | None = None,
-    initial_state: Float[Array, 'b d n'] | None = None,
-    *,
-    softplus: bool,
-    reverse: bool,
-    interpret: bool = False,
-) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
-    """See `kernels.selective_scan.selective_scan`. `interpret` runs the kernels as XLA programs, on any platform."""
+def selective_scan(*arrays: Any, softplus: bool, reverse: bool, interpret: bool = False) -> tuple[Tokens, State]:
+    """See `kernels.selective_scan.selective_scan`; its arrays are those of `Inputs`.
+
+    `interpret` runs the kernels as XLA programs, on any platform.
+    """
+    u, delta, A, B, C, D, z, delta_bias, initial_state = Inputs(*arrays)
     (batch, tokens, channels), states = u.shape, A.shape[1]
     wide = lambda x: None if x is None else x.astype(jnp.float32)
     steps = wide(delta) if delta_bias is None else wide(delta) + wide(delta_bias)[None, None]
@@ -115,32 +105,15 @@ def _width(channels: int) -> int:
     return min(_WIDEST, channels & -channels)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(plan: Plan, *inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The scan of u, delta, A (B, D, N), B and C (B, G, T, N) and the initial state, all padded."""
-    found = _outputs(plan, inputs, False)
-    return found['y'], found['last']
-
-
-def _scan_forward(plan: Plan, *inputs: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    found = _outputs(plan, inputs, True)
-    return (found['y'], found['last']), (inputs[:5], found['edges'])
-
-
-def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
-    return _cotangents(plan, *kept, *cotangents)
-
-
-_scan.defvjp(_scan_forward, _scan_backward)
-
-
-def _outputs(plan: Plan, inputs: tuple, keep: bool) -> dict:
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple | None]:
+    """The outputs and the last state, given u, delta, A (B, D, N), B and C (B, G, T, N) and a state, all padded."""
     ins = dict(zip(('u', 'delta', 'A', 'B', 'C', 'start'), inputs))
     outs = {'y': pallas.output_float32(ins['u']), 'last': pallas.output_float32(ins['A'])}
     if keep:
         batch, *state = ins['A'].shape
         outs['edges'] = pallas.output_float32(ins['A'], batch, plan.tokens // _CHUNK, *state)
-    return _call(_outputs_kernel, plan, ins, outs)
+    found = _call(_outputs_kernel, plan, ins, outs)
+    return (found['y'], found['last']), (*inputs[:5], found['edges']) if keep else None
 
 
 def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:
@@ -161,8 +134,8 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:
     outs['last'][...] = lax.fori_loop(0, plan.tokens // _CHUNK, chunk, ins['start'][...])
 
 
-def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> tuple:
-    u, delta, A, B, C = inputs
+def _cotangents(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
+    (u, delta, A, B, C, edges), (dy, dlast) = kept, cotangents
     batch, groups, *rows = B.shape
     ins = {'u': u, 'delta': delta, 'A': A, 'B': B, 'C': C, 'edges': edges, 'dy': dy, 'dlast': dlast}
     parts = pallas.output_float32(B, batch, groups * plan.shared, *rows)
@@ -172,6 +145,9 @@ def _cotangents(plan: Plan, inputs: tuple, edges: jax.Array, dy: jax.Array, dlas
     for name in ('dB', 'dC'):
         found[name] = found[name].reshape(batch, groups, -1, *rows).sum(2)
     return tuple(found[name] for name in ('du', 'ddelta', 'dA', 'dB', 'dC', 'dstart'))
+
+
+_scan = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _cotangents_kernel(plan: Plan, ins: dict, outs: dict) -> None:

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas, scan_tpu
+from longview.kernels import derivatives, dispatch, pallas, scan_tpu
 from longview.kernels.selective_scan import pallas_tpu_tile as tile
+from longview.kernels.selective_scan.arrays import Inputs, State, Tokens
 
 _WIDEST = 512  # most channels of a block
 _STATES = 2**20  # most numbers in the states of a block: 4 MiB of at least 16 MiB
@@ -88,21 +88,9 @@ class Plan(NamedTuple):
         return {name: known.get(name, state) for name in arrays}
 
 
-def selective_scan(
-    u: Float[Array, 'b t d'],
-    delta: Float[Array, 'b t d'],
-    A: Float[Array, 'd n'],
-    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    D: Float[Array, ' d'] | None = None,
-    z: Float[Array, 'b t d'] | None = None,
-    delta_bias: Float[Array, ' d'] | None = None,
-    initial_state: Float[Array, 'b d n'] | None = None,
-    *,
-    softplus: bool,
-    reverse: bool,
-) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
-    """See `kernels.selective_scan.selective_scan`."""
+def selective_scan(*arrays: Any, softplus: bool, reverse: bool) -> tuple[Tokens, State]:
+    """See `kernels.selective_scan.selective_scan`; its arrays are those of `Inputs`."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state = Inputs(*arrays)
     plan = _plan(u, A, B, softplus, reverse)
     more = plan.states - A.shape[1]
 
@@ -155,33 +143,17 @@ def _columns(plan: Plan, x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, plan.states - x.shape[2]), (0, 0)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _scan(plan: Plan, ins: dict) -> tuple[jax.Array, jax.Array]:
+def _outputs(plan: Plan, inputs: tuple[dict], keep: bool) -> tuple[tuple, tuple | None]:
     """The outputs and the last state, by the arrays of the kernels."""
-    found = _outputs(plan, ins, False)
-    return found['y'], found['last']
-
-
-def _scan_forward(plan: Plan, ins: dict) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    found = _outputs(plan, ins, True)
-    return (found['y'], found['last']), (ins, found['edges'])
-
-
-def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple[dict]:
-    return (_cotangents(plan, *kept, *cotangents),)
-
-
-_scan.defvjp(_scan_forward, _scan_backward)
-
-
-def _outputs(plan: Plan, ins: dict, keep: bool) -> dict:
+    (ins,) = inputs
     grid = plan.grid(plan.reverse)
     outs = {'y': pallas.output_like(ins['u']), 'last': pallas.output_float32(ins['A'])}
     if keep:
         outs['edges'] = pallas.output_float32(ins['A'], plan.batch, grid.blocks, plan.states, plan.channels)
     state, rows = (plan.states, plan.width), plan.rows(_TILE)
     scratch = {'state': state, 'delta': rows, 'x': rows, 'read': plan.rows(tile.SUBLANES * _TILE), **plan.held}
-    return _call(_outputs_kernel, plan, grid, ins, outs, scratch)
+    found = _call(_outputs_kernel, plan, grid, ins, outs, scratch)
+    return (found['y'], found['last']), (ins, found['edges']) if keep else None
 
 
 def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
@@ -209,8 +181,9 @@ def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scra
     step.end(scratch['state'], outs['last'])
 
 
-def _cotangents(plan: Plan, ins: dict, edges: jax.Array, dy: jax.Array, dlast: jax.Array) -> dict:
+def _cotangents(plan: Plan, kept: tuple, cotangents: tuple) -> tuple[dict]:
     """The cotangents of the arrays of the kernels, by their names."""
+    (ins, edges), (dy, dlast) = kept, cotangents
     grid = plan.grid(not plan.reverse)
     one = lambda *shape: pallas.output_float32(ins['A'], plan.batch, *shape)
     parts, row = one(grid.groups, plan.states, plan.tokens), one(tile.SUBLANES, plan.channels)
@@ -227,7 +200,10 @@ def _cotangents(plan: Plan, ins: dict, edges: jax.Array, dy: jax.Array, dlast: j
     for name in ('dD', 'dbias'):
         if name in found:
             found[name] = found[name].sum(1, keepdims=True)
-    return {name: found[f'd{name}'].astype(x.dtype) for name, x in ins.items()}
+    return ({name: found[f'd{name}'].astype(x.dtype) for name, x in ins.items()},)
+
+
+_scan = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:

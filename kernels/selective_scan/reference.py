@@ -5,10 +5,14 @@ https://arxiv.org/abs/2312.00752 (section 3). In float32, or in float64 with `ja
 and need memory for the state after each token.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from longview.kernels.selective_scan.arrays import Inputs, State, Tokens
 
 
 def step(
@@ -46,21 +50,9 @@ def _per_channel(x: jax.Array, channels: int) -> jax.Array:
     return jnp.repeat(x, channels // x.shape[1], axis=1)
 
 
-def selective_scan(
-    u: Float[Array, 'b t d'],
-    delta: Float[Array, 'b t d'],
-    A: Float[Array, 'd n'],
-    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    D: Float[Array, ' d'] | None = None,
-    z: Float[Array, 'b t d'] | None = None,
-    delta_bias: Float[Array, ' d'] | None = None,
-    initial_state: Float[Array, 'b d n'] | None = None,
-    *,
-    softplus: bool,
-    reverse: bool,
-) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
-    """See `kernels.selective_scan.selective_scan`."""
+def selective_scan(*arrays: Any, softplus: bool, reverse: bool) -> tuple[Tokens, State]:
+    """See `kernels.selective_scan.selective_scan`; its arrays are those of `Inputs`."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state = Inputs(*arrays)
     dtype = jnp.result_type(float)
     state = jnp.zeros_like(u, dtype, (u.shape[0], *A.shape))
     if initial_state is not None:

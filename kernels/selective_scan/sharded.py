@@ -12,7 +12,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
 from longview.kernels import scans
@@ -52,18 +51,14 @@ def sequence_parallel_selective_scan(
     """
     how = {'delta_bias': delta_bias, 'softplus': softplus, 'reverse': reverse}
     scan = partial(api.selective_scan, u, delta, A, B, C, **how, implementation=implementation)
-    place, end = lax.axis_index(axis_name), lax.axis_size(axis_name) - 1
-    first, last = (end, 0) if reverse else (0, end)
-    start = None
-    if initial_state is not None:
-        start = jnp.where(place == first, initial_state, jnp.zeros_like(initial_state))
+    start = scans.at_first(axis_name, reverse, initial_state)
     _, state = scan(initial_state=start)
     decay = _decay(delta, A, delta_bias, softplus).astype(state.dtype)
     _, entering = scans.over_devices(axis_name, reverse, decay, state)
     if start is not None:
         entering += start
     y, state = scan(D, z=z, initial_state=entering)
-    return y, lax.psum(jnp.where(place == last, state, jnp.zeros_like(state)), axis_name)
+    return y, scans.from_last(axis_name, reverse, state)
 
 
 def _decay(delta: jax.Array, A: jax.Array, delta_bias: jax.Array | None, softplus: bool) -> jax.Array:

@@ -17,11 +17,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
 
 from longview.kernels import derivatives, dispatch, scans
 from longview.kernels.selective_scan import chunk
+from longview.kernels.selective_scan.arrays import Inputs, State, Tokens
 
 _CHUNK = 32  # 16 to 64 are equally fast on a CPU; shorter chunks would mean more states to store
 _BYTES = 2**20  # of states in a chunk: with the arrays computed from them, about a cache
@@ -40,21 +39,9 @@ class Plan(NamedTuple):
     softplus: bool
 
 
-def selective_scan(
-    u: Float[Array, 'b t d'],
-    delta: Float[Array, 'b t d'],
-    A: Float[Array, 'd n'],
-    B: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    C: Float[Array, 'b t n'] | Float[Array, 'b t g n'],
-    D: Float[Array, ' d'] | None = None,
-    z: Float[Array, 'b t d'] | None = None,
-    delta_bias: Float[Array, ' d'] | None = None,
-    initial_state: Float[Array, 'b d n'] | None = None,
-    *,
-    softplus: bool,
-    reverse: bool,
-) -> tuple[Float[Array, 'b t d'], Float[Array, 'b d n']]:
-    """See `kernels.selective_scan.selective_scan`."""
+def selective_scan(*arrays: Any, softplus: bool, reverse: bool) -> tuple[Tokens, State]:
+    """See `kernels.selective_scan.selective_scan`; its arrays are those of `Inputs`."""
+    u, delta, A, B, C, D, z, delta_bias, initial_state = Inputs(*arrays)
     batch, _, channels = u.shape
     groups, states = (1 if B.ndim == 3 else B.shape[2]), A.shape[1]
     given = (u, delta, A, B, C, D, z, delta_bias, initial_state)
@@ -77,48 +64,25 @@ def selective_scan(
     return y, last.reshape(batch, channels, states)
 
 
-@derivatives.own_derivative('selective_scan', 1)
-def _scan(plan: Plan, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the outputs (B, T, D), and the last state (B, G, D/G, N)."""
-    return _by_sequences(partial(_forward, False), plan, (weights, tokens, state))[:2]
-
-
-def _scan_forward(plan: Plan, *inputs: Any) -> tuple[tuple[jax.Array, jax.Array], tuple]:
-    y, last, edges = _by_sequences(partial(_forward, True), plan, inputs)
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple]:
+    y, last, edges = _by_sequences(partial(_forward, keep), plan, inputs)
     return (y, last), (*inputs[:2], edges)
 
 
-def _scan_backward(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
+def _cotangents(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
     return _by_sequences(_backward, plan, (*kept, *cotangents))
 
 
-_scan.defvjp(_scan_forward, _scan_backward)
+# The outputs (B, T, D) and the last state (B, G, D/G, N), given weights, tokens and the initial state.
+_scan = derivatives.with_rule(_outputs, _cotangents, derivatives.own_derivative('selective_scan', 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
-    """Runs `walk` on the whole batch; on a CPU in float32, on a few sequences at a time.
-
-    A chunk of a few sequences stays in the cache. A batch that may be split over devices is not looped over, for the
-    loop would have to gather it. Inputs are cast to float32 on a CPU since in a loop that slices bfloat16 arrays XLA
-    would cast whole arrays there, in every iteration.
-    """
-    whole = partial(walk, plan, chunk.PARALLEL)
-    given = jax.eval_shape(whole, *inputs)
+    """Runs `walk`; a batch that may be split over devices is not looped over, for the loop would have to gather it."""
     few = _few(plan, inputs[1].u, inputs[0].A.shape[-1])
-
-    def on_cpu(*inputs: Any) -> Any:
-        inputs = jax.tree.map(lambda x: x.astype(scans.wide(x.dtype)), inputs)
-        run = partial(walk, plan, chunk.SEQUENTIAL)
-        batch = inputs[1].u.shape[0]
-        if few == batch:
-            found = run(*inputs)
-        else:
-            some = lambda n: jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, n, few), inputs)
-            found = lax.map(lambda n: run(*some(n)), jnp.arange(0, batch, few))
-        return jax.tree.map(lambda x, like: x.reshape(like.shape).astype(like.dtype), found, given)
-
-    return lax.platform_dependent(*inputs, cpu=on_cpu, default=whole)
+    whole, on_cpu = (partial(walk, plan, how) for how in (chunk.PARALLEL, chunk.SEQUENTIAL))
+    return scans.where_it_runs(whole, on_cpu, few, inputs)
 
 
 def _few(plan: Plan, u: jax.Array, states: int) -> int:
@@ -131,26 +95,13 @@ def _few(plan: Plan, u: jax.Array, states: int) -> int:
 
 
 def _forward(
-    keep: bool,
-    plan: Plan,
-    how: chunk.How,
-    weights: chunk.Weights,
-    tokens: chunk.Tokens,
-    state: jax.Array,
+    keep: bool, plan: Plan, how: chunk.How, weights: chunk.Weights, tokens: chunk.Tokens, state: jax.Array
 ) -> tuple[jax.Array, jax.Array, Any]:
-    """The outputs, the last state and, with `keep`, the states that enter the chunks."""
-
-    def step(carry: tuple, start: Any, size: int, _: Any) -> tuple[tuple, Any]:
-        state, y = carry
-        read = jax.tree.map(lambda x: _read(plan, x, start, size), tokens)
-        yc, after = chunk.run(how, plan.softplus, weights, state, read)
-        return (after, _write(plan, y, yc, start)), state if keep else None
-
-    begin = (how.enter(state), jnp.zeros_like(tokens.u))
-    (state, y), edges = scans.sweep(step, begin, tokens.u.shape[1], plan.chunk, plan.reverse, (None, None))
+    """The outputs, the last state and, with `keep`, the states that enter the chunks, stacked after the batch."""
+    blank = jnp.zeros_like(tokens.u)
+    y, state, edges = _walk(plan, how).outputs(weights, tokens, how.enter(state), blank, keep)
     stacked, tail = jax.tree.map(how.leave, edges)
-    edges = (None if stacked is None else jnp.moveaxis(stacked, 0, 1), tail)
-    return y, how.leave(state), edges
+    return y, how.leave(state), (None if stacked is None else jnp.moveaxis(stacked, 0, 1), tail)
 
 
 def _backward(
@@ -164,33 +115,15 @@ def _backward(
 ) -> tuple[chunk.Weights, chunk.Tokens, jax.Array]:
     """The cotangents of the weights, the tokens and the initial state."""
     stacked, tail = edges
-    edges = (None if stacked is None else jnp.moveaxis(stacked, 1, 0), tail)
-
-    def step(carry: tuple, start: Any, size: int, edge: jax.Array) -> tuple[tuple, None]:
-        dstate, dweights, dtokens = carry
-        read = jax.tree.map(lambda x: _read(plan, x, start, size), tokens)
-        run = partial(chunk.run, how, plan.softplus)
-        _, pull = jax.vjp(run, weights, how.enter(edge), read)
-        more, dstate, found = pull((_read(plan, dy, start, size), dstate))
-        dweights = jax.tree.map(jnp.add, dweights, more)
-        dtokens = jax.tree.map(lambda out, x: _write(plan, out, x, start), dtokens, found)
-        return (dstate, dweights, dtokens), None
-
-    begin = (how.enter(dlast), *jax.tree.map(jnp.zeros_like, (weights, tokens)))
-    length = tokens.u.shape[1]
-    (dstate, *found), _ = scans.sweep(step, begin, length, plan.chunk, not plan.reverse, edges)
+    edges = jax.tree.map(how.enter, (None if stacked is None else jnp.moveaxis(stacked, 1, 0), tail))
+    *found, dstate = _walk(plan, how).cotangents(weights, tokens, edges, dy, how.enter(dlast))
     return *found, how.leave(dstate)
 
 
-def _read(plan: Plan, x: jax.Array, start: Any, size: int) -> jax.Array:
-    """`size` tokens from `start` on, in the order of the scan and as the first axis: (C, B, G, channels)."""
-    x = lax.dynamic_slice_in_dim(x, start, size, axis=1)
-    x = jnp.moveaxis(x.astype(scans.wide(x.dtype)), 1, 0)
-    x = x.reshape(*x.shape[:2], plan.groups, -1)
-    return x[::-1] if plan.reverse else x
+def _walk(plan: Plan, how: chunk.How) -> scans.Walk:
+    def run(weights: chunk.Weights, state: jax.Array, tokens: chunk.Tokens) -> tuple[jax.Array, jax.Array]:
+        grouped = jax.tree.map(lambda x: x.reshape(*x.shape[:2], plan.groups, -1), tokens)
+        y, state = chunk.run(how, plan.softplus, weights, state, grouped)
+        return y.reshape(tokens.u.shape), state
 
-
-def _write(plan: Plan, out: jax.Array, x: jax.Array, start: Any) -> jax.Array:
-    x = jnp.moveaxis(x[::-1] if plan.reverse else x, 0, 1).astype(out.dtype)
-    x = x.reshape(*x.shape[:2], *out.shape[2:])
-    return lax.dynamic_update_slice_in_dim(out, x, start, axis=1)
+    return scans.Walk(run, plan.chunk, plan.reverse)

@@ -51,10 +51,9 @@ def test_outputs_and_gradients(case):
 @pytest.mark.parametrize(
     'case',
     [
-        Case('tile', reverse=True, complex=('a',)),
-        Case('tile', constant=True, dtype='bfloat16'),
-        Case('long', state=True, complex=BOTH),
-        Case('long_prime'),
+        Case('prime', reverse=True, complex=('a',)),
+        Case('class_token', constant=True, dtype='bfloat16'),
+        Case('prime', state=True, complex=BOTH),
     ],
     ids=str,
 )
