@@ -5,7 +5,7 @@ Checked on jax 0.10.2. Kernels import from Pallas itself only what has stayed th
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +20,9 @@ ANY = pl.ANY
 HBM = pltpu.HBM
 SMEM = pltpu.SMEM
 roll = pltpu.roll
+
+# Whether kernels are traced for the interpreter; in jit's cache key.
+_interpreted = jax.make_user_context(False)
 
 
 def call(kernel: Callable[..., None], **how: Any) -> Callable[..., Any]:
@@ -84,6 +87,31 @@ def dot_constant(matrix: Any, x: jax.Array, dtype: DTypeLike) -> jax.Array:
     return jnp.dot(matrix[...], x.astype(dtype), precision=precision, preferred_element_type=jnp.float32)
 
 
+def word(low: jax.Array, high: jax.Array) -> jax.Array:
+    """Inside of a kernel: two float32 arrays, rounded to bfloat16, as the halves of one of uint32."""
+    if not _interpreted.value:
+        return pltpu.pack_elementwise([low, high], packed_dtype=jnp.bfloat16)
+    # The interpreter has no rule for it.
+    low, high = (lax.bitcast_convert_type(x.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32) for x in (low, high))
+    return low | high << 16
+
+
+def unpacked(words: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Inside of a kernel: the bfloat16 numbers in the lower and upper halves of words, as float32."""
+    whole = lambda bits: lax.bitcast_convert_type(bits, jnp.float32)
+    return whole(words << 16), whole(words & jnp.uint32(0xFFFF0000))
+
+
+def words(x: jax.Array) -> jax.Array:
+    """Inside of a kernel: bfloat16 numbers (2 n, lanes) as words (n, lanes), see `halves`."""
+    return pltpu.bitcast(x, jnp.uint32)
+
+
+def halves(words: jax.Array) -> jax.Array:
+    """Inside of a kernel: words (n, lanes) as bfloat16 numbers (2 n, lanes), lower and upper half in turn."""
+    return pltpu.bitcast(words, jnp.bfloat16)
+
+
 def joining_batch(run: Callable[[int, dict], dict], batch: int) -> Callable[[dict], dict]:
     """Returns `run(batch, arrays)` as a function of the arrays; under vmap the mapped axis joins the batch.
 
@@ -125,14 +153,15 @@ def gpu_params(warps: int, stages: int = 2) -> object:
     return triton.CompilerParams(num_warps=warps, num_stages=stages)
 
 
-def interpret_tpu_kernels() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def interpret_tpu_kernels() -> Iterator[None]:
     """TPU kernels that are traced inside run on any platform, in a simulation of the chip's memories.
 
     Unwritten memory holds NaN, out-of-bounds reads raise an error, and races are detected.
     """
-    return pltpu.force_tpu_interpret_mode(
-        pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan', out_of_bounds_reads='raise')
-    )
+    strict = pltpu.InterpretParams(detect_races=True, uninitialized_memory='nan', out_of_bounds_reads='raise')
+    with pltpu.force_tpu_interpret_mode(strict), _interpreted(True):
+        yield
 
 
 def reset_tpu_interpreter() -> None:

@@ -1,25 +1,27 @@
 """The long convolution as Pallas kernels for TPUs that fuse transform, product and inverse transform.
 
 The order-2 decomposition of Fu et al., FlashFFTConv, 2023, https://arxiv.org/abs/2311.05908, Algorithm 1. For longer
-sequences further levels are computed outside (see `transforms.Monarch`), and the kernel computes the last two. No code
-was taken from others.
+sequences there are further levels around it (see `transforms.Monarch`), each a kernel of its own. No code was taken
+from others.
 
-Gates and skip are applied while a block is in VMEM. Gradients are convolutions too, with conjugated spectra and
-exchanged gates, and are computed by the same kernels.
+Gates and skip are applied while a block is in VMEM. Gradients are convolutions too, with conjugated spectra; one kernel
+computes all of them.
 """
 
-import math
+from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from longview.kernels import dispatch
-from longview.kernels.long_conv.pallas_tpu_tile import LANES, run
-from longview.kernels.long_conv.transforms import Monarch, monarch_sides, period_for, wrapped
+from longview.kernels import dispatch, gates, vmem
+from longview.kernels.long_conv.pallas_tpu_call import Call
+from longview.kernels.long_conv.pallas_tpu_level import LANES, ROWS, run_into, run_out, stored
+from longview.kernels.long_conv.transforms import LEAST, SIDE, Level, Monarch, monarch_sides, period_for, wrapped
 
-_LARGEST = 2**13  # most complex numbers per lane in VMEM: 8 of the 16 MiB of a v4
+_SPARE = vmem.MIB  # of VMEM, for what the compiler keeps there
 
 
 def convolve(
@@ -36,11 +38,9 @@ def convolve(
     batch, tokens, channels = u.shape
     size = period_for(tokens, taps.shape[-2], before)
     narrow = u.dtype == taps.dtype == jnp.bfloat16
-    monarch = Monarch(_sides(size), jnp.bfloat16 if narrow else jnp.float32).keeping(keep)
-    taps = wrapped(taps, before, monarch.size)
-    # The largest kernel has no VMEM left to look for what is not finite, and outside of it that would cost a pass.
-    looks = before < tokens - 1 and keep == 1 and monarch.size < _LARGEST
-    ahead = before if looks else None
+    ahead = before if before < tokens - 1 and keep == 1 else None
+    plan = Plan(size, jnp.bfloat16 if narrow else jnp.float32, keep, ahead, vmem.limit() - _SPARE)
+    taps = wrapped(taps, before, size)
     # Several sequences are concatenated along the channels to fill the lanes.
     fits = lambda n: batch % n == 0 and n * channels <= max(LANES, channels)
     beside = max(filter(fits, range(1, batch + 1)))
@@ -52,7 +52,12 @@ def convolve(
         taps = shared(jnp.tile(taps, (1, beside))[None])
     skip = None if skip is None else shared(jnp.tile(skip, beside)[None, None])
     u, pre, post = (None if x is None else _lanes(x, beside, full) for x in (u, pre, post))
-    y = _convolve(monarch, ahead, u, taps, pre, post, skip)
+    factors = (pre, post, skip)
+    if any(x is not None for x in factors) and not plan.is_one_kernel(u, taps, *factors):
+        skip = None if skip is None else skip[0, 0]
+        y = gates.gated(partial(_convolve, plan))(u, taps, pre, post, skip)
+    else:
+        y = _convolve(plan, u, taps, *factors)
     y = y[..., : beside * channels].reshape(batch // beside, tokens, beside, channels)
     return jnp.swapaxes(y, 1, 2).reshape(batch, tokens, channels)
 
@@ -62,12 +67,91 @@ def missing(u: jax.Array, taps: jax.Array, *others: jax.Array | None) -> str | N
     return dispatch.lacking((u, taps, others), ('float32', 'bfloat16'))
 
 
-def _sides(size: int) -> tuple[int, ...]:
-    """Returns the sides: the last two are for the kernel, as large as VMEM allows, the others for levels outside."""
-    bits = size.bit_length() - 1
-    within = min(bits, _LARGEST.bit_length() - 1)
-    outer = monarch_sides(2 ** (bits - within)) if bits > within else ()
-    return *outer, *monarch_sides(2**within, 2)
+class Plan(NamedTuple):
+    """Static arguments.
+
+    size: of the transform; dtype: type of the operands of products; keep: share of the frequencies that is kept; ahead:
+      how many later tokens a token sees, further than which no NaN reaches, or None if it sees all of them; memory:
+      bytes of VMEM that a kernel may take.
+    """
+
+    size: int
+    dtype: DTypeLike
+    keep: float
+    ahead: int | None
+    memory: int
+
+    def is_one_kernel(self, u: jax.Array, taps: jax.Array, *factors: jax.Array | None) -> bool:
+        """Whether outputs, and gradients, are computed by a kernel alone, without levels around it."""
+        ins = _named(u, taps, *factors)
+        kinds = _cotangents(ins)
+        return not self.outputs(ins).levels and not self.gradients(ins | {'dy': u}, kinds).levels
+
+    def outputs(self, ins: dict) -> 'Transform':
+        return self._fitting(ins, {'y': ins['x'].dtype})
+
+    def gradients(self, ins: dict, outs: dict[str, DTypeLike]) -> 'Transform':
+        return self._fitting(ins, outs)
+
+    def _monarchs(self) -> Iterator[Monarch]:
+        """Yields the transforms whose last two levels may fit into VMEM, from the largest one on."""
+        within = min(self.size, SIDE**2)
+        while within >= LEAST:
+            outer = self.size // within
+            if outer == 1 or outer >= ROWS:  # a level of fewer rows would be padded in HBM
+                sides = monarch_sides(outer) if outer > 1 else ()
+                yield Monarch((*sides, *monarch_sides(within, 2)), self.dtype).keeping(self.keep)
+            within //= 2
+
+    def _fitting(self, ins: dict, outs: dict[str, DTypeLike]) -> 'Transform':
+        for monarch in self._monarchs():
+            levels = monarch.levels[:-2]
+            if levels:
+                count = self.size // levels[-1].rest
+                lines, kind = stored(levels[-1].rest, self.dtype)
+                inner = lambda x: jax.ShapeDtypeStruct((len(x) * count, lines, x.shape[-1]), kind)
+                call = Call.of(monarch, None, {name: inner(x) for name, x in ins.items()}, outs, True)
+            else:
+                call = Call.of(monarch, self.ahead, ins, outs, False)
+            if call.memory() <= self.memory:
+                break
+        return Transform(levels, call, self.dtype, self.memory)
+
+
+class Transform(NamedTuple):
+    """A kernel, and the levels around it."""
+
+    levels: tuple[Level, ...]
+    call: Call
+    dtype: DTypeLike
+    memory: int
+
+    def run(self, ins: dict[str, jax.Array], like: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Runs all kernels; `like` has the lengths and dtypes of the outputs."""
+        found = self.call.run({name: self._into(x) for name, x in ins.items()}, self.memory)
+        return {name: self._out(x, like[name]) for name, x in found.items()}
+
+    def _into(self, x: jax.Array) -> jax.Array:
+        for place, level in enumerate(self.levels):
+            x = run_into(level, x, self.dtype, whole=place > 0)
+        return x
+
+    def _out(self, x: jax.Array, like: jax.Array) -> jax.Array:
+        for level in self.levels[:0:-1]:
+            x = run_out(level, x, level.side * level.rest, self.dtype, None)
+        if self.levels:
+            return run_out(self.levels[0], x, like.shape[1], self.dtype, like.dtype)
+        return x[:, : like.shape[1]]
+
+
+def _named(u: jax.Array, taps: jax.Array, *factors: jax.Array | None) -> dict[str, jax.Array]:
+    arrays = zip(('x', 'taps', 'pre', 'post', 'skip'), (u, taps, *factors))
+    return {name: x for name, x in arrays if x is not None}
+
+
+def _cotangents(ins: dict) -> dict[str, DTypeLike]:
+    """The dtypes of the cotangents by name; that of a skip is summed over kernels later."""
+    return {f'd{name}': jnp.float32 if name == 'skip' else x.dtype for name, x in ins.items()}
 
 
 def _lanes(x: jax.Array, beside: int, full: int) -> jax.Array:
@@ -78,82 +162,27 @@ def _lanes(x: jax.Array, beside: int, full: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, full - beside * channels)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(
-    monarch: Monarch, ahead: int | None, u: jax.Array, taps: jax.Array, *factors: jax.Array | None
-) -> jax.Array:
-    """ahead: how many later tokens a token sees, further than which no NaN reaches; None if it sees all of them."""
-    return _product(monarch, u, _spectrum(monarch, taps, None), *factors, dtype=u.dtype, ahead=ahead)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _convolve(plan: Plan, u: jax.Array, taps: jax.Array, *factors: jax.Array | None) -> jax.Array:
+    ins = _named(u, taps, *factors)
+    return plan.outputs(ins).run(ins, {'y': u})['y']
 
 
-def _convolve_forward(monarch: Monarch, ahead: int | None, *inputs: jax.Array | None) -> tuple[jax.Array, tuple]:
-    return _convolve(monarch, ahead, *inputs), inputs
+def _convolve_forward(plan: Plan, *inputs: jax.Array | None) -> tuple[jax.Array, tuple]:
+    return _convolve(plan, *inputs), inputs
 
 
-def _convolve_backward(monarch: Monarch, ahead: int | None, inputs: tuple, dy: jax.Array) -> tuple:
-    u, taps, pre, post, skip = inputs
-    back = partial(_product, monarch, conjugated=True)
-    spectrum = _spectrum(monarch, taps, None)
-    dx = back(dy, spectrum, post, None, skip, dtype=jnp.float32 if pre is not None else u.dtype)
-    du, dpre = dx, None
-    if pre is not None:
-        du, dpre = (dx * x for x in (pre, u))
-    dpost = None
-    if post is not None:
-        dpost = _product(monarch, u, spectrum, pre, dy, skip, dtype=post.dtype)
-    of_x = _spectrum(monarch, u, pre)
-    dtaps = back(dy, of_x, post, None, None, count=taps.shape[1], dtype=jnp.float32)
-    if len(taps) == 1:
-        dtaps = jnp.sum(dtaps, axis=0, keepdims=True)
-    dskip = None
-    if skip is not None:
-        product = math.prod(x.astype(jnp.float32) for x in (dy, u, pre, post) if x is not None)
-        dskip = jnp.sum(product, axis=(0, 1), keepdims=True)
-    cast = lambda x, like: None if x is None else x.astype(like.dtype)
-    found = (du, dtaps, dpre, dpost, dskip)
-    return tuple(cast(*pair) for pair in zip(found, inputs))
+def _convolve_backward(plan: Plan, inputs: tuple, dy: jax.Array) -> tuple:
+    ins = _named(*inputs)
+    found = plan.gradients(ins | {'dy': dy}, _cotangents(ins)).run(ins | {'dy': dy}, _like(ins))
+    if 'dskip' in found:
+        found['dskip'] = jnp.sum(found['dskip'], axis=0, keepdims=True)
+    names = ('x', 'taps', 'pre', 'post', 'skip')[: len(inputs)]
+    return tuple(None if x is None else found[f'd{name}'].astype(x.dtype) for name, x in zip(names, inputs))
+
+
+def _like(ins: dict) -> dict:
+    return {f'd{name}': x for name, x in ins.items()}
 
 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
-def _spectrum(monarch: Monarch, x: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """Returns the spectrum of real x (B, t, D): (2, B * frequencies of outer levels, rows, kept, D)."""
-    outer = monarch.levels[:-2]
-    if not outer:
-        return run(monarch, {'x': x[None], 'pre': gate}, x.shape[1], None, False)
-    x = x[None] if gate is None else (x * gate)[None]
-    for level in outer:
-        x = level.into(x, monarch.dtype)
-    return run(monarch, {'x': x}, x.shape[2], None, False)
-
-
-def _product(
-    monarch: Monarch,
-    x: jax.Array,
-    spectrum: jax.Array,
-    pre: jax.Array | None,
-    post: jax.Array | None,
-    skip: jax.Array | None,
-    *,
-    dtype: DTypeLike,
-    count: int | None = None,
-    conjugated: bool = False,
-    ahead: int | None = None,
-) -> jax.Array:
-    """Returns `post * (c + skip * pre * x)`, where the spectrum of c is that of `pre * x` times `spectrum`."""
-    outer = monarch.levels[:-2]
-    count = count or x.shape[1]
-    if not outer:
-        ins = {'x': x[None], 'pre': pre, 'post': post, 'skip': skip, 'kernel': spectrum}
-        return run(monarch, ins, count, dtype, conjugated, ahead)[0]
-    x = x if pre is None else x * pre
-    z = x[None]
-    for level in outer:
-        z = level.into(z, monarch.dtype)
-    z = run(monarch, {'x': z, 'kernel': spectrum}, z.shape[2], jnp.float32, conjugated)
-    for level in outer[:0:-1]:
-        z = level.out(z, 2, level.side * level.rest, monarch.dtype)
-    y = outer[0].out(z, 1, count, monarch.dtype)[0]
-    y = y if skip is None else y + skip * x
-    return (y if post is None else y * post).astype(dtype)

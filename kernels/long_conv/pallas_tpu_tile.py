@@ -1,12 +1,10 @@
-"""The Pallas kernels of the long convolution: the last two levels of a transform, in VMEM.
+"""What the kernels of the long convolution do in VMEM: the last two levels of a transform, and their inverses.
 
-For each block of channels and each sequence the grid goes over chunks of tokens (a product with the first matrix,
-twiddle factors), then chunks of frequencies (a product with the second matrix, with the kernel's spectrum, and back),
-then chunks of tokens again, so blocks are transferred while others are computed. A second kernel stops half way and
-writes a spectrum: that of the taps and, for their gradient, that of the sequence. See pallas_tpu.py.
+The first of the two levels takes chunks of tokens (`pallas_tpu_level`); the second one takes rows of its frequencies,
+whose results are multiplied by the kernel's spectrum and transformed back in place. See pallas_tpu_call.py.
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,263 +14,199 @@ from jax.experimental import pallas as pl
 from jax.typing import DTypeLike
 
 from longview.kernels import pallas
-from longview.kernels.long_conv.transforms import Level, Monarch
+from longview.kernels.long_conv import pallas_tpu_level as level
+from longview.kernels.long_conv.pallas_tpu_level import GROUP, LANES, Pair, Side
+from longview.kernels.long_conv.transforms import Level
 
-LANES = 128
-_CHUNK = 512  # frequencies of a block of the kernel's spectrum
+_UNROLLED = 4  # rows of frequencies at a time; one would leave the matrix units idle
 
 
 class Tile(NamedTuple):
-    """The two levels that a kernel computes.
+    """The two levels that a kernel computes: the first one on sequences and on taps, and the second one.
 
-    parts: 1 for real sequences, 2 for complex ones; rows: rows of tokens, in and out; width: tokens of a row in a
-        block; ahead: how many later tokens a token sees, further than which no NaN reaches, or None.
+    members: sequences that are convolved by one kernel; ahead: how many later tokens a token sees, further than which
+      no NaN reaches, or None.
     """
 
-    first: Level
+    sequence: Side
+    taps: Side
     second: Level
-    parts: int
-    rows: tuple[int, int]
-    width: int
-    dtype: DTypeLike
-    conjugated: bool
-    ahead: int | None
+    members: int
+    ahead: int | None = None
 
     @property
-    def height(self) -> int:
-        """The rows of frequencies in a block."""
-        return min(self.first.side, max(1, _CHUNK // self.second.kept))
+    def dtype(self) -> DTypeLike:
+        return self.sequence.dtype
 
     @property
-    def steps(self) -> tuple[int, int]:
-        """The number of chunks of tokens, and of frequencies."""
-        return self.second.side // self.width, self.first.side // self.height
+    def chunks(self) -> int:
+        """The number of chunks of tokens."""
+        return self.second.side // GROUP
 
-    def constants(self, outward: bool) -> dict[str, jax.Array]:
-        """Returns the matrices by name, and the twiddle factors (chunks, 2, rows, width)."""
-        first, second, parts = self.first, self.second, self.parts
-        into, out = (first.complex_matrix(n)[:parts].reshape(parts * n, -1) for n in self.rows)
-        across = second.complex_matrix(second.side).reshape(2 * second.side, -1)
-        found = {'into': into.T, 'across': across.T}
-        if outward:
-            found |= {'out': out / first.side, 'back': across / second.side}
-        found = {name: jnp.asarray(x, self.dtype) for name, x in found.items()}
-        twiddles = first.twiddles().reshape(2, first.side, -1, self.width)
-        return found | {'twiddles': jnp.moveaxis(twiddles, 2, 0)}
+    @property
+    def lines(self) -> int:
+        """The lines of a row of frequencies in the spectra."""
+        return pallas.round_up(self.second.kept, 8)
 
+    def constants(self) -> dict[str, jax.Array]:
+        """Returns the matrices, and the twiddle factors, by name."""
+        second = self.second
+        matrix = second.complex_matrix(second.side)
+        across = jnp.asarray(matrix.transpose(2, 3, 1, 0).reshape(2 * second.kept, -1), self.dtype)
+        found = {'across': across, 'back': level.rows_of_operand(matrix / second.side, 'ct', self.dtype)}
+        for name, side in (('sequence', self.sequence), ('taps', self.taps)):
+            found |= {f'{name} into': side.into(), f'{name} out': side.out()}
+        return found | {'twiddles': self.sequence.twiddles()}
 
-def run(
-    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool, ahead: int | None = None
-) -> jax.Array:
-    """Runs a kernel on (parts, B, t, D); see `Tile` for `ahead`.
-
-    Returns the convolution with `count` tokens or, if `dtype` is None, the spectrum. Under vmap the calls run one after
-    the other.
-    """
-    ins = {name: x for name, x in ins.items() if x is not None}
-
-    @jax.custom_batching.sequential_vmap
-    def alone(ins: dict) -> jax.Array:
-        return _call(monarch, ins, count, dtype, conjugated, ahead)
-
-    return alone(ins)
+    def memory(self, gradients: bool) -> dict[str, Any]:
+        """The scratch memory of a kernel by name."""
+        first = self.sequence.level
+        count, kind = level.stored(first.side * self.second.side, self.dtype)
+        spectrum, _ = level.stored(first.side * self.lines, self.dtype)
+        numbers = pallas.vmem((count, LANES), kind)
+        larger = max(self.sequence, self.taps, key=lambda side: side.rows)
+        found = {'spectrum': pallas.vmem((spectrum, LANES), kind), 'x': numbers} | larger.copies(GROUP)
+        if not gradients:
+            return found | {'lost': pallas.vmem((1, LANES), jnp.float32)}
+        return found | {'dy': numbers, 'sum': pallas.vmem((2 * first.side * self.lines, LANES), jnp.float32)}
 
 
-def _call(
-    monarch: Monarch, ins: dict, count: int, dtype: DTypeLike | None, conjugated: bool, ahead: int | None
-) -> jax.Array:
-    first, second = monarch.levels[-2:]
-    parts, batch, tokens, channels = ins['x'].shape
-    rows = tuple(-(-n // second.side) for n in (tokens, count))
-    kinds = [x.dtype for name, x in ins.items() if name in ('x', 'pre', 'post')]
-    width = 16 if jnp.bfloat16 in (*kinds, dtype) else 8
-    tile = Tile(first, second, parts, rows, width, monarch.dtype, conjugated, ahead)
+class Work(NamedTuple):
+    """What a kernel does in a step, with its constants and its memory by name."""
 
-    def cut(name: str) -> jax.Array:
-        x = ins[name] if ins[name].ndim == 4 else ins[name][None]
-        lines = rows[1] if name == 'post' else rows[0]
-        x = jnp.pad(x, ((0, 0), (0, 0), (0, lines * second.side - x.shape[2]), (0, 0)))
-        return x.reshape(*x.shape[:2], lines, second.side, channels)
+    tile: Tile
+    constants: dict[str, Any]
+    memory: dict[str, Any]
 
-    ins = {name: cut(name) if name in ('x', 'pre', 'post') else x for name, x in ins.items()}
-    if dtype is None:
-        shape = (2, batch, first.side, second.kept, channels)
-    else:
-        shape = (parts, batch, rows[1], second.side, channels)
-    out = pallas.output(shape, dtype or jnp.float32, ins['x'])
-    outward = dtype is not None
-    specs = {name: _spec(tile, name, x.shape, 'skip' in ins) for name, x in ins.items()}
-    constants = tile.constants(outward)
-    whole = {name: pl.BlockSpec(x.shape, partial(_origin, x.ndim)) for name, x in constants.items()}
-    chunks, blocks = tile.steps
-    found = pallas.call(
-        partial(_kernel, tile, outward),
-        out_shape=out,
-        grid=(channels // LANES, batch, chunks * (1 + outward) + blocks),
-        in_specs=[specs | whole],
-        out_specs=_spec(tile, 'y' if outward else 'spectrum', shape),
-        scratch_shapes=[pallas.vmem(x, jnp.float32) for x in ((first.side, 2 * second.side, LANES), (1, LANES))],
-        compiler_params=pallas.tpu_params(('parallel', 'parallel', 'arbitrary')),
-        cost_estimate=_cost(tile, outward, ins, constants, out),
-        name=f'long_conv_{"product" if outward else "spectrum"}',
-    )(jax.tree.map(pallas.in_hbm, ins) | constants)
-    return found.reshape(parts, batch, -1, channels)[:, :, :count] if outward else found
+    def inward(self, side: str, name: str, x: jax.Array, chunk: Any) -> jax.Array:
+        """Transforms a chunk of tokens of a sequence or of taps into the memory `name`.
 
+        Returns an array that is NaN if a token is not finite.
+        """
+        kind, probes = getattr(self.tile, side), []
+        level.load(kind, x, self.memory['read'])
 
-def _origin(ndim: int, *place: Any) -> tuple[int, ...]:
-    return (0,) * ndim
+        def put(n: int, y: Pair) -> None:
+            level.write(self.memory[name], chunk * GROUP + n, self.tile.second.side, y, self.tile.dtype)
+            probes.append(y[0][: level.ROWS] * 0)
 
+        twiddles = self._twiddles(chunk)
+        level.inward(kind, self.constants[f'{side} into'], twiddles, GROUP, 0, self.memory['read'], put)
+        return sum(probes)
 
-def _spec(tile: Tile, name: str, shape: tuple[int, ...], twice: bool = False) -> pl.BlockSpec:
-    """The block of an array for a grid step; for steps that do not use the array, that of the step before or after.
+    def outward(self, side: str, name: str, chunk: Any) -> jax.Array:
+        """Returns a chunk of tokens, (rows, tokens, lanes), from the memory `name`."""
+        tile, kind = self.tile, getattr(self.tile, side)
+        rows, columns = kind.level.side, tile.second.side
+        get = lambda n: level.read(self.memory[name], chunk * GROUP + n, rows, columns, tile.dtype)
+        matrix = self.constants[f'{side} out']
+        level.outward(kind, matrix, self._twiddles(chunk), GROUP, 0, get, self.memory['written'])
+        count, _ = level.stored(kind.rows * GROUP, tile.dtype) if kind.whole else (kind.rows * GROUP, None)
+        return self.memory['written'][pl.ds(0, count), :].reshape(kind.rows, -1, LANES)
 
-    twice: whether the input tokens are read a second time, when the outputs are written.
-    """
-    chunks, blocks = tile.steps
-    if name == 'skip':
-        return pl.BlockSpec((1, 1, LANES), lambda d, b, n: (0, 0, d))
-    if name in ('kernel', 'spectrum'):
-        block = (2, 1, tile.height, tile.second.kept, LANES)
-        count = shape[1]
-        return pl.BlockSpec(block, lambda d, b, n: (0, b % count, jnp.clip(n - chunks, 0, blocks - 1), 0, d))
-    inward = lambda n: jnp.minimum(n, chunks - 1)
-    outward = lambda n: jnp.maximum(n - chunks - blocks, 0)
-    both = lambda n: jnp.where(n < chunks, n, outward(n))
-    into = both if twice else inward
-    place = {'x': into, 'pre': into, 'post': outward, 'y': outward}[name]
-    block = (shape[0], 1, shape[2], tile.width, LANES)
-    return pl.BlockSpec(block, lambda d, b, n: (0, b, 0, place(n), d))
+    def finite_inward(self, x: jax.Array, chunk: Any) -> None:
+        """Transforms a chunk of a sequence, with 0 for tokens that are not finite, and notes the first of these."""
+        lost = self.memory['lost']
 
+        @pl.when(chunk == 0)
+        def _() -> None:
+            lost[...] = jnp.full(lost.shape, jnp.inf)
 
-def _kernel(tile: Tile, outward: bool, ins: dict, out: Any, memory: Any, lost: Any) -> None:
-    """One step of the grid.
+        probe = jnp.sum(self.inward('sequence', 'x', x, chunk))
 
-    memory: the rows of frequencies, with real parts before imaginary parts; lost: the first token that is not finite.
-    """
-    chunks, blocks = tile.steps
-    step = pl.program_id(2)
+        @pl.when(probe != probe)
+        def _() -> None:
+            known = jnp.abs(x.astype(jnp.float32)) < jnp.inf
+            first = jnp.where(known, jnp.inf, self._token(x.shape, chunk))
+            lost[...] = jnp.minimum(lost[...], jnp.min(first.reshape(-1, LANES), axis=0, keepdims=True))
+            self.inward('sequence', 'x', jnp.where(known, x.astype(jnp.float32), 0), chunk)
 
-    @pl.when(step == 0)
-    def _() -> None:
-        lost[...] = jnp.full(lost.shape, jnp.inf)
+    def lose(self, out: Any, chunk: Any) -> None:
+        """Sets the tokens of a chunk of the outputs that see one that is not finite to NaN."""
+        lost = self.memory['lost'][...][None]
 
-    pl.when(step < chunks)(partial(_inward, tile, ins, memory, lost, step))
-    place = step - chunks
-    middle = pl.when((step >= chunks) & (place < blocks))
-    if outward:
-        middle(partial(_across, tile, ins, memory, place))
-        pl.when(place >= blocks)(partial(_outward, tile, ins, out, memory, lost, place - blocks))
-    else:
-        middle(partial(_write, tile, ins, out, memory, place))
+        @pl.when(jnp.min(lost) < jnp.inf)
+        def _() -> None:
+            seen = self._token(out.shape, chunk) >= lost - self.tile.ahead
+            out[...] = jnp.where(seen, jnp.nan, out[...].astype(jnp.float32)).astype(out.dtype)
 
+    def keep_spectrum(self) -> None:
+        """Transforms rows of the taps."""
+        put = lambda n: level.write(self.memory['spectrum'], self._line(n), 1, self._across('x', n), self.tile.dtype)
+        self._rows(put)
 
-def _tokens(ins: dict) -> jax.Array:
-    x = ins['x'][:, 0].astype(jnp.float32)
-    return x * ins['pre'][:, 0].astype(jnp.float32) if 'pre' in ins else x
+    def multiply(self) -> None:
+        """Multiplies the rows of a sequence by the spectrum."""
+        self._rows(lambda n: self._back('x', n, _times(self._across('x', n), self._spectrum(n))))
 
+    def multiply_both(self, with_y: bool) -> None:
+        """Multiplies the rows of the cotangents by the conjugated spectrum, and adds up the spectrum of the taps'.
 
-def _halves(tile: Tile, chunk: Any) -> tuple[Any, Any]:
-    """Returns the slices of the memory with the real and the imaginary parts of a chunk."""
-    start = pl.multiple_of(chunk * tile.width, tile.width)
-    return tuple(pl.ds(n * tile.second.side + start, tile.width) for n in range(2))
+        with_y: whether those of the sequence are multiplied too.
+        """
+        total, kept = self.memory['sum'], self.tile.second.kept
 
+        def row(n: Any) -> None:
+            x, dy, kernel = self._across('x', n), self._across('dy', n), self._spectrum(n)
+            for part, more in enumerate(_times(dy, _conjugate(x))):
+                total[pl.ds(2 * self._line(n) + part * self.tile.lines, kept), :] += more
+            self._back('dy', n, _times(dy, _conjugate(kernel)))
+            if with_y:
+                self._back('x', n, _times(x, kernel))
 
-def _finite_tokens(tile: Tile, ins: dict, memory: Any, lost: Any, chunk: Any) -> jax.Array:
-    """Returns the tokens of a chunk, with 0 for those that are not finite, and notes the first of these.
+        self._rows(row)
 
-    Goes row by row, and through the memory of the frequencies that are to be written: a copy does not fit into VMEM.
-    """
-    column = lax.broadcasted_iota(jnp.int32, (tile.width, LANES), 0) + chunk * tile.width
-    rows, side = tile.rows[0], tile.first.side
+    def end(self) -> None:
+        """Transforms the rows of the taps' cotangents back."""
+        total, kept = self.memory['sum'], self.tile.second.kept
 
-    def row(half: Any, first_row: int, n: Any, first: jax.Array) -> jax.Array:
-        x = ins['x'][0, 0, first_row + n].astype(jnp.float32)
-        x = x * ins['pre'][0, 0, first_row + n].astype(jnp.float32) if 'pre' in ins else x
-        finite = jnp.abs(x) < jnp.inf
-        memory[n, half, :] = jnp.where(finite, x, 0.0)
-        token = (column + (first_row + n) * tile.second.side).astype(jnp.float32)
-        return jnp.minimum(first, jnp.where(finite, jnp.inf, token))
+        def row(n: Any) -> None:
+            start = 2 * self._line(n)
+            self._back('x', n, tuple(total[pl.ds(start + part * self.tile.lines, kept), :] for part in range(2)))
 
-    first, read = jnp.full((tile.width, LANES), jnp.inf), []
-    for half, start in zip(_halves(tile, chunk), range(0, rows, side)):
-        count = min(side, rows - start)
-        first = lax.fori_loop(0, count, partial(row, half, start), first)
-        read.append(memory[:count, half, :])
-    lost[...] = jnp.minimum(lost[...], jnp.min(first, axis=0, keepdims=True))
-    return read[0] if len(read) == 1 else jnp.concatenate(read)
+        self._rows(row)
 
+    def _twiddles(self, chunk: Any) -> Pair:
+        return level.turned(self.constants['twiddles'], chunk * GROUP)
 
-def _lose(tile: Tile, out: Any, lost: Any, chunk: Any) -> None:
-    """Sets the tokens of a chunk of the outputs that see one that is not finite to NaN."""
-    column = lax.broadcasted_iota(jnp.int32, (tile.width, LANES), 0) + chunk * tile.width
+    def _token(self, shape: tuple[int, ...], chunk: Any) -> jax.Array:
+        """The numbers of the tokens of a chunk."""
+        rows, columns = (lax.broadcasted_iota(jnp.int32, shape, axis) for axis in range(2))
+        return (rows * self.tile.second.side + columns + chunk * GROUP).astype(jnp.float32)
 
-    def row(n: Any, _: None) -> None:
-        token = (column + n * tile.second.side).astype(jnp.float32)
-        y = out[0, 0, n].astype(jnp.float32)
-        out[0, 0, n] = jnp.where(token >= lost[...] - tile.ahead, jnp.nan, y).astype(out.dtype)
+    def _rows(self, row: Callable[[Any], None]) -> None:
+        def some(n: Any, _: None) -> None:
+            for place in range(_UNROLLED):
+                row(n * _UNROLLED + place)
 
-    lax.fori_loop(0, tile.rows[1], row, None)
+        lax.fori_loop(0, self.tile.sequence.level.side // _UNROLLED, some, None)
+
+    def _line(self, row: Any) -> Any:
+        return pl.multiple_of(row * self.tile.lines, 8)
+
+    def _spectrum(self, row: Any) -> Pair:
+        return level.read(self.memory['spectrum'], self._line(row), self.tile.second.kept, 1, self.tile.dtype)
+
+    def _across(self, name: str, row: Any) -> Pair:
+        """The frequencies of a row."""
+        second, dtype = self.tile.second, self.tile.dtype
+        count, _ = level.stored(second.side, dtype)
+        x = self.memory[name][pl.ds(pl.multiple_of(row * count, 8), count), :]
+        x = pallas.halves(x) if x.dtype == jnp.uint32 else x
+        z = pallas.dot_constant(self.constants['across'], x, dtype)
+        return z[: second.kept], z[second.kept :]
+
+    def _back(self, name: str, row: Any, z: Pair) -> None:
+        """Writes a row from its frequencies."""
+        side, dtype = self.tile.second.side, self.tile.dtype
+        y = pallas.dot_constant(self.constants['back'], level.operand(z, dtype), dtype)
+        level.write(self.memory[name], pl.multiple_of(row * side, 8), 1, (y[:side], y[side:]), dtype)
 
 
-def _inward(tile: Tile, ins: dict, memory: Any, lost: Any, chunk: Any) -> None:
-    x = _tokens(ins) if tile.ahead is None else _finite_tokens(tile, ins, memory, lost, chunk)
-    y = pallas.dot_constant(ins['into'], x.reshape(-1, tile.width * LANES), tile.dtype)
-    a, b = y.reshape(2, tile.first.side, tile.width, LANES)
-    c, d = ins['twiddles'][chunk][..., None]
-    real, imaginary = _halves(tile, chunk)
-    memory[:, real, :] = a * c - b * d
-    memory[:, imaginary, :] = a * d + b * c
+def _times(x: Pair, y: Pair) -> Pair:
+    (a, b), (c, d) = x, y
+    return a * c - b * d, a * d + b * c
 
 
-def _across(tile: Tile, ins: dict, memory: Any, block: Any) -> None:
-    kept = tile.second.kept
-
-    def row(n: Any, _: None) -> None:
-        place = block * tile.height + n
-        z = pallas.dot_constant(ins['across'], memory[place], tile.dtype)
-        (a, b), c, d = (z[:kept], z[kept:]), ins['kernel'][0, 0, n], ins['kernel'][1, 0, n]
-        d = -d if tile.conjugated else d
-        product = jnp.concatenate([a * c - b * d, a * d + b * c])
-        memory[place] = pallas.dot_constant(ins['back'], product, tile.dtype)
-
-    lax.fori_loop(0, tile.height, row, None)
-
-
-def _write(tile: Tile, ins: dict, out: Any, memory: Any, block: Any) -> None:
-    def row(n: Any, _: None) -> None:
-        z = pallas.dot_constant(ins['across'], memory[block * tile.height + n], tile.dtype)
-        out[:, 0, n] = z.reshape(2, tile.second.kept, LANES)
-
-    lax.fori_loop(0, tile.height, row, None)
-
-
-def _outward(tile: Tile, ins: dict, out: Any, memory: Any, lost: Any, chunk: Any) -> None:
-    real, imaginary = _halves(tile, chunk)
-    a, b = memory[:, real, :], memory[:, imaginary, :]
-    c, d = ins['twiddles'][chunk][..., None]
-    z = jnp.concatenate([a * c + b * d, b * c - a * d])
-    y = pallas.dot_constant(ins['out'], z.reshape(-1, tile.width * LANES), tile.dtype)
-    y = y.reshape(tile.parts, tile.rows[1], tile.width, LANES)
-    if 'skip' in ins:
-        y += ins['skip'][...][None] * _tokens(ins)
-    if 'post' in ins:
-        y *= ins['post'][:, 0].astype(jnp.float32)
-    out[:, 0] = y.astype(out.dtype)
-    if tile.ahead is not None:
-        pl.when(jnp.min(lost[...]) < jnp.inf)(partial(_lose, tile, out, lost, chunk))
-
-
-def _cost(tile: Tile, outward: bool, ins: dict, constants: dict, out: Any) -> object:
-    """The cost of the matrix products and of the transfer of blocks."""
-    _, batch, _, _, channels = ins['x'].shape
-    first, second = tile.first, tile.second
-    sizes = [2 * first.side * tile.parts * rows * second.side for rows in tile.rows[: 1 + outward]]
-    sizes.append((1 + outward) * 4 * first.side * second.side * second.kept)
-    bytes_of = lambda x: x.size * x.dtype.itemsize
-    moved = sum(map(bytes_of, (*ins.values(), *constants.values()))) + bytes_of(out)
-    if 'kernel' in ins:
-        moved += bytes_of(ins['kernel']) * (batch // ins['kernel'].shape[1] - 1)
-    if 'skip' in ins:
-        moved += sum(bytes_of(ins[name]) for name in ('x', 'pre') if name in ins)
-    flops = 2 * sum(sizes) * batch * channels
-    return pallas.CostEstimate(flops=flops, transcendentals=0, bytes_accessed=moved)
+def _conjugate(x: Pair) -> Pair:
+    return x[0], -x[1]

@@ -21,6 +21,7 @@ SHAPES = {
     'partial': Shape(2, 100, 3, 7),
     'longer': Shape(2, 40, 3, 57),  # more taps than tokens
     'long': Shape(2, 1000, 2, 1000),
+    'levels': Shape(1, 1100, 2, 1100),  # three levels, with the least vector memory
     'power': Shape(2, 4096, 2, 4096),
     'behind_power': Shape(1, 4097, 2, 4097),
     'path_x': Shape(1, 14113, 1, 14113),

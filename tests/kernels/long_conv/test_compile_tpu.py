@@ -52,6 +52,34 @@ def test_the_largest_fits_into_the_smallest_vector_memory():
     assert 'tpu_custom_call' in Program((2, 8192, 128)).compile('v4').program.as_text()
 
 
+def _ceiling(ratio, *shape, gradients=False, heavy=False, **how):
+    program = Program(shape, jnp.bfloat16, gradients=gradients, **how)
+    return pytest.param(program, ratio, marks=[pytest.mark.heavy] * heavy)
+
+
+@pytest.mark.parametrize(
+    'program, ratio',
+    [
+        _ceiling(1.02, 8, 4096, 768),
+        _ceiling(1.03, 8, 4096, 768, gradients=True),
+        _ceiling(1.6, 8, 2048, 768, gates=True, gradients=True, heavy=True),
+        _ceiling(1.02, 8, 8192, 768, heavy=True),
+        _ceiling(1.03, 8, 8192, 768, gradients=True, heavy=True),
+        _ceiling(1.03, 2, 16384, 768, heavy=True),
+        _ceiling(1.05, 2, 16384, 768, gradients=True, heavy=True),
+        _ceiling(5.1, 1, 131072, 256, heavy=True),
+        _ceiling(5.1, 1, 131072, 256, gradients=True, heavy=True),
+    ],
+    ids=str,
+)
+def test_bytes_are_those_of_inputs_and_outputs(program, ratio):
+    """With gradients the inputs are read twice and their cotangents written. Levels outside of VMEM take five times."""
+    found, size = program.compile(), lambda tree: sum(x.size * x.dtype.itemsize for x in tree)
+    dy, *inputs = program.inputs()
+    floor = 3 * size(inputs) + 2 * size([dy]) if program.gradients else size([dy, *inputs])
+    assert found.bytes <= ratio * floor, found.bytes / floor
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize('shape, gibibytes', [((8, 2**16, 128), 3), ((1, 2**20, 128), 8)])
 def test_long_sequences_fit_into_one_chip(shape, gibibytes):
@@ -68,17 +96,17 @@ def test_of_a_long_sequence_higher_orders_do_fewer_operations():
 
 @pytest.mark.heavy
 def test_blocks_of_frequencies_that_do_not_count_are_left_out():
-    """A quarter is left of the products of the second level and with the kernel; those of the first level stay."""
+    """A quarter is left of the products of the second level; those of the first level stay."""
     whole, sparse = (Program((1, 4096, 128), frequencies=share).compile() for share in (1.0, 0.25))
     flops = [found.program.cost_analysis()['flops'] for found in (whole, sparse)]
-    assert flops[1] <= 0.6 * flops[0] and sparse.bytes <= 0.7 * whole.bytes, (flops, whole.bytes, sparse.bytes)
+    assert flops[1] <= 0.6 * flops[0], flops
 
 
 def test_bytes_are_a_fraction_of_those_of_ffts():
     start = time.process_time()
     program = Program((8, 4096, 64)).compile()
     assert time.process_time() - start < 30
-    assert program.bytes <= 0.15 * FFT_BYTES and program.temp <= 16 * 2**20
+    assert program.bytes <= 0.11 * FFT_BYTES and program.temp <= 16 * 2**20, (program.bytes, program.temp)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from longview.kernels.long_conv import pallas_tpu, transforms, xla
+from longview.kernels.long_conv import transforms, xla
 from longview.kernels.long_conv.transforms import fft_size, monarch_sides
 from tests import goldens
 from tests.goldens.table import NETWORKS
@@ -91,7 +91,6 @@ def test_sizes():
     assert monarch_sides(1) == (2,) and monarch_sides(128) == (128,)
     assert monarch_sides(129) == (16, 16) and monarch_sides(2**21) == (128, 128, 128)
     assert monarch_sides(2**22, None) == (64, 64, 32, 32) and monarch_sides(100, 3) == (8, 4, 4)
-    assert pallas_tpu._sides(256) == (16, 16) and pallas_tpu._sides(2**22) == (32, 16, 128, 64)
 
 
 @pytest.mark.parametrize('name', [name for name in NETWORKS if name.startswith('fftconv')])
