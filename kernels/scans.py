@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from longview.kernels import dispatch
+
 
 def sweep(
     step: Callable, carry: Any, length: int, chunk: int, backwards: bool, given: tuple[Any, Any]
@@ -129,6 +131,17 @@ def where_it_runs(whole: Callable, on_cpu: Callable, few: int | None, inputs: tu
         return jax.tree.map(lambda x, like: x.reshape(like.shape).astype(like.dtype), found, given)
 
     return lax.platform_dependent(*inputs, cpu=run, default=whole)
+
+
+def few(x: jax.Array, most: int) -> int:
+    """The number of sequences to run at a time on a CPU: a divisor of the batch, the first axis of `x`; at most `most`.
+
+    A batch that may be split over devices is not looped over, for the loop would have to gather it.
+    """
+    batch = x.shape[0]
+    if dispatch.sharded(x) or dispatch.symbolic(x):
+        return batch
+    return next(n for n in range(min(max(most, 1), batch), 0, -1) if batch % n == 0)
 
 
 def at_first(axis_name: Hashable, reverse: bool, state: jax.Array | None) -> jax.Array | None:

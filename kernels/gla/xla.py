@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from longview.kernels import derivatives, dispatch, scans
+from longview.kernels import derivatives, scans
 from longview.kernels.gla import intra
 from longview.kernels.gla.arrays import Chunk, Gate, Keys, Start, State, Values
 
@@ -103,25 +103,14 @@ _attend = derivatives.with_rule(_outputs, _cotangents, derivatives.own_derivativ
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(run: Callable, plan: Plan, inputs: tuple, *more: tuple) -> Any:
-    """Runs on the whole batch; on a CPU in float32, on a few sequences at a time: twice as fast if it is large.
-
-    A batch that may be split over devices is not looped over, for the loop would have to gather it.
-    """
+    """Runs on the whole batch; on a CPU in float32, on a few sequences at a time: twice as fast if it is large."""
+    q, _, v, *_ = inputs
     whole = partial(run, plan)
-    few = _few(plan, inputs[0], inputs[2])
+    few = scans.few(q, max(_BYTES // (plan.chunk * q.shape[2] * (q.shape[3] + v.shape[3]) * 4), 2))
     narrow = any(x.dtype != scans.wide(x.dtype) for x in jax.tree.leaves((inputs, more)))
-    if few == inputs[0].shape[0] and not narrow:
+    if few == q.shape[0] and not narrow:
         return whole(inputs, *more)
     return scans.where_it_runs(whole, whole, few, (inputs, *more))
-
-
-def _few(plan: Plan, q: jax.Array, v: jax.Array) -> int:
-    """Returns the number of sequences to run at a time on a CPU: a divisor of the batch size."""
-    batch, _, heads, keys = q.shape
-    if dispatch.sharded(q) or dispatch.symbolic(q):
-        return batch
-    fit = _BYTES // (plan.chunk * heads * (keys + v.shape[-1]) * 4)
-    return next(n for n in range(min(max(fit, 2), batch), 0, -1) if batch % n == 0)
 
 
 class Memory(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from longview.kernels import derivatives, dispatch, scans
+from longview.kernels import derivatives, scans
 from longview.kernels.selective_scan import chunk
 from longview.kernels.selective_scan.arrays import Inputs, State, Tokens
 
@@ -79,19 +79,11 @@ _scan = derivatives.with_rule(_outputs, _cotangents, derivatives.own_derivative(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _by_sequences(walk: Callable, plan: Plan, inputs: tuple) -> Any:
-    """Runs `walk`; a batch that may be split over devices is not looped over, for the loop would have to gather it."""
-    few = _few(plan, inputs[1].u, inputs[0].A.shape[-1])
+    _, length, channels = inputs[1].u.shape
+    row = min(plan.chunk, length) * channels * inputs[0].A.shape[-1] * 4
+    few = scans.few(inputs[1].u, _BYTES // row)
     whole, on_cpu = (partial(walk, plan, how) for how in (chunk.PARALLEL, chunk.SEQUENTIAL))
     return scans.where_it_runs(whole, on_cpu, few, inputs)
-
-
-def _few(plan: Plan, u: jax.Array, states: int) -> int:
-    """The number of sequences to scan at a time on a CPU: a divisor of the batch size."""
-    batch, length, channels = u.shape
-    if dispatch.sharded(u) or dispatch.symbolic(u):
-        return batch
-    row = min(plan.chunk, length) * channels * states * 4
-    return next(n for n in range(min(max(_BYTES // row, 1), batch), 0, -1) if batch % n == 0)
 
 
 def _forward(
