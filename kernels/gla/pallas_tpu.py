@@ -29,6 +29,8 @@ from jaxtyping import Array, Float
 
 from longview.kernels import dispatch, pallas, scan_tpu
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
+from longview.kernels.gla import pallas_tpu_head as per_head
+from longview.kernels.gla import pallas_tpu_mild as mild
 from longview.kernels.gla.pallas_tpu_layout import (
     Plan,
     from_gate,
@@ -40,6 +42,9 @@ from longview.kernels.gla.pallas_tpu_layout import (
     with_channels,
 )
 from longview.kernels.gla.pallas_tpu_tile import LOWEST, Pair, advance, each_alone
+
+# Kinds of blocks: all decays are mild, any decays, any decays and a NaN.
+MILD, ANY, EXACT = 'mild', 'any', 'exact'
 
 
 class Memory(NamedTuple):
@@ -154,15 +159,15 @@ def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scra
     if 'others' in scratch:
         block.store_states(Memory(other), ins.get('edge'), scratch['others'])
 
-    def chunk(exact: bool, n: Any, _: None) -> None:
+    def chunk(kind: str, n: Any, _: None) -> None:
         q, k, v = (step.read(ins[name], n) for name in 'qkv')
-        fading = block.decays(n, exact)
+        fading = block.decays(n, kind)
         states = [None, None]
         states[first] = scratch['held'][...]
         if 'others' in scratch:
             states[other] = scratch['others'][n]
         given = q * plan.scale, k, v, fading
-        if exact:
+        if kind == EXACT:
             o = each_alone(plan.tile, chunk_of.exact_outputs, v, given, tuple(states))
         else:
             o = chunk_of.outputs(plan.tile, *given, tuple(states))
@@ -170,7 +175,7 @@ def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scra
         kept = k * fading[first].leaving, v, fading[first].total
         scratch['held'][...] = advance(plan.tile, states[first], *kept)
 
-    block.walk_by_kind(first, chunk, tuple(scratch.values()))
+    block.walk_by_kind(first, chunk, tuple(scratch.values()), True)
     step.end(scratch['held'], outs['last'])
 
 
@@ -205,21 +210,21 @@ def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, s
         step.begin(scratch['state'], None)
         block.store_states(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
 
-    def chunk(exact: bool, n: Any, _: None) -> None:
+    def chunk(kind: str, n: Any, _: None) -> None:
         q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
-        do = do * plan.scale
-        fading = block.decays(n, exact)
+        q = q * plan.scale
+        fading = block.decays(n, kind)
         edges = [None, None]
         edges[first] = (scratch['states'][n], scratch['costate'][...])
         if two:
             edges[other] = (scratch['state'][...], scratch['costates'][n])
         given = q, k, v, do, fading
-        if exact and plan.tile.heads > 1:
+        if kind == EXACT:
             like = (q, k, v, tuple(None if g is None else block.read_gate(g, n) for g in ins['gates']))
-            *found, dgates = each_alone(plan.tile, chunk_of.cotangents, like, given, tuple(edges))
+            dq, dk, dv, dgates = each_alone(plan.tile, chunk_of.cotangents, like, given, tuple(edges))
         else:
-            *found, dgates = chunk_of.cotangents(plan.tile, *given, tuple(edges))
-        for name, x in zip('qkv', found):
+            dq, dk, dv, dgates = chunk_of.cotangents(plan.tile, *given, tuple(edges))
+        for name, x in (('q', dq * plan.scale), ('k', dk), ('v', dv)):
             step.write(outs[name], n, x)
         jax.tree.map(lambda out, x: block.write_gate(out, n, x), outs['gates'], dgates)
         d = fading[first]
@@ -228,7 +233,7 @@ def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, s
             d = fading[other]
             scratch['state'][...] = advance(plan.tile, edges[other][0], k * d.leaving, v, d.total)
 
-    block.walk_by_kind(other, chunk, tuple(scratch.values()))
+    block.walk_by_kind(other, chunk, tuple(scratch.values()), plan.tile.heads > 1)
     step.end(scratch['costate'], outs['start'])
 
 
@@ -269,21 +274,37 @@ class Block(NamedTuple):
     step: scan_tpu.Step
     ins: dict
 
-    def walk_by_kind(self, direction: int, body: Callable[[bool, Any, None], None], held: tuple) -> None:
-        """Walks with `body(exact, n, None)`; exact if a number of the block or of the scratch memory is NaN."""
+    def walk_by_kind(self, direction: int, body: Callable[[str, Any, None], None], held: tuple, exact: bool) -> None:
+        """Walks with `body(kind, n, None)`, where the kind is of all chunks: MILD, ANY or EXACT.
+
+        EXACT, if that is asked for: a number of the block or of the scratch memory is NaN. MILD: none is, and no
+        channel loses more than `mild.MOST` of log decay in a chunk; not if the channels of a head share a decay.
+        """
+        clean, least = self._look_through(held)
+        is_mild = clean & (least >= -mild.MOST)
+        kinds = {ANY: clean if exact else True, EXACT: ~clean if exact else False}
+        if not self.plan.tile.shared:
+            kinds |= {MILD: is_mild, ANY: kinds[ANY] & ~is_mild}
+        for kind, when in kinds.items():
+            if when is not False:
+                pl.when(when)(partial(self.step.walk, bool(direction), partial(body, kind)))
+
+    def _look_through(self, held: tuple) -> tuple[jax.Array, jax.Array]:
+        """Returns whether there is no NaN, and the least sum of log decays of a channel in a chunk."""
         rows = [x for name, x in self.ins.items() if name in ('q', 'k', 'v', 'do')]
         gates = [g for g in self.ins['gates'] if g is not None]
 
-        def chunk(n: Any, total: jax.Array) -> jax.Array:
-            # Decays of -inf are no reason.
-            read = [self.step.read(x, n) for x in rows]
-            read += [jnp.maximum(self.read_gate(g, n), LOWEST) for g in gates]
-            return total + sum(jnp.sum(x * 0.0) for x in read)
+        def chunk(n: Any, found: tuple) -> tuple:
+            total, least = found
+            # Decays of -inf are no NaN.
+            logs = [jnp.maximum(self.read_gate(g, n), LOWEST) for g in gates]
+            total += sum(jnp.sum(x * 0.0) for x in [self.step.read(x, n) for x in rows] + logs)
+            return total, jnp.minimum(least, min_of(logs))
 
+        min_of = lambda logs: jnp.min(jnp.concatenate([jnp.sum(x, axis=0, keepdims=True) for x in logs], axis=1))
         zero = sum(jnp.sum(x[...] * 0.0) for x in held)
-        zero = lax.fori_loop(0, self.plan.chunks, chunk, zero)
-        for exact, when in ((False, zero == 0), (True, zero != 0)):
-            pl.when(when)(partial(self.step.walk, bool(direction), partial(body, exact)))
+        total, least = lax.fori_loop(0, self.plan.chunks, chunk, (zero, jnp.float32(0.0)))
+        return total == 0, least
 
     def store_states(self, memory: Memory, edge: Any, out: Any) -> None:
         """Stores the values of a memory before each chunk, given its value before the block."""
@@ -304,18 +325,23 @@ class Block(NamedTuple):
         """Returns the value of a memory after a chunk."""
         names = ('q', 'do') if memory.cotangent else ('k', 'v')
         rows, columns = (self.step.read(self.ins[name], n) for name in names)
-        fading = self.decays(n)[memory.direction]
-        if memory.cotangent:
-            rows, columns = rows * fading.entering, columns * self.plan.scale
-        else:
-            rows = rows * fading.leaving
-        return advance(self.plan.tile, held, rows, columns, fading.total)
+        gate = self.read_gate(self.ins['gates'][memory.direction], n)
+        to_edge = per_head.to_edge if self.plan.tile.shared else mild.to_edge
+        fade, total = to_edge(self.plan.tile, gate, memory.direction, not memory.cotangent)
+        rows = rows * self.plan.scale if memory.cotangent else rows
+        return advance(self.plan.tile, held, rows * fade, columns, total)
 
-    def decays(self, n: Any, exact: bool = False) -> Pair:
+    def decays(self, n: Any, kind: str) -> Pair:
         """Returns the products of decays in a chunk, per direction."""
-        gates = enumerate(self.ins['gates'])
-        read = lambda g, direction: chunk_of.decays(self.plan.tile, self.read_gate(g, n), direction, exact)
-        return tuple(None if g is None else read(g, direction) for direction, g in gates)
+        tile = self.plan.tile
+
+        def read(g: Any, direction: int) -> Any:
+            gate = self.read_gate(g, n)
+            if tile.shared:
+                return per_head.decays(tile, gate, direction, kind == EXACT)
+            return mild.decays(tile, gate, direction) if kind == MILD else chunk_of.decays(gate, direction)
+
+        return tuple(None if g is None else read(g, direction) for direction, g in enumerate(self.ins['gates']))
 
     def read_gate(self, ref: Any, n: Any) -> jax.Array:
         """Returns the log decays of a chunk: (G, C) if the channels of a head share one, else rows."""

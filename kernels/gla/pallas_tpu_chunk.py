@@ -2,9 +2,9 @@
 
 Yang et al., Gated Linear Attention Transformers with Hardware-Efficient Training, 2023,
 https://arxiv.org/abs/2312.06635 (section 4.3). No code was taken from others. Scores and their cotangents are computed
-by halving the chunk recursively, as explained in `intra.py`, or in one product if the channels of a head share a decay
-(`pallas_tpu_head.py`). Heads share lanes and products, as explained in `pallas_tpu_tile.py`. Blocks of less than 8
-tokens, the rows of a register, are joined by rotating rows.
+by halving the chunk recursively, as explained in `intra.py`; in one product if the channels of a head share a decay
+(`pallas_tpu_head.py`) or if no decay is strong (`pallas_tpu_mild.py`). Heads share lanes and products, as explained in
+`pallas_tpu_tile.py`. Blocks of less than 8 tokens, the rows of a register, are joined by rotating rows.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from jax import lax
 
 from longview.kernels import pallas
 from longview.kernels.gla import pallas_tpu_head as per_head
+from longview.kernels.gla import pallas_tpu_mild as mild
 from longview.kernels.gla.pallas_tpu_tile import (
     Pair,
     Tile,
@@ -59,16 +60,11 @@ class Level(NamedTuple):
     key: jax.Array
 
 
-def decays(tile: Tile, gate: jax.Array, direction: int, exact: bool = False) -> Decays | per_head.Decays:
-    """Returns the products of the decays of a chunk.
+def decays(gate: jax.Array, direction: int) -> Decays:
+    """Returns the products of the decays of a chunk; blocks are doubled until one block is the chunk.
 
-    Blocks of tokens are doubled until one block is the chunk.
-
-    gate: log decays, (C, G K), or (G, C) if the channels of a head share one.
-    exact: whether a NaN in a gate stays away from the tokens before it; with one per channel it always does.
+    gate: (C, G K) log decays.
     """
-    if tile.shared:
-        return per_head.decays(tile, gate, direction, exact)
     a = jnp.exp(gate)
     query, key = [a], [jnp.ones_like(a)]
     half = 1
@@ -126,12 +122,17 @@ def exact_outputs(tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pa
 
 def outputs(tile: Tile, q: jax.Array, k: jax.Array, v: jax.Array, pair: Pair, states: Pair) -> jax.Array:
     """Returns (C, G V), from the tokens of the chunk and the state that enters it in each direction."""
-    scores = per_head.scores if tile.shared else _scores
+    scores = {mild.Decays: mild.scores, per_head.Decays: per_head.scores}.get(_kind(pair), _scores)
     o = dot(tile, scores(tile, q, k, pair), stack(tile, v))
     for fading, state in zip(pair, states):
         if fading is not None:
             o += out_of_state(tile, q * fading.entering, state)
     return o
+
+
+def _kind(pair: Pair) -> type:
+    """Returns the class of the decays of a chunk."""
+    return type(pair[0] or pair[1])
 
 
 def _scores(tile: Tile, q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
@@ -156,7 +157,8 @@ def cotangents(
 
     edges: per direction the state that enters the chunk, and the cotangent of the state that leaves it.
     """
-    through_scores = per_head.through_scores if tile.shared else _through_scores
+    others = {mild.Decays: mild.through_scores, per_head.Decays: per_head.through_scores}
+    through_scores = others.get(_kind(pair), _through_scores)
     dq, dk, dv, scored = through_scores(tile, q, k, v, do, pair)
     dgates = [None, None]
     for n, fading in enumerate(pair):

@@ -31,6 +31,8 @@ from longview.kernels.gla.pallas_tpu_tile import (
     rounded,
     score_places,
     stack,
+    to_edges,
+    up_to,
 )
 
 
@@ -57,13 +59,28 @@ def decays(tile: Tile, gate: jax.Array, direction: int, exact: bool) -> Decays:
     """
     columns = jnp.maximum(gate, LOWEST).T
     sums = _sums_with_nan if exact else exact_sums
-    edges = jnp.exp(sums(tile, _to_edges(tile, direction), columns))
+    edges = jnp.exp(sums(tile, to_edges(tile, direction), columns))
     entering, leaving = (_over_lanes(tile, x, tile.keys) for x in (edges[: tile.tokens], edges[tile.tokens :]))
     behind = _behind(tile, direction)
     read = jnp.where(behind, _over_lanes(tile, columns, tile.tokens), 0.0)
-    between = jnp.exp(sums(tile, _up_to(tile, direction), read))
+    between = jnp.exp(sums(tile, up_to(tile, direction), read))
     last = 0 if direction else tile.tokens - 1
     return Decays(jnp.where(behind | own(tile), between, 0.0), entering, leaving, entering[last : last + 1])
+
+
+def to_edge(tile: Tile, gate: jax.Array, direction: int, leaving: bool) -> tuple[jax.Array, jax.Array]:
+    """Returns the decays from tokens to one edge of the chunk, (C, G K), and over it, (1, G K).
+
+    gate: (G, C) log decays.
+    leaving: whether those of `Decays.leaving`, or of `Decays.entering`.
+    """
+    columns = jnp.maximum(gate, LOWEST).T
+    which = ~up_to(tile, direction) if leaving else up_to(tile, direction)
+    sums = exact_sums(tile, which, columns)
+    edge = 0 if bool(direction) != leaving else tile.tokens - 1
+    total = sums[edge : edge + 1] + columns[edge : edge + 1] if leaving else sums[edge : edge + 1]
+    spread = lambda x: _over_lanes(tile, jnp.exp(x), tile.keys)
+    return spread(sums), spread(total)
 
 
 def scores(tile: Tile, q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
@@ -104,7 +121,7 @@ def _of_gate(tile: Tile, logs: jax.Array, direction: int) -> jax.Array:
     A decay between two tokens reads the gates of the tokens behind the key up to the query.
     """
     behind = _behind(tile, direction)
-    later = exact_sums(tile, _up_to(tile, 1 - direction), jnp.where(behind, logs, 0.0))
+    later = exact_sums(tile, up_to(tile, 1 - direction), jnp.where(behind, logs, 0.0))
     return _by_rows(tile, jnp.where(behind, later, 0.0))
 
 
@@ -118,20 +135,6 @@ def _weighted(tile: Tile, x: jax.Array, pair: Pair) -> jax.Array:
         return jnp.where(query <= key, x * backward.between, 0.0)
     both = jnp.where(query > key, forward.between, backward.between)
     return x * jnp.where(query == key, count(pair), both)
-
-
-def _to_edges(tile: Tile, direction: int) -> jax.Array:
-    """Returns (2 C, C): the tokens between each token and the edge where the scan enters, then where it leaves."""
-    row, lane = places((2 * tile.tokens, tile.tokens))
-    token = row & (tile.tokens - 1)
-    before = (lane >= token) if direction else (lane <= token)
-    return (row < tile.tokens) == before
-
-
-def _up_to(tile: Tile, direction: int) -> jax.Array:
-    """Returns (C, C): for each token those that the scan reads before it, and itself."""
-    row, lane = places((tile.tokens, tile.tokens))
-    return (lane >= row) if direction else (lane <= row)
 
 
 def _behind(tile: Tile, direction: int) -> jax.Array:

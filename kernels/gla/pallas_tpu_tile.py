@@ -134,6 +134,20 @@ def exact_sums(tile: Tile, which: jax.Array, x: jax.Array) -> jax.Array:
     return dot(tile, ones, high) + dot(tile, ones, x - high)
 
 
+def to_edges(tile: Tile, direction: int) -> jax.Array:
+    """Returns (2 C, C): the tokens between each token and the edge where the scan enters, then where it leaves."""
+    row, lane = places((2 * tile.tokens, tile.tokens))
+    token = row & (tile.tokens - 1)
+    before = (lane >= token) if direction else (lane <= token)
+    return (row < tile.tokens) == before
+
+
+def up_to(tile: Tile, direction: int) -> jax.Array:
+    """Returns (C, C): for each token those that the scan reads before it, and itself."""
+    row, lane = places((tile.tokens, tile.tokens))
+    return (lane >= row) if direction else (lane <= row)
+
+
 def rounded(tile: Tile, x: jax.Array) -> jax.Array:
     return x.astype(jnp.bfloat16).astype(jnp.float32) if tile.narrow else x
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from benchmarks import kernels_cycles
+from benchmarks.kernels_cost import attention
 from benchmarks.kernels_gla import FACTS, Program, one_way, two_passes, xla_chunks
 from longview.kernels.gla import bidirectional_gla, gla, sequence_parallel_gla
 from tests.kernels import tpu
@@ -57,6 +59,66 @@ def test_bytes_are_those_of_inputs_and_outputs():
     assert forward.compile().bytes <= 1.03 * (rows(forward) + o)
     edges = rows(forward) - 8 * 4096 * 4 * 64 * 2  # all but the queries
     assert both.compile().bytes <= 1.06 * (rows(forward) + o + edges + rows(both) + rows(forward))
+
+
+FLOORS = {  # B T H K V, per head or not: bytes over the floor, forward, and with gradients
+    'state space': ((8, 2048, 24, 128, 64, True), 1.1, 1.1),
+    'retention': ((8, 2048, 16, 64, 64, True), 1.12, 1.12),
+    'mLSTM': ((8, 2048, 2, 512, 512, True), 1.17, 1.55),
+    'K64': ((8, 4096, 4, 64, 128), 1.05, 1.05),
+    'K128': ((8, 2048, 4, 128, 256), 1.06, 1.06),
+    'K96': ((8, 2048, 12, 96, 96), 1.1, 1.45),
+    'K256': ((8, 2048, 4, 256, 512), 1.1, 1.1),
+    'wide and any decay': ((8, 2048, 2, 512, 512), 1.12, 1.5),
+}
+
+
+@pytest.mark.parametrize('gradients', [False, True])
+@pytest.mark.parametrize(
+    'name', [name if name == 'state space' else pytest.param(name, marks=pytest.mark.heavy) for name in FLOORS]
+)
+def test_bytes_over_the_floor(name, gradients):
+    """Inputs once and outputs once; with gradients three times and twice. Arrays as projections make them."""
+    shape, *bars = FLOORS[name]
+    program = attention(*shape)
+    run, inputs = program.with_gradients() if gradients else program
+    found = tpu.compile_for(run, *inputs)
+    ratio = found.bytes / program.floor(gradients)
+    assert 'tpu_custom_call' in found.program.as_text() and ratio <= bars[gradients], ratio
+    if name == 'state space' and not gradients:
+        assert found.program.cost_analysis()['flops'] <= 45e9
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('gradients, bar', [(False, 1.1), (True, 1.3)])
+def test_bytes_with_the_least_vector_memory(gradients, bar):
+    """A v4 has an eighth of a v5e's: blocks are shorter, and gradients take another pass for the states at edges."""
+    program = attention(*FLOORS['state space'][0])
+    run, inputs = program.with_gradients() if gradients else program
+    assert tpu.compile_for(run, *inputs, chip='v4').bytes <= bar * program.floor(gradients)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    'name, kernel, bars',
+    [
+        ('gla 8x2048 H4 K128 V256', 'gla_outputs', [(560, 60), (720, 210)]),
+        ('gla 8x2048 H4 K128 V256', 'gla_cotangents', [(1050, 250), (1850, 1010)]),
+        ('gla, a decay a head, 8x2048 H24 K128 V64', 'gla_cotangents', [(950, 130)]),
+    ],
+)
+def test_bundles_and_spills(name, kernel, bars):
+    """Of a chunk, as scheduled for a v5e: first with mild decays, then with any; without the look-through."""
+    gradients = kernel == 'gla_cotangents'
+    lines = [line.split('|')[1:-1] for line in kernels_cycles.table(name, 'v5e')]
+    lines = lines[
+        next(n for n, line in enumerate(lines) if ('gradients' in line[0]) == gradients and '**' in line[0]) :
+    ]
+    loops = [line for line in lines if kernel in line[0] and 'depth 2' in line[1]]
+    found = sorted((int(line[2].replace(',', '')), int(line[4].replace(',', ''))) for line in loops)
+    found = [pair for pair in found if pair[0] > 400]
+    for (bundles, spills), (most, most_spills) in zip(found, bars):
+        assert bundles <= most and spills <= most_spills, found
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from longview.kernels.gla import bidirectional_gla, gla, pallas_tpu, pallas_tpu_layout
+from longview.kernels.gla import bidirectional_gla, gla, pallas_tpu, pallas_tpu_layout, pallas_tpu_mild
 from tests.kernels import close, tpu
 from tests.kernels.gla import cases
 from tests.kernels.gla.cases import Case
@@ -96,6 +96,14 @@ def test_strong_decay(decay):
 )
 def test_strong_decay_per_head(decay):
     _check(Case('odd', gates='hh'), SMALL, DECAYS[decay])
+
+
+@pytest.mark.parametrize('share', [0.999, pytest.param(1.001, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize('gates', ['k', pytest.param('kk', marks=pytest.mark.heavy)])
+def test_decay_at_the_limit_of_mild_ones(gates, share):
+    """On either side of what decides between one product of queries and keys and many."""
+    limit = lambda random, shape: np.full(shape, -share * pallas_tpu_mild.MOST / SMALL[0])
+    _check(Case('odd', gates=gates, state=len(gates) == 1), SMALL, limit)
 
 
 @pytest.mark.heavy
