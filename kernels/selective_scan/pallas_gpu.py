@@ -5,7 +5,7 @@ https://arxiv.org/abs/2312.00752 (section 3.3). No code was taken from others.
 
 Each program scans a block of channels of one sequence with the states in registers. For gradients the states that enter
 each chunk of 16 tokens are stored; the backward kernel recomputes the states of a chunk in registers and scans in the
-opposite direction. Step sizes, skip and gate (softplus, `D`, `z`) are left to XLA, as in the TPU kernels.
+opposite direction. Step sizes, skip and gate (softplus, `D`, `z`) are left to XLA.
 
 It has not been measured on a GPU: it lowers for CUDA, and its numbers were checked in the interpreter. So it runs only
 when it is named.
