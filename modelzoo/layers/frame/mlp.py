@@ -32,7 +32,8 @@ def gelu(x: Array) -> Array:
 @gelu.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
-    wide = _wide(x)
+    # Else a TPU keeps the float32 copy of a bfloat16 `x`, 0.4 of 2.8 GiB of a step of ViT-S, and not `x` itself.
+    wide = _wide(lax.optimization_barrier(x))
     below = 0.5 * (1 + lax.erf(wide * math.sqrt(0.5)))
     slope = below + wide * (jnp.exp(-0.5 * wide * wide) * (2 * math.pi) ** -0.5)
     return gelu(x), (slope * dx.astype(slope.dtype)).astype(dx.dtype)
