@@ -35,24 +35,33 @@ class Decays(NamedTuple):
     """Products of the decays inside a chunk for one direction, (C, G K), and over it, (1, G K).
 
     query, key: from the middle of the chunk to the token, and from the token to the middle.
-    entering: from the edge where the scan enters the chunk up to the token, this included.
-    leaving: from the token, this excluded, to the edge where the scan leaves the chunk.
+    into, out: from the edge where the scan enters the chunk to the middle, and from there to where it leaves, (1, G K).
     """
 
     query: jax.Array
     key: jax.Array
-    entering: jax.Array
-    leaving: jax.Array
+    into: jax.Array
+    out: jax.Array
     total: jax.Array
+
+    @property
+    def entering(self) -> jax.Array:
+        """From the edge where the scan enters the chunk up to the token, this included."""
+        return self.query * self.into
+
+    @property
+    def leaving(self) -> jax.Array:
+        """From the token, this excluded, to the edge where the scan leaves the chunk."""
+        return self.key * self.out
 
 
 def decays(tile: Tile, gate: jax.Array, direction: int) -> Decays:
     """Returns the products of mild decays; gate: (C, G K) log decays."""
     sums = exact_sums(tile, up_to(tile, direction), gate)
     last = 0 if direction else tile.tokens - 1
-    total = sums[last : last + 1]
-    from_middle = sums - sums[tile.tokens // 2 : tile.tokens // 2 + 1]
-    return Decays(jnp.exp(from_middle), jnp.exp(-from_middle), jnp.exp(sums), jnp.exp(total - sums), jnp.exp(total))
+    total, middle = sums[last : last + 1], sums[tile.tokens // 2 : tile.tokens // 2 + 1]
+    logs = (sums - middle, middle - sums, middle, total - middle, total)
+    return Decays(*map(jnp.exp, logs))
 
 
 def to_edge(tile: Tile, gate: jax.Array, direction: int, leaving: bool) -> tuple[jax.Array, jax.Array]:
