@@ -4,8 +4,9 @@ A compiler fuses: most values never reach memory. The estimate follows what libt
 
 - Matrix products, convolutions, reductions, gathers, sorts, loops and kernels write what they compute to memory. All
   else, arithmetic and changes of type and shape, is computed again wherever it is read.
-- But a dear operation (exp, erf, a division) that is computed from one product alone is done with that product and
-  stored, if several operations read it: one of the forward and one of the backward pass.
+- So is erf, for the rule of GELU (modelzoo/layers/frame/mlp.py) keeps its argument alone.
+- But a dear operation (exp, tanh, a division) that is computed from one product alone is done with that product and
+  stored, if operations read it that come one after the other, such as one of the forward and one of the backward pass.
 - What arithmetic has made of a bfloat16 product, and only float32 reads, is stored in float32.
 - Every operation is done as late as it can be: gradients with respect to weights after those with respect to
   activations, which therefore live until the end.
@@ -30,10 +31,10 @@ _CHEAP = frozenset(
     'transpose squeeze expand_dims slice pad rev iota eq ne lt le gt ge floor ceil round integer_pow square copy name '
     'is_finite clamp shift_left shift_right_logical shift_right_arithmetic concatenate split sharding_constraint '
     'bitcast_convert_type rem real imag random_wrap random_unwrap reduce_precision optimization_barrier '
-    'stop_gradient'.split()
+    'stop_gradient erf'.split()
 )
 _DEAR = frozenset(
-    'exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv pow div rsqrt sqrt sin cos tan atan2 cbrt random_bits '
+    'exp exp2 log log1p expm1 tanh logistic erfc erf_inv pow div rsqrt sqrt sin cos tan atan2 cbrt random_bits '
     'random_fold_in random_split random_seed threefry2x32'.split()
 )
 _ARITHMETIC = ('add', 'sub', 'mul')
@@ -94,7 +95,7 @@ def held_at_once(function: Callable[..., Any], *arguments: Any) -> int:
 def _most(program: core.Jaxpr) -> int:
     flat = _Program(program)
     operations = _needed(flat)
-    dear = _read_twice(operations) & _of_one_product(operations)
+    dear = _read_again(operations) & _of_one_product(operations)
     operations = _late(operations, dear)
     # The stored values from which a value is computed where it is read; of a stored value itself.
     origin: dict[int, frozenset[int]] = {}
@@ -129,20 +130,31 @@ def _needed(flat: _Program) -> list[_Operation]:
     return kept[::-1]
 
 
-def _read_twice(operations: Sequence[_Operation]) -> set[int]:
-    """Returns the values of dear operations that several stored ones read, through fused ones too."""
+def _read_again(operations: Sequence[_Operation]) -> set[int]:
+    """Returns the values of dear operations that stored ones read, through fused ones too, one after the other."""
+    depths = _depths(operations)
     readers: dict[int, frozenset[int]] = {}
     dear: set[int] = set()
-    for time in reversed(range(len(operations))):
-        one = operations[time]
+    for one, depth in zip(reversed(operations), reversed(depths)):
         # Two are enough to know.
         found = frozenset(itertools.islice(_origins(one.writes, readers), 2))
         if one.name in _DEAR and len(found) > 1:
             dear.update(one.writes)
-        here = found if _fused(one, dear) else frozenset([time])
+        here = found if _fused(one, dear) else frozenset([depth])
         for value in one.reads:
             readers[value] = frozenset(itertools.islice(readers.get(value, frozenset()) | here, 2))
     return dear
+
+
+def _depths(operations: Sequence[_Operation]) -> list[int]:
+    """Returns how many products and the like come one after the other up to each operation, itself included."""
+    behind: dict[int, int] = {}
+    depths = []
+    for one in operations:
+        fused = one.name in _CHEAP or one.name in _DEAR
+        depths.append(max((behind.get(value, 0) for value in one.reads), default=0) + (not fused))
+        behind |= dict.fromkeys(one.writes, depths[-1])
+    return depths
 
 
 def _of_one_product(operations: Sequence[_Operation]) -> set[int]:
