@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from longview.kernels.long_conv import pallas_tpu
+from longview.kernels.long_conv.pallas_tpu_level import run_into, run_out
+from longview.kernels.long_conv.transforms import Level
 from tests.kernels import close, tpu
 from tests.kernels.long_conv import cases
 from tests.kernels.long_conv.cases import Case
@@ -29,6 +31,24 @@ def _check(case, name='kernels'):
 )
 def test_outputs_and_gradients(case):
     _check(case)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize('dtype, error', [(jnp.bfloat16, 1e-2), (jnp.float32, 1e-6)])
+def test_levels_that_are_kernels(dtype, error):
+    """Two of them, of real and of complex numbers, are those of the plain form; and they are undone."""
+    one, two = Level(8, 32, 1, 8), Level(2, 16, 0, 2)
+    x = jax.device_put(np.random.default_rng(0).standard_normal((1, 250, 128)).astype(dtype))
+    with tpu.interpreted():
+        z = run_into(two, run_into(one, x, dtype, whole=False), dtype, whole=True)
+        y = jax.block_until_ready(run_out(one, run_out(two, z, 32, dtype, None), 250, dtype, dtype))
+    wanted = jax.device_get(two.into(one.into(x[None], jnp.float32), jnp.float32))
+    if dtype == jnp.bfloat16:
+        found = np.moveaxis(np.asarray(z).view(dtype).reshape(*z.shape, 2), -1, 0)
+    else:
+        found = np.stack([z[:, 0::2], z[:, 1::2]])
+    found, wanted = {'z': found, 'y': y}, {'z': wanted, 'y': jax.device_get(x)}
+    close.assert_close(found, wanted, dict.fromkeys(wanted, error))
 
 
 @pytest.mark.heavy
