@@ -132,8 +132,10 @@ PROGRAMS: dict[str, Callable[[], Program]] = {
     'linear scan 8x2048 D2560': partial(recurrence, 8, 2048, 2560),
     'long convolution 8x4096 D768': partial(convolution, 8, 4096, 768),
     'long convolution 2x16384 D768': partial(convolution, 2, 16384, 768),
+    'long convolution 1x131072 D256': partial(convolution, 1, 131072, 256),
     'causal convolution 8x2048 D2048': partial(short_convolution, 8, 2048, 2048),
     'depthwise 7x7 64x56x56x96': partial(depthwise, 64, 56, 96, 7),
+    'depthwise 3x3 64x112x112x128': partial(depthwise, 64, 112, 128, 3),
     'global filter 64x14x14x384': partial(spectral, 64, 14, 384),
 }
 

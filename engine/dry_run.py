@@ -399,7 +399,7 @@ def _places(made: _Made) -> list[str]:
     for name, tree in parts.items():
         whole, each = memory.readable(memory.whole(tree)), memory.readable(memory.per_device(tree))
         lines.append(f'  {name:12}{whole:>12}{each:>14}')
-    lines.append(f'  {"activations":12}{"":>12}{memory.readable(_activations(made)):>14}  estimated, to a quarter')
+    lines.append(f'  {"activations":12}{"":>12}{memory.readable(_activations(made)):>14}  estimated, to a third')
     split = {path: leaf for path, leaf in by_path(state.variables.params).items() if _is_split(leaf)}
     if not split:
         return [*lines, '  every device holds all parameters']
