@@ -256,11 +256,12 @@ def _cost(made: _Made, topology: str) -> tpus.Cost:
 
 def _estimate(made: _Made) -> int:
     """Returns the bytes that a step is expected to need on each device."""
-    return memory.per_device(made.programs.state) + memory.per_device(made.programs.batch) + _activations(made)
+    expected = sum(_beside(made))
+    return memory.per_device(made.programs.state) + memory.per_device(made.programs.batch) + expected
 
 
-def _activations(made: _Made) -> int:
-    """Returns the bytes that a step is expected to hold on a device beside the state and the batch.
+def _beside(made: _Made) -> activations.Estimate:
+    """Returns what a step is expected to need on a device beside the state and the batch.
 
     The step is traced for the examples of one device alone, which is what it computes where nothing is split along
     ``tensor``; there the estimate is an upper bound.
@@ -270,20 +271,20 @@ def _activations(made: _Made) -> int:
     # A microbatch has at least one example here.
     own = max(run.batch_size // parts // run.accumulate, 1) * run.accumulate
     try:
-        return _held(made, own)
+        return _traced(made, own)
     except ValueError:
         # A layer that normalizes batches refuses a single value, and has more over all devices.
-        return _held(made, 2 * own)
+        return _traced(made, 2 * own)
 
 
-def _held(made: _Made, batch_size: int) -> int:
+def _traced(made: _Made, batch_size: int) -> activations.Estimate:
     alone = make_mesh(MeshConfig(), list(made.mesh.devices.flat[:1]))
     data = made.run.data
     part = _Part(data, made.mesh.shape['sequence']) if data.sequences else data
     run = dataclasses.replace(made.run, batch_size=batch_size, mesh=MeshConfig(), data=part)
     with _ways(run), jax.set_mesh(alone):
         one = programs(run, made.optimizer.transform, alone)
-        return activations.held_at_once(one.step, one.state, one.batch, jax.eval_shape(jax.random.key, 0))
+        return activations.estimate(one.step, one.state, one.batch, jax.eval_shape(jax.random.key, 0))
 
 
 def _named(config: Mapping[str, Any]) -> int:
@@ -399,7 +400,9 @@ def _places(made: _Made) -> list[str]:
     for name, tree in parts.items():
         whole, each = memory.readable(memory.whole(tree)), memory.readable(memory.per_device(tree))
         lines.append(f'  {name:12}{whole:>12}{each:>14}')
-    lines.append(f'  {"activations":12}{"":>12}{memory.readable(_activations(made)):>14}  estimated, to a third')
+    beside = _beside(made)
+    lines.append(f'  {"activations":12}{"":>12}{memory.readable(beside.held):>14}  estimated, to a third')
+    lines.append(f'  {"code":12}{"":>12}{memory.readable(beside.code):>14}  estimated')
     split = {path: leaf for path, leaf in by_path(state.variables.params).items() if _is_split(leaf)}
     if not split:
         return [*lines, '  every device holds all parameters']

@@ -17,7 +17,7 @@ from benchmarks import plans
 from longview.configs import base
 from longview.counting import multiply_adds, operations
 from longview.engine import fit, topology
-from longview.engine.activations import held_at_once
+from longview.engine.activations import estimate
 from longview.engine.dry_run import KNOWN, report
 from longview.runtime import hlo, memory
 from tests import toys
@@ -84,18 +84,23 @@ EACH = 128 * 128 * 4
     ],
 )
 def test_what_is_held_at_once_is_what_one_works_out(program: Any, squares: int) -> None:
-    assert held_at_once(program, SQUARE) == squares * EACH
+    assert estimate(program, SQUARE).held == squares * EACH
 
 
 def test_arrays_fill_the_tiles_of_a_tpu():
     # 3 channels are no tile: the best two of the four axes are filled up to 8 x 128.
-    assert held_at_once(lambda x: jnp.cumsum(x, 0), spec(4, 224, 224, 3)) == 4 * 3 * 224 * 256 * 4
-    assert held_at_once(lambda x: jnp.cumsum(x, 0), spec(5)) == 128 * 4
+    assert estimate(lambda x: jnp.cumsum(x, 0), spec(4, 224, 224, 3)).held == 4 * 3 * 224 * 256 * 4
+    assert estimate(lambda x: jnp.cumsum(x, 0), spec(5)).held == 128 * 4
 
 
 def test_what_is_only_read_in_float32_is_stored_in_it():
     program = lambda x: (lambda wide: wide.sum() + (wide * wide).sum())((x @ x + x).astype(jnp.float32))
-    assert held_at_once(program, spec(128, 128, dtype='bfloat16')) - EACH in range(3 * 128 * 4 + 1)
+    assert estimate(program, spec(128, 128, dtype='bfloat16')).held - EACH in range(3 * 128 * 4 + 1)
+
+
+def test_code_grows_with_the_operations():
+    once, twice = (estimate(program, SQUARE).code for program in (jnp.sin, lambda x: jnp.sin(jnp.sin(x))))
+    assert twice == 2 * once > 0
 
 
 def test_recomputing_holds_less():
@@ -103,7 +108,7 @@ def test_recomputing_holds_less():
         block = lambda x: jnp.tanh(jnp.tanh(x @ x) @ x)
         return jax.grad(lambda x: jax.lax.scan(lambda c, _: (again(block)(c), None), x, length=8)[0].sum())
 
-    kept, again = (held_at_once(loss(how), SQUARE) for how in (lambda f: f, jax.checkpoint))
+    kept, again = (estimate(loss(how), SQUARE).held for how in (lambda f: f, jax.checkpoint))
     # Of each turn its input alone, in place of that and the two tangents.
     assert again <= kept - 8 * EACH
 
