@@ -23,7 +23,8 @@ from jax.experimental import pallas as pl
 from longview.kernels import derivatives, dispatch, pallas, scans
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
 from longview.kernels.gla.arrays import Gate, Keys, Start, State, Values
-from longview.kernels.gla.pallas_tpu_chunk import Decays, Tile
+from longview.kernels.gla.pallas_tpu_chunk import Decays
+from longview.kernels.gla.pallas_tpu_tile import Tile, advance
 
 _LEAST = 16  # rows and columns of the smallest matrix product
 _CHUNK = 32
@@ -46,7 +47,15 @@ class Plan(NamedTuple):
 
 
 def gla(
-    q: Keys, k: Keys, v: Values, g: Gate, start: Start = None, *, scale: float, reverse: bool, interpret: bool = False
+    q: Keys,
+    k: Keys,
+    v: Values,
+    g: Gate,
+    start: Start = None,
+    *,
+    scale: float,
+    reverse: bool = False,
+    interpret: bool = False,
 ) -> tuple[Values, State]:
     """One direction; see `kernels.gla.gla`. `interpret` runs the kernels as XLA programs, on any platform."""
     batch, tokens, heads, keys = q.shape
@@ -55,7 +64,7 @@ def gla(
     chunk = min(_CHUNK, max(_LEAST, scans.power_of_two(tokens)))
     wide, deep = (max(_LEAST, scans.power_of_two(size)) for size in (keys, values))
     narrow = q.dtype == v.dtype == jnp.bfloat16
-    plan = Plan(Tile(chunk, 1, wide, deep, narrow), int(reverse), scale, interpret)
+    plan = Plan(Tile(chunk, 1, wide, deep, narrow, shared=False), int(reverse), scale, interpret)
     start = jnp.zeros_like(q, jnp.float32, (batch, heads, keys, values)) if start is None else start.astype(jnp.float32)
     start = _pad(start, (heads, wide, deep)).swapaxes(2, 3)
     rows = (x.swapaxes(1, 2) for x in (q, k, v, g))
@@ -119,7 +128,7 @@ def _outputs_kernel(plan: Plan, ins: dict, outs: dict) -> None:
         fading = _decays(plan, _read(ins['g'], rows))
         pair = _place(plan, fading), _place(plan, state)
         outs['o'][rows, :] = chunk_of.outputs(plan.tile, q * plan.scale, k, v, *pair).astype(outs['o'].dtype)
-        return chunk_of.advance(plan.tile, state, k * fading.key[-1], v, fading.total)
+        return advance(plan.tile, state, k * fading.key[-1], v, fading.total)
 
     outs['last'][...] = _walk(plan, plan.direction, chunk, ins['start'][...], ins['q'])
 
@@ -130,7 +139,7 @@ def _edges_kernel(plan: Plan, ins: dict, outs: dict) -> None:
         rows = _rows(plan, n)
         k, v = (_read(ins[name], rows) for name in 'kv')
         fading = _decays(plan, _read(ins['g'], rows))
-        return chunk_of.advance(plan.tile, state, k * fading.key[-1], v, fading.total)
+        return advance(plan.tile, state, k * fading.key[-1], v, fading.total)
 
     _walk(plan, plan.direction, chunk, ins['start'][...], ins['k'])
 
@@ -145,7 +154,7 @@ def _cotangents_kernel(plan: Plan, ins: dict, outs: dict) -> None:
         *found, dgates = chunk_of.cotangents(plan.tile, q, k, v, do, *pair)
         for name, x in zip('qkvg', (*found, dgates[plan.direction])):
             outs[name][rows, :] = x.astype(outs[name].dtype)
-        return chunk_of.advance(plan.tile, costate, q * fading.query[-1], do, fading.total)
+        return advance(plan.tile, costate, q * fading.query[-1], do, fading.total)
 
     against = 1 - plan.direction
     outs['start'][...] = _walk(plan, against, chunk, ins['dlast'][...], ins['q'])

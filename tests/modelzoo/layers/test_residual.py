@@ -47,8 +47,15 @@ KINDS = {
 }
 # The other kinds on a ViT are for `pytest -m heavy`: two compilations each.
 LIGHT = ('hyper', 'laurel_weighted', 'value_residual', 'fixup')
-# A scalar added to all channels, which the norm after the last block cancels: its gradient is rounding only.
-TAKEN_AWAY = {'fixup': ('block01/mlp_residual/after',)}
+# A scalar added to all channels, which every norm behind it cancels: its gradient is rounding only.
+TAKEN_AWAY = {
+    'fixup': tuple(
+        f'block{block:02d}/{part}_residual/{place}'
+        for block in (0, 1)
+        for part in ('mixer', 'mlp')
+        for place in ('before', 'after')
+    )
+}
 INTO_BRANCHES = ('fixup', 'value_residual', 'shared_value')
 DEPTH = 110
 HE = jax.nn.initializers.he_normal()
