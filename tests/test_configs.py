@@ -4,6 +4,7 @@ import functools
 import importlib
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -95,6 +96,14 @@ AFTER_A_RUN = (
     'pissa:fashion_mnist',
     'skipnet:hybrid_digits',
 )
+# Presets whose network takes long to trace; what is left checks the other presets of the same config.
+DEEP = {
+    'residual_attention': ('imagenet', 'cifar10', 'fashion_mnist'),
+    'lsnet_t': ('imagenet', 'fashion_mnist', 'smoke'),
+    'inception_resnet_v2': ('imagenet', 'v4_digits', 'fashion_mnist'),
+    'spartan_t': ('imagenet',),
+    'repmlpnet_t224': ('imagenet',),
+}
 FIRST |= {name: 'digits' for name in (*METHODS, *MADE, *STAGED)}
 CLASSES = {'imagenet2012': 1000, 'fake_imagenet': 1000, 'cifar10': 10, 'digits': 10, 'fashion_mnist': 10}
 # The images of a preset, by how its name ends.
@@ -161,9 +170,15 @@ def transformed(transforms: tuple, batch: tuple[tuple[str, jax.ShapeDtypeStruct]
     return jax.eval_shape(chain(transforms), dict(batch), jax.random.key(0))
 
 
-@pytest.mark.parametrize(
-    'name, preset', [(name, preset) for name in NAMES for preset in WORDS.get(name) or presets(name)]
-)
+def each_preset() -> Iterator[Any]:
+    """Yields the names of configs with their presets; those of `DEEP` are heavy."""
+    for name in NAMES:
+        for preset in WORDS.get(name) or presets(name):
+            deep = preset in DEEP.get(name, ())
+            yield pytest.param(name, preset, marks=pytest.mark.heavy) if deep else (name, preset)
+
+
+@pytest.mark.parametrize('name, preset', [*each_preset()])
 def test_config_builds_its_state(
     name: str, preset: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

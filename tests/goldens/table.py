@@ -68,7 +68,7 @@ NETWORKS: dict[str, Network] = {
     'pycls_efficientnet_b0': Network({'name': 'efficientnet_b0'}, heavy=True),
     'pycls_regnety_400mf': Network({'name': 'regnety_004'}, heavy=True),
     'pycls_regnety_400mf_fastscaled_4x': Network({'fn': 'modelzoo.vision.regnet:scaled', 'work': 4.0}, heavy=True),
-    'resnetrs50': Network(),
+    'resnetrs50': Network(heavy=True),
     'residual_attention_56': Network({'name': 'residual_attention_56', 'adds': True}, heavy=True),
     'residual_attention_92_cifar10': Network(
         {'name': 'residual_attention_92_cifar', 'num_classes': 10, 'adds': True}, heavy=True
@@ -85,7 +85,7 @@ NETWORKS: dict[str, Network] = {
     'dm_nfnet_f0': Network(heavy=True),
     'inception_v4': Network(gradient=2e-3, heavy=True),  # the output hardly depends on the input, by its note
     'inception_resnet_v2': Network(gradient=3e-3, heavy=True),  # 3e-4 by its note
-    'lsnet_t': Network(names=scaffolds.lsnet_names()),
+    'lsnet_t': Network(names=scaffolds.lsnet_names(), heavy=True),
     'convnext_tiny': _scanned('convnext_tiny'),
     'inceptionnext_atto': Network(),
     'inceptionnext_tiny': Network(heavy=True),

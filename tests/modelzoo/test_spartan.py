@@ -22,6 +22,7 @@ def test_a_rotation_is_a_product_of_complex_numbers():
     np.testing.assert_allclose(ours[..., 1::2], wanted.imag, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_a_rotation_by_one_adds_the_product_of_the_largest_channel():
     """With identities around it the mixer is ``x * gelu(x) + x[k] * gelu(x[k])``, which its convolution would read."""
     x = jnp.asarray(normal(1, 2, 3, 8))
