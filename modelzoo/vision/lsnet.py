@@ -4,13 +4,12 @@ Wang et al., 2025, "LSNet: See Large, Focus Small", https://arxiv.org/abs/2503.2
 Reference: https://github.com/jameslahm/lsnet (no licence), commit cbe737c, whose parameter names these are.
 
 A block mixes pixels and then channels. Mixers take turns: a 3x3 kernel per channel in three branches, then the
-large-small convolution or, in the last stage, attention. `LargeSmall` sees large: a 7x7 kernel per channel and 1x1
-convolutions give each pixel D / 8 kernels of nine taps. It focuses small: `aggregate` weighs the 3x3 pixels around by
-them, with one kernel for eight of the D channels.
+large-small convolution or, in the last stage, attention. `LargeSmall` (layers/convolutions/large_small.py) sees large:
+a 7x7 kernel per channel and 1x1 convolutions give each pixel D / 8 kernels of nine taps. It focuses small: `aggregate`
+weighs the 3x3 pixels around by them, with one kernel for eight of the D channels.
 
 Details of the published code that are not in the paper, kept here:
   * only blocks with three branches have squeeze-and-excitation;
-  * channels c and c + D / 8 share their taps, which are normalized together over the whole map;
   * the head's batch normalization comes before its matrix, and where the network was distilled two such heads are
     averaged. Both normalize the same vectors, so their statistics are one here, and are saved under the first's name;
   * attention has a bias for each distance along rows and columns. Its table is resized bicubically for maps of another
@@ -33,65 +32,15 @@ from jaxtyping import Array, Float
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.attention import attention, posemb
 from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.convolutions.large_small import DepthNorm, LargeSmall, PointNorm
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
-from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepthwise
 from longview.modelzoo.layers.frame import init, pyramid
-from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.frame.patch import pair
 from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
-_SIDE = 3  # of the small kernel
 _ZERO = jax.nn.initializers.zeros
-
-
-class PointNorm(nn.Module):
-    """``norm(x @ kernel)``: a 1x1 convolution; as a block it has nothing to skip.
-
-    Attributes:
-        features: output channels.
-        norm: factory of the normalization.
-        dtype: compute type.
-    """
-
-    features: int
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None = None, *, train: bool = False
-    ) -> Float[Array, 'b h w d']:
-        """Returns a map of the same size."""
-        del mask
-        x = Dense(self.features, False, init.uniform_fan_in(x.shape[-1]), self.dtype, name='conv')(x)
-        return self.norm(dtype=self.dtype, name='norm')(x, train=train)
-
-
-class DepthNorm(nn.Module):
-    """``norm(conv(x))`` with a kernel per channel; as a block it has nothing to skip.
-
-    Attributes:
-        kernel_size: odd side of the kernel.
-        stride: step of the output grid.
-        norm: factory of the normalization.
-        dtype: compute type.
-    """
-
-    kernel_size: int = _SIDE
-    stride: int = 1
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None = None, *, train: bool = False
-    ) -> Float[Array, 'b h2 w2 c']:
-        """Returns a map of h / stride by w / stride pixels, rounded up."""
-        del mask
-        conv = StridedDepthwise(self.kernel_size, self.stride, self.kernel_size // 2, dtype=self.dtype, name='conv')
-        return self.norm(dtype=self.dtype, name='norm')(conv(x), train=train)
 
 
 class ThreeBranches(nn.Module):
@@ -114,100 +63,6 @@ class ThreeBranches(nn.Module):
         point = self.norm(dtype=self.dtype, name='point_norm')(x * scale[None, None, None], train=train)
         y = DepthNorm(norm=self.norm, dtype=self.dtype, name='local')(x, train=train) + point
         return x + drop_path(y, mask)
-
-
-class Taps(nn.Module):
-    """The taps of each pixel: ``x @ kernel + bias``, of which those of one kernel are normalized over the whole map.
-
-    Attributes:
-        kernels: number of different kernels at a pixel.
-        dtype: compute type of the product; the rest is float32.
-    """
-
-    kernels: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w k n']:
-        """Returns the taps, row by row of a kernel.
-
-        The parameters have the taps of a kernel side by side, as published. They are turned, so that neighbours in
-        memory are neighbouring channels.
-        """
-        taps, channels = _SIDE**2, x.shape[-1]
-        torch_s = init.uniform_fan_in(channels)
-
-        def turned(name: str, initial: init.Initializer, *leading: int) -> Array:
-            value = self.param(name, initial, (*leading, self.kernels * taps))
-            return value.reshape(*leading, self.kernels, taps).swapaxes(-1, -2)
-
-        kernel = turned('kernel', torch_s, channels).reshape(channels, -1).astype(self.dtype)
-        y = x.reshape(-1, channels).astype(self.dtype) @ kernel
-        y = y.reshape(*x.shape[:3], taps, self.kernels).astype(jnp.float32)
-        y = y + turned('bias', torch_s)[None, None, None]
-        centered = y - jnp.mean(y, axis=(1, 2, 3), keepdims=True)
-        y = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=(1, 2, 3), keepdims=True) + 1e-5)
-        y = y * turned('norm_scale', jax.nn.initializers.ones)[None, None, None]
-        return (y + turned('norm_bias', _ZERO)[None, None, None]).astype(self.dtype)
-
-
-def aggregate(x: Float[Array, 'b h w c'], taps: Float[Array, 'b h w k n']) -> Float[Array, 'b h w c']:
-    """Returns the weighted sum of the 3x3 pixels around each, zeros outside of the map; summed in float32.
-
-    Args:
-        x: the map; channels c, c + N, c + 2 N, ... share the kernel c.
-        taps: the kernels of each pixel, K = 9 row by row.
-
-    Raises:
-        ValueError: N does not divide the channels.
-    """
-    (batch, height, width, channels), kernels = x.shape, taps.shape[-1]
-    if channels % kernels:
-        raise ValueError(f'{channels} channels cannot share {kernels} kernels: change one to divide the other.')
-    grouped = x.reshape(batch, height, width, channels // kernels, kernels)
-    padded = jnp.pad(grouped, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0)))
-
-    def term(row: int, column: int) -> Array:
-        seen = padded[:, row : row + height, column : column + width]
-        return seen.astype(jnp.float32) * taps[:, :, :, row * _SIDE + column, None].astype(jnp.float32)
-
-    y = sum(term(row, column) for row in range(_SIDE) for column in range(_SIDE))
-    return y.reshape(x.shape).astype(x.dtype)
-
-
-class LargeSmall(nn.Module):
-    """The large-small convolution: ``x + norm(aggregate(x, taps(see(x))))``.
-
-    Attributes:
-        large: side of the kernel that sees.
-        groups: number of groups of channels, in each of which every channel has taps of its own.
-        norm: factory of the batch normalizations.
-        dtype: compute type.
-    """
-
-    large: int = 7
-    groups: int = 8
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, 'b h w c'], mask: Float[Array, ' b'] | None, *, train: bool = False
-    ) -> Float[Array, 'b h w c']:
-        """Returns a map of the same shape; `mask` is this block's part of `drop.path_masks`.
-
-        Raises:
-            ValueError: the groups do not divide the channels.
-        """
-        width = x.shape[-1]
-        if width % self.groups:
-            raise ValueError(f'width {width} does not divide into {self.groups} groups: change one of them.')
-        point = functools.partial(PointNorm, width // 2, self.norm, self.dtype)
-        y = nn.relu(point(name='down')(x, train=train))
-        y = DepthNorm(self.large, 1, self.norm, self.dtype, name='see')(y, train=train)
-        y = nn.relu(point(name='mix')(y, train=train))
-        y = aggregate(x, Taps(width // self.groups, self.dtype, name='taps')(y))
-        return x + drop_path(self.norm(dtype=self.dtype, name='norm')(y, train=train), mask)
 
 
 class Attention(nn.Module):

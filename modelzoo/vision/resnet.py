@@ -28,11 +28,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm, PlainConv, Stem, projection, stem_conv
+from longview.modelzoo.layers.convolutions.conv_norm import (
+    AverageProjection,
+    ConvNorm,
+    DeepStem,
+    PlainConv,
+    Stem,
+    projection,
+)
 from longview.modelzoo.layers.convolutions.efficient_attention import EfficientAttention
 from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
-from longview.modelzoo.layers.frame.pool import global_mean, halve, max_pool
+from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.residuals.residual import Add, SetsInitialValues, SharesValues, Single, Stream
 
@@ -55,55 +62,6 @@ class Subsample(nn.Module):
         new = self.features - x.shape[-1]
         x = x[:, :: self.stride, :: self.stride]
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
-
-
-class AverageProjection(nn.Module):
-    """The shortcut of ResNet-D: means of 2x2 pixels where the stride is 2, a 1x1 convolution, a norm.
-
-    Attributes:
-        features, stride, norm, dtype: as in `conv_norm.projection`.
-    """
-
-    features: int
-    stride: int
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns a map of h / stride by w / stride pixels, rounded up."""
-        x = halve(x) if self.stride == 2 else x
-        x = PlainConv(self.features, 1, 1, 0, self.dtype, name='conv')(x)
-        return self.norm(dtype=self.dtype, name='norm')(x, train=train)
-
-
-class DeepStem(nn.Module):
-    """Three 3x3 convolutions with norms and activations in the place of the 7x7 one; the first two are half as wide.
-
-    Attributes:
-        features, stride, norm, dtype, act: as in `conv_norm.Stem`; for stride 1 no convolution has a stride.
-    """
-
-    features: int
-    stride: int = 4
-    norm: Callable[..., nn.Module] = BatchNorm
-    dtype: DTypeLike = jnp.float32
-    act: Callable[[Array], Array] = nn.relu
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
-        """Returns a map of h / stride by w / stride pixels, rounded up.
-
-        Raises:
-            ValueError: another stride.
-        """
-        _, step = stem_conv(self.stride)
-        for index, (width, stride) in enumerate(
-            ((self.features // 2, step), (self.features // 2, 1), (self.features, 1))
-        ):
-            conv = ConvNorm(width, 3, stride, self.norm, self.dtype, name=f'conv{index}')
-            x = self.act(conv(x, train=train))
-        return max_pool(x, 3, 2, 1) if step == 2 else x
 
 
 class Basic(nn.Module):
@@ -259,7 +217,7 @@ class ResNet(ft.PyramidBackbone):
         remat: whether to recompute each block in the backward pass.
         residual: factory of the connections of the blocks to the stream of maps.
         act, end_norm: those of the stem and the blocks; see `Basic`. The ReLU after each sum is not affected.
-        stem: factory of the stem: `conv_norm.Stem` or `DeepStem`.
+        stem: factory of the stem: `conv_norm.Stem` or `conv_norm.DeepStem`.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -453,12 +411,14 @@ PUBLISHED = {
 _NORM = (('weight', 'scale'), ('bias', 'bias'), ('running_mean', 'mean'), ('running_var', 'var'))
 
 
-def _block_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
+def _block_names(there: str, here: str, first: int = 0) -> tuple[tuple[str, str], ...]:
+    """Returns the names of a block; the shortcut's convolution is number `first`, behind what has no parameters."""
     return (
         (f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/conv/kernel'),
         *((f'{there}.bn{{k}}.{a}', f'{here}/conv{{k}}/norm/{b}') for a, b in _NORM),
-        (f'{there}.downsample.0.weight', f'{here}/shortcut/conv/kernel'),
-        *((f'{there}.downsample.1.{a}', f'{here}/shortcut/norm/{b}') for a, b in _NORM),
+        (f'{there}.downsample.{first}.weight', f'{here}/shortcut/conv/kernel'),
+        *((f'{there}.downsample.{first + 1}.{a}', f'{here}/shortcut/norm/{b}') for a, b in _NORM),
+        (f'{there}.se.conv.weight', f'{here}/attention/kernel'),
     )
 
 
@@ -486,16 +446,6 @@ _TRANSFORMERS_NAMES = (
 )
 
 
-def _block_names_d(there: str, here: str) -> tuple[tuple[str, str], ...]:
-    return (
-        (f'{there}.conv{{k}}.weight', f'{here}/conv{{k}}/conv/kernel'),
-        *((f'{there}.bn{{k}}.{a}', f'{here}/conv{{k}}/norm/{b}') for a, b in _NORM),
-        (f'{there}.downsample.1.weight', f'{here}/shortcut/conv/kernel'),
-        *((f'{there}.downsample.2.{a}', f'{here}/shortcut/norm/{b}') for a, b in _NORM),
-        (f'{there}.se.conv.weight', f'{here}/attention/kernel'),
-    )
-
-
 _DEEP_STEM = (('conv1.0', 'conv1.1', 0), ('conv1.3', 'conv1.4', 1), ('conv1.6', 'bn1', 2))
 NAMES = {
     'ResNetD': (
@@ -504,7 +454,7 @@ NAMES = {
         *(
             pair
             for stage in range(4)
-            for pair in _block_names_d(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}')
+            for pair in _block_names(f'layer{stage + 1}.{{i}}', f'backbone/stage{stage}/block{{i:02d}}', first=1)
         ),
         ('fc.weight', 'head/kernel'),
         ('fc.bias', 'head/bias'),

@@ -23,11 +23,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm
+from longview.modelzoo.layers.convolutions.conv_norm import AverageProjection, ConvNorm
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
 from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
-from longview.modelzoo.layers.frame.pool import global_mean, halve
+from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 
@@ -93,8 +93,8 @@ class Bottleneck(nn.Module):
         y = ConvNorm(self.features, 1, norm=from_zero, dtype=self.dtype, name='conv3')(y, train=train)
         y = self.squeeze(dtype=self.dtype, name='squeeze')(y)
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = halve(x) if self.stride == 2 else x
-            x = conv(self.features, 1, name='shortcut')(x, train=train)
+            shortcut = AverageProjection(self.features, self.stride, self.norm, self.dtype, name='shortcut')
+            x = shortcut(x, train=train)
         return nn.relu(x + drop_path(y, mask))
 
 

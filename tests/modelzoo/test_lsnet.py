@@ -8,6 +8,7 @@ import pytest
 from longview import modelzoo
 from longview.kernels.depthwise_conv import depthwise_conv
 from longview.modelzoo import weights
+from longview.modelzoo.layers.convolutions.large_small import Taps, aggregate
 from longview.modelzoo.vision import lsnet
 from tests.modelzoo.tiny import deep_ones_heavy, filled, jit, shapes
 
@@ -27,7 +28,7 @@ def normal(*shape: int, seed: int = 1) -> np.ndarray:
 
 def test_each_pixel_has_taps_of_its_own_which_channels_share():
     x, taps = normal(2, 4, 3, 6), normal(2, 4, 3, 9, 2, seed=2)
-    y = jax.device_get(jit(lsnet.aggregate)(x, taps))
+    y = jax.device_get(jit(aggregate)(x, taps))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     for row, column, channel in np.ndindex(4, 3, 6):
         seen = padded[:, row : row + 3, column : column + 3, channel].reshape(2, 9)
@@ -39,12 +40,12 @@ def test_equal_taps_everywhere_are_a_depthwise_convolution():
     x, kernel = normal(1, 5, 7, 4), normal(9, 4)
     taps = np.broadcast_to(kernel, (1, 5, 7, 9, 4))
     wanted = depthwise_conv(jnp.asarray(x), jnp.asarray(kernel.reshape(3, 3, 1, 4)))
-    np.testing.assert_allclose(jit(lsnet.aggregate)(x, taps), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jit(aggregate)(x, taps), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_taps_of_a_kernel_are_normalized_together_over_the_map():
     x = jnp.asarray(normal(2, 6, 5, 8))
-    taps, _ = jax.device_get(jit(lsnet.Taps(3).init_with_output)(jax.random.key(0), x))
+    taps, _ = jax.device_get(jit(Taps(3).init_with_output)(jax.random.key(0), x))
     assert taps.shape == (2, 6, 5, 9, 3)
     np.testing.assert_allclose(taps.mean((1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(taps.std((1, 2, 3)), 1, atol=1e-3)
@@ -107,4 +108,4 @@ def test_mistakes_end_in_one_sentence(fields, words):
 
 def test_channels_that_cannot_share_kernels_are_refused():
     with pytest.raises(ValueError, match='6 channels cannot share 4 kernels'):
-        lsnet.aggregate(jnp.zeros((1, 2, 2, 6)), jnp.zeros((1, 2, 2, 9, 4)))
+        aggregate(jnp.zeros((1, 2, 2, 6)), jnp.zeros((1, 2, 2, 9, 4)))

@@ -1,6 +1,7 @@
-"""Convolution with normalization, and the shortcut and stem of a residual network.
+"""Convolution with normalization, and the shortcuts and stems of residual networks.
 
-He et al., 2015, https://arxiv.org/abs/1512.03385, in torchvision's form; initial kernels by He's rule with the fan-out,
+He et al., 2015, https://arxiv.org/abs/1512.03385, in torchvision's form, and He et al., 2018 (ResNet-D),
+https://arxiv.org/abs/1812.01187; initial kernels by He's rule with the fan-out,
 https://arxiv.org/abs/1502.01852.
 """
 
@@ -14,7 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.convolutions.conv import Conv, Padding, keeping
-from longview.modelzoo.layers.frame.pool import max_pool
+from longview.modelzoo.layers.frame.pool import halve, max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 PlainConv = functools.partial(
@@ -63,6 +64,26 @@ def projection(features: int, stride: int, norm: Callable[..., nn.Module], dtype
     return ConvNorm(features, 1, stride, norm, dtype, name=name)
 
 
+class AverageProjection(nn.Module):
+    """The shortcut of ResNet-D: means of 2x2 pixels where the stride is 2, a 1x1 convolution, a norm.
+
+    Attributes:
+        features, stride, norm, dtype: as in `projection`.
+    """
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns a map of h / stride by w / stride pixels, rounded up."""
+        x = halve(x) if self.stride == 2 else x
+        x = PlainConv(self.features, 1, 1, 0, self.dtype, name='conv')(x)
+        return self.norm(dtype=self.dtype, name='norm')(x, train=train)
+
+
 class Stem(nn.Module):
     """A convolution, a norm and an activation; for stride 4 also 3x3 max-pooling.
 
@@ -91,6 +112,35 @@ class Stem(nn.Module):
         conv = PlainConv(self.features, kernel_size, stride, kernel_size // 2, self.dtype, name='conv')
         x = self.act(self.norm(dtype=self.dtype, name='norm')(conv(x), train=train))
         return max_pool(x, 3, 2, 1) if stride == 2 else x
+
+
+class DeepStem(nn.Module):
+    """Three 3x3 convolutions with norms and activations in the place of the 7x7 one; the first two are half as wide.
+
+    Attributes:
+        features, stride, norm, dtype, act: as in `Stem`; for stride 1 no convolution has a stride.
+    """
+
+    features: int
+    stride: int = 4
+    norm: Callable[..., nn.Module] = BatchNorm
+    dtype: DTypeLike = jnp.float32
+    act: Callable[[Array], Array] = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
+        """Returns a map of h / stride by w / stride pixels, rounded up.
+
+        Raises:
+            ValueError: another stride.
+        """
+        _, step = stem_conv(self.stride)
+        for index, (width, stride) in enumerate(
+            ((self.features // 2, step), (self.features // 2, 1), (self.features, 1))
+        ):
+            conv = ConvNorm(width, 3, stride, self.norm, self.dtype, name=f'conv{index}')
+            x = self.act(conv(x, train=train))
+        return max_pool(x, 3, 2, 1) if step == 2 else x
 
 
 def stem_conv(stem_stride: int) -> tuple[int, int]:
