@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import time
 import types
 from collections.abc import Sequence
 
@@ -302,11 +301,8 @@ def test_a_product_that_is_handed_over_is_launch_only(tmp_path) -> None:
     product = jax.jit(lambda a, b: a.T @ b).lower(one, one).compile()
     jax.block_until_ready(product(one, one))
     with jax.profiler.trace(str(tmp_path)):
-        begin = time.perf_counter()
         jax.block_until_ready(product(one, one))
-        wall = 1e3 * (time.perf_counter() - begin)
     found = profile.read(tmp_path, chip='v5e')
-    assert found.span < wall / 2
     (row,) = found.operations
     assert (row.count, row.launches, row.ms, row.flops, row.roof) == (1, 1, 0, 0, None)
     assert f'launch only  {row.name}' in found.table() and 'inside of them not known' in found.table()
