@@ -108,6 +108,12 @@ NETWORKS: dict[str, Network] = {
     'tiny_moat_0': Network(),
     'moat_0': Network(heavy=True),
     'moat_block_s2_64': Network({'fn': f'{_SCAFFOLD}:MoatBlock'}, names=scaffolds.moat_block_names()),
+    'stvit_small': Network(
+        {'name': 'stvit_small', 'scan': True},
+        gradient=7e-3,  # a rounding error at the input moves it by 7e-4
+        heavy=True,
+    ),
+    'stvit_stoken_attention': Network({'fn': 'modelzoo.vision.stvit:SuperTokenAttention', 'heads': 4, 'cell': 4}),
     'skipnet_ffgate1_38': Network(),
     'vcmamba_s': Network(heavy=True),
     'vcmamba_mixer': Network({'fn': 'modelzoo.vision.vcmamba:FourScans'}, names=vcmamba._MIXER),
