@@ -13,9 +13,10 @@ https://github.com/tensorflow/models (Apache-2.0), research/slim, where it says 
 Published: 80.1 % top-1 on ImageNet-1k at 299 px, Inception-v4 80.0 %, one crop each, without the black-listed images.
 Not run here. RMSProp with a decay of 0.9 and an epsilon of 1 at a rate of 0.045 that is multiplied by 0.94 every two
 epochs, evaluated with averaged weights. From the code: batches of 32 on each of the paper's 20 replicas, a momentum of
-0.9, a decay of 4e-5 on kernels, labels smoothed by 0.1, crops of at least 5 % of the area, weights averaged by 0.9999
-and batch statistics by 0.9997. 160 epochs are our choice. What differs: the replicas were asynchronous; no distortion
-of colors and no dropout of 0.2 before the head, which are not built. bfloat16 with float32 parameters
+0.9, a decay of 4e-5 on kernels, labels smoothed by 0.1, crops of at least 5 % of the area, interpolated linearly,
+distorted brightness and saturation, weights averaged by 0.9999 and batch statistics by 0.9997; dropout of 0.2 before
+the head is both the paper's and the code's. 160 epochs are our choice. What differs: the replicas were asynchronous;
+images to evaluate are cropped to a square before they are shrunk, and antialiased. bfloat16 with float32 parameters
 (--config.task.inner.backbone.dtype=float32 for the published precision).
 
 The small presets have padding everywhere, and an eighth of the channels; `v4_digits` is Inception-v4 with as many
@@ -27,6 +28,7 @@ from longview.configs import base
 PUBLISHED_NORM = {'partial': 'modelzoo.layers.norms.batchnorm:BatchNorm', 'epsilon': 1e-3, 'momentum': 0.9997}
 SIZES = {'depths': (1, 2, 1), 'width': 0.125, 'stem_stride': 1, 'aligned': True}
 BACKBONE = base.backbone('inception_resnet_v2')
+LINEAR = {'interpolation': 'bilinear'}
 SMALL = BACKBONE | SIZES
 SMALL_V4 = base.backbone('inception_v4') | SIZES
 TINY = SMALL | {'depths': (1, 1, 1), 'width': 1 / 32, 'drop_path': 0.1}
@@ -42,11 +44,13 @@ def recipe(backbone):
         'eps': 1.0,
         'weight_decay': 4e-5,
     }
-    config = base.imagenet(backbone, optimizer, epochs=160.0, batch_size=640, image_size=299)
+    config = base.imagenet(backbone | {'dropout': 0.2}, optimizer, epochs=160.0, batch_size=640, image_size=299)
     config['task']['inner']['label_smoothing'] = 0.1
-    config['data']['train_crop']['area'] = (0.05, 1.0)
-    scale = [base.normalize(base.HALF, base.HALF)]
-    return config | {'train_transforms': scale, 'eval_transforms': scale}
+    config['data']['train_crop'] |= LINEAR | {'area': (0.05, 1.0), 'antialias': False}
+    config['data']['eval_crop'] |= LINEAR
+    scale = base.normalize(base.HALF, base.HALF)
+    distort = {'fn': 'methods.color:ColorDistortion'}
+    return config | {'train_transforms': [distort, scale], 'eval_transforms': [scale]}
 
 
 get_config = base.presets(

@@ -19,7 +19,7 @@ no pyramids, whose sizes are those of the image over a stride. With `aligned` th
 ``align_feature_maps`` in the authors' code, but by as much on both sides, and images may be small.
 
 Where we differ: initial kernels before a norm are He's by the fan-out as in our ResNets, there by the fan-in; a head
-has the initial values of modelzoo/heads, and there is no dropout before it.
+has the initial values of modelzoo/heads. Dropout before it, of 0.2 in the figures, is a field, which is 0.
 """
 
 import abc
@@ -38,6 +38,7 @@ from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm
 from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.frame.dropout import Dropout
 from longview.modelzoo.layers.frame.pool import avg_pool, global_mean, max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
@@ -302,6 +303,7 @@ class Inception(ft.Backbone):
         aligned: whether everything is padded, so that sizes are halved and rounded up.
         norm: factory of the normalizations.
         drop_path: stochastic depth of the last block, where blocks add; see layers/frame/drop.py.
+        dropout: rate of dropout on ``pooled``, before the head; 0.2 in the paper's training.
         dtype: compute type; parameters are float32.
         remat: whether to recompute each block in the backward pass.
     """
@@ -312,6 +314,7 @@ class Inception(ft.Backbone):
     aligned: bool = False
     norm: Callable[..., nn.Module] = Norm
     drop_path: float = 0.0
+    dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -343,7 +346,8 @@ class Inception(ft.Backbone):
         x = maps[-1]
         if self.plan.last is not None:
             x = nn.relu(style.conv(self.plan.last, 'last')(x, train=train))
-        return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: global_mean(x)}
+        pooled = Dropout(self.dropout, name='dropout')(global_mean(x), train=train)
+        return {ft.STEM: stem, **features, ft.MAP: x, ft.POOLED: pooled}
 
     def _check(self, height: int, width: int) -> None:
         if self.stem_stride not in (1, 8):

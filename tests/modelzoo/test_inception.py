@@ -94,3 +94,26 @@ def test_mistakes_end_in_one_sentence(name, fields, words):
     backbone = modelzoo.backbone(name, **THIN | fields)
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 80, 80, 3)))
+
+
+def test_dropout_is_of_pooled_features_in_training_alone():
+    class OneConvolution(inception.Inception):
+        plan = inception.Plan((Layer(64),), (((Layer(64),),),) * 3, (((Layer(64),),),) * 2)
+
+    backbone = OneConvolution((0, 0, 0), dropout=0.5, aligned=True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, 3)), jnp.float32)
+
+    train = {'train': True, 'rngs': {'drop_path': jax.random.key(1)}, 'mutable': ['batch_stats']}
+
+    @jit
+    def run(x):
+        variables = filled(backbone, x)
+        apply = lambda rate, **how: backbone.clone(dropout=rate).apply(variables, x, **how)
+        trained = [apply(rate, **train)[0]['pooled'] for rate in (0.5, 0.0)]
+        return trained, [apply(rate)['pooled'] for rate in (0.5, 0.0)]
+
+    (dropped, whole), (deployed, plain) = jax.device_get(run(x))
+    kept = dropped != 0
+    assert 0.3 < kept[whole != 0].mean() < 0.7
+    np.testing.assert_allclose(dropped[kept], 2 * whole[kept], rtol=1e-5)
+    np.testing.assert_array_equal(deployed, plain)
