@@ -206,6 +206,7 @@ def kernels() -> Node:
         'inception_conv',
         'conv2d',
         'causal_conv1d',
+        'attention',
     )
     return {op: unset(str) for op in ops}
 

@@ -45,6 +45,7 @@ OPS = (
     'inception_conv',
     'conv2d',
     'causal_conv1d',
+    'attention',
 )
 
 # The (op, name) pairs of `prefer`, in a tuple since they are part of jit's cache key.
@@ -93,12 +94,15 @@ class Form(NamedTuple):
     platform: the only platform that the form can be lowered for ('tpu', 'cuda', 'rocm'), or None for all.
     missing: function of the same arrays that returns why the form cannot serve the call, in words, or None if it can.
     proven: whether the form is the default on its platform; otherwise it runs only when it is named.
+    varies: whether its outputs say over which axes of a mesh they vary (`manual_axis_type`), as `jax.shard_map` checks;
+      kernels of libraries do not.
     """
 
     run: Callable[..., Any]
     platform: str | None = None
     missing: Callable[..., str | None] = _nothing
     proven: bool = True
+    varies: bool = True
 
 
 class Split(NamedTuple):
@@ -143,7 +147,8 @@ def run(op: str, implementation: str | None, forms: Mapping[str, Form], *args: A
     kinds = {kind for size, kind in zip(mesh.axis_sizes, mesh.axis_types) if size > 1}
     if jax.sharding.AxisType.Explicit in kinds:
         shards = _by_layout(op, split, args)
-        return shards.over(partial(_choose, op, implementation, forms, split), *shards.placed(args))
+        check = implementation not in forms or forms[implementation].varies
+        return shards.over(partial(_choose, op, implementation, forms, split), *shards.placed(args), check=check)
     if kinds == {jax.sharding.AxisType.Auto}:
         shards = _by_names(split, mesh, args)
         if shards.axes[TIME] is not None:
@@ -216,14 +221,15 @@ class _Shards(NamedTuple):
     def spec(self, names: Names) -> PartitionSpec:
         return PartitionSpec(*map(self.axes.get, names))
 
-    def over(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Runs the function on every shard, in `shard_map`."""
+    def over(self, function: Callable[..., Any], *args: Any, check: bool = True) -> Any:
+        """Runs the function on every shard, in `shard_map`, which may check how the outputs vary."""
         given = {n: x for n, x in enumerate(args) if x is not None}
         split = jax.shard_map(
             lambda given: function(*_alike(tuple(map(given.get, range(len(args)))))),
             mesh=self.mesh,
             in_specs=({n: self.spec(self.split.inputs[n][: x.ndim]) for n, x in given.items()},),
             out_specs=jax.tree.map(self.spec, self.split.outputs, is_leaf=_is_names),
+            check_vma=check,
         )
         return split(given)
 
@@ -245,10 +251,10 @@ class _Shards(NamedTuple):
 
             if found is None:
                 alone = self._replace(split=Split(self.split.inputs, self.split.inputs[0]))
-                jax.eval_shape(partial(alone.over, look), *args)
+                jax.eval_shape(partial(alone.over, look, check=form.varies), *args)
             return found
 
-        return form._replace(run=partial(self.over, form.run), missing=missing)
+        return form._replace(run=partial(self.over, form.run, check=form.varies), missing=missing)
 
     def indivisible(self, args: tuple) -> str | None:
         """Returns which dimension does not divide over the devices, in words, or None."""

@@ -47,6 +47,12 @@ TABLE = (
     Rule('longview', (), ('jax',), 'everything else stands on it'),
     Rule('kernels', KERNELS, ARRAYS, 'the ops share only this'),
     Rule('kernels/<op>', ('kernels.<op>', *KERNELS), ARRAYS, 'an op is read, tuned and tested without any other'),
+    Rule(
+        'kernels/attention/libraries.py',
+        ('kernels.attention', *KERNELS),
+        (*ARRAYS, 'tokamax'),
+        'kernels of others, imported where they are named',
+    ),
     Rule('modelzoo/layers', ('modelzoo.layers', 'kernels'), NETWORKS, 'a layer does not know which family uses it'),
     Rule(
         'modelzoo/vision',

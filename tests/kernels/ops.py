@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from longview.kernels.attention import attention
 from longview.kernels.causal_conv1d import causal_conv1d
 from longview.kernels.conv2d import conv2d
 from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
@@ -68,4 +69,5 @@ OPS = {
     'inception_conv': Op(inception_conv, _INCEPTION, ('x',)),
     'conv2d': Op(conv2d, {'x': _IMAGE, 'kernel': (1, 1, 8, 4)}, ('x',), kernel=False),
     'causal_conv1d': Op(causal_conv1d, {'x': _ROWS, 'kernel': (4, 8)}, ('x',), kernel=False),
+    'attention': Op(attention, _QKV, ('q', 'k', 'v'), options={'causal': True}, kernel=False),
 }

@@ -134,7 +134,7 @@ def test_forward_mode_where_plain_forms_are_preferred(name):
     with dispatch.prefer(plain=True):
         for found in tiny.jit(lambda arrays: (along(op)(arrays), line(arrays)))(arrays):
             assert_close(*({str(n): y for n, y in enumerate(x)} for x in (found, wanted)), dict.fromkeys('01', 1e-5))
-    if name not in ('long_conv2d', 'global_filter'):  # plain in any case
+    if name not in ('long_conv2d', 'global_filter', 'attention'):  # plain in any case
         with pytest.raises(
             NotImplementedError, match=r'jax\.linearize, jax\.hessian\) inside of `with dispatch\.prefer\('
         ):
@@ -178,7 +178,7 @@ def test_a_nan_reaches_no_earlier_token(name):
         assert np.isnan(found[1, 13]).any()
 
 
-@pytest.mark.parametrize('name', ['gla', 'bidirectional_gla'])
+@pytest.mark.parametrize('name', ['gla', 'bidirectional_gla', 'attention'])
 def test_a_nan_reaches_no_other_head(name):
     op = OPS[name]
     run = tiny.jit(lambda arrays: op(arrays)[0])

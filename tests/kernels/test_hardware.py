@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from longview.kernels.attention import attention
 from longview.kernels.causal_conv1d import causal_conv1d
 from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
 from longview.kernels.gla import bidirectional_gla, gla
@@ -31,7 +32,7 @@ DEVICES = {
     'v6e': 'tpu',
 }
 KERNELS = {'tpu': 'tpu_custom_call', 'cuda': '__gpu$xla.gpu.triton'}
-ONLY = {'pallas_tpu': 'tpu', 'pallas_gpu': 'cuda'}
+ONLY = {'pallas_tpu': 'tpu', 'pallas_gpu': 'cuda', 'splash': 'tpu'}
 
 
 class Op(NamedTuple):
@@ -61,6 +62,7 @@ OPS = {
     'long_conv': Op(long_conv, ((1, 24, 8), (24, 8)), ('xla', 'reference', 'fft', 'monarch', 'pallas_tpu')),
     'long_conv2d': Op(long_conv2d, ((1, 8, 8, 8), (8, 8, 8)), ('xla', 'reference', 'pallas_tpu')),
     'global_filter': Op(global_filter, ((1, 8, 8, 8), (5, 2, 8, 8)), ('xla', 'reference', 'pallas_tpu')),
+    'attention': Op(attention, _QKV, ('xla', 'reference', 'splash')),
 }
 
 

@@ -1,8 +1,8 @@
 """Multi-head self-attention over all tokens.
 
 Vaswani et al., 2017, https://arxiv.org/abs/1706.03762. Queries, keys and values come from one matrix, in that order,
-as in the published vision transformers. Heads are an axis before the tokens, B H N K; with plain matrix products this
-was the fastest of the layouts tried on a CPU. Logits are cast to float32 before the softmax.
+as in the published vision transformers. Heads are an axis before the tokens, B H N K. The products and the softmax, in
+float32, are those of `kernels.attention`: ``--config.kernels.attention=splash`` names a library's kernel for them all.
 
 Every attention layer of the zoo passes its softmax weights through `shown`, and whoever wants to see them traces the
 network inside of `watching` (analysis/attention_maps.py). Nobody watches by default, and then nothing is kept.
@@ -12,12 +12,12 @@ import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from longview.kernels.attention import attention, attention_weights
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.residuals.value_residual import ValueMix
@@ -69,27 +69,42 @@ class Attention(nn.Module):
 
 def attend(
     q: Float[Array, 'b h n k'],
-    k: Float[Array, 'b h m k'],
-    v: Float[Array, 'b h m v'],
+    k: Float[Array, 'b g m k'],
+    v: Float[Array, 'b g m v'],
     *,
     scale: float | None = None,
-    bias: Float[Array, '1 h n m'] | None = None,
+    bias: Float[Array, '#b #h #n #m'] | None = None,
+    mask: Bool[Array, '#b #h #n #m'] | None = None,
+    causal: bool = False,
 ) -> Float[Array, 'b h n v']:
-    """Returns ``softmax(scale * q k^T + bias) v``; the scale is 1 / sqrt(K) by default."""
-    return weights(q, k, scale=scale, bias=bias).astype(v.dtype) @ v
+    """Returns ``softmax(scale * q k^T + bias) v`` over the tokens that are seen, by `kernels.attention`.
+
+    Args:
+        q, k, v: queries, keys and values; g heads of keys and values, each for h / g neighbouring heads of queries.
+        scale: 1 / sqrt(K) by default.
+        bias: added to the logits; dimensions of 1 are broadcast.
+        mask: True where a query sees a key; all by default.
+        causal: whether a query sees no key after itself.
+    """
+    how = {'scale': scale, 'bias': bias, 'mask': mask, 'causal': causal}
+    if _watcher.get() is not None:
+        w = weights(q, k, **how).astype(v.dtype)
+        return w @ jnp.repeat(v, q.shape[1] // v.shape[1], axis=1)
+    return attention(*(x.swapaxes(1, 2) for x in (q, k, v)), **how).swapaxes(1, 2)
 
 
 def weights(
     q: Float[Array, 'b h n k'],
-    k: Float[Array, 'b h m k'],
+    k: Float[Array, 'b g m k'],
     *,
     scale: float | None = None,
-    bias: Float[Array, '1 h n m'] | None = None,
+    bias: Float[Array, '#b #h #n #m'] | None = None,
+    mask: Bool[Array, '#b #h #n #m'] | None = None,
+    causal: bool = False,
 ) -> Float[Array, 'b h n m']:
-    """Returns ``softmax(scale * q k^T + bias)`` in float32."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    logits = ((q * scale) @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-    return shown(jax.nn.softmax(logits if bias is None else logits + bias, axis=-1))
+    """Returns ``softmax(scale * q k^T + bias)`` over the tokens that are seen, in float32; arguments as of `attend`."""
+    how = {'scale': scale, 'bias': bias, 'mask': mask, 'causal': causal}
+    return shown(attention_weights(*(x.swapaxes(1, 2) for x in (q, k)), **how))
 
 
 _watcher: contextvars.ContextVar[Callable[[Array], None] | None] = contextvars.ContextVar('watcher', default=None)

@@ -3,19 +3,14 @@
 Vaswani et al., 2017, https://arxiv.org/abs/1706.03762. Parameters are those of `Attention`.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from longview.modelzoo.layers.attention.attention import merge_heads, shown, split_heads
+from longview.modelzoo.layers.attention.attention import attend, merge_heads, split_heads
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
-
-# In the place of a logit: beside one that is seen its weight is 0, and where nothing is seen there is no NaN, as
-# -inf would give.
-_HIDDEN = -1e30
 
 
 class MaskedAttention(nn.Module):
@@ -40,6 +35,5 @@ class MaskedAttention(nn.Module):
         width = x.shape[-1]
         qkv = Dense(3 * width, True, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(qkv, 3, axis=-1))
-        logits = (q * q.shape[-1] ** -0.5 @ jnp.swapaxes(k, -1, -2)).astype(jnp.float32)
-        weights = shown(jax.nn.softmax(jnp.where(self.seen[:, None], logits, _HIDDEN), axis=-1))
-        return Dense(width, True, self.kernel_init, self.dtype, name='out')(merge_heads(weights.astype(v.dtype) @ v))
+        mixed = merge_heads(attend(q, k, v, mask=self.seen[:, None]))
+        return Dense(width, True, self.kernel_init, self.dtype, name='out')(mixed)

@@ -72,16 +72,13 @@ class CachedAttention(Mixer):
         self, q: Float[Array, 'b h t k'], k: Float[Array, 'b h t k'], v: Float[Array, 'b h t k'], state: State | None
     ) -> tuple[Float[Array, 'b t d'], State | None]:
         """Returns the attention output with its heads concatenated, and the next state."""
-        first, length = 0, q.shape[2]
-        if state is not None:
-            first = state.count
-            k = lax.dynamic_update_slice_in_dim(state.keys, k, first, axis=2)
-            v = lax.dynamic_update_slice_in_dim(state.values, v, first, axis=2)
-            state = State(k, v, first + length)
+        if state is None:
+            return merge_heads(attend(q, k, v, causal=True)), None
+        first, length = state.count, q.shape[2]
+        k = lax.dynamic_update_slice_in_dim(state.keys, k, first, axis=2)
+        v = lax.dynamic_update_slice_in_dim(state.values, v, first, axis=2)
         seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(length)[:, None]
-        hidden = jnp.where(seen, 0.0, -jnp.inf)
-        bias = jnp.broadcast_to(hidden[None, None], (1, self.heads, *hidden.shape))
-        return merge_heads(attend(q, k, v, bias=bias)), state
+        return merge_heads(attend(q, k, v, mask=seen[None, None])), State(k, v, first + length)
 
 
 class CausalAttention(CachedAttention):
