@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks import kernels_cost
-from tests.kernels import tpu as chips
 
 _BUNDLE = re.compile(r'^\s*(0x[0-9a-f]+|0)\s+((?:\w\w )*\w\w)?\s*:\s*(>*)')
 _NUMBERS = re.compile(r'^\d+( \d+)+\s*$')
@@ -112,9 +111,7 @@ def used_slots(listing: list[str]) -> tuple[dict[str, int], list[list[int]]]:
 def main() -> None:
     """Compiles one program: its name, `forward` or `gradients`, and the chip."""
     name, kind, chip = sys.argv[1:]
-    program = kernels_cost.PROGRAMS[name]()
-    run, inputs = program.with_gradients() if kind == 'gradients' else program
-    chips.compile_for(run, *inputs, chip=chip)
+    kernels_cost.PROGRAMS[name]().compile(kind == 'gradients', chip)
 
 
 if __name__ == '__main__':

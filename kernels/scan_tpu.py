@@ -78,7 +78,7 @@ class Step:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.count = pl.program_id(2)
+        self.group, self.count = pl.program_id(1), pl.program_id(2)
         self.block = grid.at(self.count)
 
     def begin(self, held: Any, start: Any) -> None:
@@ -119,11 +119,11 @@ class Step:
         """The tokens of a tile (tokens, lanes) in float32, with the value `behind` after the end of the sequence."""
         return self.within(ref[0, self.rows(n), :].astype(jnp.float32), n, behind)
 
-    def within(self, x: jax.Array, n: Any, behind: float = 0.0) -> jax.Array:
-        """Rows of a tile, with the value `behind` after the end of the sequence."""
+    def within(self, x: jax.Array, n: Any, behind: float = 0.0, axis: int = 0) -> jax.Array:
+        """A tile with its tokens along an axis, with the value `behind` after the end of the sequence."""
         if self.grid.tokens % self.grid.block == 0:
             return x
-        token = lax.broadcasted_iota(jnp.int32, x.shape, 0) + self.block * self.grid.block + n * self.grid.tile
+        token = lax.broadcasted_iota(jnp.int32, x.shape, axis) + self.block * self.grid.block + n * self.grid.tile
         return jnp.where(token < self.grid.tokens, x, behind)
 
     def write(self, ref: Any, n: Any, x: jax.Array) -> None:

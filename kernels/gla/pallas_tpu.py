@@ -27,19 +27,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch, pallas, scan_tpu
+from longview.kernels import derivatives, dispatch, pallas, scan_tpu
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
 from longview.kernels.gla import pallas_tpu_head as per_head
 from longview.kernels.gla import pallas_tpu_mild as mild
 from longview.kernels.gla.pallas_tpu_layout import (
     Plan,
-    from_gate,
+    Window,
+    from_states,
     plan_for,
     to_gate,
-    to_heads,
     to_lanes,
     to_states,
-    with_channels,
+    window,
 )
 from longview.kernels.gla.pallas_tpu_tile import LOWEST, Pair, advance, each_alone
 
@@ -75,11 +75,10 @@ def gla(
       matrix units and VMEM.
     """
     plan = plan_for(q, v, (g,), scale, sizes)
-    gate = with_channels(plan, g, q)
+    gate = to_gate(plan, g)
     start = None if initial_state is None else to_states(plan, initial_state)
-    qkv = (to_lanes(plan, x) for x in (q, k, v))
-    o, last = _attend(plan, *qkv, (None, gate) if reverse else (gate, None), start)
-    return to_heads(plan, o, v), to_heads(plan, last, v)
+    o, last = _attend(plan, *map(to_lanes, (q, k, v)), (None, gate) if reverse else (gate, None), start)
+    return o.reshape(v.shape), from_states(plan, last)
 
 
 def bidirectional_gla(
@@ -94,9 +93,8 @@ def bidirectional_gla(
 ) -> Float[Array, 'b t h v']:
     """The sum of both directions; see `kernels.gla.bidirectional_gla`, and `gla` in this file for `sizes`."""
     plan = plan_for(q, v, (g_forward, g_backward), scale, sizes)
-    gates = tuple(with_channels(plan, g, q) for g in (g_forward, g_backward))
-    o, _ = _attend(plan, *(to_lanes(plan, x) for x in (q, k, v)), gates, None)
-    return to_heads(plan, o, v)
+    gates = to_gate(plan, g_forward), to_gate(plan, g_backward)
+    return _attend(plan, *map(to_lanes, (q, k, v)), gates, None)[0].reshape(v.shape)
 
 
 def missing(directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: jax.Array | None) -> str | None:
@@ -109,136 +107,126 @@ def missing(directions: int, q: jax.Array, k: jax.Array, v: jax.Array, *others: 
     return None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(
-    plan: Plan, q: jax.Array, k: jax.Array, v: jax.Array, gates: Pair, start: jax.Array | None
-) -> tuple[jax.Array, jax.Array | None]:
-    """Returns the outputs and, for a single direction, its last states."""
-    return _outputs(plan, {'q': q, 'k': k, 'v': v, 'gates': gates, 'start': start})
-
-
-def _attend_forward(plan: Plan, *inputs: Any) -> tuple[tuple, tuple]:
-    return _attend(plan, *inputs), inputs
-
-
-def _attend_backward(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    return _cotangents(plan._replace(block=plan.coblock), inputs, cotangents)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
 def _order(gates: Pair) -> tuple[int, int]:
     """Returns the direction in which the outputs are computed, and the other one."""
     return (0, 1) if gates[0] is not None else (1, 0)
 
 
-def _laid_out(plan: Plan, gates: Pair) -> Pair:
-    return jax.tree.map(partial(to_gate, plan), gates) if plan.tile.shared else gates
-
-
-def _outputs(plan: Plan, inputs: dict) -> tuple[jax.Array, jax.Array | None]:
-    inputs |= {'gates': _laid_out(plan, inputs['gates'])}
-    first, other = _order(inputs['gates'])
-    two = inputs['gates'][other] is not None
+def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple[jax.Array, jax.Array | None], tuple]:
+    """The outputs and, for a single direction, its last states, given q, k, v, gates and the states before."""
+    ins = dict(zip(('q', 'k', 'v', 'gates', 'start'), inputs))
+    first, other = _order(ins['gates'])
+    two = ins['gates'][other] is not None
     if two and plan.blocks > 1:
-        inputs |= _edges(plan, inputs, {'edge': Memory(other)})
-    scratch = {'held': plan.tile.state}
+        ins |= _edges(plan, ins, {'edge': Memory(other)})
+    scratch = {'held': (plan.parts, *plan.tile.state)}
     if two:
         scratch['others'] = (plan.chunks, *plan.tile.state)
-    v = inputs['v']
+    v = ins['v']
     out = {'o': pallas.output_like(v), 'last': None if two else pallas.output(plan.states, jnp.float32, v)}
-    found = _call(_outputs_kernel, plan, inputs, out, scratch, first)
-    return found['o'], found['last']
+    found = _call(_outputs_kernel, plan, ins, out, scratch, first)
+    return (found['o'], found['last']), inputs
 
 
 def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
     first, other = _order(ins['gates'])
-    block = Block(plan, step, ins)
     step.begin(scratch['held'], ins['start'])
-    if 'others' in scratch:
-        block.store_states(Memory(other), ins.get('edge'), scratch['others'])
 
-    def chunk(kind: str, n: Any, _: None) -> None:
-        q, k, v = (step.read(ins[name], n) for name in 'qkv')
-        fading = block.decays(n, kind)
-        states = [None, None]
-        states[first] = scratch['held'][...]
-        if 'others' in scratch:
-            states[other] = scratch['others'][n]
-        given = q * plan.scale, k, v, fading
-        if kind == EXACT:
-            o = each_alone(plan.tile, chunk_of.exact_outputs, v, given, tuple(states))
-        else:
-            o = chunk_of.outputs(plan.tile, *given, tuple(states))
-        step.write(outs['o'], n, o)
-        kept = k * fading[first].leaving, v, fading[first].total
-        scratch['held'][...] = advance(plan.tile, states[first], *kept)
+    def tile(block: Block) -> None:
+        held = scratch['held'].at[block.part]
+        others = scratch.get('others')
+        if others is not None:
+            block.store_states(Memory(other), ins.get('edge'), others)
 
-    block.walk_by_kind(first, chunk, tuple(scratch.values()), True)
+        def chunk(kind: str, n: Any, _: None) -> None:
+            q, k, v = (block.read(name, n) for name in 'qkv')
+            fading = block.decays(n, kind)
+            states = [None, None]
+            states[first] = held[...]
+            if others is not None:
+                states[other] = others[n]
+            given = q * plan.scale, k, v, fading
+            if kind == EXACT:
+                o = each_alone(plan.tile, chunk_of.exact_outputs, v, given, tuple(states))
+            else:
+                o = chunk_of.outputs(plan.tile, *given, tuple(states))
+            block.write(outs['o'], 'v', n, o)
+            kept = k * fading[first].leaving, v, fading[first].total
+            held[...] = advance(plan.tile, states[first], *kept)
+
+        block.walk_by_kind(first, chunk, (held, others), True)
+
+    _each_tile(plan, step, ins, tile)
     step.end(scratch['held'], outs['last'])
 
 
-def _cotangents(plan: Plan, inputs: tuple, cotangents: tuple) -> tuple:
-    q, k, v, gates, start = inputs
-    do, dlast = cotangents
-    first, other = _order(gates)
-    laid_out = _laid_out(plan, gates)
-    ins = {'q': q, 'k': k, 'v': v, 'gates': laid_out, 'start': start, 'do': do, 'dlast': dlast}
+def _cotangents(plan: Plan, kept: tuple, cotangents: tuple) -> tuple:
+    plan = plan._replace(block=plan.coblock)
+    ins = dict(zip(('q', 'k', 'v', 'gates', 'start', 'do', 'dlast'), (*kept, *cotangents)))
+    first, other = _order(ins['gates'])
     memories = {'edge': Memory(first)}
-    if gates[other] is not None:
+    if ins['gates'][other] is not None:
         memories['coedge'] = Memory(other, cotangent=True)
     if plan.blocks > 1:
         ins |= _edges(plan, ins, memories)
-    scratch = {'costate': plan.tile.state, 'states': (plan.chunks, *plan.tile.state)}
+    carried, stored = (plan.parts, *plan.tile.state), (plan.chunks, *plan.tile.state)
+    scratch = {'costate': carried, 'states': stored}
     if len(memories) > 1:
-        scratch |= {'state': plan.tile.state, 'costates': (plan.chunks, *plan.tile.state)}
-    out = jax.tree.map(pallas.output_like, {'q': q, 'k': k, 'v': v, 'gates': laid_out, 'start': start})
+        scratch |= {'state': carried, 'costates': stored}
+    out = {name: jax.tree.map(pallas.output_like, ins[name]) for name in ('q', 'k', 'v', 'gates', 'start')}
     found = _call(_cotangents_kernel, plan, ins, out, scratch, other)
-    if plan.tile.shared:
-        found['gates'] = jax.tree.map(partial(from_gate, plan), found['gates'], gates)
-    return tuple(found[name] for name in ('q', 'k', 'v', 'gates', 'start'))
+    return tuple(found[name] for name in out)
+
+
+_attend = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
     first, other = _order(ins['gates'])
-    block = Block(plan, step, ins)
-    step.begin(scratch['costate'], ins['dlast'])
-    block.store_states(Memory(first), ins.get('edge', ins['start']), scratch['states'])
     two = 'state' in scratch
+    step.begin(scratch['costate'], ins['dlast'])
     if two:
         step.begin(scratch['state'], None)
-        block.store_states(Memory(other, cotangent=True), ins.get('coedge'), scratch['costates'])
 
-    def chunk(kind: str, n: Any, _: None) -> None:
-        q, k, v, do = (step.read(ins[name], n) for name in ('q', 'k', 'v', 'do'))
-        q = q * plan.scale
-        fading = block.decays(n, kind)
-        edges = [None, None]
-        edges[first] = (scratch['states'][n], scratch['costate'][...])
+    def tile(block: Block) -> None:
+        costate, states = scratch['costate'].at[block.part], scratch['states']
+        block.store_states(Memory(first), ins.get('edge', ins['start']), states)
         if two:
-            edges[other] = (scratch['state'][...], scratch['costates'][n])
-        given = q, k, v, do, fading
-        if kind == EXACT:
-            like = (q, k, v, tuple(None if g is None else block.read_gate(g, n) for g in ins['gates']))
-            dq, dk, dv, dgates = each_alone(plan.tile, chunk_of.cotangents, like, given, tuple(edges))
-        else:
-            dq, dk, dv, dgates = chunk_of.cotangents(plan.tile, *given, tuple(edges))
-        for name, x in (('q', dq * plan.scale), ('k', dk), ('v', dv)):
-            step.write(outs[name], n, x)
-        jax.tree.map(lambda out, x: block.write_gate(out, n, x), outs['gates'], dgates)
-        d = fading[first]
-        scratch['costate'][...] = advance(plan.tile, edges[first][1], q * d.entering, do, d.total)
-        if two:
-            d = fading[other]
-            scratch['state'][...] = advance(plan.tile, edges[other][0], k * d.leaving, v, d.total)
+            state, costates = scratch['state'].at[block.part], scratch['costates']
+            block.store_states(Memory(other, cotangent=True), ins.get('coedge'), costates)
 
-    block.walk_by_kind(other, chunk, tuple(scratch.values()), plan.tile.heads > 1)
+        def chunk(kind: str, n: Any, _: None) -> None:
+            q, k, v, do = (block.read(name, n) for name in ('q', 'k', 'v', 'do'))
+            q = q * plan.scale
+            fading = block.decays(n, kind)
+            edges = [None, None]
+            edges[first] = (states[n], costate[...])
+            if two:
+                edges[other] = (state[...], costates[n])
+            given = q, k, v, do, fading
+            if kind == EXACT:
+                like = (q, k, v, tuple(None if g is None else block.read_gate(g, n) for g in ins['gates']))
+                dq, dk, dv, dgates = each_alone(plan.tile, chunk_of.cotangents, like, given, tuple(edges))
+            else:
+                dq, dk, dv, dgates = chunk_of.cotangents(plan.tile, *given, tuple(edges))
+            for name, x in (('q', dq * plan.scale), ('k', dk), ('v', dv)):
+                block.write(outs[name], name, n, x)
+            jax.tree.map(lambda out, x: block.write_gate(out, n, x), outs['gates'], dgates)
+            d = fading[first]
+            costate[...] = advance(plan.tile, edges[first][1], q * d.entering, do, d.total)
+            if two:
+                d = fading[other]
+                state[...] = advance(plan.tile, edges[other][0], k * d.leaving, v, d.total)
+
+        held = (costate, states, state, costates) if two else (costate, states)
+        block.walk_by_kind(other, chunk, held, plan.tile.heads > 1)
+
+    _each_tile(plan, step, ins, tile)
     step.end(scratch['costate'], outs['start'])
 
 
 def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, jax.Array]:
-    """Returns the values before each block, (B, groups, blocks, ..), of memories that are carried in one direction."""
+    """Returns the values before each block, (B, tiles, blocks, ..), of memories that are carried in one direction."""
     names, gates = {'gates'}, [None, None]
     for m in memories.values():
         names |= {'q', 'do'} if m.cotangent else {'k', 'v', 'start'}
@@ -247,7 +235,7 @@ def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, j
     shape = (*plan.states[:2], plan.blocks, *plan.states[2:])
     like = jax.tree.leaves(gates)[0]
     outs = dict.fromkeys(memories, pallas.output(shape, jnp.float32, like))
-    scratch = dict.fromkeys(memories, plan.tile.state)
+    scratch = dict.fromkeys(memories, (plan.parts, *plan.tile.state))
     walk = next(iter(memories.values())).walk
     return _call(partial(_edges_kernel, memories), plan, ins, outs, scratch, walk)
 
@@ -255,24 +243,36 @@ def _edges(plan: Plan, inputs: dict, memories: dict[str, Memory]) -> dict[str, j
 def _edges_kernel(
     memories: dict[str, Memory], plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict
 ) -> None:
-    block = Block(plan, step, ins)
     for name, memory in memories.items():
         step.begin(scratch[name], None if memory.cotangent else ins['start'])
-        outs[name][0, 0, 0] = scratch[name][...]
+        outs[name][0, :, 0] = scratch[name][...]
 
-    def chunk(n: Any, _: None) -> None:
-        for name, memory in memories.items():
-            scratch[name][...] = block.advance(memory, scratch[name][...], n)
+    def tile(block: Block) -> None:
+        def chunk(n: Any, _: None) -> None:
+            for name, memory in memories.items():
+                scratch[name][block.part] = block.advance(memory, scratch[name][block.part], n)
 
-    step.walk(step.grid.backwards, chunk)
+        step.walk(step.grid.backwards, chunk)
+
+    _each_tile(plan, step, ins, tile)
+
+
+def _each_tile(plan: Plan, step: scan_tpu.Step, ins: dict, body: Callable[['Block'], None]) -> None:
+    """Runs `body` for the tiles of a block, one after the other; the last group may have fewer."""
+    if plan.parts == 1:
+        body(Block(plan, step, ins, 0))
+        return
+    here = jnp.minimum(plan.parts, plan.tiles - step.group * plan.parts)
+    lax.fori_loop(0, here, lambda part, _: body(Block(plan, step, ins, part)), None)
 
 
 class Block(NamedTuple):
-    """A block of tokens in VMEM."""
+    """A tile of a block of tokens in VMEM."""
 
     plan: Plan
     step: scan_tpu.Step
     ins: dict
+    part: Any
 
     def walk_by_kind(self, direction: int, body: Callable[[str, Any, None], None], held: tuple, exact: bool) -> None:
         """Walks with `body(kind, n, None)`, where the kind is of all chunks: MILD, ANY or EXACT.
@@ -291,18 +291,18 @@ class Block(NamedTuple):
 
     def _look_through(self, held: tuple) -> tuple[jax.Array, jax.Array]:
         """Returns whether there is no NaN, and the least sum of log decays of a channel in a chunk."""
-        rows = [x for name, x in self.ins.items() if name in ('q', 'k', 'v', 'do')]
+        rows = [name for name in ('q', 'k', 'v', 'do') if name in self.ins]
         gates = [g for g in self.ins['gates'] if g is not None]
 
         def chunk(n: Any, found: tuple) -> tuple:
             total, least = found
             # Decays of -inf are no NaN.
-            logs = [jnp.maximum(self.read_gate(g, n), LOWEST) for g in gates]
-            total += sum(jnp.sum(x * 0.0) for x in [self.step.read(x, n) for x in rows] + logs)
+            logs = [jnp.maximum(self.read_gate(g, n, moved=False), LOWEST) for g in gates]
+            total += sum(jnp.sum(x * 0.0) for x in [self.read(name, n, moved=False) for name in rows] + logs)
             return total, jnp.minimum(least, min_of(logs))
 
         min_of = lambda logs: jnp.min(jnp.concatenate([jnp.sum(x, axis=0, keepdims=True) for x in logs], axis=1))
-        zero = sum(jnp.sum(x[...] * 0.0) for x in held)
+        zero = sum(jnp.sum(x[...] * 0.0) for x in held if x is not None)
         total, least = lax.fori_loop(0, self.plan.chunks, chunk, (zero, jnp.float32(0.0)))
         return total == 0, least
 
@@ -313,7 +313,7 @@ class Block(NamedTuple):
         if edge is None:
             out[begin] = jnp.zeros(out.shape[1:], out.dtype)
         else:
-            out[begin] = edge[0, 0, 0] if len(edge.shape) == 5 else edge[0, 0]
+            out[begin] = edge[0, self.part, 0] if len(edge.shape) == 5 else edge[0, self.part]
 
         def chunk(n: Any, _: None) -> None:
             out[n - 1 if back else n + 1] = self.advance(memory, out[n], n)
@@ -324,7 +324,7 @@ class Block(NamedTuple):
     def advance(self, memory: Memory, held: jax.Array, n: Any) -> jax.Array:
         """Returns the value of a memory after a chunk."""
         names = ('q', 'do') if memory.cotangent else ('k', 'v')
-        rows, columns = (self.step.read(self.ins[name], n) for name in names)
+        rows, columns = (self.read(name, n) for name in names)
         gate = self.read_gate(self.ins['gates'][memory.direction], n)
         to_edge = per_head.to_edge if self.plan.tile.shared else mild.to_edge
         fade, total = to_edge(self.plan.tile, gate, memory.direction, not memory.cotangent)
@@ -343,20 +343,49 @@ class Block(NamedTuple):
 
         return tuple(None if g is None else read(g, direction) for direction, g in enumerate(self.ins['gates']))
 
-    def read_gate(self, ref: Any, n: Any) -> jax.Array:
+    def read(self, name: str, n: Any, moved: bool = True) -> jax.Array:
+        """Returns the tokens of a chunk, (C, G K) or (C, G V), in float32; among other lanes if not `moved`."""
+        return self._rows(self.ins[name], name, n, moved)
+
+    def read_gate(self, ref: Any, n: Any, moved: bool = True) -> jax.Array:
         """Returns the log decays of a chunk: (G, C) if the channels of a head share one, else rows."""
-        return ref[0, 0, n] if self.plan.tile.shared else self.step.read(ref, n)
+        if not self.plan.tile.shared:
+            return self._rows(ref, 'g', n, moved)
+        return self.step.within(ref[0, self.part, n], n, axis=1)
 
     def write_gate(self, ref: Any, n: Any, x: jax.Array) -> None:
         if self.plan.tile.shared:
-            ref[0, 0, n] = x
+            ref[0, self.part, n] = x
         else:
+            self.write(ref, 'g', n, x)
+
+    def write(self, ref: Any, name: str, n: Any, x: jax.Array) -> None:
+        """Writes the tokens of a chunk."""
+        if self.plan.parts == 1:
             self.step.write(ref, n, x)
+        else:
+            place, _ = self._window(ref, name)
+            at = 0, self.step.rows(n), pl.ds(place.start, place.size)
+            ref[at] = place.put(x, ref[at])
+
+    def _rows(self, ref: Any, name: str, n: Any, moved: bool) -> jax.Array:
+        if self.plan.parts == 1:
+            return self.step.read(ref, n)
+        place, width = self._window(ref, name)
+        x = ref[0, self.step.rows(n), pl.ds(place.start, place.size)]
+        x = place.taken(x, width).astype(jnp.float32) if moved else place.kept(x.astype(jnp.float32))
+        return self.step.within(x, n)
+
+    def _window(self, ref: Any, name: str) -> tuple[Window, int]:
+        """Returns where the lanes of the tile are in a block, and how many it has in VMEM."""
+        plan, wide = self.plan, name in ('v', 'do')
+        width = plan.values if wide else plan.keys
+        return window(ref.shape[-1], width, plan.parts, self.part), plan.tile.values if wide else plan.tile.keys
 
 
 def _call(kernel: Callable, plan: Plan, ins: dict, outs: dict, scratch: dict, walk: int) -> dict:
     """Runs a kernel over groups of heads and blocks of tokens, the last block first if `walk` is 1."""
     grid = plan.grid(walk)
     name = f'gla{getattr(kernel, "func", kernel).__name__.removesuffix("_kernel")}'
-    specs = partial(jax.tree.map, partial(plan.spec, grid))
+    specs = partial(plan.specs, grid)
     return scan_tpu.call(partial(kernel, plan), grid, specs, ins, outs, scratch, plan.work(ins), name, plan.memory)

@@ -1,19 +1,22 @@
 """The layout of gated linear attention in the memory of a TPU: lanes, groups of heads, blocks, bytes.
 
 A TPU stores arrays in tiles of 128 lanes, so (B, T, H, K) with K = 64 takes twice its size. The kernels take (B, T, H
-K) instead, in groups of heads whose lanes are a multiple of 128, or all heads in one group if there is no such group.
+K) instead, in groups of heads whose lanes are a multiple of 128, or all heads in one group if they are few. Otherwise a
+block has the lanes of many heads, and the kernel takes one head after the other out of it.
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental import pallas as pl
 
 from longview.kernels import pallas, scan_tpu, scans, vmem
-from longview.kernels.gla.pallas_tpu_tile import LANES, Tile
+from longview.kernels.gla.pallas_tpu_tile import LANES, Tile, places
 
 _CHUNK = 64  # tokens with which two heads fill a matrix unit; a single head takes twice as many
 _WHOLE = 512  # most lanes with which all heads are one group, though most of the products are masked
@@ -21,20 +24,26 @@ _SHARE = 0.75  # of the vector memory for what the kernel knows of; the compiler
 
 
 class Plan(NamedTuple):
-    """Static arguments. `given` are the sizes of the caller; `heads` and `tile` are those of the layout."""
+    """Static arguments.
+
+    A tile is a group of heads that share lanes. `parts` tiles lie side by side in a block; those of several parts are
+    single heads, whose channels begin anywhere in the lanes and are brought to whole rows of lanes in VMEM.
+    """
 
     tile: Tile
+    parts: int
     batch: int
     tokens: int
     heads: int
-    given: tuple[int, int, int]  # H, K, V of the caller
+    keys: int  # channels of a head in HBM; those of the tile may be more
+    values: int
     block: int  # tokens in VMEM at a time; 0 if not even a chunk fits
     coblock: int  # the same for the backward kernels, which need more memory per token
     scale: float
     memory: int  # bytes of VMEM that a kernel may take
 
     @property
-    def groups(self) -> int:
+    def tiles(self) -> int:
         return self.heads // self.tile.heads
 
     @property
@@ -48,21 +57,28 @@ class Plan(NamedTuple):
 
     @property
     def states(self) -> tuple[int, ...]:
-        return (self.batch, self.groups, *self.tile.state)
+        return (self.batch, self.tiles, *self.tile.state)
 
     def grid(self, walk: int) -> scan_tpu.Grid:
-        return scan_tpu.Grid(self.batch, self.groups, self.tokens, self.block, self.tile.tokens, bool(walk))
+        groups = -(-self.tiles // self.parts)
+        return scan_tpu.Grid(self.batch, groups, self.tokens, self.block, self.tile.tokens, bool(walk))
 
-    def spec(self, grid: scan_tpu.Grid, x: Any) -> pl.BlockSpec:
-        """The blocks of an array: tokens, states, or what there is of each block: states at edges, gates of chunks."""
-        if x.ndim == 3:
-            return grid.spec((1, self.block, x.shape[-1] // self.groups), 'btg')
-        if x.ndim == 4:
-            return grid.spec((1, 1, *self.tile.state), 'bg..')
-        return grid.spec((1, 1, x.shape[2] // self.blocks, *x.shape[3:]), 'bgt..')
+    def specs(self, grid: scan_tpu.Grid, arrays: dict) -> dict:
+        """The blocks of arrays by name: tokens, states, or what there is of each block."""
+
+        def spec(name: str, x: Any) -> pl.BlockSpec:
+            if x.ndim == 3:
+                lanes = x.shape[-1] // self.tiles * self.parts
+                return grid.spec((1, self.block, pallas.round_up(lanes, LANES) if self.parts > 1 else lanes), 'btg')
+            if x.ndim == 4:
+                return grid.spec((1, self.parts, *self.tile.state), 'bg..')
+            here = self.chunks if name == 'gates' else 1  # gates of chunks, or states at edges
+            return grid.spec((1, self.parts, here, *x.shape[3:]), 'bgt..')
+
+        return {name: jax.tree.map(partial(spec, name), x) for name, x in arrays.items()}
 
     def work(self, ins: dict) -> scan_tpu.Work:
-        """What a kernel computes: products per token, all heads of a group together, as they are multiplied."""
+        """What a kernel computes: products per token, all heads of a tile together, as they are multiplied."""
         tile, gates = self.tile, sum(x is not None for x in ins['gates'])
         keys, values, scores = tile.heads * tile.keys, tile.heads * tile.values, tile.heads * tile.tokens
         state = gates * math.prod(tile.state)
@@ -74,7 +90,7 @@ class Plan(NamedTuple):
             products = state  # edges alone
         else:
             products = scores * (levels * keys + values) + between + 2 * state
-        rows = self.groups * self.blocks * self.block
+        rows = self.tiles * self.blocks * self.block
         return scan_tpu.Work(2 * rows * products, rows * gates * (scores if tile.shared else keys))
 
 
@@ -86,24 +102,26 @@ def plan_for(
     sizes: tuple[int, int] | None = None,
 ) -> Plan:
     """Returns the layout of a call; see `pallas_tpu.gla` for `sizes`."""
-    batch, tokens, *given = *q.shape, v.shape[-1]
-    heads, group, keys, values = _group(*given)
+    batch, tokens, heads, keys, values = *q.shape, v.shape[-1]
     narrow = q.dtype == v.dtype == jnp.bfloat16
     shared = all(g.ndim == 3 for g in gates)
-    if sizes:
-        tile = Tile(sizes[0], group, keys, values, narrow, shared)
-        return Plan(tile, batch, tokens, heads, tuple(given), sizes[1], sizes[1], scale, vmem.limit())
+    group, parts = _group(heads, keys, values)
+    whole = lambda width: pallas.round_up(width, LANES) if parts > 1 else width
     chunk = _CHUNK if group > 1 else 2 * _CHUNK
-    tile = Tile(max(16, min(chunk, scans.power_of_two(tokens))), group, keys, values, narrow, shared)
-    gate = 0 if shared else sum(g.dtype.itemsize for g in gates)
-    keys = (2 * q.dtype.itemsize + gate) * pallas.round_up(tile.heads * keys, LANES)
-    values = v.dtype.itemsize * pallas.round_up(tile.state[0], LANES)
-    forward = _block(tile, tokens, keys + 2 * values, len(gates) - 1)
-    backward = _block(tile, tokens, 2 * keys + 3 * values, 2 * len(gates) - 1)
-    return Plan(tile, batch, tokens, heads, tuple(given), forward, backward, scale, vmem.limit())
+    chunk = sizes[0] if sizes else max(16, min(chunk, scans.power_of_two(tokens)))
+    tile = Tile(chunk, group, whole(keys), whole(values), narrow, shared)
+    if sizes:
+        block = coblock = sizes[1]
+    else:
+        gate = 0 if shared else sum(g.dtype.itemsize for g in gates)
+        row = (2 * q.dtype.itemsize + gate) * pallas.round_up(parts * group * keys, LANES)
+        wide = v.dtype.itemsize * pallas.round_up(parts * group * values, LANES)
+        block = _block(tile, parts, tokens, row + 2 * wide, len(gates) - 1)
+        coblock = _block(tile, parts, tokens, 2 * row + 3 * wide, 2 * len(gates) - 1)
+    return Plan(tile, parts, batch, tokens, heads, keys, values, block, coblock, scale, vmem.limit())
 
 
-def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
+def _block(tile: Tile, parts: int, tokens: int, row: int, lists: int) -> int:
     """Returns the tokens of a block: the sequence is split into the fewest equal parts that fit into VMEM.
 
     row: bytes of all arrays per token; lists: number of states that are stored for each chunk.
@@ -112,7 +130,7 @@ def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
     state = 4 * pallas.round_up(tile.state[0], 8) * lanes
     levels = 2 * (lists // 2 + 1) * tile.tokens.bit_length() * lanes
     values = 4 * (tile.heads * tile.tokens + lanes + pallas.round_up(tile.state[0], LANES))
-    fixed = 10 * state + 4 * tile.tokens * (levels + values)
+    fixed = 10 * parts * state + 4 * tile.tokens * (levels + values)
     fit = (int(_SHARE * vmem.limit()) - fixed) // (2 * row * tile.tokens + lists * state)  # blocks are buffered twice
     if fit < 1:
         return 0
@@ -120,17 +138,15 @@ def _block(tile: Tile, tokens: int, row: int, lists: int) -> int:
     return -(-chunks // -(-chunks // fit)) * tile.tokens
 
 
-def _group(heads: int, keys: int, values: int) -> tuple[int, int, int, int]:
-    """Returns the number of heads, the heads of a group, and the channels K and V; they may be padded."""
+def _group(heads: int, keys: int, values: int) -> tuple[int, int]:
+    """Returns the heads of a tile, and the tiles that lie side by side in a block."""
     found = _dense(heads, keys, values)
     if found is None and heads * max(keys, values) <= _WHOLE:
         found = heads
-    if found is None:
-        keys, values = _padded(keys), _padded(values)
-        least = max(1, LANES // keys, LANES // values)
-        heads = -(-heads // least) * least
-        found = _dense(heads, keys, values)
-    return heads, found, keys, values
+    if found is not None:
+        return found, 1
+    full = math.lcm(*(LANES // math.gcd(LANES, width) for width in (keys, values)))  # heads that fill whole rows
+    return 1, min(heads, full)
 
 
 def _dense(heads: int, keys: int, values: int) -> int | None:
@@ -141,72 +157,101 @@ def _dense(heads: int, keys: int, values: int) -> int | None:
     return None
 
 
-def _padded(channels: int) -> int:
-    """Returns the channels, padded to a divisor or a multiple of the lanes."""
-    if channels >= LANES:
-        return -(-channels // LANES) * LANES
-    return scans.power_of_two(channels)
+class Window(NamedTuple):
+    """The lanes of a block that hold those of a tile: `size` whole rows from `start` on, of which `shift` come before.
+
+    width: lanes of the tile in HBM.
+    """
+
+    start: Any
+    size: int
+    shift: Any
+    width: int
+
+    def taken(self, x: jax.Array, lanes: int) -> jax.Array:
+        """Returns the lanes of the tile, with zeros up to `lanes`, given those of the window."""
+        if self.size == self.width:
+            return x
+        moved = pallas.roll(_words(x), lax.rem(self.size - self.shift, self.size), 1)[:, :lanes]
+        return _numbers(jnp.where(places(moved.shape)[1] < self.width, moved, 0), x.dtype)
+
+    def kept(self, x: jax.Array) -> jax.Array:
+        """Returns the lanes of the window with zeros for those of other tiles."""
+        return x if self.size == self.width else jnp.where(self._inside(x.shape), x, 0.0)
+
+    def put(self, x: jax.Array, among: jax.Array) -> jax.Array:
+        """Returns the lanes of the window, `among`, with those of the tile set to `x`."""
+        if self.size == self.width:
+            return x
+        rest = jnp.zeros((x.shape[0], self.size - x.shape[1]), x.dtype)
+        x = jnp.concatenate([x, rest], axis=1).astype(among.dtype)
+        moved, among_words = pallas.roll(_words(x), self.shift, 1), _words(among)
+        return _numbers(jnp.where(self._inside(moved.shape), moved, among_words), among.dtype)
+
+    def _inside(self, shape: tuple[int, int]) -> jax.Array:
+        lane = places(shape)[1] - self.shift
+        return (lane >= 0) & (lane < self.width)
 
 
-def to_lanes(plan: Plan, x: jax.Array) -> jax.Array:
-    """Returns (B, T, H W) for x (B, T, H, W), padded with zeros to the layout."""
-    x = _pad(plan, x, {2: plan.heads, 3: _width(plan, x.shape[3])})
+def _words(x: jax.Array) -> jax.Array:
+    """Returns numbers of 32 bits, the only ones that lanes can be rolled of: two rows of bfloat16 in one."""
+    return pallas.words(x) if x.dtype == jnp.bfloat16 else x
+
+
+def _numbers(x: jax.Array, dtype: Any) -> jax.Array:
+    """Undoes `_words`."""
+    return pallas.halves(x) if dtype == jnp.bfloat16 else x
+
+
+def window(lanes: int, width: int, parts: int, part: Any) -> Window:
+    """Returns where in a block of `lanes` the tile `part` is, a traced number, of `parts` tiles of `width` lanes."""
+    if width % LANES == 0:
+        return Window(pl.multiple_of(part * width, LANES), width, 0, width)
+    most = max(n * width % LANES for n in range(parts)) + width
+    size = min(lanes, pallas.round_up(most, LANES))
+    start = jnp.minimum(part * width & -LANES, lanes - size)
+    return Window(pl.multiple_of(start, LANES), size, part * width - start, width)
+
+
+def to_lanes(x: jax.Array) -> jax.Array:
+    """Returns (B, T, H W) for x (B, T, H, W)."""
     return x.reshape(*x.shape[:2], -1)
 
 
-def with_channels(plan: Plan, g: jax.Array, q: jax.Array) -> jax.Array:
-    """Returns a gate per channel in lanes, or a gate per head as it is if the kernel takes that."""
-    if plan.tile.shared:
-        return g
-    return to_lanes(plan, g if g.ndim == q.ndim else jnp.broadcast_to(g[..., None], q.shape))
-
-
 def to_gate(plan: Plan, g: jax.Array) -> jax.Array:
-    """Returns (B, groups, chunks, G, C) in float32 for a gate per head (B, T, H), padded to whole blocks."""
-    tile, size = plan.tile, plan.blocks * plan.block
-    g = _pad(plan, g.astype(jnp.float32), {1: size, 2: plan.heads})
-    return g.reshape(g.shape[0], -1, tile.tokens, plan.groups, tile.heads).transpose(0, 3, 1, 4, 2)
+    """Returns a gate as the kernels take it: (B, T, H K), or (B, tiles, chunks, G, C) if heads share decays.
 
-
-def from_gate(plan: Plan, x: jax.Array, g: jax.Array) -> jax.Array:
-    """Undoes `to_gate` for a gate of the shape and dtype of `g`."""
-    x = x.transpose(0, 2, 4, 1, 3).reshape(x.shape[0], -1, plan.heads)
-    return x[:, : g.shape[1], : g.shape[2]].astype(g.dtype)
+    The latter is in float32, with zeros after the end of the last chunk.
+    """
+    if not plan.tile.shared:
+        wide = (plan.batch, plan.tokens, plan.heads, plan.keys)
+        return to_lanes(g if g.ndim == 4 else jnp.broadcast_to(g[..., None], wide))
+    tile = plan.tile
+    g = jnp.pad(g.astype(jnp.float32), ((0, 0), (0, -plan.tokens % tile.tokens), (0, 0)))
+    return g.reshape(plan.batch, -1, tile.tokens, plan.tiles, tile.heads).transpose(0, 3, 1, 4, 2)
 
 
 def to_states(plan: Plan, x: jax.Array) -> jax.Array:
     """Returns the states (B, H, K, V) as the kernels store them (`pallas_tpu_tile.py`), in float32."""
     tile = plan.tile
-    x = _pad(plan, x.astype(jnp.float32), {1: plan.heads, 2: tile.keys, 3: tile.values})
-    x = x.reshape(plan.batch, plan.groups, tile.heads, tile.keys, tile.values).transpose(0, 1, 2, 4, 3)
+    pads = ((0, 0), (0, 0), (0, tile.keys - plan.keys), (0, tile.values - plan.values))
+    x = jnp.pad(x.astype(jnp.float32), pads)
+    x = x.reshape(plan.batch, plan.tiles, tile.heads, tile.keys, tile.values).transpose(0, 1, 2, 4, 3)
     if not tile.apart:
         x = x[..., None, :] * _diagonal(tile)
     return x.reshape(plan.states)
 
 
-def to_heads(plan: Plan, x: jax.Array, v: jax.Array) -> jax.Array:
-    """Undoes `to_lanes` for outputs (B, T, H, V), or `to_states` for states (B, H, K, V)."""
-    heads, keys, values = plan.given
+def from_states(plan: Plan, x: jax.Array) -> jax.Array:
+    """Undoes `to_states`."""
     tile = plan.tile
-    if x.ndim == 3:
-        x = x.reshape(*x.shape[:2], plan.heads, tile.values)
-        return x[:, :, :heads, :values].astype(v.dtype)
     if not tile.apart:
-        x = x.reshape(plan.batch, plan.groups, tile.heads, tile.values, tile.heads, tile.keys)
+        x = x.reshape(plan.batch, plan.tiles, tile.heads, tile.values, tile.heads, tile.keys)
         x = jnp.sum(x * _diagonal(tile), axis=4)
     x = x.reshape(plan.batch, plan.heads, tile.values, tile.keys).transpose(0, 1, 3, 2)
-    return x[:, :heads, :keys, :values]
+    return x[:, :, : plan.keys, : plan.values]
 
 
 def _diagonal(tile: Tile) -> jax.Array:
     """Returns the identity over pairs of heads, (1, 1, G, 1, G, 1)."""
     return jnp.eye(tile.heads, dtype=jnp.float32)[None, None, :, None, :, None]
-
-
-def _width(plan: Plan, width: int) -> int:
-    return plan.tile.keys if width == plan.given[1] else plan.tile.values
-
-
-def _pad(plan: Plan, x: jax.Array, sizes: dict[int, int]) -> jax.Array:
-    pads = [(0, sizes.get(axis, size) - size) for axis, size in enumerate(x.shape)]
-    return jnp.pad(x, pads) if any(after for _, after in pads) else x

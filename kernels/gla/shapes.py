@@ -26,7 +26,8 @@ SHAPES = {
     'wide': Shape(1, 1000, 1, 128, 60),
     'long_prime': Shape(1, 4097, 1, 16, 16),
     'very_long': Shape(1, 65536, 1, 16, 16),
-    'padded': Shape(1, 17, 9, 60, 64),  # on a TPU its lanes can be filled only by adding heads
+    'unaligned': Shape(1, 17, 9, 60, 64),  # on a TPU no group of heads fills whole rows of lanes
+    'unaligned_groups': Shape(1, 37, 6, 96, 80),  # the same, and more heads than fill them: 6 of 16 in a second block
     'state_space': Shape(2, 37, 2, 128, 64),  # of Mamba-2: on a TPU two heads share lanes of values, and none of keys
     'digits': Shape(128, 25, 2, 16, 32, timed=True),
     'vig_small_224': Shape(32, 196, 6, 32, 64, timed=True),

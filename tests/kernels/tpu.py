@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 from jax.experimental import topologies
+from jax.experimental.layout import Format, Layout
 from jax.sharding import SingleDeviceSharding
 
 from longview.engine.topology import nothing_cached
@@ -43,15 +44,25 @@ def topology(chip: str = 'v5e') -> Any:
     return topologies.get_topology_desc(CHIPS.get(chip, chip), platform='tpu')
 
 
-def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e') -> Compiled:
+def compile_for(function: Callable, *inputs: Any, chip: str = 'v5e', as_in_layers: bool = False) -> Compiled:
     """Compiles for one device of the chip, or for the devices of the inputs.
 
     `inputs` are trees of jax.ShapeDtypeStruct; their shardings, over devices of `topology`, are kept.
+
+    as_in_layers: whether arrays have channels in their lanes, as a projection before or after the function makes them.
+      By default XLA chooses for each argument and result of a program, and puts 2,048 tokens into lanes sooner than 960
+      channels: then copies that no network has are a part of the program.
     """
     device = SingleDeviceSharding(topology(chip).devices[0])
     place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or device)
+    inputs = jax.tree.map(place, inputs)
     with vmem.for_chip(topology(chip).devices[0].device_kind):
-        lowered = jax.jit(function).lower(*jax.tree.map(place, inputs))
+        how = {}
+        if as_in_layers:
+            rows = lambda x: Format(Layout(tuple(range(x.ndim))), device)
+            outputs = jax.eval_shape(function, *inputs)
+            how = {'in_shardings': jax.tree.map(rows, inputs), 'out_shardings': jax.tree.map(rows, outputs)}
+        lowered = jax.jit(function, **how).lower(*inputs)
     with nothing_cached():
         program = lowered.compile()
     memory = program.memory_analysis()

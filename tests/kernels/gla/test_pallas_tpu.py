@@ -48,7 +48,7 @@ def _check(case, sizes=None, decay=cases.mild):
         (Case('odd', state=True, reverse=True), SMALL),
         (Case('odd', gates='kh'), None),
         (Case('even', gates='h', dtype='bfloat16'), (16, 64)),
-        (Case('padded'), (16, 16)),
+        (Case('unaligned'), (16, 16)),
         (Case('state_space', gates='h', state=True), (16, 32)),
     ],
     ids=str,
@@ -63,7 +63,11 @@ def test_outputs_and_gradients(case, sizes):
     [
         (Case('one_token', state=True), None),
         (Case('prime', state=True, dtype='bfloat16'), None),
-        (Case('padded', gates='kk'), (16, 16)),
+        (Case('unaligned', gates='kk'), (16, 16)),
+        (Case('unaligned', gates='h', state=True, dtype='bfloat16'), (16, 16)),
+        (Case('unaligned_groups', state=True, dtype='bfloat16'), (16, 32)),
+        (Case('unaligned_groups', state=True, reverse=True), (16, 32)),
+        (Case('unaligned_groups', gates='kh'), (16, 32)),
         (Case('class_token', gates='kk', shared=True), None),
         (Case('class_token', gates='kk', dtype='bfloat16'), (32, 64)),
         (Case('wide', gates='kk'), None),
@@ -179,25 +183,25 @@ def test_what_cannot_be_served_is_said():
 @pytest.mark.parametrize(
     'heads, keys, values, wanted',
     [
-        (4, 64, 128, (4, 2, 64, 128)),  # pairs of heads fill the lanes
-        (2, 16, 32, (2, 2, 16, 32)),  # all heads, less than the lanes
-        (6, 32, 64, (6, 6, 32, 64)),  # all heads: no group of them is dense
-        (9, 60, 60, (10, 2, 64, 64)),  # padded, heads too
+        (4, 64, 128, (1, 2, 64, 128)),  # pairs of heads fill the lanes
+        (2, 16, 32, (1, 2, 16, 32)),  # all heads, less than the lanes
+        (6, 32, 64, (1, 6, 32, 64)),  # all heads: no group of them is dense
+        (9, 60, 60, (9, 1, 128, 128)),  # one after the other out of all
+        (12, 80, 64, (8, 1, 128, 128)),  # and out of as many as fill whole rows of lanes
         (1, 128, 60, (1, 1, 128, 60)),
-        (16, 16, 16, (16, 8, 16, 16)),
+        (16, 16, 16, (1, 8, 16, 16)),
     ],
 )
 def test_layout(heads, keys, values, wanted):
     q, v = (jnp.ones((2, 5, heads, width)) for width in (keys, values))
     plan = pallas_tpu_layout.plan_for(q, v, (q,), 1.0)
-    assert (plan.heads, *plan.tile[1:4]) == wanted
+    assert (plan.parts, *plan.tile[1:4]) == wanted
 
     @cases.jit
-    def there_and_back(state, rows):
-        laid, lanes = pallas_tpu_layout.to_states(plan, state), pallas_tpu_layout.to_lanes(plan, rows)
+    def there_and_back(state):
+        laid = pallas_tpu_layout.to_states(plan, state)
         assert laid.shape == plan.states
-        return pallas_tpu_layout.to_heads(plan, laid, v), pallas_tpu_layout.to_heads(plan, lanes, v)
+        return pallas_tpu_layout.from_states(plan, laid)
 
-    given = np.arange(2 * heads * keys * values), np.arange(2 * 5 * heads * values)
-    given = [np.float32(x).reshape(shape) for x, shape in zip(given, ((2, heads, keys, values), v.shape))]
-    jax.tree.map(np.testing.assert_array_equal, list(there_and_back(*given)), given)
+    state = np.arange(2 * heads * keys * values, dtype=np.float32).reshape(2, heads, keys, values)
+    np.testing.assert_array_equal(there_and_back(state), state)
