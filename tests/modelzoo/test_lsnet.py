@@ -1,11 +1,14 @@
 """LSNet: what the large-small convolution and the attention compute, how blocks start, and two heads."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from longview import modelzoo
+from longview.kernels import dispatch
 from longview.kernels.depthwise_conv import depthwise_conv
 from longview.modelzoo import weights
 from longview.modelzoo.layers.convolutions.large_small import Taps, aggregate
@@ -41,6 +44,29 @@ def test_equal_taps_everywhere_are_a_depthwise_convolution():
     taps = np.broadcast_to(kernel, (1, 5, 7, 9, 4))
     wanted = depthwise_conv(jnp.asarray(x), jnp.asarray(kernel.reshape(3, 3, 1, 4)))
     np.testing.assert_allclose(jit(aggregate)(x, taps), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_jax_and_may_be_differentiated_again():
+    x, taps, dy = (
+        jnp.asarray(normal(2, 4, 3, 6)),
+        jnp.asarray(normal(2, 4, 3, 9, 2, seed=2)),
+        normal(2, 4, 3, 6, seed=3),
+    )
+    loss = lambda x, taps: jnp.sum(jnp.sin(aggregate(x, taps)) * dy)
+    norm = lambda x, taps: sum(jnp.sum(jnp.square(part)) for part in jax.grad(loss, (0, 1))(x, taps))
+    both = lambda x, taps: [jax.grad(function, (0, 1))(x, taps) for function in (loss, norm)]
+    found = jit(both)(x, taps)
+    with dispatch.prefer(plain=True):
+        wanted = jit(lambda x, taps: both(x, taps))(x, taps)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *jax.device_get([found, wanted]))
+
+
+def test_gradients_in_bfloat16_need_no_array_for_each_tap():
+    x, taps = (jax.ShapeDtypeStruct((2, 14, 14, *c), 'bfloat16') for c in ((128,), (9, 16)))
+    pull = jax.jit(lambda x, taps, dy: jax.vjp(aggregate, x, taps)[1](dy))
+    memory = pull.lower(x, taps, x).compile().memory_analysis()
+    whole = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    assert memory.temp_size_in_bytes <= 2 * whole
 
 
 def test_taps_of_a_kernel_are_normalized_together_over_the_map():

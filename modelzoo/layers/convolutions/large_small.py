@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from longview.kernels import derivatives
 from longview.modelzoo.layers.convolutions.strided_depthwise import StridedDepthwise
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
@@ -21,6 +22,7 @@ from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
 SIDE = 3  # of the small kernel
+TAPS = SIDE**2
 
 
 class PointNorm(nn.Module):
@@ -89,16 +91,16 @@ class Taps(nn.Module):
         The parameters have the taps of a kernel side by side, as published. They are turned, so that neighbours in
         memory are neighbouring channels.
         """
-        taps, channels = SIDE**2, x.shape[-1]
+        channels = x.shape[-1]
         torch_s = init.uniform_fan_in(channels)
 
         def turned(name: str, initial: init.Initializer, *leading: int) -> Array:
-            value = self.param(name, initial, (*leading, self.kernels * taps))
-            return value.reshape(*leading, self.kernels, taps).swapaxes(-1, -2)
+            value = self.param(name, initial, (*leading, self.kernels * TAPS))
+            return value.reshape(*leading, self.kernels, TAPS).swapaxes(-1, -2)
 
         kernel = turned('kernel', torch_s, channels).reshape(channels, -1).astype(self.dtype)
         y = x.reshape(-1, channels).astype(self.dtype) @ kernel
-        y = y.reshape(*x.shape[:3], taps, self.kernels).astype(jnp.float32)
+        y = y.reshape(*x.shape[:3], TAPS, self.kernels).astype(jnp.float32)
         y = y + turned('bias', torch_s)[None, None, None]
         centered = y - jnp.mean(y, axis=(1, 2, 3), keepdims=True)
         y = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=(1, 2, 3), keepdims=True) + 1e-5)
@@ -109,6 +111,9 @@ class Taps(nn.Module):
 def aggregate(x: Float[Array, 'b h w c'], taps: Float[Array, 'b h w k n']) -> Float[Array, 'b h w c']:
     """Returns the weighted sum of the 3x3 pixels around each, zeros outside of the map; summed in float32.
 
+    Only `x` and `taps` are kept for the gradients, whose temporary arrays are about as large as their inputs and
+    outputs; JAX's own rule has an array of its own for each tap. They may be differentiated again, in reverse mode.
+
     Args:
         x: the map; channels c, c + N, c + 2 N, ... share the kernel c.
         taps: the kernels of each pixel, K = 9 row by row.
@@ -116,18 +121,45 @@ def aggregate(x: Float[Array, 'b h w c'], taps: Float[Array, 'b h w k n']) -> Fl
     Raises:
         ValueError: N does not divide the channels.
     """
-    (batch, height, width, channels), kernels = x.shape, taps.shape[-1]
+    channels, kernels = x.shape[-1], taps.shape[-1]
     if channels % kernels:
         raise ValueError(f'{channels} channels cannot share {kernels} kernels: change one to divide the other.')
-    grouped = x.reshape(batch, height, width, channels // kernels, kernels)
-    padded = jnp.pad(grouped, ((0, 0), (1, 1), (1, 1), (0, 0), (0, 0)))
+    return _aggregate(x.reshape(*x.shape[:3], channels // kernels, kernels), taps).reshape(x.shape)
 
-    def term(row: int, column: int) -> Array:
-        seen = padded[:, row : row + height, column : column + width]
-        return seen.astype(jnp.float32) * taps[:, :, :, row * SIDE + column, None].astype(jnp.float32)
 
-    y = sum(term(row, column) for row in range(SIDE) for column in range(SIDE))
-    return y.reshape(x.shape).astype(x.dtype)
+@derivatives.own_derivative('aggregate')
+def _aggregate(x: Float[Array, 'b h w g n'], taps: Float[Array, 'b h w k n']) -> Float[Array, 'b h w g n']:
+    around = _padded(x)
+    y = sum(_seen(around, tap) * taps[:, :, :, tap, None].astype(jnp.float32) for tap in range(TAPS))
+    return y.astype(x.dtype)
+
+
+def _aggregate_backward(kept: tuple[Array, Array], dy: Float[Array, 'b h w g n']) -> tuple[Array, Array]:
+    """A pixel has its cotangent from the pixels that see it: those around it, each with the opposite tap."""
+    x, taps = kept
+    around, around_dy, around_taps = _padded(x), _padded(dy), _padded(taps)
+    dx = sum(_seen(around_dy, tap) * _seen(around_taps[:, :, :, TAPS - 1 - tap, None], tap) for tap in range(TAPS))
+
+    def tap_gradient(tap: int) -> Float[Array, 'b h w n']:
+        # Term by term: on a CPU, XLA writes the products of a `jnp.sum` into memory.
+        terms = (_seen(around[:, :, :, group], tap) * dy[:, :, :, group] for group in range(x.shape[3]))
+        return sum(terms).astype(taps.dtype)
+
+    return dx.astype(x.dtype), jnp.stack([tap_gradient(tap) for tap in range(TAPS)], axis=3)
+
+
+_aggregate.defvjp(lambda x, taps: (_aggregate(x, taps), (x, taps)), _aggregate_backward)
+
+
+def _padded(x: Float[Array, 'b h w *c']) -> Float[Array, 'b h2 w2 *c']:
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), *[(0, 0)] * (x.ndim - 3)))
+
+
+def _seen(padded: Float[Array, 'b h2 w2 *c'], tap: int) -> Float[Array, 'b h w *c']:
+    """Returns what each pixel sees with one tap."""
+    row, column = divmod(tap, SIDE)
+    rows, columns = (side + 1 - SIDE for side in padded.shape[1:3])
+    return padded[:, row : row + rows, column : column + columns].astype(jnp.float32)
 
 
 class LargeSmall(nn.Module):
