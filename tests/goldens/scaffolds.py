@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import lsnet, moat
+from longview.modelzoo.vision import lsnet, moat, svt
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -253,6 +253,15 @@ class GatedLinearAttention(nn.Module):
         return gla(q, k, v, jax.nn.log_sigmoid(gate) / 16, implementation=self.implementation)[0]
 
 
+class ScatteringTokens(nn.Module):
+    """SVT's mixer of channels and columns for a map of 28x28, which comes as tokens; each 7th one is the result."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = svt.ScatteringTokens((28, 28), name='mixer')(x.reshape(len(x), 28, 28, -1))
+        return y.reshape(x.shape)[:, ::7]
+
+
 class MoatBlock(nn.Module):
     """A block of MOAT with its table of offsets for a map of 6x6."""
 
@@ -260,6 +269,10 @@ class MoatBlock(nn.Module):
     def __call__(self, x):
         attention = functools.partial(moat.RelativeAttention, table=(6, 6))
         return moat.Block(64, 2, 0, attention, name='block')(x, None)
+
+
+def scattering_tokens_names() -> tuple[tuple[str, str], ...]:
+    return tuple((name, f'mixer/{path}') for name, path in svt.MIXER_NAMES)
 
 
 def moat_block_names() -> tuple[tuple, ...]:

@@ -114,6 +114,10 @@ NETWORKS: dict[str, Network] = {
         heavy=True,
     ),
     'stvit_stoken_attention': Network({'fn': 'modelzoo.vision.stvit:SuperTokenAttention', 'heads': 4, 'cell': 4}),
+    'svt_s': Network({'name': 'svt_s', 'scan': True}, heavy=True),
+    'svt_channel_token_mixing_128': Network(
+        {'fn': f'{_SCAFFOLD}:ScatteringTokens'}, channels=-1, names=scaffolds.scattering_tokens_names()
+    ),
     'skipnet_ffgate1_38': Network(),
     'vcmamba_s': Network(heavy=True),
     'vcmamba_mixer': Network({'fn': 'modelzoo.vision.vcmamba:FourScans'}, names=vcmamba._MIXER),

@@ -32,6 +32,8 @@ UNREAD = {
     'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
     'skipnet_test': ('backbone/stage1_gate00/',),
 }
+# Names of matrices and tables; a complex bias is one for real and imaginary parts.
+MATRICES = ('/kernel', 'pos_embed', '/A_log', '/direction', '/complex_bias')
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel')
 CLASSES = 7
@@ -155,9 +157,7 @@ def test_every_parameter_has_one_depth_and_a_telling_name(name):
         assert len(owners) == 1, path
         assert owners[0] in layers[backbone.layer_of(f'backbone/{path}')]
         matrix = leaf.size > max(leaf.shape, default=1)  # a class token, (1, 1, D), is a vector
-        assert (matrix or path.endswith(COLUMNS)) == path.endswith(('/kernel', 'pos_embed', '/A_log', '/direction')), (
-            path
-        )
+        assert (matrix or path.endswith(COLUMNS)) == path.endswith(MATRICES), path
         assert leaf.dtype == jnp.float32
     assert backbone.layer_of('head/kernel') == backbone.num_layers - 1
 

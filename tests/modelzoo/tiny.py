@@ -115,6 +115,7 @@ DEEP = (
     'inception_resnet_*',
     'inception_v4',
     'lsnet_*',
+    'svt_[bl]',
     'stvit_[bl]*',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
