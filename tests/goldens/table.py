@@ -101,6 +101,7 @@ NETWORKS: dict[str, Network] = {
     'mixer_s32_224': Network(),
     'resmlp_12_224': Network(),
     'convit_tiny': Network(),
+    'crossvit_9_240': Network(),
     'pvt_v1_tiny': Network(),
     'pvt_v2_b0': Network(),
     'swinv2_tiny_window8_256': _scanned('swinv2_tiny_window8_256'),

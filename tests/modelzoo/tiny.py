@@ -117,6 +117,7 @@ DEEP = (
     'lsnet_*',
     'svt_[bl]',
     'stvit_[bl]*',
+    'crossvit_[bst1]*_*',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
     'fractalnet_stem_test',
