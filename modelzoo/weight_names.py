@@ -4,8 +4,9 @@ A family's map is a sequence of pairs (published name, our path) in which ``{i}`
 format says: ``('blocks.{i}.mlp.fc1.weight', 'backbone/block{i:02d}/mlp/up/kernel')``. ``{i+1}`` is one more than that
 number, for what is counted from 1. A path may stand in several pairs, for files of the authors, of timm and of Hugging
 Face's transformers have different names; the first is the one that is written. A path that ends in ``:0``, ``:1``, ...
-is a part of an array, of which all are joined along the last axis: queries, keys and values that the file has apart. A
-third element of a pair is the number of axes of size 1 that the published array ends with and ours has not.
+is a part of an array, of which all are joined along the last axis: queries, keys and values that the file has apart;
+they are written so where no pair has the whole. A third element of a pair is the number of axes of size 1 that the
+published array ends with and ours has not.
 
 Layouts follow from names. A ``kernel`` is (out, in, *window) in PyTorch and (*window, in, out) here; arrays of JAX,
 whose names have slashes, are as ours but for how axes are split (heads apart from their channels). Axes of size 1 count
@@ -64,10 +65,23 @@ def places(names: Names, path: str, found: Collection[str]) -> list[str]:
     """Returns the paths to make an array of: its own where it was found whole, or else those of its parts in order."""
     if path in found:
         return [path]
+    parts = _parts(names, path)
+    return parts if any(part in found for part in parts) else [path]
+
+
+def _parts(names: Names, path: str) -> list[str]:
+    """Returns the paths of the parts that a map tells of an array."""
     parts: list[str] = []
     while translate(names, f'{path}:{len(parts)}', 1) is not None:
         parts.append(f'{path}:{len(parts)}')
-    return parts if any(part in found for part in parts) else [path]
+    return parts
+
+
+def published(names: Names, path: str) -> dict[str, str]:
+    """Returns the published name of an array by its path, or those of its parts in order where it has none whole."""
+    name = translate(names, path, 1)
+    found = [path] if name is not None else _parts(names, path)
+    return {place: translate(names, place, 1) for place in found}
 
 
 def to_ours(name: str, path: str, pieces: Sequence[np.ndarray], shape: Sequence[int]) -> np.ndarray:
@@ -100,7 +114,7 @@ def _sides(shape: Sequence[int]) -> list[int]:
 def to_torch(names: Names, path: str, array: np.ndarray) -> np.ndarray:
     """Returns an array of ours in the layout of PyTorch, as the first pair that has `path` says."""
     pair = next(pair for pair in names if _numbers(pair[1], path) is not None)
-    array = np.moveaxis(array, (-1, -2), (0, 1)) if is_kernel(path) else array
+    array = np.moveaxis(array, (-1, -2), (0, 1)) if is_kernel(whole(path)) else array
     return array.reshape(array.shape + (1,) * (pair[2] if len(pair) > 2 else 0))
 
 

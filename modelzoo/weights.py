@@ -236,9 +236,14 @@ def to_published(names: Names, params: Any) -> dict[str, np.ndarray]:
         ValueError: parameters that the map does not name, all listed.
     """
     flat = traverse_util.flatten_dict(params, sep='/')
-    published = {path: _translate(names, path, 1) for path in flat}
-    _refuse(extra=[path for path, name in published.items() if name is None])
-    return {name: weight_names.to_torch(names, path, np.asarray(flat[path])) for path, name in published.items()}
+    published = {path: weight_names.published(names, path) for path in flat}
+    _refuse(extra=[path for path, found in published.items() if not found])
+    split = lambda path: np.split(np.asarray(flat[path]), len(published[path]), axis=-1)
+    return {
+        name: weight_names.to_torch(names, place, piece)
+        for path, found in published.items()
+        for (place, name), piece in zip(found.items(), split(path) if len(found) > 1 else [np.asarray(flat[path])])
+    }
 
 
 def save_published(names: Names, params: Any, path: str | os.PathLike) -> None:

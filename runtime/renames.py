@@ -57,6 +57,7 @@ _LAYERS = {
     'spectrum': 'vision.hornet',
 }
 MODULES = {f'modelzoo.layers.{before}': f'modelzoo.{now}' for before, now in _LAYERS.items()}
+MODULES['methods.contrast.towers'] = 'modelzoo.heads.towers'
 
 # A function or class -> its name now.
 OBJECTS = {'modelzoo.heads:Words': 'modelzoo.heads:LanguageHead'}

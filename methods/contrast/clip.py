@@ -25,12 +25,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from longview.methods import forward
-from longview.methods.contrast.towers import EMBEDDING, Tower, Towers
 from longview.methods.figures import retrieval
 from longview.methods.objective import first_shapes
 from longview.methods.task import Batch, Given, Metrics, Network, Rows, Shapes, Sums, Task, Variables
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Loaded, network_of
+from longview.modelzoo.heads.towers import EMBEDDING, Tower, Towers
 from longview.modelzoo.layers.norms.norm import l2_normalize
 
 _MOST = 100.0

@@ -3,5 +3,6 @@
 from longview.modelzoo.heads.classify import Classifier, Linear
 from longview.modelzoo.heads.language import LanguageHead
 from longview.modelzoo.heads.loaded import Loaded, bare, filled, network_of
+from longview.modelzoo.heads.two import TwoHeads
 
-__all__ = ['Classifier', 'LanguageHead', 'Linear', 'Loaded', 'bare', 'filled', 'network_of']
+__all__ = ['Classifier', 'LanguageHead', 'Linear', 'Loaded', 'TwoHeads', 'bare', 'filled', 'network_of']

@@ -44,7 +44,7 @@ class Classifier(nn.Module):
 
     Attributes:
         backbone: columns of a batch -> features.
-        head: features -> logits; None for the features alone.
+        head: features -> logits, or several by name, ``logits`` among them; None for the features alone.
     """
 
     backbone: nn.Module
@@ -79,7 +79,10 @@ class Classifier(nn.Module):
         return state, self._with_logits(features)
 
     def _with_logits(self, features: ft.Features) -> ft.Features:
-        return features if self.head is None else {**features, 'logits': self.head(features)}
+        if self.head is None:
+            return features
+        answer = self.head(features)
+        return {**features, **(answer if isinstance(answer, dict) else {'logits': answer})}
 
 
 def _refuse_explicit(*columns: Array) -> None:

@@ -5,8 +5,8 @@ pooled is the text encoder of Radford et al., 2021, "Learning Transferable Visua
 Supervision" (CLIP), https://arxiv.org/abs/2103.00020, whose texts end with an end-of-text word; to both sides with a
 mean it is the usual encoder of sentences.
 
-Where we differ from CLIP: all matrices start with deviation 0.02, where CLIP's depend on width and depth, and GELU is
-the exact one; `functools.partial(Mlp, activation=quick_gelu)` as `mlp` is CLIP's.
+`CLIP` is that of CLIP, whose GELU is the sigmoid approximation; modelzoo/clip.py has its sizes and its weights. Where
+we differ: all matrices start with deviation 0.02, where CLIP's depend on width and depth.
 """
 
 import functools
@@ -22,7 +22,7 @@ from longview.modelzoo.layers.attention.masked import MaskedAttention
 from longview.modelzoo.layers.frame import trunk
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.drop import path_masks
-from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.mlp import Mlp, quick_gelu
 from longview.modelzoo.layers.norms.norm import LayerNorm
 from longview.modelzoo.layers.residuals.residual import Add, along
 from longview.modelzoo.sequence.trunk import WordEmbedding
@@ -109,3 +109,10 @@ class Transformer(ft.TextBackbone):
             return total / jnp.maximum(jnp.sum(valid, axis=1), 1)[:, None]
         last = jnp.max(jnp.where(valid, jnp.arange(valid.shape[1])[None], 0), axis=1)
         return jnp.take_along_axis(tokens, last[:, None, None], axis=1)[:, 0]
+
+
+# The text tower of CLIP; width and heads are those of table 20 of its paper.
+CLIP = functools.partial(
+    Transformer, vocabulary=49_408, places=77, causal=True, mlp=functools.partial(Mlp, activation=quick_gelu)
+)
+CLIP_TEST = CLIP(vocabulary=12, width=16, depth=1, heads=2, places=6)

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from longview.kernels.selective_scan import selective_scan
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import TwoHeads
 from longview.modelzoo.layers.attention import posemb
 from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv
 from longview.modelzoo.layers.frame import init, trunk
@@ -344,23 +345,6 @@ class VCMamba(ft.PyramidBackbone):
             self.remat,
             name=ft.stage(index),
         )
-
-
-class TwoHeads(nn.Module):
-    """The mean of two linear heads; the second one can be trained by distillation.
-
-    Attributes:
-        num_classes: number of logits.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, features: ft.Features) -> Float[Array, 'b k']:
-        """Returns logits; `features` must hold ``pooled``."""
-        pooled = features[ft.POOLED]
-        logits = [Dense(self.num_classes, name=name)(pooled) for name in ('labels', 'teacher')]
-        return (logits[0] + logits[1]) / 2
 
 
 # Table 1 of the paper, and the README; the names are the paper's: S, M and B.

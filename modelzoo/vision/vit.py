@@ -14,6 +14,15 @@ JAX original resizes linearly).
 `pool='mean'` without a class token and with `fixed_positions=posemb.sincos2d` is the network of Beyer et al., 2022,
 "Better plain ViT baselines", https://arxiv.org/abs/2205.01580.
 
+`DistilledViT` is DeiT's with a distillation token behind the class token, which a second head reads
+(heads/two.py): the mean of both heads is the answer, and a teacher can be asked of the second alone.
+
+``*_clip_*`` are the image towers of Radford et al., 2021, "Learning Transferable Visual Models From Natural Language
+Supervision" (CLIP), https://arxiv.org/abs/2103.00020; reference: https://github.com/openai/CLIP (MIT), clip/model.py.
+Their patch embedding has no bias, a norm stands before the blocks, epsilon is 1e-5 and GELU is the sigmoid
+approximation. In the place of the classes a head has the width of the space that is shared with texts; the whole of
+CLIP is modelzoo/clip.py, whose matrix into that space has no bias. Initial values are those of the other variants.
+
 Where we differ: initial values are timm's, not the JAX original's; there is no dropout, which none of the recipes
 in configs/ uses.
 """
@@ -30,17 +39,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads import TwoHeads
 from longview.modelzoo.layers.attention import posemb
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.frame import init, trunk, variants
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.drop import path_masks
-from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.mlp import Mlp, quick_gelu
 from longview.modelzoo.layers.frame.patch import Patches, pair, patch_grid
 from longview.modelzoo.layers.norms.norm import LayerNorm
 from longview.modelzoo.layers.residuals.residual import Add, along
 
 POOLS = ('token', 'mean')
+_TAUGHT = 'dist_token'
 
 
 class ViT(ft.TokenBackbone):
@@ -62,6 +73,8 @@ class ViT(ft.TokenBackbone):
         norm, mixer, mlp, residual: factories of a block's parts.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks run; see layers/frame/trunk.py.
+        stem_bias: whether the patch embedding has a bias.
+        first_norm: whether a norm stands before the blocks.
     """
 
     width: int = 192
@@ -81,11 +94,13 @@ class ViT(ft.TokenBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
+    stem_bias: bool = True
+    first_norm: bool = False
 
     def setup(self) -> None:
         """Makes the parts; `grid` raises ValueError for an `image_size` that does not fit."""
         self._check_pool()
-        self.stem = Patches(self.width, self.patch, dtype=self.dtype)
+        self.stem = Patches(self.width, self.patch, dtype=self.dtype, use_bias=self.stem_bias)
         self.tokens = [self.param(name, self.token_init, (1, 1, self.width)) for name in self.prefix]
         if self.fixed_positions is None:
             rows, columns = self._table_grid()
@@ -98,16 +113,20 @@ class ViT(ft.TokenBackbone):
             for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth))
         ]
         self.join = self.residual()
+        self.norm_before = parts['norm'](name='first_norm') if self.first_norm else None
         self.last_norm = parts['norm'](name='norm')
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
         """The patch embedding with positions and learned tokens, each block, the last norm."""
         table = () if self.fixed_positions else ('pos_embed',)
-        return (('stem', *table, *self.prefix), *((name,) for name in trunk.names(self.depth)), ('norm',))
+        norm = ('first_norm',) if self.first_norm else ()
+        return (('stem', *table, *self.prefix, *norm), *((name,) for name in trunk.names(self.depth)), ('norm',))
 
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``tokens``, ``map`` and ``pooled``; the first three leave out the learned tokens.
+
+        With a distillation token there is ``distilled``, too.
 
         Raises:
             ValueError: the patch does not divide the image.
@@ -135,13 +154,17 @@ class ViT(ft.TokenBackbone):
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
         """Runs the blocks on any subset of the patches, in any order; ``map`` is returned only with a `grid`."""
         masks = path_masks(self, self.drop_path, self.depth, tokens.shape[0], train=train)
-        s = self.join.open(jnp.concatenate([*self._before(tokens.shape[0]), tokens], axis=1))
+        x = jnp.concatenate([*self._before(tokens.shape[0]), tokens], axis=1)
+        s = self.join.open(x if self.norm_before is None else self.norm_before(x))
         s = trunk.run(self, self.blocks, s, masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
         patches = x[:, len(self.prefix) :]
         pooled = x[:, 0] if self.pool == 'token' else jnp.mean(patches.astype(jnp.float32), axis=1)
         image = {} if grid is None else {ft.MAP: patches.reshape(x.shape[0], *grid, self.width)}
-        return {ft.TOKENS: patches, **image, ft.POOLED: pooled.astype(jnp.float32)}
+        vectors = {ft.POOLED: pooled}
+        if _TAUGHT in self.prefix:
+            vectors[ft.DISTILLED] = x[:, self.prefix.index(_TAUGHT)]
+        return {ft.TOKENS: patches, **image, **{key: value.astype(jnp.float32) for key, value in vectors.items()}}
 
     def _before(self, batch: int) -> list[Float[Array, 'b 1 d']]:
         """Returns the learned tokens with their positions."""
@@ -160,8 +183,16 @@ class ViT(ft.TokenBackbone):
             raise ValueError("pool is 'token' and there is no token before the patches: use 'mean'.")
 
 
-# Table 1 of ViT, table 2 of AugReg and table 1 of DeiT; the names are timm's.
+class DistilledViT(ViT):
+    """The same network; published weights have two heads (`HEADS`), the second for the token ``dist_token``."""
+
+
+# Table 1 of ViT, table 2 of AugReg, table 1 of DeiT and table 20 of CLIP; the names are timm's.
 _DEIT = functools.partial(ViT, token_init=init.trunc_normal(0.02))
+_DISTILLED = functools.partial(DistilledViT, token_init=init.trunc_normal(0.02), prefix=('cls_token', _TAUGHT))
+_CLIP = functools.partial(
+    ViT, stem_bias=False, first_norm=True, norm=LayerNorm, mlp=functools.partial(Mlp, activation=quick_gelu)
+)
 VARIANTS = {
     'vit_tiny_patch16_224': ViT(192, 12, 3),
     'vit_small_patch32_224': ViT(384, 12, 6, 32),
@@ -176,8 +207,20 @@ VARIANTS = {
     'deit_small_patch16_224': _DEIT(384, 12, 6),
     'deit_base_patch16_224': _DEIT(768, 12, 12),
     'deit_base_patch16_384': _DEIT(768, 12, 12, image_size=384),
+    'deit_tiny_distilled_patch16_224': _DISTILLED(192, 12, 3),
+    'deit_small_distilled_patch16_224': _DISTILLED(384, 12, 6),
+    'deit_base_distilled_patch16_224': _DISTILLED(768, 12, 12),
+    'deit_base_distilled_patch16_384': _DISTILLED(768, 12, 12, image_size=384),
+    'vit_base_patch32_clip_quickgelu_224': _CLIP(768, 12, 12, 32),
+    'vit_base_patch16_clip_quickgelu_224': _CLIP(768, 12, 12),
+    'vit_large_patch14_clip_quickgelu_224': _CLIP(1024, 24, 16, 14),
+    'vit_large_patch14_clip_quickgelu_336': _CLIP(1024, 24, 16, 14, image_size=336),
     'vit_test': ViT(32, 2, 2, patch=4, image_size=16),
+    'deit_distilled_test': _DISTILLED(16, 2, 2, patch=4, image_size=16),
 }
+
+# The head of the published classifiers.
+HEADS = {'DistilledViT': TwoHeads}
 
 # AugReg's accuracies are those after pre-training on other data; ViT has none at 224 pixels without that.
 _AUGREG = functools.partial(ft.Published, 'https://arxiv.org/abs/2106.10270', (224, 224))
@@ -191,6 +234,10 @@ PUBLISHED = {
     'deit_small_patch16_224': _DEIT_PAPER((224, 224), params=22, top1=79.8),
     'deit_base_patch16_224': _DEIT_PAPER((224, 224), params=86, top1=81.8),
     'deit_base_patch16_384': _DEIT_PAPER((384, 384), params=86, top1=83.1),
+    'deit_tiny_distilled_patch16_224': _DEIT_PAPER((224, 224), params=6, top1=74.5),
+    'deit_small_distilled_patch16_224': _DEIT_PAPER((224, 224), params=22, top1=81.2),
+    'deit_base_distilled_patch16_224': _DEIT_PAPER((224, 224), params=87, top1=83.4),
+    'deit_base_distilled_patch16_384': _DEIT_PAPER((384, 384), params=88, top1=85.2),
 }
 
 
@@ -215,7 +262,7 @@ def _refit(backbone: ViT, path: str, table: np.ndarray) -> np.ndarray:
     return posemb.refit(table, grid, before=len(backbone.prefix), matrix=posemb.smooth_cubic_matrix)
 
 
-RESIZE = {'ViT': _refit}
+RESIZE = {'ViT': _refit, 'DistilledViT': _refit}
 
 # Published names of a classifier's parameters, and ours; see weights.py.
 _NORM = (('weight', 'scale'), ('bias', 'bias'))
@@ -290,19 +337,103 @@ _JAX_NAMES = (
     *((f'Transformer/encoder_norm/{a}', f'backbone/norm/{a}') for a in ('scale', 'bias')),
     *((f'head/{a}', f'head/{a}') for a in ('kernel', 'bias')),
 )
+_VIT_NAMES = (
+    *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
+    *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
+    *((f'norm_pre.{a}', f'backbone/first_norm/{b}') for a, b in _NORM),
+    *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
+    *(('blocks.{i}.attn.qkv.' + a, 'backbone/block{i:02d}/mixer/qkv/' + b) for a, b in _AFFINE),
+    *(('blocks.{i}.attn.proj.' + a, 'backbone/block{i:02d}/mixer/out/' + b) for a, b in _AFFINE),
+    *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),
+    *(('blocks.{i}.mlp.fc1.' + a, 'backbone/block{i:02d}/mlp/up/' + b) for a, b in _AFFINE),
+    *(('blocks.{i}.mlp.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),
+    *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+)
 NAMES = {
     'ViT': (
-        *((name, f'backbone/{name}') for name in ('pos_embed', 'cls_token')),
-        *((f'patch_embed.proj.{a}', f'backbone/stem/{b}') for a, b in _AFFINE),
-        *(('blocks.{i}.norm1.' + a, 'backbone/block{i:02d}/mixer_norm/' + b) for a, b in _NORM),
-        *(('blocks.{i}.attn.qkv.' + a, 'backbone/block{i:02d}/mixer/qkv/' + b) for a, b in _AFFINE),
-        *(('blocks.{i}.attn.proj.' + a, 'backbone/block{i:02d}/mixer/out/' + b) for a, b in _AFFINE),
-        *(('blocks.{i}.norm2.' + a, 'backbone/block{i:02d}/mlp_norm/' + b) for a, b in _NORM),
-        *(('blocks.{i}.mlp.fc1.' + a, 'backbone/block{i:02d}/mlp/up/' + b) for a, b in _AFFINE),
-        *(('blocks.{i}.mlp.fc2.' + a, 'backbone/block{i:02d}/mlp/down/' + b) for a, b in _AFFINE),
-        *((f'norm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+        *_VIT_NAMES,
         *((f'head.{a}', f'head/{b}') for a, b in _AFFINE),
         *_TRANSFORMERS_NAMES,
         *_JAX_NAMES,
     ),
+    'DistilledViT': (
+        *_VIT_NAMES,
+        ('dist_token', 'backbone/dist_token'),
+        *((f'head.{a}', f'head/labels/{b}') for a, b in _AFFINE),
+        *((f'head_dist.{a}', f'head/teacher/{b}') for a, b in _AFFINE),
+        *_TRANSFORMERS_NAMES,
+        ('embeddings.distillation_token', 'backbone/dist_token'),
+        *((f'cls_classifier.{a}', f'head/labels/{b}') for a, b in _AFFINE),
+        *((f'distillation_classifier.{a}', f'head/teacher/{b}') for a, b in _AFFINE),
+    ),
+}
+
+
+def openai_blocks(tower: str, here: str) -> tuple[tuple[str, str], ...]:
+    """Returns pairs of published name and our path for the blocks of one of CLIP's towers, in OpenAI's files.
+
+    Args:
+        tower: what comes before ``transformer`` there.
+        here: path of our backbone, with a slash behind it.
+    """
+    there, ours = tower + 'transformer.resblocks.{i}.', here + 'block{i:02d}/'
+    ends = (('attn.out_proj', 'mixer/out'), ('mlp.c_fc', 'mlp/up'), ('mlp.c_proj', 'mlp/down'))
+    return (
+        *((f'{there}{norm}.{a}', f'{ours}{name}/{b}') for norm, name in _CLIP_NORMS for a, b in _NORM),
+        *((f'{there}attn.in_proj_{a}', f'{ours}mixer/qkv/{b}') for a, b in _AFFINE),
+        *((f'{there}{name}.{a}', f'{ours}{end}/{b}') for name, end in ends for a, b in _AFFINE),
+    )
+
+
+def transformers_blocks(tower: str, here: str) -> tuple[tuple[str, str], ...]:
+    """Returns the same for the files of Hugging Face's transformers, which have queries, keys and values apart."""
+    there, ours = tower + 'encoder.layers.{i}.', here + 'block{i:02d}/'
+    ends = (('self_attn.out_proj', 'mixer/out'), ('mlp.fc1', 'mlp/up'), ('mlp.fc2', 'mlp/down'))
+    norms = (('layer_norm1', 'mixer_norm'), ('layer_norm2', 'mlp_norm'))
+    return (
+        *((f'{there}{norm}.{a}', f'{ours}{name}/{b}') for norm, name in norms for a, b in _NORM),
+        *(
+            (f'{there}self_attn.{n}_proj.{a}', f'{ours}mixer/qkv/{b}:{i}')
+            for i, n in enumerate('qkv')
+            for a, b in _AFFINE
+        ),
+        *((f'{there}{name}.{a}', f'{ours}{end}/{b}') for name, end in ends for a, b in _AFFINE),
+    )
+
+
+_CLIP_NORMS = (('ln_1', 'mixer_norm'), ('ln_2', 'mlp_norm'))
+OPENAI_CLIP = (
+    ('visual.class_embedding', 'backbone/cls_token'),
+    ('visual.positional_embedding', 'backbone/pos_embed'),
+    ('visual.conv1.weight', 'backbone/stem/kernel'),
+    *((f'visual.ln_pre.{a}', f'backbone/first_norm/{b}') for a, b in _NORM),
+    *openai_blocks('visual.', 'backbone/'),
+    *((f'visual.ln_post.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+)
+TRANSFORMERS_CLIP = (
+    ('vision_model.embeddings.class_embedding', 'backbone/cls_token'),
+    ('vision_model.embeddings.position_embedding.weight', 'backbone/pos_embed'),
+    ('vision_model.embeddings.patch_embedding.weight', 'backbone/stem/kernel'),
+    *((f'vision_model.pre_layrnorm.{a}', f'backbone/first_norm/{b}') for a, b in _NORM),
+    *transformers_blocks('vision_model.', 'backbone/'),
+    *((f'vision_model.post_layernorm.{a}', f'backbone/norm/{b}') for a, b in _NORM),
+    ('vision_model.embeddings.position_ids', ''),
+)
+# What else a file of the whole of CLIP holds: the text tower and both matrices.
+_OPENAI_OTHERS = ('visual.proj', 'token_embedding.weight', 'positional_embedding', 'ln_final.weight', 'ln_final.bias')
+_OPENAI_OTHERS += ('text_projection', 'logit_scale', 'input_resolution', 'context_length', 'vocab_size')
+_TRANSFORMERS_OTHERS = ('visual_projection.weight', 'text_projection.weight', 'logit_scale')
+_TRANSFORMERS_OTHERS += tuple(f'text_model.final_layer_norm.{a}' for a, _ in _NORM)
+_TRANSFORMERS_OTHERS += tuple(
+    f'text_model.embeddings.{name}' for name in ('token_embedding.weight', 'position_embedding.weight', 'position_ids')
+)
+OTHER_NAMES = {
+    'ViT': (
+        (*OPENAI_CLIP, *((name, '') for name in _OPENAI_OTHERS), *((name, '') for name, _ in openai_blocks('', ''))),
+        (
+            *TRANSFORMERS_CLIP,
+            *((name, '') for name in _TRANSFORMERS_OTHERS),
+            *((name, '') for name, _ in transformers_blocks('text_model.', '')),
+        ),
+    )
 }

@@ -65,6 +65,20 @@ class Stack(nn.Module):
         return self.norm(name='norm')(x) if self.last_norm else x
 
 
+class ClipVision(nn.Module):
+    """CLIP's image tower and its matrix; the result is not normalized."""
+
+    @nn.compact
+    def __call__(self, x):
+        tower = vit.VARIANTS['vit_base_patch16_clip_quickgelu_224']
+        backbone = tower.clone(width=128, depth=4, heads=4, image_size=112, parent=self, name='backbone')
+        return Dense(64, use_bias=False, name='projection')(backbone(x)['pooled'])
+
+
+def clip_vision_names():
+    return (*vit.TRANSFORMERS_CLIP, ('visual_projection.weight', 'projection/kernel'))
+
+
 class OrthoViT(nn.Module):
     """Patches with positions behind a class token without; a norm and a matrix read it."""
 

@@ -98,6 +98,10 @@ NETWORKS: dict[str, Network] = {
     'repmlpnet_t224_deploy': Network(heavy=True),
     'vit_tiny_patch16_224': Network(),
     'deit_small_patch16_224': Network(),
+    'clip_vision_d128_l4_p16_112': Network({'fn': f'{_SCAFFOLD}:ClipVision'}, names=scaffolds.clip_vision_names()),
+    'vit_tiny_clip_quickgelu_p32_224': Network(
+        {'name': 'vit_base_patch32_clip_quickgelu_224', 'width': 192, 'depth': 3, 'heads': 3}
+    ),
     'mixer_s32_224': Network(),
     'resmlp_12_224': Network(),
     'convit_tiny': Network(),

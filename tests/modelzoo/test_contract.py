@@ -37,6 +37,8 @@ MATRICES = ('/kernel', 'pos_embed', '/A_log', '/direction', '/complex_bias')
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel')
 CLASSES = 7
+# What is float32 whatever the compute type; networks with two heads have all of it.
+VECTORS = {ft.POOLED, ft.DISTILLED, 'logits', 'label_logits', 'teacher_logits'}
 # What two programs of the same sums may differ by: ten times what was measured under three instruction sets.
 ROUNDING = 2e-5
 

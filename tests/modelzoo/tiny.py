@@ -124,6 +124,9 @@ DEEP = (
     'repmlpnet_test',
     'repmlpnet_deploy_test',
     'ese_vovnet_test',
+    'vit_base_patch16_clip_*',
+    'vit_large_patch14_clip_*',
+    'deit_[sb]*_distilled_*',
 )
 
 

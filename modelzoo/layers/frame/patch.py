@@ -27,6 +27,7 @@ class Patches(nn.Module):
         patch: side of the squares.
         kernel_init, bias_init: initial values; by default torch's.
         dtype: compute type.
+        use_bias: whether a bias is added.
     """
 
     features: int
@@ -34,6 +35,7 @@ class Patches(nn.Module):
     kernel_init: init.Initializer | None = None
     bias_init: init.Initializer | None = None
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
@@ -41,12 +43,13 @@ class Patches(nn.Module):
         side, (batch, height, width, channels) = self.patch, x.shape
         torch_s = init.uniform_fan_in(side * side * channels)
         kernel = self.param('kernel', self.kernel_init or torch_s, (side, side, channels, self.features))
-        bias = self.param('bias', self.bias_init or torch_s, (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         x = jnp.pad(x, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
         rows, columns = x.shape[1] // side, x.shape[2] // side
         x = x.reshape(batch, rows, side, columns, side, channels).swapaxes(2, 3)
-        y = x.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, self.features) + bias[None]
+        y = x.reshape(batch * rows * columns, -1) @ kernel.reshape(-1, self.features)
+        if self.use_bias:
+            y = y + self.param('bias', self.bias_init or torch_s, (self.features,)).astype(self.dtype)[None]
         return y.reshape(batch, rows, columns, self.features)
 
 

@@ -60,3 +60,8 @@ class Towers(nn.Module):
         seen = None if image is None else self.image(*image, train=train)
         read = None if text is None else self.text(*text, train=train)
         return seen, read, jnp.exp(self.log_scale)
+
+    def logits(self, image: tuple[Array, ...], text: tuple[Array, ...]) -> Float[Array, 'b t']:
+        """Returns the scaled cosine of each image with each text; call it by `apply` with ``method='logits'``."""
+        seen, read, scale = self(image, text)
+        return scale * seen[EMBEDDING] @ read[EMBEDDING].T
