@@ -11,6 +11,7 @@ and refuses other backbones when it is built. XLA drops the features that nobody
 | ``tokens``           | (B, N, D)      | the last tokens, normalized                                          |
 | ``map``              | (B, h, w, D)   | the last tokens or the last stage of a pyramid as an image, normalized |
 | ``pooled``           | (B, D)         | the vector that a classifier reads; float32 whatever the compute type |
+| ``distilled``        | (B, D)         | what a second head reads that learns from a teacher; float32 as ``pooled`` |
 | ``table``            | (V, D)         | the word embeddings, where the language model's head is tied to them |
 | ``gates``            | (B, G)         | how much of each block that can be skipped was used, from 0 to 1     |
 | ``gate_logits``      | (B, G)         | the logits of the probabilities that these blocks are used           |

@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import lsnet, moat, svt
+from longview.modelzoo.vision import lsnet, moat, svt, vit
 from longview.modelzoo.vision.vit import ViT
 
 
