@@ -30,6 +30,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads.normed import NormedLinear
 from longview.modelzoo.layers.attention import attention, posemb
 from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.convolutions.large_small import DepthNorm, LargeSmall, PointNorm
@@ -254,26 +255,6 @@ class LSNet(ft.PyramidBackbone):
 
 class DistilledLSNet(LSNet):
     """The same network; published weights have two heads (`HEADS`)."""
-
-
-class NormedLinear(nn.Module):
-    """``(pooled * scale + shift) @ kernel + bias``: what a batch normalization and a linear head learn.
-
-    Attributes:
-        num_classes: number of logits.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, features: ft.Features) -> Float[Array, 'b k']:
-        """Returns logits; `features` must hold ``pooled``."""
-        pooled = features[ft.POOLED]
-        scale = self.param('scale', jax.nn.initializers.ones, pooled.shape[1:])
-        shift = self.param('shift', _ZERO, pooled.shape[1:])
-        kernel = self.param('kernel', init.trunc_normal(0.02), (pooled.shape[-1], self.num_classes))
-        bias = self.param('bias', _ZERO, (self.num_classes,))
-        return (pooled.astype(kernel.dtype) * scale[None] + shift[None]) @ kernel + bias[None]
 
 
 class TwoHeads(nn.Module):

@@ -86,6 +86,7 @@ NETWORKS: dict[str, Network] = {
     'inception_v4': Network(gradient=2e-3, heavy=True),  # the output hardly depends on the input, by its note
     'inception_resnet_v2': Network(gradient=3e-3, heavy=True),  # 3e-4 by its note
     'lsnet_t': Network(names=scaffolds.lsnet_names(), heavy=True),
+    'shvit_s1': Network(),
     'convnext_tiny': _scanned('convnext_tiny'),
     'inceptionnext_atto': Network(),
     'inceptionnext_tiny': Network(heavy=True),
