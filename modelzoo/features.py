@@ -236,12 +236,30 @@ class Denoiser(nn.Module, abc.ABC):
         """
 
 
+class Restorer(nn.Module, abc.ABC):
+    """Degraded images -> images as they were; a kind of its own and no `Backbone`, for it has no features.
+
+    Attributes:
+        reads: the columns, in the order of the arguments of ``__call__``.
+    """
+
+    reads = (IMAGE,)
+
+    @abc.abstractmethod
+    def __call__(self, *columns: Array, train: bool = False) -> tuple[Float[Array, 'b h w c'], ...]:
+        """Returns images; the last is the answer, those before it are compared with the truth in training, too.
+
+        They may be smaller than the answer: by a whole factor, sides rounded up.
+        """
+
+
 _OFFERS = {
     TokenBackbone: 'embed, positions and encode',
     PyramidBackbone: 'stages with strides and channels',
     SequenceBackbone: 'init_state and step',
     TextBackbone: 'words with a padding mask',
     Denoiser: 'an image from a noisy image and its time',
+    Restorer: 'images as they were from degraded ones',
 }
 
 
@@ -250,7 +268,7 @@ def require(backbone: nn.Module, capability: type[nn.Module], who: str) -> None:
 
     Args:
         backbone: the network to check.
-        capability: TokenBackbone, PyramidBackbone, SequenceBackbone, TextBackbone or Denoiser.
+        capability: TokenBackbone, PyramidBackbone, SequenceBackbone, TextBackbone, Denoiser or Restorer.
         who: the name of the asking method, for the message.
 
     Raises:

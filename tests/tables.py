@@ -54,8 +54,8 @@ All networks of the zoo by their names, as `longview.create_model` takes them. W
   download it from.
 
 Outside of this list are networks that configs name by their import path: the text transformer
-(`modelzoo.text.transformer:Transformer`), PointNet (`modelzoo.points.pointnet:PointNet`) and the denoiser of diffusion
-models (`modelzoo.denoisers.edm:UNet`).
+(`modelzoo.text.transformer:Transformer`), PointNet (`modelzoo.points.pointnet:PointNet`), the denoiser of diffusion
+models (`modelzoo.denoisers.edm:UNet`) and MAXIM, which restores images (`modelzoo.restorers.maxim:MAXIM`).
 """
 
 ABOUT_METHODS = f"""# Table of methods

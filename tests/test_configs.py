@@ -98,6 +98,7 @@ AFTER_A_RUN = (
 )
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
+    'maxim_s1': ('imagenet', 'fashion_mnist'),
     'residual_attention': ('imagenet', 'cifar10', 'fashion_mnist'),
     'lsnet_t': ('imagenet', 'fashion_mnist', 'smoke'),
     'shvit_s1': ('imagenet', 'fashion_mnist'),

@@ -86,6 +86,12 @@ TABLE = (
         'likewise',
     ),
     Rule(
+        'modelzoo/restorers',
+        ('modelzoo.features', 'modelzoo.layers', 'modelzoo.weights', 'kernels'),
+        NETWORKS,
+        'likewise',
+    ),
+    Rule(
         'modelzoo/sequence',
         (
             'modelzoo.features',

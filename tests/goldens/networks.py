@@ -110,12 +110,17 @@ def compare(golden: dict[str, Any], row: Network | None = None) -> Report:
     classes = None if words else golden['output']['shape'][-1]
     model = network(**{'num_classes': classes, **(row.build or {'name': golden['name']})})
     alone = not isinstance(model, Classifier)
-    channels = (1 if len(shape) == 4 else -1) if row.channels is None else row.channels
+    # Names of JAX's arrays, which are in our layout, have slashes in files.
+    of_jax = golden.get('layout') == 'NHWC'
+    channels = (1 if len(shape) == 4 and not of_jax else -1) if row.channels is None else row.channels
     x = jnp.asarray(fill_words(shape, words) if words else np.moveaxis(fill('input', shape), channels, -1))
     wanted = dict(jax.eval_shape(model.init, jax.random.key(0), x))
     wanted.setdefault('params', {})
     wanted.pop(CONSTANTS, None)
-    filled = {name: fill(name, shape) for name, shape, kind in golden['state'] if kind in ('param', 'batch_stat')}
+    named = lambda name: name.replace('.', '/') if of_jax else name
+    filled = {
+        named(name): fill(name, shape) for name, shape, kind in golden['state'] if kind in ('param', 'batch_stat')
+    }
     names = _names(model) if row.names is None else row.names
     variables = weights.separate(weights.load_published(names, weights.merge(wanted), filled), wanted)
     unread = [shape for name, shape, kind in golden['state'] if kind == 'param' and our_path(names, name) == '']
@@ -183,7 +188,8 @@ def _program(
 
     def output_of(variables: Any, x: jax.Array) -> jax.Array:
         found, _ = model.apply(variables, x, mutable=[CONSTANTS])
-        return found['logits'] if isinstance(found, dict) else found
+        found = found['logits'] if isinstance(found, dict) else found
+        return found[-1] if isinstance(found, tuple) else found
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def run(variables: Any, x: jax.Array) -> tuple[jax.Array, ...]:

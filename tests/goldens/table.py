@@ -97,6 +97,7 @@ NETWORKS: dict[str, Network] = {
     'spartan_t': Network(heavy=True),
     'repmlpnet_t224': Network(output=3e-4, gradient=3e-3, heavy=True),  # gradient: 1e-4 by its note
     'repmlpnet_t224_deploy': Network(heavy=True),
+    'maxim_s1': Network({'fn': 'modelzoo.restorers.maxim:MAXIM'}, heavy=True),
     'vit_tiny_patch16_224': Network(),
     'deit_small_patch16_224': Network(),
     'clip_vision_d128_l4_p16_112': Network({'fn': f'{_SCAFFOLD}:ClipVision'}, names=scaffolds.clip_vision_names()),

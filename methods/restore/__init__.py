@@ -1,0 +1,1 @@
+"""Objectives that give degraded images back as they were."""
