@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import lsnet, moat, svt, vit
+from longview.modelzoo.vision import hiera, lsnet, moat, svt, vit
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -77,6 +77,22 @@ class ClipVision(nn.Module):
 
 def clip_vision_names():
     return (*vit.TRANSFORMERS_CLIP, ('visual_projection.weight', 'projection/kernel'))
+
+
+class HieraBlocks(nn.Module):
+    """The first three stages of Hiera-T on tokens that are in units; each 8th channel is the result."""
+
+    @nn.compact
+    def __call__(self, x):
+        backbone, s = hiera.VARIANTS['hiera_tiny_224'], x.reshape(len(x), 64, -1, 96).swapaxes(1, 2)
+        places = [(stage, index) for stage in range(3) for index in range(backbone.depths[stage])][:6]
+        for name, place in zip(trunk.names(6), places):
+            s = backbone._block(*place)(parent=self, name=name)(s, None)
+        return s.swapaxes(1, 2).reshape(len(x), -1, s.shape[-1])[:, :, ::8]
+
+
+def hiera_block_names():
+    return tuple((f'{{i}}.{there}', f'block{{i:02d}}/{here}') for there, here in hiera.BLOCK_NAMES)
 
 
 class OrthoViT(nn.Module):

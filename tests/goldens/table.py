@@ -104,6 +104,10 @@ NETWORKS: dict[str, Network] = {
     'vit_tiny_clip_quickgelu_p32_224': Network(
         {'name': 'vit_base_patch32_clip_quickgelu_224', 'width': 192, 'depth': 3, 'heads': 3}
     ),
+    'hiera_tiny_224': Network(heavy=True),
+    'hiera_tiny_224_blocks': Network(
+        {'fn': f'{_SCAFFOLD}:HieraBlocks'}, channels=-1, names=scaffolds.hiera_block_names()
+    ),
     'mixer_s32_224': Network(),
     'resmlp_12_224': Network(),
     'convit_tiny': Network(),

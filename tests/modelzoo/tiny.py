@@ -129,6 +129,8 @@ DEEP = (
     'ese_vovnet_test',
     'vit_base_patch16_clip_*',
     'vit_large_patch14_clip_*',
+    'hiera_[sbl]*',
+    'hiera_huge_*',
     'deit_[sb]*_distilled_*',
 )
 
