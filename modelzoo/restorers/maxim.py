@@ -37,107 +37,19 @@ from jaxtyping import Array, Float
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.convolutions.squeeze_excite import SqueezeExcite
-from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.mlp import Mlp
-from longview.modelzoo.layers.norms.norm import LayerNorm
+from longview.modelzoo.layers.mixers.multi_axis import (
+    LECUN,
+    NORMAL,
+    ZEROS,
+    CrossGating,
+    Doubled,
+    MultiAxis,
+    gelu_tanh,
+    norm,
+)
 
-_EPSILON = 1e-6
 _SLOPE = 0.2  # of the leaky rectifiers
-_LECUN = jax.nn.initializers.lecun_normal()
-_NORMAL = jax.nn.initializers.normal(0.02)
-
-# Of the pixels of a map (b, cells, pixels of a cell, c): which axis is mixed.
-GRID, BLOCK = 1, 2
-
-
-def cut(x: Float[Array, 'b h w c'], cell: tuple[int, int]) -> Float[Array, 'b n p c']:
-    """Returns the cells of a map row by row, each as its pixels row by row."""
-    batch, height, width, channels = x.shape
-    rows, columns = height // cell[0], width // cell[1]
-    x = x.reshape(batch, rows, cell[0], columns, cell[1], channels).swapaxes(2, 3)
-    return x.reshape(batch, rows * columns, cell[0] * cell[1], channels)
-
-
-def join(x: Float[Array, 'b n p c'], cell: tuple[int, int], size: tuple[int, int]) -> Float[Array, 'b h w c']:
-    """Undoes `cut` for maps of a size."""
-    rows, columns = size[0] // cell[0], size[1] // cell[1]
-    x = x.reshape(len(x), rows, columns, *cell, x.shape[-1]).swapaxes(2, 3)
-    return x.reshape(len(x), *size, x.shape[-1])
-
-
-def _cell(x: Float[Array, 'b h w c'], axis: int, side: int) -> tuple[int, int]:
-    """Returns the size of a cell: of `side` pixels, or such that there are `side` of them along each side."""
-    return (side, side) if axis == BLOCK else (x.shape[1] // side, x.shape[2] // side)
-
-
-class Mix(nn.Module):
-    """A matrix over the cells (`GRID`) or over the pixels of each cell (`BLOCK`), with a bias.
-
-    Attributes:
-        axis: which of the two.
-        bias: initial value of the biases.
-        dtype: compute type.
-    """
-
-    axis: int
-    bias: float = 0.0
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b n p c']) -> Float[Array, 'b n p c']:
-        """Keeps the shape."""
-        size = x.shape[self.axis]
-        kernel = self.param('kernel', _NORMAL, (size, size)).astype(self.dtype)
-        bias = self.param('bias', jax.nn.initializers.constant(self.bias), (size,)).astype(self.dtype)
-        product = 'bnpc,nm->bmpc' if self.axis == GRID else 'bnpc,pq->bnqc'
-        return jnp.einsum(product, x, kernel) + jnp.expand_dims(bias, (0, 3 - self.axis, 3))
-
-
-class GatedMlp(nn.Module):
-    """``x + out(u * (1 + mix(norm(v))))`` with ``[u | v] = gelu(up(norm(x)))``: gMLP along one axis.
-
-    Attributes:
-        axis: `GRID` or `BLOCK`.
-        side: of a block in pixels, or cells along each side of the grid.
-        dtype: compute type.
-    """
-
-    axis: int
-    side: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the shape."""
-        size, width, cell = x.shape[1:3], x.shape[-1], _cell(x, self.axis, self.side)
-        x = cut(x, cell)
-        y = _norm(self.dtype, 'norm')(x)
-        u, v = jnp.split(_gelu(Dense(2 * width, True, _NORMAL, self.dtype, name='up')(y)), 2, axis=-1)
-        v = Mix(self.axis, dtype=self.dtype, name='mix')(_norm(self.dtype, 'mix_norm')(v))
-        y = Dense(width, True, _NORMAL, self.dtype, name='out')(u * (v + 1))
-        return join(x + y, cell, size)
-
-
-class MultiAxis(nn.Module):
-    """``x + out([grid(u) | block(v)])`` with ``[u | v] = gelu(up(norm(x)))``: one half globally, one locally.
-
-    Attributes:
-        side: see `GatedMlp`.
-        dtype: compute type.
-    """
-
-    side: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the shape."""
-        width = x.shape[-1]
-        y = Dense(2 * width, True, _NORMAL, self.dtype, name='up')(_norm(self.dtype, 'norm')(x))
-        u, v = jnp.split(_gelu(y), 2, axis=-1)
-        u = GatedMlp(GRID, self.side, self.dtype, name='grid')(u)
-        v = GatedMlp(BLOCK, self.side, self.dtype, name='block')(v)
-        return x + Dense(width, True, _NORMAL, self.dtype, name='out')(jnp.concatenate([u, v], axis=-1))
 
 
 class ConvAttention(nn.Module):
@@ -152,7 +64,7 @@ class ConvAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         """Keeps the shape."""
-        y = _conv3(x.shape[-1], self.dtype, 'conv1')(_norm(self.dtype, 'norm')(x))
+        y = _conv3(x.shape[-1], self.dtype, 'conv1')(norm(self.dtype, 'norm')(x))
         y = _conv3(x.shape[-1], self.dtype, 'conv2')(nn.leaky_relu(y, _SLOPE))
         return x + SqueezeExcite(1 / 4, 1, self.dtype, name='excite')(y)
 
@@ -169,86 +81,8 @@ class MlpAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
         """Keeps the shape."""
-        y = Mlp(1.0, _gelu, _NORMAL, self.dtype, name='mlp')(_norm(self.dtype, 'norm')(x))
+        y = Mlp(1.0, gelu_tanh, NORMAL, self.dtype, name='mlp')(norm(self.dtype, 'norm')(x))
         return x + SqueezeExcite(1 / 4, 1, self.dtype, name='excite')(y)
-
-
-class Gates(nn.Module):
-    """What a cross-gating block multiplies its other signal with: both mixes of halves, joined by a matrix.
-
-    Attributes:
-        side: see `GatedMlp`.
-        dtype: compute type.
-    """
-
-    side: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
-        """Keeps the shape."""
-        size, width = x.shape[1:3], x.shape[-1]
-        y = Dense(2 * width, True, _LECUN, self.dtype, name='up')(_norm(self.dtype, 'norm')(x))
-        halves = []
-        for name, axis, half in zip(('grid', 'block'), (GRID, BLOCK), jnp.split(_gelu(y), 2, axis=-1)):
-            cell = _cell(half, axis, self.side)
-            halves.append(join(Mix(axis, 1.0, self.dtype, name=name)(cut(half, cell)), cell, size))
-        return Dense(width, True, _LECUN, self.dtype, name='out')(jnp.concatenate(halves, axis=-1))
-
-
-class CrossGating(nn.Module):
-    """Two signals gate each other: ``y' = y + out(y * gates(x))`` and ``x' = x + y' + out(x * gates(y))``.
-
-    Attributes:
-        features: channels of both results.
-        side: see `GatedMlp`.
-        doubled: whether the second signal has half the height and the width.
-        dtype: compute type.
-    """
-
-    features: int
-    side: int
-    doubled: bool = False
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, 'b h w c'], y: Float[Array, 'b h2 w2 c2']
-    ) -> tuple[Float[Array, 'b h w d'], Float[Array, 'b h w d']]:
-        """Returns (x', y')."""
-        if self.doubled:
-            y = Doubled(self.features, self.dtype, name='doubled')(y)
-        x = Conv(self.features, 1, dtype=self.dtype, kernel_init=_LECUN, bias_init=_ZEROS, name='in_x')(x)
-        y = Conv(self.features, 1, dtype=self.dtype, kernel_init=_LECUN, bias_init=_ZEROS, name='in_y')(y)
-        dense = lambda name: Dense(self.features, True, _LECUN, self.dtype, name=name)
-        gated_x = _gelu(dense('up_x')(_norm(self.dtype, 'norm_x')(x)))
-        gates_x = Gates(self.side, self.dtype, name='gates_x')(gated_x)
-        gated_y = _gelu(dense('up_y')(_norm(self.dtype, 'norm_y')(y)))
-        gates_y = Gates(self.side, self.dtype, name='gates_y')(gated_y)
-        y = y + dense('out_y')(gated_y * gates_x)
-        return x + y + dense('out_x')(gated_x * gates_y), y
-
-
-class Doubled(nn.Module):
-    """The transposed 2x2 convolution of stride 2: each pixel becomes 2x2 of them.
-
-    Attributes:
-        features: output channels.
-        dtype: compute type.
-    """
-
-    features: int
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns a map of twice the height and the width."""
-        batch, height, width, channels = x.shape
-        kernel = self.param('kernel', _LECUN, (2, 2, channels, self.features)).astype(self.dtype)
-        bias = self.param('bias', _ZEROS, (self.features,)).astype(self.dtype)
-        # The convolution that runs over the input with zeros between its pixels meets the taps in reverse.
-        y = jnp.einsum('bhwc,ijcd->bhiwjd', x, kernel[::-1, ::-1])
-        return y.reshape(batch, 2 * height, 2 * width, self.features) + bias[None, None, None]
 
 
 class Resized(nn.Module):
@@ -420,7 +254,7 @@ class MAXIM(ft.Restorer):
             x = jnp.concatenate([x, read[i]], axis=-1) if i < self.scales else x
             level = Level(features[i], self.sides[i], self.groups, self.multi_axis, dtype, name=f'{at}encoder{i}')
             encoded.append(level(x, None if left is None else left.maps[i]))
-            down = Conv(features[i], 4, 2, 1, dtype, kernel_init=_LECUN, bias_init=_ZEROS, name=f'{at}down{i}')
+            down = Conv(features[i], 4, 2, 1, dtype, kernel_init=LECUN, bias_init=ZEROS, name=f'{at}down{i}')
             x = down(encoded[i])
         for i in range(self.bottoms):
             x = Bottom(features[-1], self.sides[-1], self.groups, self.multi_axis, dtype, name=f'{at}bottom{i}')(x)
@@ -478,23 +312,12 @@ class MAXIM(ft.Restorer):
             raise ValueError(f'MAXIM.scales is {self.scales}; wanted 1 to depth={self.depth}.')
 
 
-_ZEROS = jax.nn.initializers.zeros
-
-
-def _gelu(x: Array) -> Array:
-    return nn.gelu(x, approximate=True)
-
-
-def _norm(dtype: DTypeLike, name: str) -> LayerNorm:
-    return LayerNorm(_EPSILON, dtype, name=name)
-
-
 def _conv1(features: int, dtype: DTypeLike, name: str) -> Conv:
-    return Conv(features, 1, dtype=dtype, kernel_init=_LECUN, bias_init=_ZEROS, name=name)
+    return Conv(features, 1, dtype=dtype, kernel_init=LECUN, bias_init=ZEROS, name=name)
 
 
 def _conv3(features: int, dtype: DTypeLike, name: str) -> Conv:
-    return Conv(features, 3, 1, 1, dtype, kernel_init=_LECUN, bias_init=_ZEROS, name=name)
+    return Conv(features, 3, 1, 1, dtype, kernel_init=LECUN, bias_init=ZEROS, name=name)
 
 
 # Published names of parameters and ours; see weights.py.

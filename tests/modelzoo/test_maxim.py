@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from longview.modelzoo.restorers import maxim
+from longview.modelzoo.layers.mixers import multi_axis
 from longview.modelzoo.restorers.maxim import MAXIM
 from tests.modelzoo import tiny
 
@@ -15,16 +15,16 @@ SMALL = MAXIM(width=4, depth=2, groups=1, bottoms=1, scales=2, sides=(4, 2), sta
 
 def test_cells_are_cut_and_joined():
     x = np.arange(2 * 8 * 12 * 3, dtype=np.float32).reshape(2, 8, 12, 3)
-    cells = maxim.cut(jnp.asarray(x), (4, 3))
+    cells = multi_axis.cut(jnp.asarray(x), (4, 3))
     assert cells.shape == (2, 8, 12, 3)
     np.testing.assert_array_equal(cells[1, 5], x[1, 4:8, 3:6].reshape(12, 3))
-    np.testing.assert_array_equal(maxim.join(cells, (4, 3), (8, 12)), x)
+    np.testing.assert_array_equal(multi_axis.join(cells, (4, 3), (8, 12)), x)
 
 
-@pytest.mark.parametrize('axis', [maxim.GRID, maxim.BLOCK])
+@pytest.mark.parametrize('axis', [multi_axis.GRID, multi_axis.BLOCK])
 def test_a_pixel_sees_its_block_or_the_same_place_in_every_cell_of_the_grid(axis):
     """Of 8 x 12 pixels: blocks of 4 x 4, or a grid of 4 x 4 cells, each of 2 x 3 pixels."""
-    layer = maxim.GatedMlp(axis, 4)
+    layer = multi_axis.GatedMlp(axis, 4)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 12, 6)), jnp.float32)
 
     @tiny.jit
@@ -34,7 +34,7 @@ def test_a_pixel_sees_its_block_or_the_same_place_in_every_cell_of_the_grid(axis
 
     seen = np.abs(jax.device_get(slope(x)))[0].sum(-1) > 1e-8
     rows, columns = np.indices(seen.shape)
-    if axis == maxim.BLOCK:
+    if axis == multi_axis.BLOCK:
         wanted = (rows // 4 == 1) & (columns // 4 == 1)
     else:
         wanted = (rows % 2 == 1) & (columns % 3 == 1)
@@ -43,7 +43,7 @@ def test_a_pixel_sees_its_block_or_the_same_place_in_every_cell_of_the_grid(axis
 
 def test_doubling_is_flax_s_transposed_convolution():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 2, 4)), jnp.float32)
-    ours, theirs = maxim.Doubled(5), nn.ConvTranspose(5, (2, 2), (2, 2))
+    ours, theirs = multi_axis.Doubled(5), nn.ConvTranspose(5, (2, 2), (2, 2))
     variables = tiny.filled(ours, x)
     np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-6)
 
