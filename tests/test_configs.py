@@ -102,6 +102,7 @@ DEEP = {
     'residual_attention': ('imagenet', 'cifar10', 'fashion_mnist'),
     'lsnet_t': ('imagenet', 'fashion_mnist', 'smoke'),
     'shvit_s1': ('imagenet', 'fashion_mnist'),
+    'iformer_small': ('imagenet', 'fashion_mnist'),
     'stvit_small': ('imagenet', 'fashion_mnist'),
     'inception_resnet_v2': ('imagenet', 'v4_digits', 'fashion_mnist'),
     'spartan_t': ('imagenet',),

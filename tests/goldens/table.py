@@ -87,6 +87,10 @@ NETWORKS: dict[str, Network] = {
     'inception_resnet_v2': Network(gradient=3e-3, heavy=True),  # 3e-4 by its note
     'lsnet_t': Network(names=scaffolds.lsnet_names(), heavy=True),
     'shvit_s1': Network(),
+    'iformer_small': Network(heavy=True),
+    'iformer_mixer_96': Network(
+        {'fn': 'modelzoo.vision.iformer:InceptionMixer', 'heads': 3, 'attending': 1, 'halved': True}, channels=-1
+    ),
     'convnext_tiny': _scanned('convnext_tiny'),
     'inceptionnext_atto': Network(),
     'inceptionnext_tiny': Network(heavy=True),

@@ -120,6 +120,8 @@ DEEP = (
     'shvit_s[2-4]*',
     'shvit_s1_deploy',
     'shvit_deploy_test',
+    'iformer_[bl]*',
+    'iformer_small_384',
     'crossvit_[bst1]*_*',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
