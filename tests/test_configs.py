@@ -105,6 +105,8 @@ DEEP = {
     'iformer_small': ('imagenet', 'fashion_mnist'),
     'stvit_small': ('imagenet', 'fashion_mnist'),
     'inception_resnet_v2': ('imagenet', 'v4_digits', 'fashion_mnist'),
+    'glnet_4g': ('imagenet', 'fashion_mnist'),
+    'svt_s': ('imagenet', 'fashion_mnist'),
     'spartan_t': ('imagenet',),
     'repmlpnet_t224': ('imagenet',),
     'hiera_t': ('imagenet', 'fashion_mnist'),

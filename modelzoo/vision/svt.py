@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
+from longview.modelzoo.heads.token_labels import TokenLabels
 from longview.modelzoo.layers.attention import attention, posemb
 from longview.modelzoo.layers.convolutions import dual_tree
 from longview.modelzoo.layers.convolutions.conv import Conv, DepthwiseConv
@@ -388,26 +389,6 @@ class SVT(ft.PyramidBackbone):
         mlp = functools.partial(self.mlp, ratio=float(self.ratios[index]), dtype=self.dtype)
         block = functools.partial(PreNorm, norm, mixer, mlp, self.residual)
         return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
-
-
-class TokenLabels(nn.Module):
-    """Logits of the class token plus half of the greatest of all pixels, by a matrix of their own.
-
-    Jiang et al., 2021, "All Tokens Matter: Token Labeling for Training Better Vision Transformers",
-    https://arxiv.org/abs/2104.10858.
-
-    Attributes:
-        num_classes: number of logits.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, features: ft.Features) -> Float[Array, 'b k']:
-        """Returns logits; `features` must hold ``pooled`` and ``map``."""
-        logits = Dense(self.num_classes, name='labels')(features[ft.POOLED])
-        pixels = Dense(self.num_classes, name='pixels')(features[ft.MAP])
-        return logits + 0.5 * jnp.max(pixels, axis=(1, 2))
 
 
 # The head of the published classifiers.

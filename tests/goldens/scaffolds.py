@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import hiera, lsnet, moat, svt, vit
+from longview.modelzoo.vision import glnet, hiera, lsnet, moat, svt, vit
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -283,6 +283,15 @@ class GatedLinearAttention(nn.Module):
         return gla(q, k, v, jax.nn.log_sigmoid(gate) / 16, implementation=self.implementation)[0]
 
 
+class GLMixBlock(nn.Module):
+    """A block of GLNet with 16 slots."""
+
+    @nn.compact
+    def __call__(self, x):
+        mixer = functools.partial(glnet.GLMix, heads=2, slots=16)
+        return glnet.Block(mixer, name='block')(x, None)
+
+
 class ScatteringTokens(nn.Module):
     """SVT's mixer of channels and columns for a map of 28x28, which comes as tokens; each 7th one is the result."""
 
@@ -299,6 +308,10 @@ class MoatBlock(nn.Module):
     def __call__(self, x):
         attention = functools.partial(moat.RelativeAttention, table=(6, 6))
         return moat.Block(64, 2, 0, attention, name='block')(x, None)
+
+
+def glmix_block_names() -> tuple[tuple, ...]:
+    return tuple((name, f'block/{path}', *axes) for name, path, *axes in glnet.BLOCK_NAMES)
 
 
 def scattering_tokens_names() -> tuple[tuple[str, str], ...]:

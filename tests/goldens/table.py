@@ -129,6 +129,9 @@ NETWORKS: dict[str, Network] = {
         heavy=True,
     ),
     'stvit_stoken_attention': Network({'fn': 'modelzoo.vision.stvit:SuperTokenAttention', 'heads': 4, 'cell': 4}),
+    'glnet_4g': Network(heavy=True),
+    'glnet_stl': Network(heavy=True),
+    'glmix_block_64': Network({'fn': f'{_SCAFFOLD}:GLMixBlock'}, names=scaffolds.glmix_block_names()),
     'svt_s': Network({'name': 'svt_s', 'scan': True}, heavy=True),
     'svt_channel_token_mixing_128': Network(
         {'fn': f'{_SCAFFOLD}:ScatteringTokens'}, channels=-1, names=scaffolds.scattering_tokens_names()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -107,6 +108,19 @@ def halve(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
     """
     pixels = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
     return _sum(x, 2, 2, 'SAME') / _sum(pixels, 2, 2, 'SAME')
+
+
+def adaptive_mean(x: Float[Array, 'b h w c'], size: tuple[int, int]) -> Float[Array, 'b p q c']:
+    """Returns a map of `size` rows and columns, each the mean of its part of `x`, by `parts`."""
+    rows, columns = (jnp.asarray(parts(side, count), x.dtype) for side, count in zip(x.shape[1:3], size))
+    return jnp.einsum('ph,bhwd,qw->bpqd', rows, x, columns)
+
+
+def parts(side: int, count: int) -> Float[np.ndarray, 'p h']:
+    """Returns the matrix of torch's adaptive average pooling, `side` to `count` pixels; its windows may overlap."""
+    part, point = np.indices((count, side))
+    within = (point >= part * side // count) & (point < -(-(part + 1) * side // count))
+    return within / within.sum(1, keepdims=True)
 
 
 def global_mean(x: Float[Array, 'b h w c']) -> Float[Array, 'b c']:
