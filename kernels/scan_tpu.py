@@ -106,6 +106,18 @@ class Step:
             return tile(0, carry)
         return lax.fori_loop(0, last + 1 if tiles is None else tiles, lambda n, carry: tile(place(n), carry), carry)
 
+    def walk_in_pairs(self, backwards: bool, tiles: tuple[Callable, Callable], carry: Any) -> Any:
+        """Like `walk`, where the two functions take turns, in one iteration if the number of tiles is even.
+
+        If they have scratch memory of their own, one of them may load while the other one computes.
+        """
+        count = self.grid.tiles
+        if count % 2:
+            return self.walk(backwards, tiles[0], carry)
+        place = (lambda n: count - 1 - n) if backwards else (lambda n: n)
+        pair = lambda n, carry: tiles[1](place(2 * n + 1), tiles[0](place(2 * n), carry))
+        return lax.fori_loop(0, count // 2, pair, carry)
+
     def order(self, backwards: bool) -> range:
         """The tokens of a tile in order."""
         return range(self.grid.tile)[:: -1 if backwards else 1]

@@ -95,21 +95,19 @@ def _outputs(plan: Plan, inputs: tuple, keep: bool) -> tuple[tuple, tuple | None
 
 
 def _outputs_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
-    block = Block(plan, step, scratch['turned'])
     step.begin(scratch['state'], ins['start'])
     for out, held in zip(outs.get('edges', ()), scratch['state']):
         out[0, 0] = held[...]
-    decays = block.decays(ins['a'])
 
-    def tile(n: Any, state: Planes) -> Planes:
-        a, x = decays(n), block.tokens('x', ins['x'], n)
+    def tile(block: Block, n: Any, state: Planes) -> Planes:
+        a, x = block.decays(ins['a'], n), block.tokens('x', ins['x'], n)
         h = [state] * _TILE
         for i in step.order(plan.reverse):
             h[i] = state = _add(_times(a[i], state), x[i])
         block.write('h', outs['h'], n, h)
         return state
 
-    state = step.walk(plan.reverse, tile, tuple(_folded(x[...]) for x in scratch['state']))
+    state = _walk(plan, step, scratch, plan.reverse, tile, tuple(_folded(x[...]) for x in scratch['state']))
     _set(scratch['state'], state)
     step.end(scratch['state'], outs['last'])
 
@@ -128,24 +126,23 @@ _scan = derivatives.with_rule(_outputs, _cotangents)
 
 
 def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, scratch: dict) -> None:
-    block = Block(plan, step, scratch['turned'])
     step.begin(scratch['dstate'], ins['dlast'])
     step.begin(scratch['da'], None)
-    decays = block.decays(ins['a'])
 
-    def store_states(n: Any, state: Planes) -> Planes:
-        a, x = decays(n), block.tokens('x', ins['x'], n)
+    def store_states(block: Block, n: Any, state: Planes) -> Planes:
+        a, x = block.decays(ins['a'], n), block.tokens('x', ins['x'], n)
         for i in step.order(plan.reverse):
             for held, before in zip(scratch['states'], state):
                 held[n * _TILE + i] = before
             state = _add(_times(a[i], state), x[i])
         return state
 
-    step.walk(plan.reverse, store_states, tuple(_folded(x[0, 0]) for x in ins['edges']))
+    edges = tuple(_folded(x[0, 0]) for x in ins['edges'])
+    _walk(plan, step, scratch, plan.reverse, store_states, edges)
 
-    def tile(n: Any, carry: tuple) -> tuple:
+    def tile(block: Block, n: Any, carry: tuple) -> tuple:
         dstate, total = carry
-        a, dh = decays(n), block.tokens('dh', ins['dh'], n)
+        a, dh = block.decays(ins['a'], n), block.tokens('dh', ins['dh'], n)
         da, dx = [dstate] * _TILE, [dstate] * _TILE
         for i in step.order(not plan.reverse):
             dx[i] = _add(dstate, dh[i])
@@ -159,7 +156,7 @@ def _cotangents_kernel(plan: Plan, step: scan_tpu.Step, ins: dict, outs: dict, s
         return dstate, total
 
     begin = tuple(tuple(_folded(x[...]) for x in scratch[name]) for name in ('dstate', 'da'))
-    dstate, total = step.walk(not plan.reverse, tile, begin)
+    dstate, total = _walk(plan, step, scratch, not plan.reverse, tile, begin)
     _set(scratch['dstate'], dstate)
     step.end(scratch['dstate'], outs['dstart'])
     if plan.constant:
@@ -182,13 +179,13 @@ class Block(NamedTuple):
                 held[self._rows(group), :] = x[:, group * _LANES : (group + 1) * _LANES]
         return [tuple(held[self._token(i), :] for held in self.turned[name]) for i in range(_TILE)]
 
-    def decays(self, refs: Planes) -> Callable[[Any], list[Planes]]:
+    def decays(self, refs: Planes, n: Any) -> list[Planes]:
         """The decays of a tile; they are 1 after the end of the sequence, so that the state does not change there."""
         one = (1.0, 0.0)
         if not self.plan.constant:
-            return lambda n: self.tokens('a', refs, n, one)
+            return self.tokens('a', refs, n, one)
         a = tuple(_folded(x[0]) for x in refs)
-        return lambda n: [self.within(a, n, i, one) for i in range(_TILE)]
+        return [self.within(a, n, i, one) for i in range(_TILE)]
 
     def within(self, planes: Planes, n: Any, i: int, behind: Planes = (0.0, 0.0)) -> Planes:
         """What belongs to a token, or the values `behind` after the end of the sequence."""
@@ -214,6 +211,12 @@ class Block(NamedTuple):
 
     def _token(self, i: int) -> Any:
         return pl.ds(i, self._groups, stride=_STRIDE)
+
+
+def _walk(plan: Plan, step: scan_tpu.Step, scratch: dict, backwards: bool, tile: Callable[..., Any], carry: Any) -> Any:
+    """Runs `tile(block, n, carry) -> carry` for the tiles of a block; the next one is turned while one is scanned."""
+    tiles = tuple(partial(tile, Block(plan, step, turned)) for turned in scratch['turned'])
+    return step.walk_in_pairs(backwards, tiles, carry)
 
 
 def _folded(x: jax.Array) -> jax.Array:
@@ -253,7 +256,7 @@ def _call(kernel: Callable, plan: Plan, grid: scan_tpu.Grid, ins: dict, outs: di
         return grid.spec((1, 1, plan.width), 'b.g')
 
     turned = [name for name, x in (ins | outs).items() if x.shape[1] == plan.tokens]
-    scratch = scratch | {'turned': dict.fromkeys(turned, (plan.width // _LANES * _STRIDE, _LANES))}
+    scratch = scratch | {'turned': [dict.fromkeys(turned, (plan.width // _LANES * _STRIDE, _LANES))] * 2}
     flops = grid.blocks * grid.block * plan.channels * (8 if planes == 2 else 2)
     found = scan_tpu.call(
         partial(kernel, plan),
