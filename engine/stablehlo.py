@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array
 
+from longview.kernels import native
 from longview.methods.task import chain
 from longview.runtime.plan import read_run
 from longview.trees import by_path
@@ -112,7 +113,8 @@ def program(
 
     names = _chosen(outputs, _outputs_of(network, answers, shapes, columns))
     run = lambda weights, *batch: {name: array for name, array in answers(weights, *batch).items() if name in names}
-    with jax.default_matmul_precision(precision):
+    # A program for other machines has no native code of this one.
+    with jax.default_matmul_precision(precision), native.left_out():
         traced = jax.jit(run)
         if batch_size is None:
             exported = _for_any_batch(network, traced, platform, shapes, columns)

@@ -91,7 +91,7 @@ class Form(NamedTuple):
     """One implementation of an op.
 
     run: function of the op's arrays; static arguments are already bound.
-    platform: the only platform that the form can be lowered for ('tpu', 'cuda', 'rocm'), or None for all.
+    platform: the only platform that the form can be lowered for ('cpu', 'tpu', 'cuda', 'rocm'), or None for all.
     missing: function of the same arrays that returns why the form cannot serve the call, in words, or None if it can.
     proven: whether the form is the default on its platform; otherwise it runs only when it is named.
     varies: whether its outputs say over which axes of a mesh they vary (`manual_axis_type`), as `jax.shard_map` checks;
@@ -404,11 +404,11 @@ mlir.register_lowering(_refused, _refuse)
 
 
 def lacking(arrays: Any, dtypes: tuple[str, ...]) -> str | None:
-    """Returns which dtype in a tree of arrays a Pallas kernel does not take, in words, or None."""
+    """Returns which dtype in a tree of arrays a kernel does not take, in words, or None."""
     for array in jax.tree.leaves(arrays):
         if array.dtype.name not in dtypes:
             *others, last = dtypes
-            return f'an input is {array.dtype}; wanted {", ".join(others)} or {last}'
+            return f'an input is {array.dtype}; wanted {" or ".join(filter(None, (", ".join(others), last)))}'
     return None
 
 

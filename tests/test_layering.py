@@ -20,7 +20,7 @@ SHARED = {path.stem for path in (ROOT / 'longview').glob('*.py')} - {'__init__'}
 
 # What the ops share.
 KERNELS = tuple(
-    f'kernels.{name}' for name in ('derivatives', 'dispatch', 'gates', 'pallas', 'scan_tpu', 'scans', 'vmem')
+    f'kernels.{name}' for name in ('derivatives', 'dispatch', 'gates', 'native', 'pallas', 'scan_tpu', 'scans', 'vmem')
 )
 ARRAYS = ('jax', 'jaxtyping', 'numpy')
 NETWORKS = ('jax', 'flax', 'jaxtyping', 'numpy')
@@ -142,6 +142,7 @@ TABLE = (
             'engine',
             'data.permuted',
             'kernels.dispatch',
+            'kernels.native',
             'methods.computation',
             'methods.diagnose',
             'methods.ema',

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
-from longview.kernels.conv2d import reference, xla
+from longview.kernels import dispatch, native
+from longview.kernels.conv2d import native_cpu, reference, xla
 from longview.kernels.conv2d.plan import Plan
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
@@ -46,14 +46,15 @@ def conv2d(
       stride: distance between outputs in pixels, along height and width.
       padding: 'SAME' (H / stride outputs, rounded up; an odd pixel is padded at the end), 'VALID', a number of zeros on
         every side, or ((top, bottom), (left, right)).
-      implementation: 'xla'; 'products' or 'conv', from which 'xla' chooses by platform and size; 'reference'; or None
-        for the default of the platform.
+      implementation: 'xla'; 'products' or 'conv', from which 'xla' chooses by platform and size; 'reference';
+        'native_cpu' (channels in groups, kernels/native.py); or None for the default of the platform.
 
     Returns:
       The outputs in the dtype of `x`.
 
     Raises:
       ValueError: shapes that do not fit, integers, or an unknown implementation.
+      NotImplementedError: the named implementation cannot serve this call.
     """
     _check(x, kernel)
     plan = _plan(x, kernel, _pair(stride), padding)
@@ -62,6 +63,9 @@ def conv2d(
         'products': dispatch.Form(partial(xla.convolve, plan, form='products')),
         'conv': dispatch.Form(partial(xla.conv, plan)),
         'reference': dispatch.Form(partial(reference.convolve, plan)),
+        'native_cpu': dispatch.Form(
+            partial(native_cpu.convolve, plan), 'cpu', partial(native_cpu.missing, plan), proven=native.enabled()
+        ),
     }
     split = dispatch.Split((_IMAGES, (None,) * 4), _IMAGES)
     # Of two types the wider one is computed with: XLA's convolution has one type, and the kernel may not be cut.

@@ -32,6 +32,8 @@ SHAPES = {
     'large_strided': Shape(2, 40, 39, 32, 3, 3, 3, 2),
     'groups': Shape(2, 7, 6, 6, 9, 3, 3, 2),  # three of two channels
     'channels': Shape(2, 7, 6, 5, 5, 3, 2, 2),  # five of one
+    'fours': Shape(2, 9, 7, 16, 16, 3, 3),  # in groups of 4
+    'eights': Shape(2, 9, 8, 24, 48, 3, 3, 2),  # in groups of 8, with 16 outputs
     'mesh': Shape(8, 20, 20, 32, 4, 3, 3),
     'mesh_matrix': Shape(8, 4, 4, 8, 4, 1, 1),
 }

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from longview.kernels import dispatch
-from longview.kernels.depthwise_conv import pallas_tpu, reference, xla
+from longview.kernels import dispatch, native
+from longview.kernels.depthwise_conv import native_cpu, pallas_tpu, reference, xla
 from longview.kernels.depthwise_conv.plan import Plan
 
 Images = Float[Array, 'b h w c']
@@ -59,7 +59,7 @@ def depthwise_conv(
       padding: 'SAME' (H / stride outputs, rounded up; an odd pixel is padded at the end), 'VALID', a number of zeros on
         every side, or ((top, bottom), (left, right)).
       implementation: 'xla'; 'shift', 'spectral' or 'conv', from which 'xla' chooses by platform and size; 'reference';
-        'pallas_tpu'; or None for the default of the platform.
+        'pallas_tpu'; 'native_cpu' (kernels/native.py); or None for the default of the platform.
 
     Returns:
       The outputs in the dtype of `x`; sums are float32 (float64 for float64 inputs).
@@ -83,6 +83,9 @@ def depthwise_conv(
             'tpu',
             partial(pallas_tpu.missing, plan),
             proven=kernel.shape[0] * kernel.shape[1] <= _FEW,
+        ),
+        'native_cpu': dispatch.Form(
+            partial(native_cpu.convolve, plan), 'cpu', partial(native_cpu.missing, plan), proven=native.enabled()
         ),
     }
     split = dispatch.Split((_IMAGES, _KERNELS), _IMAGES)
@@ -108,7 +111,8 @@ def inception_conv(
       x: images of at least 3 N channels.
       square, row, column: kernels of odd sides.
       bias: biases of the square, the row and the column; none by default.
-      implementation: 'xla', 'reference', 'pallas_tpu', or None for the default of the platform.
+      implementation: 'xla', 'reference', 'pallas_tpu', 'native_cpu' (kernels/native.py), or None for the default of the
+        platform.
 
     Returns:
       Images like `x`, and in its dtype.
@@ -134,6 +138,9 @@ def inception_conv(
         'xla': dispatch.Form(partial(_inception, xla.convolve)),
         'reference': dispatch.Form(partial(_inception, reference.convolve)),
         'pallas_tpu': dispatch.Form(pallas_tpu.inception, 'tpu', pallas_tpu.inception_missing),
+        'native_cpu': dispatch.Form(
+            partial(_inception, native_cpu.convolve), 'cpu', native_cpu.inception_missing, proven=native.enabled()
+        ),
     }
     split = dispatch.Split((_WHOLE, (None,)) + (_WHOLE[1:],) * 3, _WHOLE)
     arrays = (x, bias, *kernels.values())
