@@ -112,6 +112,7 @@ NETWORKS: dict[str, Network] = {
     'hiera_tiny_224_blocks': Network(
         {'fn': f'{_SCAFFOLD}:HieraBlocks'}, channels=-1, names=scaffolds.hiera_block_names()
     ),
+    'pit_ti_max': Network(),
     'mixer_s32_224': Network(),
     'resmlp_12_224': Network(),
     'convit_tiny': Network(),

@@ -33,7 +33,7 @@ UNREAD = {
     'skipnet_test': ('backbone/stage1_gate00/',),
 }
 # Names of matrices and tables; a complex bias is one for real and imaginary parts.
-MATRICES = ('/kernel', 'pos_embed', '/A_log', '/direction', '/complex_bias')
+MATRICES = ('/kernel', 'pos_embed', 'token_table', '/A_log', '/direction', '/complex_bias')
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel')
 CLASSES = 7

@@ -136,6 +136,8 @@ DEEP = (
     'vit_base_patch16_clip_*',
     'vit_large_patch14_clip_*',
     'hiera_[sbl]*',
+    'pit_[xsb]*_*',
+    'pit_ti_224',
     'hiera_huge_*',
     'deit_[sb]*_distilled_*',
 )
