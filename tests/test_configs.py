@@ -104,6 +104,7 @@ DEEP = {
     'shvit_s1': ('imagenet', 'fashion_mnist'),
     'iformer_small': ('imagenet', 'fashion_mnist'),
     'stvit_small': ('imagenet', 'fashion_mnist'),
+    'transnext_micro': ('imagenet', 'fashion_mnist'),
     'inception_resnet_v2': ('imagenet', 'v4_digits', 'fashion_mnist'),
     'glnet_4g': ('imagenet', 'fashion_mnist'),
     'svt_s': ('imagenet', 'fashion_mnist'),

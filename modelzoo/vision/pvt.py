@@ -35,6 +35,7 @@ from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.drop import by_stage, path_masks
 from longview.modelzoo.layers.frame.mlp import Mlp, gelu
 from longview.modelzoo.layers.frame.patch import Patches, pair, patch_grid
+from longview.modelzoo.layers.frame.pool import adaptive_mean
 from longview.modelzoo.layers.norms.norm import LayerNorm
 from longview.modelzoo.layers.residuals.residual import Add
 
@@ -106,17 +107,9 @@ class Averages(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b 7 7 d']:
         """Returns a map of 7x7 pixels."""
-        rows, columns = (jnp.asarray(_parts(side, 7), x.dtype) for side in x.shape[1:3])
-        x = jnp.einsum('ph,bhwd,qw->bpqd', rows, x, columns)
+        x = adaptive_mean(x, (7, 7))
         x = Patches(x.shape[-1], 1, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
         return gelu(LayerNorm(dtype=self.dtype, name='norm')(x))
-
-
-def _parts(size: int, parts: int) -> np.ndarray:
-    """Returns the matrix of torch's adaptive average pooling, `size` to `parts` pixels; its windows may overlap."""
-    part, point = np.indices((parts, size))
-    inside = (point >= part * size // parts) & (point < -(-(part + 1) * size // parts))
-    return inside / inside.sum(1, keepdims=True)
 
 
 def squares(side: int) -> Callable[..., nn.Module] | None:

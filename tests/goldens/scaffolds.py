@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import glnet, hiera, lsnet, moat, svt, vit
+from longview.modelzoo.vision import glnet, hiera, lsnet, moat, svt, transnext, vit
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -324,6 +324,24 @@ def moat_block_names() -> tuple[tuple, ...]:
         (name.replace(there, 'blk'), f'block/{path.removeprefix(here)}', *axes)
         for name, path, *axes in moat.NAMES['MOAT']
         if path.startswith(here)
+    )
+
+
+class AggregatedAttention(nn.Module):
+    """TransNeXt's attention of neighbours and a pooled map on 12x12 pixels in a row."""
+
+    @nn.compact
+    def __call__(self, x):
+        mixer = transnext.AggregatedAttention(4, (12, 12), 4, name='mixer')
+        return mixer(x.reshape(x.shape[0], 12, 12, -1)).reshape(x.shape)
+
+
+def aggregated_attention_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'block{s+1}.{i}.', 'backbone/stage{s}/block{i:02d}/'
+    return tuple(
+        (name.removeprefix(there), path.removeprefix(here))
+        for name, path in transnext.NAMES['TransNeXt']
+        if path.startswith(f'{here}mixer/')
     )
 
 

@@ -137,6 +137,10 @@ NETWORKS: dict[str, Network] = {
     'svt_channel_token_mixing_128': Network(
         {'fn': f'{_SCAFFOLD}:ScatteringTokens'}, channels=-1, names=scaffolds.scattering_tokens_names()
     ),
+    'transnext_micro': Network({'name': 'transnext_micro', 'scan': True}, heavy=True),
+    'transnext_aggregated_attention_12x12': Network(
+        {'fn': f'{_SCAFFOLD}:AggregatedAttention'}, names=scaffolds.aggregated_attention_names()
+    ),
     'skipnet_ffgate1_38': Network(),
     'vcmamba_s': Network(heavy=True),
     'vcmamba_mixer': Network({'fn': 'modelzoo.vision.vcmamba:FourScans'}, names=vcmamba._MIXER),

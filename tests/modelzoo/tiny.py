@@ -121,6 +121,8 @@ DEEP = (
     'glnet_stl',
     'glnet_plain_test',
     'stvit_[bl]*',
+    'transnext_[tsb][mia]*',
+    'transnext_micro_*',
     'shvit_s[2-4]*',
     'shvit_s1_deploy',
     'shvit_deploy_test',
