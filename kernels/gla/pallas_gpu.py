@@ -64,7 +64,7 @@ def gla(
     chunk = min(_CHUNK, max(_LEAST, scans.power_of_two(tokens)))
     wide, deep = (max(_LEAST, scans.power_of_two(size)) for size in (keys, values))
     narrow = q.dtype == v.dtype == jnp.bfloat16
-    plan = Plan(Tile(chunk, 1, wide, deep, narrow, shared=False), int(reverse), scale, interpret)
+    plan = Plan(Tile(chunk, 1, wide, deep, narrow, shared=False, cut=False), int(reverse), scale, interpret)
     start = jnp.zeros_like(q, jnp.float32, (batch, heads, keys, values)) if start is None else start.astype(jnp.float32)
     start = _pad(start, (heads, wide, deep)).swapaxes(2, 3)
     rows = (x.swapaxes(1, 2) for x in (q, k, v, g))

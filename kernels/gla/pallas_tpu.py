@@ -31,6 +31,7 @@ from longview.kernels import derivatives, dispatch, pallas, scan_tpu
 from longview.kernels.gla import pallas_tpu_chunk as chunk_of
 from longview.kernels.gla import pallas_tpu_head as per_head
 from longview.kernels.gla import pallas_tpu_mild as mild
+from longview.kernels.gla import pallas_tpu_tile as tile_of
 from longview.kernels.gla.pallas_tpu_layout import (
     Plan,
     Window,
@@ -326,7 +327,7 @@ class Block(NamedTuple):
         names = ('q', 'do') if memory.cotangent else ('k', 'v')
         rows, columns = (self.read(name, n) for name in names)
         gate = self.read_gate(self.ins['gates'][memory.direction], n)
-        to_edge = per_head.to_edge if self.plan.tile.shared else mild.to_edge
+        to_edge = per_head.to_edge if self.plan.tile.shared else tile_of.to_edge
         fade, total = to_edge(self.plan.tile, gate, memory.direction, not memory.cotangent)
         rows = rows * self.plan.scale if memory.cotangent else rows
         return advance(self.plan.tile, held, rows * fade, columns, total)

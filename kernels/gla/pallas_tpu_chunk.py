@@ -23,8 +23,10 @@ from longview.kernels.gla.pallas_tpu_tile import (
     count,
     dot,
     exact_sums,
+    head_sums,
     into_keys,
     out_of_state,
+    over_lanes,
     own,
     places,
     rounded,
@@ -185,27 +187,67 @@ def _through_scores(
     Summed over the two tokens of a score this difference cancels. It cancels to float32 precision only if both terms
     are computed from the same rounded numbers.
     """
-    diagonal, times = own(tile), count(pair)
     by_query, by_key = dot(tile, do, stack(tile, v), 'nt'), dot(tile, v, stack(tile, do), 'nt')
-    dq = dot(tile, jnp.where(diagonal, times * by_query, 0.0), stack(tile, k))
-    dk = dot(tile, jnp.where(diagonal, times * by_key, 0.0), stack(tile, q))
-    scores = jnp.where(diagonal, times * dot(tile, k, stack(tile, q), 'nt'), 0.0)
+    times = count(pair)
+    of_own = times * over_lanes(tile, head_sums(tile, do * v), tile.keys)
+    dq, dk = of_own * k, of_own * q
+    scores = jnp.where(own(tile), times * over_lanes(tile, head_sums(tile, q * k), tile.tokens), 0.0)
     scored = [jnp.zeros_like(q), jnp.zeros_like(q)]
-    for level in _levels(pair):
-        ql, kl = rounded(tile, q * level.query), rounded(tile, k * level.key)
-        q_stack, k_stack = stack(tile, ql), stack(tile, kl)
-        mask = _mask(tile, level.half, pair)
-        mask_t = _mask(tile, level.half, pair[::-1])
-        scores = jnp.where(mask_t, dot(tile, kl, q_stack, 'nt'), scores)
-        from_keys = dot(tile, jnp.where(mask, by_query, 0.0), k_stack)
-        from_queries = dot(tile, jnp.where(mask_t, by_key, 0.0), q_stack)
-        dq += level.query * from_keys
-        dk += level.key * from_queries
-        right = places(q.shape)[0] & level.half != 0
-        to_right, to_left = (ql * from_keys, kl * from_queries)
-        scored[0] += jnp.where(right, to_right, -to_left)
-        scored[1] += jnp.where(right, -to_left, to_right)
+    for halving in _halvings(tile, pair):
+        both, mask = rounded(tile, halving.joined(q, k) * halving.decay), halving.mask(tile)
+        stacked = stack(tile, both)
+        product = dot(tile, both, stacked, 'nt')
+        scores = halving.joined(scores, jnp.where(mask, product, scores))
+        found = dot(tile, jnp.where(mask, halving.joined(by_query, by_key), 0.0), stacked)
+        change = halving.decay * found
+        dq, dk = halving.joined(dq + change, dq), halving.joined(dk, dk + change)
+        change, n = both * found, halving.direction
+        scored[n] = halving.joined(scored[n] + change, scored[n] - change)
     return dq, dk, dot(tile, scores, stack(tile, do)), scored
+
+
+class Halving(NamedTuple):
+    """One halving into blocks of `half` tokens, in one direction.
+
+    Queries are in the right halves of blocks and keys in the left ones, backwards the other way around. So one array
+    holds the rows of both, and one product the cotangents of both.
+
+    decay: (C, G K), from the middle of a block to the token of a query, or from that of a key to the middle.
+    cut: whether rows can be cut (`Tile`).
+    """
+
+    half: int
+    direction: int
+    decay: jax.Array
+    cut: bool
+
+    def joined(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
+        """Returns (C, ..), the rows of the queries from one array and those of the keys from the other."""
+        right, left = (keys, queries) if self.direction else (queries, keys)
+        return _joined(right, left, self.half, self.cut)
+
+    def mask(self, tile: Tile) -> jax.Array:
+        """Returns which (C, G C) are in sibling halves: a query and a key, or a key and a query."""
+        row, token = score_places(tile)
+        if self.cut and self.half >= _ROWS:  # then all rows of a register are in the same half
+            registers = (tile.tokens // _ROWS, _ROWS, row.shape[1])
+            row = lax.broadcasted_iota(jnp.int32, registers, 0).reshape(row.shape) * _ROWS
+        return (row & -self.half) ^ self.half == token & -self.half
+
+
+def _halvings(tile: Tile, pair: Pair) -> Iterator[Halving]:
+    for direction, d in enumerate(pair):
+        for n in range(0 if d is None else len(d.query) - 1):
+            right, left = (d.key[n], d.query[n]) if direction else (d.query[n], d.key[n])
+            yield Halving(1 << n, direction, _joined(right, left, 1 << n, tile.cut), tile.cut)
+
+
+def _joined(right: jax.Array, left: jax.Array, half: int, cut: bool) -> jax.Array:
+    """Returns the rows of one array in the right halves of blocks, and those of the other one in the left halves."""
+    if not cut or half < _ROWS:
+        return jnp.where(places(right.shape)[0] & half != 0, right, left)
+    right, left = (x.reshape(-1, 2, half, x.shape[-1]) for x in (right, left))
+    return jnp.concatenate([left[:, :1], right[:, 1:]], axis=1).reshape(-1, right.shape[-1])
 
 
 def _running(tile: Tile, own: jax.Array, others: jax.Array, direction: int) -> jax.Array:

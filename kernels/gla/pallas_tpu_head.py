@@ -16,19 +16,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from longview.kernels.gla import pallas_tpu_tile as tile_of
 from longview.kernels.gla.pallas_tpu_tile import (
-    LANES,
     LOWEST,
     Pair,
     Tile,
+    by_head,
     count,
     dot,
     exact_sums,
+    exactly,
     gathered,
     head_of,
+    over_lanes,
     own,
     places,
-    rounded,
     score_places,
     stack,
     to_edges,
@@ -60,27 +62,20 @@ def decays(tile: Tile, gate: jax.Array, direction: int, exact: bool) -> Decays:
     columns = jnp.maximum(gate, LOWEST).T
     sums = _sums_with_nan if exact else exact_sums
     edges = jnp.exp(sums(tile, to_edges(tile, direction), columns))
-    entering, leaving = (_over_lanes(tile, x, tile.keys) for x in (edges[: tile.tokens], edges[tile.tokens :]))
+    entering, leaving = (
+        over_lanes(tile, by_head(tile, x), tile.keys) for x in (edges[: tile.tokens], edges[tile.tokens :])
+    )
     behind = _behind(tile, direction)
-    read = jnp.where(behind, _over_lanes(tile, columns, tile.tokens), 0.0)
+    read = jnp.where(behind, over_lanes(tile, by_head(tile, columns), tile.tokens), 0.0)
     between = jnp.exp(sums(tile, up_to(tile, direction), read))
     last = 0 if direction else tile.tokens - 1
     return Decays(jnp.where(behind | own(tile), between, 0.0), entering, leaving, entering[last : last + 1])
 
 
 def to_edge(tile: Tile, gate: jax.Array, direction: int, leaving: bool) -> tuple[jax.Array, jax.Array]:
-    """Returns the decays from tokens to one edge of the chunk, (C, G K), and over it, (1, G K).
-
-    gate: (G, C) log decays.
-    leaving: whether those of `Decays.leaving`, or of `Decays.entering`.
-    """
-    columns = jnp.maximum(gate, LOWEST).T
-    which = ~up_to(tile, direction) if leaving else up_to(tile, direction)
-    sums = exact_sums(tile, which, columns)
-    edge = 0 if bool(direction) != leaving else tile.tokens - 1
-    total = sums[edge : edge + 1] + columns[edge : edge + 1] if leaving else sums[edge : edge + 1]
-    spread = lambda x: _over_lanes(tile, jnp.exp(x), tile.keys)
-    return spread(sums), spread(total)
+    """`pallas_tpu_tile.to_edge` of (G, C) log decays."""
+    decays = tile_of.to_edge(tile, gate.T, direction, leaving)
+    return tuple(over_lanes(tile, by_head(tile, x), tile.keys) for x in decays)
 
 
 def scores(tile: Tile, q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:
@@ -143,36 +138,17 @@ def _behind(tile: Tile, direction: int) -> jax.Array:
     return (row < token) if direction else (row > token)
 
 
-def _over_lanes(tile: Tile, columns: jax.Array, width: int) -> jax.Array:
-    """Returns (rows, G W) for columns (rows, G): the number of a head in all of its lanes."""
-    parts = [columns[:, n : n + 1] for n in range(tile.heads)]
-    rows = columns.shape[0]
-    if width % LANES == 0 or tile.heads == 1:
-        return jnp.concatenate([jnp.broadcast_to(part, (rows, width)) for part in parts], axis=1)
-    shape = rows, tile.heads * width
-    head, found = head_of(places(shape)[1], width), jnp.broadcast_to(parts[0], shape)
-    for n, part in enumerate(parts[1:], 1):
-        found = jnp.where(head == n, jnp.broadcast_to(part, shape), found)
-    return found
-
-
 def _by_rows(tile: Tile, x: jax.Array) -> jax.Array:
     """Returns (G, C) for x (C, G W): the sums over the lanes of each head, in float32 precision."""
     row, lane = places((tile.heads, x.shape[1]))
     ones = jnp.where(row == head_of(lane, x.shape[1] // tile.heads), 1.0, 0.0)
-    if not tile.narrow:
-        return dot(tile, ones, x, 'nt')
-    high = rounded(tile, x)
-    return dot(tile, ones, high, 'nt') + dot(tile, ones, x - high, 'nt')
+    return exactly(tile, lambda x: dot(tile, ones, x, 'nt'), x)
 
 
 def _row_sums(tile: Tile, x: jax.Array, which: jax.Array) -> jax.Array:
     """Returns (G, C) for x (G, C): sums over the lanes of x that `which` (C, C) has in a column."""
     ones = jnp.where(which, 1.0, 0.0)
-    if not tile.narrow:
-        return dot(tile, x, ones)
-    high = rounded(tile, x)
-    return dot(tile, high, ones) + dot(tile, x - high, ones)
+    return exactly(tile, lambda x: dot(tile, x, ones), x)
 
 
 def _sums_with_nan(tile: Tile, which: jax.Array, x: jax.Array) -> jax.Array:

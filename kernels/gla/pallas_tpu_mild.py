@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 
 from longview.kernels.gla.pallas_tpu_tile import (
-    LOWEST,
     Pair,
     Tile,
     dot,
@@ -62,20 +61,6 @@ def decays(tile: Tile, gate: jax.Array, direction: int) -> Decays:
     total, middle = sums[last : last + 1], sums[tile.tokens // 2 : tile.tokens // 2 + 1]
     logs = (sums - middle, middle - sums, middle, total - middle, total)
     return Decays(*map(jnp.exp, logs))
-
-
-def to_edge(tile: Tile, gate: jax.Array, direction: int, leaving: bool) -> tuple[jax.Array, jax.Array]:
-    """Returns the decays of any strength from tokens to one edge of the chunk, (C, G K), and over it, (1, G K).
-
-    gate: (C, G K) log decays.
-    leaving: whether those of `Decays.leaving`, or of `Decays.entering`.
-    """
-    gate = jnp.maximum(gate, LOWEST)
-    which = ~up_to(tile, direction) if leaving else up_to(tile, direction)
-    sums = exact_sums(tile, which, gate)
-    edge = 0 if bool(direction) != leaving else tile.tokens - 1
-    total = sums[edge : edge + 1] + gate[edge : edge + 1] if leaving else sums[edge : edge + 1]
-    return jnp.exp(sums), jnp.exp(total)
 
 
 def scores(tile: Tile, q: jax.Array, k: jax.Array, pair: Pair) -> jax.Array:

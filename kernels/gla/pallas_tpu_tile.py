@@ -28,6 +28,7 @@ class Tile(NamedTuple):
 
     narrow: whether operands of matrix products are rounded to bfloat16; sums are always float32.
     shared: whether the channels of a head share a decay.
+    cut: whether rows can be cut and joined, on a TPU.
     """
 
     tokens: int
@@ -36,6 +37,7 @@ class Tile(NamedTuple):
     values: int
     narrow: bool
     shared: bool
+    cut: bool = True
 
     @property
     def apart(self) -> bool:
@@ -122,16 +124,40 @@ def by_head(tile: Tile, x: jax.Array, axis: int = 1) -> list[jax.Array]:
     return [lax.slice_in_dim(x, n * size, (n + 1) * size, axis=axis) for n in range(tile.heads)]
 
 
+def head_sums(tile: Tile, x: jax.Array) -> list[jax.Array]:
+    """Returns the sums over the lanes of each head, (C, 1)."""
+    if tile.heads == 1:
+        return [jnp.sum(x, axis=1, keepdims=True)]
+    head = head_of(places(x.shape)[1], x.shape[1] // tile.heads)
+    return [jnp.sum(jnp.where(head == n, x, 0.0), axis=1, keepdims=True) for n in range(tile.heads)]
+
+
+def over_lanes(tile: Tile, parts: list[jax.Array], width: int) -> jax.Array:
+    """Returns (rows, G W) for a column (rows, 1) of each head: its number in all of the lanes of the head."""
+    rows = parts[0].shape[0]
+    if width % LANES == 0 or tile.heads == 1:
+        return jnp.concatenate([jnp.broadcast_to(part, (rows, width)) for part in parts], axis=1)
+    shape = rows, tile.heads * width
+    head, found = head_of(places(shape)[1], width), jnp.broadcast_to(parts[0], shape)
+    for n, part in enumerate(parts[1:], 1):
+        found = jnp.where(head == n, jnp.broadcast_to(part, shape), found)
+    return found
+
+
 def exact_sums(tile: Tile, which: jax.Array, x: jax.Array) -> jax.Array:
     """Returns sums of rows of x, in float32 precision also for narrow tiles.
 
     which: (rows, count of rows of x), the rows that are in each sum.
     """
-    ones = jnp.where(which, 1.0, 0.0)
+    return exactly(tile, partial(dot, tile, jnp.where(which, 1.0, 0.0)), x)
+
+
+def exactly(tile: Tile, product: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Returns `product(x)` in float32 precision; its other operand is the same in bfloat16."""
     if not tile.narrow:
-        return dot(tile, ones, x)
+        return product(x)
     high = rounded(tile, x)
-    return dot(tile, ones, high) + dot(tile, ones, x - high)
+    return product(high) + product(x - high)
 
 
 def to_edges(tile: Tile, direction: int) -> jax.Array:
@@ -140,6 +166,21 @@ def to_edges(tile: Tile, direction: int) -> jax.Array:
     token = row & (tile.tokens - 1)
     before = (lane >= token) if direction else (lane <= token)
     return (row < tile.tokens) == before
+
+
+def to_edge(tile: Tile, gate: jax.Array, direction: int, leaving: bool) -> tuple[jax.Array, jax.Array]:
+    """Returns the decays of any strength from tokens to one edge of the chunk, (C, G K), and over it, (1, G K).
+
+    gate: (C, G K) log decays.
+    leaving: whether from the token, this excluded, to where the scan leaves the chunk; otherwise from where it enters
+      the chunk up to the token, this included.
+    """
+    gate = jnp.maximum(gate, LOWEST)
+    which = ~up_to(tile, direction) if leaving else up_to(tile, direction)
+    sums = exact_sums(tile, which, gate)
+    edge = 0 if bool(direction) != leaving else tile.tokens - 1
+    total = sums[edge : edge + 1] + gate[edge : edge + 1] if leaving else sums[edge : edge + 1]
+    return jnp.exp(sums), jnp.exp(total)
 
 
 def up_to(tile: Tile, direction: int) -> jax.Array:

@@ -122,7 +122,7 @@ def test_bytes_with_the_least_vector_memory(gradients, bar):
     'name, kernel, bars',
     [
         ('gla 8x2048 H4 K128 V256', 'gla_outputs', [(560, 60), (720, 210)]),
-        ('gla 8x2048 H4 K128 V256', 'gla_cotangents', [(1050, 250), (1850, 1010)]),
+        ('gla 8x2048 H4 K128 V256', 'gla_cotangents', [(1050, 250), (1590, 890)]),
         ('gla, a decay a head, 8x2048 H24 K128 V64', 'gla_cotangents', [(950, 130)]),
     ],
 )
