@@ -110,6 +110,8 @@ DEEP = {
     'svt_s': ('imagenet', 'fashion_mnist'),
     'spartan_t': ('imagenet',),
     'repmlpnet_t224': ('imagenet',),
+    'coatnet_0': ('imagenet', 'fashion_mnist'),
+    'maxvit_t': ('imagenet', 'fashion_mnist'),
     'hiera_t': ('imagenet', 'fashion_mnist'),
     'pit_s': ('imagenet', 'fashion_mnist'),
 }

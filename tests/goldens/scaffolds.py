@@ -1,7 +1,7 @@
 """What stands around our parts in goldens that are no network or layer of ours: small networks, single kernels."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import glnet, hiera, lsnet, moat, svt, transnext, vit
+from longview.modelzoo.vision import coatnet, glnet, hiera, lsnet, maxvit, moat, svt, transnext, vit
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -343,6 +343,31 @@ def aggregated_attention_names() -> tuple[tuple[str, str], ...]:
         for name, path in transnext.NAMES['TransNeXt']
         if path.startswith(f'{here}mixer/')
     )
+
+
+def hybrid_stage_names(names: Sequence[tuple]) -> tuple[tuple, ...]:
+    """Of a network's names, those of its stages' blocks, as a stage alone has them."""
+    there, here = 'stages.{s}.', 'backbone/stage{s}/'
+    inside = [pair for pair in names if pair[0].startswith(there)]
+    return tuple((name.removeprefix(there), path.replace(here, 'stage/'), *axes) for name, path, *axes in inside)
+
+
+class CoAtNetStage(nn.Module):
+    """The last stage of CoAtNet-0 alone; every fourth channel."""
+
+    @nn.compact
+    def __call__(self, x):
+        blocks = pyramid.with_stride(coatnet.VARIANTS['coatnet_0_224']._block(3), 768, 2, 2)
+        return pyramid.Stage(blocks, False, name='stage')(x, None)[..., ::4]
+
+
+class MaxViTStage(nn.Module):
+    """The first stage of MaxViT-T alone; every other channel."""
+
+    @nn.compact
+    def __call__(self, x):
+        blocks = pyramid.with_stride(maxvit.VARIANTS['maxvit_tiny_tf_224']._block((7, 7)), 64, 2, 2)
+        return pyramid.Stage(blocks, False, name='stage')(x, None)[..., ::2]
 
 
 class Autoencoder(nn.Module):

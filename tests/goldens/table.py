@@ -10,7 +10,7 @@ beside it: the reference's own float32 is as far from float64, by its note.
 from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
-from longview.modelzoo.vision import vcmamba, wavemix
+from longview.modelzoo.vision import coatnet, maxvit, vcmamba, wavemix
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
@@ -124,6 +124,15 @@ NETWORKS: dict[str, Network] = {
     'tiny_moat_0': Network(),
     'moat_0': Network(heavy=True),
     'moat_block_s2_64': Network({'fn': f'{_SCAFFOLD}:MoatBlock'}, names=scaffolds.moat_block_names()),
+    'coatnet_0_224': Network(heavy=True),
+    'coatnet_0_rw_224': Network(heavy=True),
+    'coatnet_0_224_stage3': Network(
+        {'fn': f'{_SCAFFOLD}:CoAtNetStage'}, names=scaffolds.hybrid_stage_names(coatnet.NAMES['CoAtNet'])
+    ),
+    'maxvit_tiny_tf_224': Network(heavy=True),
+    'maxvit_tiny_tf_224_stage0': Network(
+        {'fn': f'{_SCAFFOLD}:MaxViTStage'}, names=scaffolds.hybrid_stage_names(maxvit.NAMES['MaxViT'])
+    ),
     'stvit_small': Network(
         {'name': 'stvit_small', 'scan': True},
         gradient=7e-3,  # a rounding error at the input moves it by 7e-4

@@ -129,6 +129,8 @@ DEEP = (
     'iformer_[bl]*',
     'iformer_small_384',
     'crossvit_[bst1]*_*',
+    'coatnet_*_224',
+    'maxvit_*_[235]*',
     'pyramidnet_cifar_test',
     'sparsenet_dense_test',
     'fractalnet_stem_test',

@@ -30,7 +30,7 @@ class Stage(nn.Module):
     scan: bool = False
 
     @nn.compact
-    def __call__(self, s: Stream, masks: Float[Array, 'l b'] | None, *, train: bool = False) -> Stream:
+    def __call__(self, s: Stream, masks: Float[Array, 'l *r b'] | None, *, train: bool = False) -> Stream:
         """Runs the blocks; `masks` has an entry for each."""
         blocks = [block(name=name) for block, name in zip(self.blocks, trunk.names(len(self.blocks)))]
         alone = 1 if self.scan else len(blocks)
