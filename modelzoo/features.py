@@ -15,6 +15,8 @@ and refuses other backbones when it is built. XLA drops the features that nobody
 | ``table``            | (V, D)         | the word embeddings, where the language model's head is tied to them |
 | ``gates``            | (B, G)         | how much of each block that can be skipped was used, from 0 to 1     |
 | ``gate_logits``      | (B, G)         | the logits of the probabilities that these blocks are used           |
+| ``cost``, ``hard_cost`` | (B,)        | multiply-adds of the paths that an example takes over those of all, each |
+|                      |                | weighted by its gate, or counted where its gate is open              |
 | ``pixels``           | (B, H, W, C)   | an image that a decoder or a restoration network makes               |
 | ``penalty``          | (B,)           | what a part of the network asks for besides the task, such as the    |
 |                      |                | balance of its experts; objectives add its mean to their loss        |
@@ -46,6 +48,8 @@ DISTILLED = 'distilled'
 TABLE = 'table'
 GATES = 'gates'
 GATE_LOGITS = 'gate_logits'
+COST = 'cost'
+HARD_COST = 'hard_cost'
 PIXELS = 'pixels'
 PENALTY = 'penalty'
 

@@ -13,12 +13,14 @@ from longview.methods import losses
 from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.dense import boxes, detect
 from longview.methods.evaluate.knn import vote
+from longview.methods.exits import skip
 from longview.methods.figures import anomaly, audio, detection, image, ood, segmentation
 from longview.methods.generate import codebook, process, samplers
 from longview.methods.ssl.simclr import nt_xent
 from longview.modelzoo.layers.frame import scaling
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.norm import l2_normalize
+from longview.modelzoo.vision import dit_routing
 
 Outputs = dict[str, Any]
 
@@ -288,6 +290,30 @@ def drawn_by_heun(latents: np.ndarray, w: np.ndarray, steps: int) -> Outputs:
         return x / (1 + t**2) + 0.3 * jnp.tanh(t / (1 + t) * jnp.einsum('bchw,cd->bdhw', x, w))
 
     return {'sample': jax.jit(lambda noise: samplers.heun(denoise, None, noise, None, steps=steps))(latents)}
+
+
+def routed(
+    logits: jax.Array,
+    path_cost: jax.Array,
+    cell_cost: jax.Array,
+    all_cost: float,
+    mu: float,
+    weight: float,
+    warm: float,
+) -> Outputs:
+    """Gates of dynamic routing, what a cell costs by them, and the loss of a budget for the mean over the rows."""
+    alpha = dit_routing.gate(logits)
+    costs = jnp.asarray(path_cost)[None], jnp.asarray(cell_cost)
+    cost = lambda alpha: dit_routing.expected_cost(alpha, *costs)
+    expected = cost(alpha)
+    budget = skip.over_budget(expected.mean(keepdims=True) / all_cost, mu, weight, jnp.float32(warm))
+    return {
+        'gate': alpha,
+        'expected_cost': expected,
+        'real_cost': cost(dit_routing.hard(alpha)),
+        'budget_loss': budget[0],
+        'identity': (alpha.sum(axis=-1) < dit_routing._CLOSED).astype(jnp.float32),
+    }
 
 
 def scaled(

@@ -248,6 +248,7 @@ FUNCTIONS: dict[str, Function] = {
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
     # The ratios are given back as they came.
     'fast_scaling_compatibility': Function(f'{_ADAPTER}:fitted', only=('widths', 'groups')),
+    'dynamic_routing_gate_budget': Function(f'{_ADAPTER}:routed'),
     # Figures of evaluations.
     'seg_confusion_miou': Function(f'{_ADAPTER}:confusion_and_more'),
     'det_coco_ap': Function(f'{_ADAPTER}:average_precision', settings={'side': 'image'}),

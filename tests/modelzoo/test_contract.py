@@ -35,10 +35,10 @@ UNREAD = {
 # Names of matrices and tables; a complex bias is one for real and imaginary parts.
 MATRICES = ('/kernel', 'pos_embed', 'token_table', '/A_log', '/direction', '/complex_bias')
 # Matrices of one column.
-COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel')
+COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel', 'gate/kernel')
 CLASSES = 7
 # What is float32 whatever the compute type; networks with two heads have all of it.
-VECTORS = {ft.POOLED, ft.DISTILLED, 'logits', 'label_logits', 'teacher_logits'}
+VECTORS = {ft.POOLED, ft.DISTILLED, 'logits', 'label_logits', 'teacher_logits', ft.COST, ft.HARD_COST}
 # What two programs of the same sums may differ by: ten times what was measured under three instruction sets.
 ROUNDING = 2e-5
 
@@ -146,6 +146,8 @@ def test_shapes_of_every_variant(name):
         ft.POOLED,
         ft.GATES,
         ft.GATE_LOGITS,
+        ft.COST,
+        ft.HARD_COST,
         *VECTORS,
         *(ft.stage(index) for index in range(9)),
     }
