@@ -13,6 +13,7 @@ from longview.methods.exits.skip import Skip
 from longview.methods.exits.staged import staged
 from longview.modelzoo.heads import Classifier, Linear
 from longview.modelzoo.vision import skipnet
+from longview.modelzoo.vision.dit_routing import RoutedTransformer
 from longview.modelzoo.vision.resnet import Basic, ResNet
 from tests.methods.small import NET, RNG, SEEN, Dropping, begun
 from tests.modelzoo import tiny
@@ -78,6 +79,27 @@ def test_scores_say_what_was_run():
     task = Skip(SKIPNET, Linear(10))
     scores = jax.eval_shape(lambda: task.score(task.init(RNG, SEEN), SEEN))
     assert set(scores) == {'loss', 'accuracy', 'executed'} and {score.shape for score in scores.values()} == {(16,)}
+
+
+def test_a_budget_counts_each_example_s_cost_once_its_weight_has_risen():
+    """From step 10 on, fully from step 14; the scores say what the paths cost."""
+    network = RoutedTransformer((8, 12), (1, 2), (1, 1), 2, patch=4)
+    task = Skip(network, Linear(10), budget=0.25, budget_weight=3.0, budget_from=10, budget_warmup=4)
+
+    @tiny.jit
+    def run():
+        v = task.init(RNG, SEEN)
+        loss = lambda step: task.loss(v, SEEN, jax.random.key(3), jnp.int32(step))[0]
+        return [loss(step) for step in (0, 11, 14, 99)], task.score(v, SEEN)
+
+    losses, scores = jax.device_get(run())
+    extra = 3 * np.square(scores['cost'] - 0.25).mean()
+    assert 0.1 < extra and ((0 < scores['cost']) & (scores['cost'] < scores['hard_cost'] + 1e-6)).all()
+    np.testing.assert_allclose(
+        np.asarray(losses) - losses[0], extra * np.asarray([0, 0.25, 1, 1]), rtol=1e-4, atol=1e-6
+    )
+    with pytest.raises(ValueError, match='budget is 0.5, and SkipNet does not say what its paths cost: leave it None'):
+        jax.eval_shape(Skip(SKIPNET, Linear(10), budget=0.5).init, RNG, SEEN)
 
 
 def test_a_network_without_gates_cannot_skip():
