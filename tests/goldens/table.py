@@ -87,6 +87,7 @@ NETWORKS: dict[str, Network] = {
     'inception_resnet_v2': Network(gradient=3e-3, heavy=True),  # 3e-4 by its note
     'lsnet_t': Network(names=scaffolds.lsnet_names(), heavy=True),
     'shvit_s1': Network(),
+    't2t_vit_7': Network({'name': 't2t_vit_7', 'wide_scale': False, 'scan': True}),
     'iformer_small': Network(heavy=True),
     'iformer_mixer_96': Network(
         {'fn': 'modelzoo.vision.iformer:InceptionMixer', 'heads': 3, 'attending': 1, 'halved': True}, channels=-1

@@ -28,7 +28,10 @@ FIXED = ('mixer_test', 'resmlp_test', 'repmlpnet_test', 'repmlpnet_deploy_test')
 LOOPS = ('vit_test', 'swinv2_test', 'resnet_test', 'preact_resnet_test', 'skipnet_test')
 # Parameters without a gradient, for the logits do not depend on them: CvT's last block attends from the class token
 # alone, whose query skips the convolution, and SkipNet's last gate decides about a block that there is not.
+# T2T-ViT's positions and random features are fixed.
 UNREAD = {
+    't2t_vit_test': ('backbone/pos_embed', 'backbone/stem/mix0/features/'),
+    't2t_vit_t_test': ('backbone/pos_embed',),
     'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
     'skipnet_test': ('backbone/stage1_gate00/',),
 }

@@ -32,6 +32,7 @@ class Attention(nn.Module):
         kernel_init: initial values of both matrices.
         dtype: compute type; the softmax is float32.
         out_init: initial values of the second matrix, if they differ.
+        scale: of the logits, if it is another than 1 / sqrt(K).
     """
 
     heads: int
@@ -39,6 +40,7 @@ class Attention(nn.Module):
     kernel_init: init.Initializer = init.trunc_normal(0.02)
     dtype: DTypeLike = jnp.float32
     out_init: init.Initializer | None = None
+    scale: float | None = None
 
     def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
         """Mixes the tokens, of any number and in any order."""
@@ -63,7 +65,7 @@ class Attention(nn.Module):
         qkv = Dense((3 if own else 2) * width, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
         v = rest[0] if mix is None else mix.values(*rest)
-        y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v))))
+        y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v)), scale=self.scale))
         return Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')(y), None, v
 
 
