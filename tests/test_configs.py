@@ -37,6 +37,7 @@ FIRST = {
     'mqar_zoology': 'paper_attention',
     'mamba': 'paper',
     'wavemix': 'cifar10',
+    'poincare_resnet': 'cifar10',
     'residual_attention': 'cifar10',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.

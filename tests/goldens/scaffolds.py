@@ -13,6 +13,7 @@ from longview.kernels.long_conv import long_conv
 from longview.methods.generate.process import Preconditioned, Sigmas
 from longview.methods.ssl import masked
 from longview.modelzoo.denoisers.edm import UNet
+from longview.modelzoo.heads import Classifier
 from longview.modelzoo.heads.detect import Towers
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.convolutions.conv import Conv
@@ -30,7 +31,7 @@ from longview.modelzoo.layers.residuals.hyper_connections import HyperConnection
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import coatnet, glnet, hiera, lsnet, maxvit, moat, svt, transnext, vit
+from longview.modelzoo.vision import coatnet, glnet, hiera, lsnet, maxvit, moat, poincare_resnet, svt, transnext, vit
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -281,6 +282,20 @@ class GatedLinearAttention(nn.Module):
         keys = (x.shape[-1] - self.values) // 3
         q, k, v, gate = jnp.split(x, (keys, 2 * keys, 2 * keys + self.values), axis=-1)
         return gla(q, k, v, jax.nn.log_sigmoid(gate) / 16, implementation=self.implementation)[0]
+
+
+class PoincareLinear(nn.Module):
+    """The hyperbolic head alone, as its published code has it."""
+
+    @nn.compact
+    def __call__(self, x):
+        return poincare_resnet.PoincareLinear(10, published=True, name='head')({'pooled': x})
+
+
+def published_poincare_resnet() -> Classifier:
+    """Hyperbolic ResNet-8 as its published code has it, scales held at 1."""
+    backbone = poincare_resnet.PoincareResNet(depths=(1, 1, 1), published=True, learned=False)
+    return Classifier(backbone, poincare_resnet.PoincareLinear(10, published=True))
 
 
 class GLMixBlock(nn.Module):

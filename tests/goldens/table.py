@@ -10,7 +10,7 @@ beside it: the reference's own float32 is as far from float64, by its note.
 from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
-from longview.modelzoo.vision import coatnet, maxvit, vcmamba, wavemix
+from longview.modelzoo.vision import coatnet, maxvit, poincare_resnet, vcmamba, wavemix
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
@@ -143,6 +143,18 @@ NETWORKS: dict[str, Network] = {
     'glnet_4g': Network(heavy=True),
     'glnet_stl': Network(heavy=True),
     'glmix_block_64': Network({'fn': f'{_SCAFFOLD}:GLMixBlock'}, names=scaffolds.glmix_block_names()),
+    'poincare_resnet_8_16_32_d8': Network({'fn': f'{_SCAFFOLD}:published_poincare_resnet'}),
+    'poincare_conv2d': Network(
+        {'fn': 'modelzoo.vision.poincare_resnet:PoincareConv', 'features': 6, 'published': True},
+        names=poincare_resnet.CONV_NAMES,
+    ),
+    'poincare_linear': Network(
+        {'fn': f'{_SCAFFOLD}:PoincareLinear'}, names=(('z', 'head/direction'), ('bias', 'head/bias'))
+    ),
+    'poincare_batchnorm2d': Network(
+        {'fn': 'modelzoo.vision.poincare_resnet:PoincareNorm', 'published': True, 'learned': False},
+        names=poincare_resnet.NORM_NAMES,
+    ),
     'svt_s': Network({'name': 'svt_s', 'scan': True}, heavy=True),
     'svt_channel_token_mixing_128': Network(
         {'fn': f'{_SCAFFOLD}:ScatteringTokens'}, channels=-1, names=scaffolds.scattering_tokens_names()
