@@ -7,15 +7,17 @@ writes its names in the PyTorch way: ``weight`` and ``bias`` for kernels, scales
 (out, in, *window), and the heads of an attention matrix in one axis.
 
 The first two stages have mobile convolutions with squeeze-and-excitation, the others MOAT blocks, which attend to
-the whole map. Padding is TensorFlow's SAME, which for an even map at stride 2 pads at the end only. Epsilon is 1e-3 in
-batch normalization and 1e-5 in layer normalization; GELU is the exact one. Where a block halves the resolution its
-shortcut averages 2x2 pixels.
+the whole map. With `windows` they attend inside of windows that are not shifted, as in the reference for dense tasks
+with large images; with `whole_last` the last block of a stage attends to the whole map nevertheless. Padding is
+TensorFlow's SAME, which for an even map at stride 2 pads at the end only. Epsilon is 1e-3 in batch normalization and
+1e-5 in layer normalization; GELU is the exact one. Where a block halves the resolution its shortcut averages 2x2
+pixels.
 
 Attention logits have a learned bias per relative offset and head, in a table for one image size; for images of another
 size it is resized linearly without antialiasing, as in the reference.
 
-We differ in two ways: the running variance of batch normalization is unbiased, as in our BatchNorm, and there is no
-window attention, which the reference has for dense tasks with large images.
+We differ in the running variance of batch normalization, which is unbiased, as in our BatchNorm. For dense tasks the
+reference's shortcuts average 3x3 pixels, which is not built.
 """
 
 import functools
@@ -66,32 +68,48 @@ class Excite(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Attention between all pixels of a map, with a bias per relative offset.
+    """Attention between all pixels of a map or of each of its windows, with a bias per relative offset.
 
     Attributes:
-        table: rows and columns of the map that the table of biases is for.
+        table: rows and columns of the map, or window, that the table of biases is for.
         head_width: channels of a head; divides the width.
         dtype: compute type; logits and softmax are float32.
+        side: rows and columns of the windows, cropped to the map; None for the whole map.
     """
 
     table: ft.Grid
     head_width: int = 32
     dtype: DTypeLike = jnp.float32
+    side: ft.Grid | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
         """Mixes the pixels.
 
         Raises:
-            ValueError: `head_width` does not divide the width.
+            ValueError: `head_width` does not divide the width, or the windows do not divide the map.
         """
-        width, flat = x.shape[-1], x.reshape(x.shape[0], -1, x.shape[-1])
+        width, size = x.shape[-1], x.shape[1:3]
+        seen = self._seen(size)
+        flat = window.partition(x, seen)
         if width % self.head_width:
             raise ValueError(f'width {width} does not divide into heads of {self.head_width}: change one of them.')
         dense = functools.partial(Dense, width, True, _NORMAL, self.dtype)
         q, k, v = (attention.split_heads(dense(name=name)(flat), width // self.head_width) for name in 'qkv')
-        mixed = attention.attend(q, k, v, bias=self._bias(q.shape[1], x.shape[1:3]))
-        return dense(name='out')(attention.merge_heads(mixed)).reshape(x.shape)
+        mixed = attention.attend(q, k, v, bias=self._bias(q.shape[1], seen))
+        return window.merge(dense(name='out')(attention.merge_heads(mixed)), seen, size)
+
+    def _seen(self, size: ft.Grid) -> ft.Grid:
+        """Returns rows and columns of what a pixel sees in a map of `size`."""
+        if self.side is None:
+            return size
+        seen = min(size[0], self.side[0]), min(size[1], self.side[1])
+        if size[0] % seen[0] or size[1] % seen[1]:
+            raise ValueError(
+                f'a map of {size[0]}x{size[1]} does not divide into windows of {seen[0]}x{seen[1]}: take images whose '
+                'maps do, or other windows.'
+            )
+        return seen
 
     def _bias(self, heads: int, grid: ft.Grid) -> Float[Array, '1 h n n']:
         source, target = (tuple(2 * side - 1 for side in sides) for sides in (self.table, grid))
@@ -200,13 +218,11 @@ class Stage(nn.Module):
     """The blocks of one resolution; the first block halves the resolution.
 
     Attributes:
-        block: factory of a block, given its stride.
-        depth: number of blocks.
+        blocks: factories of the blocks, given their stride.
         remat: whether to recompute the activations of each block in the backward pass.
     """
 
-    block: Callable[..., nn.Module]
-    depth: int
+    blocks: Sequence[Callable[..., nn.Module]]
     remat: bool
 
     @nn.compact
@@ -214,8 +230,8 @@ class Stage(nn.Module):
         self, x: Float[Array, 'b h w c'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h2 w2 d']:
         """Returns the map after the stage; `masks` are those of its blocks."""
-        names = trunk.names(self.depth)
-        blocks = [self.block(stride=1 if index else 2, name=name) for index, name in enumerate(names)]
+        names = trunk.names(len(self.blocks))
+        blocks = [block(stride=2 if name == names[0] else 1, name=name) for block, name in zip(self.blocks, names)]
         return in_turn(blocks, x, masks, train=train, remat=self.remat)
 
 
@@ -227,6 +243,9 @@ class MOAT(ft.PyramidBackbone):
         widths, depths: channels and blocks of each stage.
         attends: whether each stage has MOAT blocks; other stages have mobile convolutions with squeeze-and-excitation.
         head_width: channels of a head.
+        windows: sides of the windows of each stage, one number or (rows, columns); None for a stage that attends to its
+            whole map, and an empty sequence for that in all of them.
+        whole_last: whether the last block of a stage attends to the whole map in any case.
         stem_stride: stride of the stem; 1 for small images.
         image_size: image size of the tables of biases, a side or (height, width). For images of any other size the
             tables are resized.
@@ -242,6 +261,8 @@ class MOAT(ft.PyramidBackbone):
     depths: Sequence[int] = (2, 3, 7, 2)
     attends: Sequence[bool] = (False, False, True, True)
     head_width: int = 32
+    windows: Sequence[int | Sequence[int] | None] = ()
+    whole_last: bool = False
     stem_stride: int = 2
     image_size: int | tuple[int, int] = 224
     drop_path: float = 0.0
@@ -285,17 +306,19 @@ class MOAT(ft.PyramidBackbone):
         return -(-height // self.strides[index]), -(-width // self.strides[index])
 
     def _stage(self, index: int) -> Stage:
-        width = self.widths[index]
+        width, depth = self.widths[index], self.depths[index]
+        excite = 0 if self.attends[index] else max(1, width // 4)
+        block = functools.partial(Block, width, excite=excite, norm=self.norm, dtype=self.dtype)
+        blocks = [functools.partial(block, mixer=self._mixer(index, last=turn + 1 == depth)) for turn in range(depth)]
+        return Stage(blocks, self.remat, name=ft.stage(index))
+
+    def _mixer(self, index: int, *, last: bool) -> Callable[..., nn.Module] | None:
+        """Returns the factory of the attention of a stage's blocks, or of its last one; None where there is none."""
+        if not self.attends[index]:
+            return None
         mixer = functools.partial(self.mixer, table=self.table(index), head_width=self.head_width)
-        block = functools.partial(
-            Block,
-            width,
-            excite=0 if self.attends[index] else max(1, width // 4),
-            mixer=mixer if self.attends[index] else None,
-            norm=self.norm,
-            dtype=self.dtype,
-        )
-        return Stage(block, self.depths[index], self.remat, name=ft.stage(index))
+        side = self.windows[index] if self.windows else None
+        return mixer if side is None or (last and self.whole_last) else functools.partial(mixer, side=pair(side))
 
 
 # Table 1 of the paper. The tables of biases stay those of 224 pixels when training at 256, 384 or 512.

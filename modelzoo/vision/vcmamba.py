@@ -275,6 +275,7 @@ class VCMamba(ft.PyramidBackbone):
         stem_stride: stride of the stem; 2 or 1 for small images.
         image_size: image size of the position table, a side or (height, width). For images of any other size the table
             is resized.
+        positions: whether there is that table, before the scanning blocks.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mixer, mlp: factories of a block's parts.
         dtype: compute type; parameters are float32.
@@ -286,6 +287,7 @@ class VCMamba(ft.PyramidBackbone):
     scans: int = 4
     stem_stride: int = 4
     image_size: int | tuple[int, int] = 224
+    positions: bool = True
     drop_path: float = 0.0
     norm: Callable[..., nn.Module] = BatchNorm
     mixer: Callable[..., nn.Module] = FourScans
@@ -309,7 +311,7 @@ class VCMamba(ft.PyramidBackbone):
         blocks = [[f'stage{index}/{name}'] for index, depth in enumerate(self.depths) for name in trunk.names(depth)]
         for index in range(1, len(self.depths)):
             blocks[sum(self.depths[:index])] += [f'stage{index}/down', f'stage{index}/down_norm']
-        if self.scans:
+        if self.scans and self.positions:
             blocks[-self.scans].append('positions')
         return (('stem',), *map(tuple, blocks), ('norm',))
 
@@ -333,7 +335,7 @@ class VCMamba(ft.PyramidBackbone):
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
         scans = self.scans if index + 1 == len(self.depths) else 0
         convs = [functools.partial(ConvBlock, parts['mlp'])] * (self.depths[index] - scans)
-        positions = Positions(self.table, name='positions') if scans else None
+        positions = Positions(self.table, name='positions') if scans and self.positions else None
         return Stage(
             self.widths[index],
             index > 0,

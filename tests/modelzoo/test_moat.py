@@ -16,6 +16,10 @@ def test_parameter_counts_are_published(name):
     assert abs(count / 1e6 - moat.PUBLISHED[name].params) < 0.06
 
 
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
 def weights_of(table: np.ndarray, made_for: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     """Returns each pixel's attention to each of a grid, where only the table of offsets decides."""
     pixels = grid[0] * grid[1]
@@ -48,6 +52,28 @@ def test_other_sizes_get_the_table_resized_linearly():
     down, right = offsets((4, 2))
     wanted = np.clip((down + 3.5) * 5 / 7 - 0.5, 0, 4) + np.clip((right + 1.5) * 5 / 3 - 0.5, 0, 4) / 5
     np.testing.assert_allclose(weights_of(plane, (3, 3), (4, 2)), softmax(wanted), atol=1e-5)
+
+
+def test_windows_are_maps_of_their_own():
+    mixer, x = moat.RelativeAttention((3, 2), head_width=4, side=(3, 2)), noise(2, 6, 2, 8)
+    variables = filled(mixer, x)
+    whole = jit(moat.RelativeAttention((3, 2), head_width=4).apply)
+    found = jit(mixer.apply)(variables, x)
+    for rows in (slice(0, 3), slice(3, 6)):
+        np.testing.assert_allclose(found[:, rows], whole(variables, x[:, rows]), atol=1e-5)
+    with pytest.raises(ValueError, match='a map of 5x2 does not divide into windows of 3x2: take images whose maps do'):
+        jax.eval_shape(mixer.init, jax.random.key(0), jnp.zeros((1, 5, 2, 8)))
+
+
+def test_the_last_block_of_a_stage_may_attend_to_the_whole_map():
+    backbone = modelzoo.backbone('moat_0', windows=[None, None, 14, [7, 14]], whole_last=True)
+    sides = [[backbone._mixer(stage, last=last)().side for last in (False, True)] for stage in (2, 3)]
+    assert sides == [[(14, 14), None], [(7, 14), None]] and backbone._mixer(0, last=False) is None
+    whole, windows = (
+        jax.eval_shape(modelzoo.backbone('moat_test', **fields).init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        for fields in ({}, {'windows': (None, 2)})
+    )
+    assert jax.tree.map(jnp.shape, whole) == jax.tree.map(jnp.shape, windows)
 
 
 def test_block_i_of_n_has_i_nths_of_the_rate(monkeypatch):

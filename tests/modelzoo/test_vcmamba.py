@@ -9,6 +9,7 @@ from longview import modelzoo
 from longview.modelzoo import weights
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.vision import vcmamba
+from longview.trees import by_path
 from tests.modelzoo.tiny import filled, shapes
 
 
@@ -44,6 +45,13 @@ def test_published_names_and_tables_of_another_size_both_ways():
     loaded = weights.load(larger, wanted, published)
     assert loaded['params']['backbone']['positions']['pos_embed'].shape == (1, 16, 3, 2)
     jax.tree.map(np.testing.assert_array_equal, weights.load(model, variables, published), variables)
+
+
+def test_without_a_table_of_positions():
+    plain, without = (modelzoo.backbone('vcmamba_test', positions=positions) for positions in (True, False))
+    paths = lambda backbone: by_path(jax.eval_shape(backbone.init, jax.random.key(0), jnp.ones((1, 16, 16, 3)))).keys()
+    assert paths(plain) - paths(without) == {'params/positions/pos_embed'} and paths(without) < paths(plain)
+    assert ('positions' in str(plain.layers), 'positions' in str(without.layers)) == (True, False)
 
 
 def test_a_stride_of_the_stem_that_there_is_not():
