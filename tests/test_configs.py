@@ -107,6 +107,7 @@ DEEP = {
     't2t_vit_7': ('plain_digits', 'fashion_mnist'),
     'stvit_small': ('imagenet', 'fashion_mnist'),
     'transnext_micro': ('imagenet', 'fashion_mnist'),
+    'sret_t': ('imagenet', 'fashion_mnist'),
     'inception_resnet_v2': ('imagenet', 'v4_digits', 'fashion_mnist'),
     'glnet_4g': ('imagenet', 'fashion_mnist'),
     'svt_s': ('imagenet', 'fashion_mnist'),

@@ -29,9 +29,21 @@ from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm
 from longview.modelzoo.layers.residuals.frac_connections import FracConnections
 from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
-from longview.modelzoo.layers.residuals.residual import Single, along
+from longview.modelzoo.layers.residuals.residual import Add, Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
-from longview.modelzoo.vision import coatnet, glnet, hiera, lsnet, maxvit, moat, poincare_resnet, svt, transnext, vit
+from longview.modelzoo.vision import (
+    coatnet,
+    glnet,
+    hiera,
+    lsnet,
+    maxvit,
+    moat,
+    poincare_resnet,
+    sret,
+    svt,
+    transnext,
+    vit,
+)
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -383,6 +395,19 @@ class MaxViTStage(nn.Module):
     def __call__(self, x):
         blocks = pyramid.with_stride(maxvit.VARIANTS['maxvit_tiny_tf_224']._block((7, 7)), 64, 2, 2)
         return pyramid.Stage(blocks, False, name='stage')(x, None)[..., ::2]
+
+
+class RecursiveStage(nn.Module):
+    """A stage of SReT with two shared blocks, in four slices and then in one."""
+
+    @nn.compact
+    def __call__(self, x):
+        block = functools.partial(sret.Block, 3, (4, 1), 3.6)
+        return trunk.Stage(block, 2, Add, False, False, name='stage')(x, None)
+
+
+def recursive_stage_names() -> tuple[tuple[str, str], ...]:
+    return tuple((name, f'stage/{path}' if path else '') for name, path in sret.STAGE_NAMES)
 
 
 class Autoencoder(nn.Module):

@@ -134,6 +134,11 @@ NETWORKS: dict[str, Network] = {
     'maxvit_tiny_tf_224_stage0': Network(
         {'fn': f'{_SCAFFOLD}:MaxViTStage'}, names=scaffolds.hybrid_stage_names(maxvit.NAMES['MaxViT'])
     ),
+    'sret_t': Network({'name': 'sret_t', 'order': None, 'scan': True}, heavy=True),
+    'sret_t_wo_slice': Network({'name': 'sret_t_wo_slice', 'scan': True}, heavy=True),
+    'sret_transformer_stage_g4_1': Network(
+        {'fn': f'{_SCAFFOLD}:RecursiveStage'}, names=scaffolds.recursive_stage_names()
+    ),
     'stvit_small': Network(
         {'name': 'stvit_small', 'scan': True},
         gradient=7e-3,  # a rounding error at the input moves it by 7e-4
