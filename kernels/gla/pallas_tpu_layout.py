@@ -20,6 +20,7 @@ from longview.kernels.gla.pallas_tpu_tile import LANES, Tile, places
 
 _CHUNK = 64  # tokens with which two heads fill a matrix unit; a single head takes twice as many
 _WHOLE = 512  # most lanes with which all heads are one group, though most of the products are masked
+_FEW = 4  # heads that are multiplied together with up to twice as many: more are faster one after the other
 _SHARE = 0.75  # of the vector memory for what the kernel knows of; the compiler needs the rest
 
 
@@ -153,7 +154,8 @@ def _dense(heads: int, keys: int, values: int) -> int | None:
     """Returns the smallest group of heads whose keys and values fill whole rows of lanes."""
     for group in range(1, heads + 1):
         if heads % group == 0 and group * keys % LANES == 0 == group * values % LANES:
-            return group if group * max(keys, values) <= 2 * _WHOLE or group == 1 else None
+            most = 2 * _WHOLE if group <= _FEW else _WHOLE
+            return group if group * max(keys, values) <= most or group == 1 else None
     return None
 
 
@@ -183,9 +185,9 @@ class Window(NamedTuple):
         """Returns the lanes of the window, `among`, with those of the tile set to `x`."""
         if self.size == self.width:
             return x
-        rest = jnp.zeros((x.shape[0], self.size - x.shape[1]), x.dtype)
-        x = jnp.concatenate([x, rest], axis=1).astype(among.dtype)
-        moved, among_words = pallas.roll(_words(x), self.shift, 1), _words(among)
+        if self.size > x.shape[1]:
+            x = jnp.concatenate([x, jnp.zeros((x.shape[0], self.size - x.shape[1]), x.dtype)], axis=1)
+        moved, among_words = pallas.roll(_words(x.astype(among.dtype)), self.shift, 1), _words(among)
         return _numbers(jnp.where(self._inside(moved.shape), moved, among_words), among.dtype)
 
     def _inside(self, shape: tuple[int, int]) -> jax.Array:

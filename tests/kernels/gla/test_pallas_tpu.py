@@ -188,6 +188,7 @@ def test_what_cannot_be_served_is_said():
         (6, 32, 64, (1, 6, 32, 64)),  # all heads: no group of them is dense
         (9, 60, 60, (9, 1, 128, 128)),  # one after the other out of all
         (12, 80, 64, (8, 1, 128, 128)),  # and out of as many as fill whole rows of lanes
+        (16, 80, 80, (8, 1, 128, 128)),  # also where these divide all, if they are many and wide
         (1, 128, 60, (1, 1, 128, 60)),
         (16, 16, 16, (1, 8, 16, 16)),
     ],
