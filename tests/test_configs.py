@@ -104,7 +104,7 @@ DEEP = {
     'lsnet_t': ('imagenet', 'fashion_mnist', 'smoke'),
     'shvit_s1': ('imagenet', 'fashion_mnist'),
     'iformer_small': ('imagenet', 'fashion_mnist'),
-    't2t_vit_7': ('plain_digits', 'fashion_mnist'),
+    't2t_vit_7': ('imagenet', 'plain_digits', 'fashion_mnist'),
     'stvit_small': ('imagenet', 'fashion_mnist'),
     'transnext_micro': ('imagenet', 'fashion_mnist'),
     'sret_t': ('imagenet', 'fashion_mnist'),
