@@ -16,7 +16,7 @@ from longview.kernels.conv2d import products
 from longview.kernels.conv2d.plan import Pair, Plan
 
 _LANES = 4  # of the narrowest vectors; a vector has outputs of one group
-_CHANNELS = 64  # of a group, from which on XLA's convolution is as fast (measured, see docs/kernels.md)
+_CHANNELS = 64  # of a group, from which on XLA's convolution is as fast (measured, see docs/results.md)
 
 
 def convolve(plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j d n']) -> Float[Array, 'b p q n']:

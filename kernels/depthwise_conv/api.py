@@ -85,7 +85,10 @@ def depthwise_conv(
             proven=kernel.shape[0] * kernel.shape[1] <= _FEW,
         ),
         'native_cpu': dispatch.Form(
-            partial(native_cpu.convolve, plan), 'cpu', partial(native_cpu.missing, plan), proven=native.enabled()
+            partial(native_cpu.convolve, plan),
+            'cpu',
+            partial(native_cpu.missing, plan),
+            proven=native.enabled() and min(kernel.shape[:2]) > 1,  # of a band the shifts are faster
         ),
     }
     split = dispatch.Split((_IMAGES, _KERNELS), _IMAGES)
@@ -139,7 +142,10 @@ def inception_conv(
         'reference': dispatch.Form(partial(_inception, reference.convolve)),
         'pallas_tpu': dispatch.Form(pallas_tpu.inception, 'tpu', pallas_tpu.inception_missing),
         'native_cpu': dispatch.Form(
-            partial(_inception, native_cpu.convolve), 'cpu', native_cpu.inception_missing, proven=native.enabled()
+            partial(_inception, native_cpu.convolve),
+            'cpu',
+            native_cpu.inception_missing,
+            proven=False,  # two thirds of it are bands
         ),
     }
     split = dispatch.Split((_WHOLE, (None,)) + (_WHOLE[1:],) * 3, _WHOLE)

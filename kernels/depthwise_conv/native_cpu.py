@@ -14,8 +14,8 @@ from longview.kernels import derivatives, dispatch, native
 from longview.kernels.depthwise_conv.alone import on_each_device
 from longview.kernels.depthwise_conv.plan import Pair, Plan
 
-# From this many taps on, Fourier transforms are as fast (measured, see docs/kernels.md).
-_TAPS = 400
+# Up to this many taps it is faster than Fourier transforms (measured, see docs/results.md).
+_TAPS = 169
 
 
 def convolve(plan: Plan, x: Float[Array, 'b h w c'], kernel: Float[Array, 'i j 1 c']) -> Float[Array, 'b p q c']:
