@@ -27,7 +27,7 @@ SHAPES = {
     'long_prime': Shape(1, 4097, 1, 16, 16),
     'very_long': Shape(1, 65536, 1, 16, 16),
     'unaligned': Shape(1, 17, 9, 60, 64),  # on a TPU no group of heads fills whole rows of lanes
-    'unaligned_groups': Shape(1, 37, 6, 96, 80),  # the same, and more heads than fill them: 6 of 16 in a second block
+    'unaligned_groups': Shape(2, 37, 6, 96, 96),  # the same, and more heads than fill them: two blocks of four and two
     'state_space': Shape(2, 37, 2, 128, 64),  # of Mamba-2: on a TPU two heads share lanes of values, and none of keys
     'digits': Shape(128, 25, 2, 16, 32, timed=True),
     'vig_small_224': Shape(32, 196, 6, 32, 64, timed=True),

@@ -128,6 +128,7 @@ def test_vmap():
         Case('odd', state=True, reverse=True),
         Case('odd', state=True, reverse=True, gates='h'),
         pytest.param(Case('state_space', state=True, reverse=True, gates='h'), marks=pytest.mark.heavy),
+        pytest.param(Case('unaligned_groups', state=True, reverse=True), marks=pytest.mark.heavy),
     ],
     ids=str,
 )
@@ -188,6 +189,7 @@ def test_what_cannot_be_served_is_said():
         (6, 32, 64, (1, 6, 32, 64)),  # all heads: no group of them is dense
         (9, 60, 60, (9, 1, 128, 128)),  # one after the other out of all
         (12, 80, 64, (8, 1, 128, 128)),  # and out of as many as fill whole rows of lanes
+        (6, 96, 96, (4, 1, 128, 128)),
         (16, 80, 80, (8, 1, 128, 128)),  # also where these divide all, if they are many and wide
         (1, 128, 60, (1, 1, 128, 60)),
         (16, 16, 16, (1, 8, 16, 16)),
