@@ -39,7 +39,7 @@ def recipe(backbone, warmup_epochs):
     optimizer = base.adamw(peak=3e-3, end=1e-5, weight_decay=0.05, clip_norm=1.0, warmup_epochs=warmup_epochs)
     mixup = base.mixup(alpha=0.8) | {'label_smoothing': 0.1}
     config = base.imagenet(backbone, optimizer, batch_size=4096)
-    return config | {'train_transforms': [RANDAUGMENT, base.normalize(base.HALF, base.HALF), mixup]}
+    return config | {'train_transforms': [RANDAUGMENT, base.normalize(), mixup]}
 
 
 get_config = base.presets(

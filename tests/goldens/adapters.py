@@ -19,6 +19,7 @@ from longview.methods.generate import codebook, process, samplers
 from longview.methods.ssl.simclr import nt_xent
 from longview.modelzoo.layers.frame import scaling
 from longview.modelzoo.layers.frame.drop import drop_path
+from longview.modelzoo.layers.norms.gdn import gdn
 from longview.modelzoo.layers.norms.norm import l2_normalize
 from longview.modelzoo.vision import dit_routing
 
@@ -314,6 +315,11 @@ def routed(
         'budget_loss': budget[0],
         'identity': (alpha.sum(axis=-1) < dit_routing._CLOSED).astype(jnp.float32),
     }
+
+
+def divided(x: jax.Array, beta: jax.Array, gamma: jax.Array, least: float) -> jax.Array:
+    """GDN: our channels are the last axis, and our weights are turned."""
+    return jnp.moveaxis(gdn(jnp.moveaxis(x, 1, -1), beta, gamma.T, least=least), -1, 1)
 
 
 def scaled(

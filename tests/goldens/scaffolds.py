@@ -44,6 +44,7 @@ from longview.modelzoo.vision import (
     transnext,
     vit,
 )
+from longview.modelzoo.vision.ci2p_vit import Patches as EncodedPatches
 from longview.modelzoo.vision.vit import ViT
 
 
@@ -377,6 +378,15 @@ def hybrid_stage_names(names: Sequence[tuple]) -> tuple[tuple, ...]:
     there, here = 'stages.{s}.', 'backbone/stage{s}/'
     inside = [pair for pair in names if pair[0].startswith(there)]
     return tuple((name.removeprefix(there), path.replace(here, 'stage/'), *axes) for name, path, *axes in inside)
+
+
+class CompressedPatches(nn.Module):
+    """The patch embedding of CI2P-ViT on an encoder of eight channels; its map as tokens."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = EncodedPatches(32, (8, 8, 8, 8), name='patches')(x)
+        return y.reshape(len(y), -1, y.shape[-1])
 
 
 class CoAtNetStage(nn.Module):

@@ -10,7 +10,7 @@ beside it: the reference's own float32 is as far from float64, by its note.
 from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
-from longview.modelzoo.vision import coatnet, maxvit, poincare_resnet, vcmamba, wavemix
+from longview.modelzoo.vision import ci2p_vit, coatnet, maxvit, poincare_resnet, vcmamba, wavemix
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
@@ -125,6 +125,16 @@ NETWORKS: dict[str, Network] = {
     'tiny_moat_0': Network(),
     'moat_0': Network(heavy=True),
     'moat_block_s2_64': Network({'fn': f'{_SCAFFOLD}:MoatBlock'}, names=scaffolds.moat_block_names()),
+    'gdn_6': Network({'fn': 'modelzoo.layers.norms.gdn:GDN'}),
+    'compressai_encoder_n12_m16': Network(
+        {
+            'fn': 'modelzoo.vision.ci2p_vit:Analysis',
+            'widths': (12, 12, 12, 16),
+            'norm': {'partial': 'modelzoo.layers.norms.gdn:GDN'},
+        },
+        names=ci2p_vit.analysis_names('', ''),
+    ),
+    'ci2p_embed_n8_m8': Network({'fn': f'{_SCAFFOLD}:CompressedPatches'}, names=ci2p_vit.patch_names('', 'patches/')),
     'coatnet_0_224': Network(heavy=True),
     'coatnet_0_rw_224': Network(heavy=True),
     'coatnet_0_224_stage3': Network(
@@ -263,6 +273,7 @@ FUNCTIONS: dict[str, Function] = {
     # The rearranged image and kernel are the paper's own way to the sum.
     'im2win_conv': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
     'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+    'gdn_parameter_gradients': Function(f'{_ADAPTER}:divided', settings={'least': 'beta_min'}),
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
     # The ratios are given back as they came.
     'fast_scaling_compatibility': Function(f'{_ADAPTER}:fitted', only=('widths', 'groups')),

@@ -34,6 +34,7 @@ UNREAD = {
     't2t_vit_t_test': ('backbone/pos_embed',),
     'cvt_test': tuple(f'backbone/stage1/block01/mixer/q/{part}/' for part in ('conv', 'norm')),
     'skipnet_test': ('backbone/stage1_gate00/',),
+    'ci2p_vit_test': ('backbone/stem/encoder/',),
 }
 # Names of matrices and tables; a complex bias is one for real and imaginary parts.
 MATRICES = ('/kernel', 'pos_embed', 'token_table', '/A_log', '/direction', '/complex_bias')
