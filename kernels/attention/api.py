@@ -78,7 +78,7 @@ def attention(
     }
     heads = (dispatch.BATCH, None, dispatch.WIDTH)
     # A dimension that is broadcast stays whole on all devices.
-    extra = lambda x: () if x is None else tuple(n if d > 1 else None for n, d in zip(_LOGITS, x.shape))
+    extra = lambda x: () if x is None else tuple(None if d == 1 else n for n, d in zip(_LOGITS, x.shape))
     split = dispatch.Split((heads, heads, heads, extra(bias), extra(mask)), heads)
     return dispatch.run('attention', implementation, forms, q, k, v, bias, mask, split=split)
 

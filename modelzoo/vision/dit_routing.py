@@ -48,7 +48,7 @@ def gate(logits: Float[Array, '*n p']) -> Float[Array, '*n p']:
 
 
 def expected_cost(
-    alpha: Float[Array, '*n p'], path_cost: Float[Array, '*#n p'], cell_cost: Float[Array, '*#n']
+    alpha: Float[Array, '*n p'], path_cost: Float[Array, '... p'], cell_cost: Float[Array, '...']
 ) -> Float[Array, '*n']:
     """Returns what a node costs: its gate's share as far as any path is open, and each path's by its alpha."""
     return jnp.max(alpha, axis=-1) * cell_cost + jnp.sum(alpha * path_cost, axis=-1)
