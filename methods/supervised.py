@@ -99,7 +99,8 @@ class Supervised(NetworkObjective):
         return {NETWORK: Network(self.model, {'params': v.params, **state})}
 
     def _answer(self, v: Variables, features: dict[str, Array]) -> Float[Array, 'b k']:
-        return self.model.head.apply({'params': v.params['head']}, features)
+        answer = self.model.head.apply({'params': v.params['head']}, features)
+        return answer['logits'] if isinstance(answer, dict) else answer  # of two heads, their mean
 
     def _learned(self, batch: Batch, answer: Float[Array, 'b k']) -> Float[Array, 'b k']:
         """Returns what is learned from: what batch transforms made, or the labels."""

@@ -1,4 +1,4 @@
-"""Distillation of logits, from one teacher or from the mean of several, as MEAL V2 does it.
+"""Distillation of logits, from one teacher or from the mean of several, as MEAL V2 does it, or of decisions alone.
 
 Hinton et al., 2015, https://arxiv.org/abs/1503.02531: ``T^2 KL(p_teacher || p_student)`` with both softmaxes at the
 temperature T, and some of the labels' cross-entropy. Shen and Savvides, 2020, "MEAL V2",
@@ -7,6 +7,10 @@ starts from trained weights and has no weight decay, and a discriminator tries t
 teachers' mean logits. Reference:
 https://github.com/szq0214/MEAL-V2 (MIT): three layers, each 8 times narrower, a rectifier after the last too, and two
 sigmoids whose cross-entropy is averaged.
+
+Touvron et al., 2021, "DeiT", https://arxiv.org/abs/2012.12877: `hard` distillation takes the class that the teacher
+finds likeliest for a label, and of a student with two heads (`modelzoo.heads.TwoHeads`) one learns from labels and the
+other one from the teacher. Reference: https://github.com/facebookresearch/deit (Apache-2.0), losses.py.
 
 Where we differ: the gradient that the discriminator sends to the student is reversed (Ganin and Lempitsky, 2015,
 https://arxiv.org/abs/1409.7495), which makes the paper's contest of one optimizer; the published code adds both losses
@@ -45,6 +49,7 @@ class Distill(Objective):
         student: image -> features with ``logits``.
         teachers: networks of as many classes.
         temperature: T above.
+        hard: whether the teachers' likeliest class is learned in place of their probabilities; T changes nothing then.
         label_weight: share of the labels' cross-entropy in the loss, from 0 to 1.
         discriminator_weight: 0 for none.
     """
@@ -52,6 +57,7 @@ class Distill(Objective):
     student: Classifier
     teachers: Sequence[Classifier]
     temperature: float = 1.0
+    hard: bool = False
     label_weight: float = 0.0
     discriminator_weight: float = 0.0
 
@@ -104,11 +110,13 @@ class Distill(Objective):
         features, state = forward.learn(self.student, params, v.state, *columns, rng=rng, row=batch['row'])
         logits = features['logits']
         taught = jnp.stack([self._logits(*pair, batch) for pair in zip(self.teachers, v.fixed['teachers'])])
-        parts = {'distillation': divergence(logits, taught, self.temperature).mean()}
+        # A network with two heads has an answer for each of its teachers: images' labels, and other networks.
+        to_labels, to_teachers = (features.get(name, logits) for name in ('label_logits', 'teacher_logits'))
+        parts = {'distillation': self._distance(to_teachers, taught).mean()}
         loss = (1 - self.label_weight) * parts['distillation']
         if self.label_weight:
             target = batch.get('target', jax.nn.one_hot(batch['label'], logits.shape[-1]))
-            parts['label'] = cross_entropy(logits, target).mean()
+            parts['label'] = cross_entropy(to_labels, target).mean()
             loss = loss + self.label_weight * parts['label']
         if self.discriminator_weight:
             told_apart = Discriminator().apply(
@@ -132,6 +140,12 @@ class Distill(Objective):
 
     def _student_params(self, v: Variables) -> dict[str, Any]:
         return {name: tree for name, tree in v.params.items() if name != 'discriminator'}
+
+    def _distance(self, logits: Float[Array, 'b k'], taught: Float[Array, 'm b k']) -> Float[Array, ' b']:
+        if not self.hard:
+            return divergence(logits, taught, self.temperature)
+        decision = jnp.argmax(jax.nn.softmax(taught, axis=-1).mean(axis=0), axis=-1)
+        return cross_entropy(logits, jax.nn.one_hot(decision, logits.shape[-1]))
 
     def _logits(self, teacher: Classifier, variables: Any, batch: Batch) -> Float[Array, 'b k']:
         answer = teacher.apply(variables, *forward.inputs(teacher, batch), train=False)

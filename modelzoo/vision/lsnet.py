@@ -267,10 +267,14 @@ class TwoHeads(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, features: ft.Features) -> Float[Array, 'b k']:
-        """Returns logits; `features` must hold ``pooled``."""
+    def __call__(self, features: ft.Features) -> dict[str, Float[Array, 'b k']]:
+        """Returns ``logits``, the mean, and of each head ``label_logits`` and ``teacher_logits``.
+
+        Args:
+            features: must hold ``pooled``.
+        """
         labels, teacher = (NormedLinear(self.num_classes, name=name)(features) for name in ('labels', 'teacher'))
-        return (labels + teacher) / 2
+        return {'logits': (labels + teacher) / 2, 'label_logits': labels, 'teacher_logits': teacher}
 
 
 _SIZES = {
@@ -281,7 +285,8 @@ _SIZES = {
 VARIANTS = {
     **{f'lsnet_{size}': LSNet(**fields) for size, fields in _SIZES.items()},
     **{f'lsnet_{size}_distill': DistilledLSNet(**fields) for size, fields in _SIZES.items()},
-    'lsnet_test': LSNet((16, 32), (2, 2), 1, 16),
+    'lsnet_test': LSNet((16, 32), (0, 2), 1, 16),
+    'lsnet_large_test': LSNet((16, 32), (2, 2), 1, 16),
 }
 
 # The head of the published classifiers.

@@ -105,7 +105,8 @@ def test_two_heads_are_averaged():
     head = variables['params']['head']
     one = [lsnet.NormedLinear(5).apply({'params': head[part]}, features) for part in ('labels', 'teacher')]
     both = model.head.apply({'params': head}, features)
-    np.testing.assert_allclose(both, (one[0] + one[1]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(both['logits'], (one[0] + one[1]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal([both['label_logits'], both['teacher_logits']], one)
     assert abs(one[0] - one[1]).max() > 0.1
 
 
@@ -127,7 +128,7 @@ def test_published_heads_may_repeat_their_statistics_but_not_differ_in_them():
     ],
 )
 def test_mistakes_end_in_one_sentence(fields, words):
-    backbone = modelzoo.backbone('lsnet_test', **fields)
+    backbone = modelzoo.backbone('lsnet_large_test', **fields)
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
 
