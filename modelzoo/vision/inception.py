@@ -412,11 +412,13 @@ VARIANTS = {
     'inception_resnet_v1': InceptionResNet((5, 10, 5), version='v1'),
     'inception_resnet_v2': InceptionResNet((10, 20, 10)),
     'inception_resnet_v2_paper': InceptionResNet((5, 10, 5), version='v2_paper'),
-    'inception_resnet_test': InceptionResNet((1, 1, 1), 1 / 32, 1, True, version='v2_paper'),
+    'inception_resnet_test': InceptionResNet((0, 0, 1), 1 / 32, 1, True, version='v1'),
+    'inception_resnet_stem_test': InceptionResNet((1, 1, 1), 1 / 32, 1, True, version='v2_paper'),
 }
 
 # Table 2: one crop of one network, on the images of ImageNet-1k's validation set that are not on its black list.
-# Parameters are timm's of the authors' weights.
+# These accuracies were not compared with the paper's text, which was not at hand. Parameters are timm's of the authors'
+# weights.
 _FIGURES = functools.partial(ft.Published, 'https://arxiv.org/abs/1602.07261', (299, 299))
 PUBLISHED = {
     'inception_v4': _FIGURES(params=42.7, top1=80.0),

@@ -342,7 +342,7 @@ _TRAINED = {
     'repmlpnet_d256': RepMLPNet((80, 160, 320, 640), (2, 2, 18, 2), **_256),
     'repmlpnet_l256': RepMLPNet((96, 192, 384, 768), (2, 2, 18, 2), (1, 4, 32, 256), **_256),
 }
-_TEST = RepMLPNet((16, 32), (1, 2), (2, 4), (4, 4))
+_TEST = RepMLPNet((16, 32), (1, 1), (2, 4), (4, 4))
 VARIANTS = {
     **_TRAINED,
     **{f'{name}_deploy': backbone.clone(perceptron=Injected) for name, backbone in _TRAINED.items()},

@@ -236,7 +236,8 @@ VARIANTS = {
     'residual_attention_92_cifar': ResidualAttention(
         (1, 2, 3), (2, 1, 0), (128, 256, 512, 1024), last_stride=1, stem_width=32, stem_stride=1
     ),
-    'residual_attention_test': ResidualAttention((1, 0, 0), (2, 1, 0), (16, 16, 16, 32), 1, stem_width=8),
+    'residual_attention_test': ResidualAttention((1,), (1,), (16, 16), 1, stem_width=8),
+    'residual_attention_deep_test': ResidualAttention((1, 0, 0), (2, 1, 0), (16, 16, 16, 32), 1, stem_width=8),
 }
 
 # Accuracies: the authors' repository, which has that of 92 layers at 320 pixels.

@@ -384,6 +384,7 @@ _RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (2
 _CIFAR_RESNET = functools.partial(ft.Published, 'https://arxiv.org/abs/1512.03385', (32, 32))
 _NEXT = functools.partial(ft.Published, 'https://arxiv.org/abs/1611.05431', (224, 224))
 _WIDE = functools.partial(ft.Published, 'https://arxiv.org/abs/1605.07146')
+# Of ResNet-50-D the figures were not compared with the paper's text, which was not at hand.
 _D = functools.partial(ft.Published, 'https://arxiv.org/abs/1812.01187', (224, 224))
 PUBLISHED = {
     'resnet18': _RESNET(macs=1.8, top1=72.12),
