@@ -253,7 +253,8 @@ class RoutedTransformer(ft.PyramidBackbone):
         for scale, width in enumerate(self.widths):
             rows, columns = (-(-side // 2**scale) for side in stem.shape[1:3])
             nothing = _Tokens(
-                jnp.zeros((len(stem), rows, columns, width), stem.dtype), jnp.zeros((len(stem), rows, columns), bool)
+                jnp.zeros((stem.shape[0], rows, columns, width), stem.dtype),
+                jnp.zeros((stem.shape[0], rows, columns), bool),
             )
             x, present = scales.get(scale, nothing)
             x = LayerNorm(1e-6, self.dtype, name=f'norm{scale}')(x) * present[..., None].astype(self.dtype)
