@@ -1,8 +1,11 @@
 """Square neighbourhoods on a grid of tokens, with zeros outside of the grid.
 
-What local attention is made of. Neighbours are read in place: nothing here holds a copy of the tokens for each of them,
-but `unfold`, which is for coarse grids. JAX's own gradients of `scores` and `mix` would keep such copies, so theirs are
-written out. The neighbours of a token are counted row by row, and the middle one is the token itself.
+What local attention is made of. Neighbours are shifted views of one padded grid; only `unfold`, which is for coarse
+grids, stacks them. JAX's own gradients of `scores` and `mix` would keep a copy of each view, so theirs are written out:
+of aggregated attention (modelzoo/vision/transnext.py) a training step without its biases needed 186 MB with the former
+and 123 with the latter (8x56x56x48), of which XLA on a CPU still spends 80 on views that its reductions read.
+
+The neighbours of a token are counted row by row, and the middle one is the token itself.
 """
 
 import functools
