@@ -61,6 +61,7 @@ REPRODUCED = ()
 REASONS = {
     'convit_small': 'the products of a ViT of width 432 alone come to 5.7 G; how the paper counted 5.4 is not known',
     'resnet50': 'the stride is in the 3x3 convolutions, as in the published weights; the paper has it in the 1x1',
+    'svt_[sbl]': 'products of attention and the transform count here; how the paper counted is not known',
     'vig_small': 'its 22 M weights on 196 tokens alone come to 4.3 G; how the paper counted 3.5 is not known',
 }
 # Why parameters are not the paper's.
@@ -70,6 +71,10 @@ UNLIKE = {
     'pyramidnet110_a270_cifar': "28.44 M without the norms; why the authors' table has 28.3 is not known",
     'pyramidnet200_a240_cifar': 'the figure leaves out the norms: 26.57 M are convolutions and classifier',
     'pyramidnet236_a220_cifar': 'the figure leaves out the norms: 26.77 M are convolutions and classifier',
+    'svt_l': 'the figure leaves out the matrix for pixels, of 0.51 M: 54.08 M without',
+    'crossvit_tiny_240': "7.01 M here as in timm; why the paper's table has 6.9 is not known",
+    'crossvit_small_240': "26.86 M here as in timm; why the paper's table has 26.7 is not known",
+    'coatnet_3_224': "167.0 M in timm's reading; why the paper's table has 168 is not known",
     'preact_resnet1001_cifar': 'the figure leaves out the norms, of 0.15 M: 10.18 M are convolutions and classifier',
 }
 
