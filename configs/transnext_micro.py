@@ -29,10 +29,10 @@ SMALL = BACKBONE | {
     'ratios': (4, 4),
     'reductions': (2, 1),
     'stem_stride': 1,
-    'image_size': 8,
+    'pretrained_size': 8,
 }
 FULL = SMALL | {'reductions': (1, 1)}
-TINY = SMALL | {'widths': (16, 32), 'depths': (1, 1), 'stem_stride': 4, 'image_size': 32, 'drop_path': 0.1}
+TINY = SMALL | {'widths': (16, 32), 'depths': (1, 1), 'stem_stride': 4, 'pretrained_size': 32, 'drop_path': 0.1}
 KEPT = (('queries/kernel', 0.0), ('mixer/pos_embed', 0.0), ('mixer/bias/', 0.0))
 
 
@@ -48,6 +48,6 @@ get_config = base.presets(
     imagenet=recipe(BACKBONE | {'drop_path': 0.15, 'dtype': 'bfloat16'}, warmup_epochs=5.0),
     digits=base.digits(SMALL),
     full_digits=base.digits(FULL),
-    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 2, 'image_size': 28}),
+    fashion_mnist=base.fashion_mnist(SMALL | {'stem_stride': 2, 'pretrained_size': 28}),
     smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
 )

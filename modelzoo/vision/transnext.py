@@ -279,8 +279,8 @@ class TransNeXt(ft.PyramidBackbone):
         ratios: hidden width over width of the feed-forward layers of each stage, before the 2/3 of gated ones.
         reductions: sides of each stage's map over those of the pooled one; 1 for attention between all pixels.
         stem_stride: stride of the first stage, 4, or less for small images; each further stage doubles it.
-        image_size: image size that the biases of offsets were learned for, a side or (height, width); any other will
-            do.
+        pretrained_size: image size that the biases of offsets were learned for, a side or (height, width); images of
+            any other will do, too.
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         norm, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
@@ -293,7 +293,7 @@ class TransNeXt(ft.PyramidBackbone):
     ratios: Sequence[float] = (8, 8, 4, 4)
     reductions: Sequence[int] = (8, 4, 2, 1)
     stem_stride: int = 4
-    image_size: int | tuple[int, int] = 224
+    pretrained_size: int | tuple[int, int] = 224
     drop_path: float = 0.0
     norm: Callable[..., nn.Module] = functools.partial(LayerNorm, epsilon=1e-6)
     mlp: Callable[..., nn.Module] = GatedConvMlp
@@ -334,7 +334,7 @@ class TransNeXt(ft.PyramidBackbone):
         return {**features, ft.MAP: x, ft.POOLED: global_mean(x)}
 
     def _stage(self, index: int) -> trunk.Stage:
-        trained = tuple(-(-side // self.strides[index]) for side in pair(self.image_size))
+        trained = tuple(-(-side // self.strides[index]) for side in pair(self.pretrained_size))
         reduction = self.reductions[index]
         mixer = Attention if reduction == 1 else functools.partial(AggregatedAttention, reduction=reduction)
         mixer = functools.partial(mixer, heads=self.heads[index], trained=trained, dtype=self.dtype)
@@ -354,8 +354,8 @@ VARIANTS = {
     'transnext_base': _BASE,
     'transnext_small_384': _SMALL,
     'transnext_base_384': _BASE,
-    'transnext_micro_aaaa_256': TransNeXt(reductions=(16, 8, 4, 2), image_size=256),
-    'transnext_test': TransNeXt((8, 16), (1, 1), (2, 2), (2, 2), (2, 1), stem_stride=2, image_size=16),
+    'transnext_micro_aaaa_256': TransNeXt(reductions=(16, 8, 4, 2), pretrained_size=256),
+    'transnext_test': TransNeXt((8, 16), (1, 1), (2, 2), (2, 2), (2, 1), stem_stride=2, pretrained_size=16),
 }
 
 _PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2311.17132')
