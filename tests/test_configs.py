@@ -99,7 +99,12 @@ AFTER_A_RUN = (
 )
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
-    'maxim_s1': ('imagenet', 'fashion_mnist'),
+    'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),
+    'crossvit_9': ('imagenet', 'fine_digits', 'coarse_digits', 'fashion_mnist'),
+    'poincare_resnet': ('cifar10', 'published_digits', 'fashion_mnist'),
+    'dit_routing': ('imagenet', 'fashion_mnist'),
+    'regnet': ('d_digits', 'dwr_digits', 'fast_digits', 'fashion_mnist'),
+    'efficientnet_b0': ('imagenet', 'fashion_mnist'),
     'residual_attention': ('imagenet', 'cifar10', 'fashion_mnist'),
     'lsnet_t': ('imagenet', 'taught_imagenet', 'fashion_mnist', 'smoke'),
     'shvit_s1': ('imagenet', 'fashion_mnist'),

@@ -78,7 +78,7 @@ def windows(x: Float[Array, 'b h w c'], cut: window.Pair) -> Float[Array, 'v i j
 
 def unwindow(x: Float[Array, 'v i j c'], size: window.Pair) -> Float[Array, 'b h w c']:
     """Undoes `windows` for maps of `size`."""
-    return window.merge(x.reshape(len(x), -1, x.shape[-1]), x.shape[1:3], size)
+    return window.merge(x.reshape(x.shape[0], -1, x.shape[-1]), x.shape[1:3], size)
 
 
 def grids(x: Float[Array, 'b h w c'], cut: window.Pair) -> Float[Array, 'v i j c']:

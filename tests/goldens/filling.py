@@ -23,6 +23,10 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
 
 def fill(name: str, shape: Sequence[int]) -> np.ndarray:
     """Returns the values of a network's parameter or input: noise seeded by its name, scaled by what it is."""
+    return np.asarray(_values(name, shape))  # of a shape without dimensions NumPy's sums are no arrays
+
+
+def _values(name: str, shape: Sequence[int]) -> np.ndarray:
     noise = np.asarray(_generator(name).standard_normal(shape, dtype=np.float32))
     last = name.rsplit('.', 1)[-1]
     if last in ('input', 'cotangent'):

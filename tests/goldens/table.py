@@ -158,7 +158,7 @@ NETWORKS: dict[str, Network] = {
     'glnet_4g': Network(heavy=True),
     'glnet_stl': Network(heavy=True),
     'glmix_block_64': Network({'fn': f'{_SCAFFOLD}:GLMixBlock'}, names=scaffolds.glmix_block_names()),
-    'poincare_resnet_8_16_32_d8': Network({'fn': f'{_SCAFFOLD}:published_poincare_resnet'}),
+    'poincare_resnet_8_16_32_d8': Network({'fn': f'{_SCAFFOLD}:published_poincare_resnet'}, heavy=True),
     'poincare_conv2d': Network(
         {'fn': 'modelzoo.vision.poincare_resnet:PoincareConv', 'features': 6, 'published': True},
         names=poincare_resnet.CONV_NAMES,

@@ -18,7 +18,7 @@ from longview import modelzoo
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.frame.patch import stem_grid
-from tests.modelzoo.tiny import deep_ones_heavy, filled, images, jit, primitives, shapes, sized
+from tests.modelzoo.tiny import DEAR, deep_ones_heavy, filled, images, jit, primitives, shapes, sized
 
 TINY = images('*_test')
 # The weights of these mix a fixed number of patches: another image size is refused.
@@ -172,7 +172,7 @@ def test_every_parameter_has_one_depth_and_a_telling_name(name):
     assert backbone.layer_of('head/kernel') == backbone.num_layers - 1
 
 
-@pytest.mark.parametrize('name', deep_ones_heavy(TINY))
+@pytest.mark.parametrize('name', deep_ones_heavy(TINY, DEAR))
 def test_every_parameter_gets_a_finite_gradient(name):
     answer, _, _ = answers(name)
     chex.assert_tree_all_finite(answer)
@@ -185,7 +185,7 @@ def ways(name: str) -> list[tuple[str, ...]]:
     return [('remat', 'scan'), ('remat',)] if name in having('scan') else [('remat',)]
 
 
-@pytest.mark.parametrize('name', deep_ones_heavy(TINY))
+@pytest.mark.parametrize('name', deep_ones_heavy(TINY, DEAR))
 def test_execution_options_are_obeyed_and_change_no_shape(name):
     model, variables = start(name)
     options = ways(name)[0]
@@ -223,7 +223,7 @@ def test_execution_options_change_no_number(name, options):
         assert np.linalg.norm(ours - theirs) <= 1e-4 * max(np.linalg.norm(theirs), least)
 
 
-@pytest.mark.parametrize('name', deep_ones_heavy(TINY))
+@pytest.mark.parametrize('name', deep_ones_heavy(TINY, DEAR))
 def test_evaluation_treats_examples_apart_and_draws_nothing(name):
     features, replaced = features_of(name)
     row = lambda tree, index: jax.tree.map(lambda value: value[index], tree)
@@ -231,7 +231,7 @@ def test_evaluation_treats_examples_apart_and_draws_nothing(name):
     assert all(error(replaced['logits'][index], features['logits'][index]) > 1e-3 for index in (0, 1, 3))
 
 
-@pytest.mark.parametrize('name', deep_ones_heavy(TINY))
+@pytest.mark.parametrize('name', deep_ones_heavy(TINY, DEAR))
 def test_training_draws_for_an_example_by_its_row_wherever_it_stands(name):
     plain, turned, redrawn = answers(name)
     assert_close((turned.logits, turned.updates), (plain.logits[TURNED], plain.updates), ROUNDING)
@@ -239,7 +239,7 @@ def test_training_draws_for_an_example_by_its_row_wherever_it_stands(name):
     assert abs(plain.logits - features_of(name)[0]['logits']).max() > 1e-4
 
 
-@pytest.mark.parametrize('name', deep_ones_heavy(TINY))
+@pytest.mark.parametrize('name', deep_ones_heavy(TINY, DEAR))
 def test_bfloat16_is_close_to_float32(name):
     model, variables = start(name)
     half = Classifier(model.backbone.clone(dtype=jnp.bfloat16), model.head)

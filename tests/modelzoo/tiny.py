@@ -155,9 +155,36 @@ DEEP = (
 )
 
 
-def deep_ones_heavy(names: Sequence[str]) -> list[Any]:
-    """Returns names to parametrize tests by, those of `DEEP` marked heavy."""
-    deep = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in DEEP)
+# Networks whose programs take long to compile: what compiles them is heavy, shapes and names are not.
+DEAR = (
+    'ci2p_vit_test',
+    'crossvit_test',
+    'dit_routing_test',
+    'efficientnet_test',
+    'ese_vovnet*_test',
+    'glnet_test',
+    'iformer_test',
+    'inception_resnet_test',
+    'lsnet_test',
+    'maxvit_test',
+    'poincare_resnet_test',
+    'repmlpnet_test',
+    'residual_attention_test',
+    'shvit_test',
+    'sparsenet_test',
+    'sret_test',
+    'stvit_test',
+    'svt_test',
+    't2t_vit*_test',
+    'transnext_test',
+    'vovnet_test',
+    'wavemix_test',
+)
+
+
+def deep_ones_heavy(names: Sequence[str], also: Sequence[str] = ()) -> list[Any]:
+    """Returns names to parametrize tests by, those of `DEEP` and of other patterns marked heavy."""
+    deep = lambda name: any(fnmatch.fnmatch(name, pattern) for pattern in (*DEEP, *also))
     return [pytest.param(name, marks=pytest.mark.heavy) if deep(name) else name for name in names]
 
 
