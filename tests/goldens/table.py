@@ -64,7 +64,7 @@ NETWORKS: dict[str, Network] = {
         {'name': 'pyramidnet200_a300', 'depths': (3, 4, 6, 3), 'alpha': 90.0}, heavy=True
     ),
     'dpn68': Network(heavy=True),
-    'regnety_004': Network(),
+    'regnety_004': Network(heavy=True),
     'pycls_efficientnet_b0': Network({'name': 'efficientnet_b0'}, heavy=True),
     'pycls_regnety_400mf': Network({'name': 'regnety_004'}, heavy=True),
     'pycls_regnety_400mf_fastscaled_4x': Network({'fn': 'modelzoo.vision.regnet:scaled', 'work': 4.0}, heavy=True),
@@ -86,8 +86,8 @@ NETWORKS: dict[str, Network] = {
     'inception_v4': Network(gradient=2e-3, heavy=True),  # the output hardly depends on the input, by its note
     'inception_resnet_v2': Network(gradient=3e-3, heavy=True),  # 3e-4 by its note
     'lsnet_t': Network(names=scaffolds.lsnet_names(), heavy=True),
-    'shvit_s1': Network(),
-    't2t_vit_7': Network({'name': 't2t_vit_7', 'wide_scale': False, 'scan': True}),
+    'shvit_s1': Network(heavy=True),
+    't2t_vit_7': Network({'name': 't2t_vit_7', 'wide_scale': False, 'scan': True}, heavy=True),
     'iformer_small': Network(heavy=True),
     'iformer_mixer_96': Network(
         {'fn': 'modelzoo.vision.iformer:InceptionMixer', 'heads': 3, 'attending': 1, 'halved': True}, channels=-1
@@ -117,7 +117,7 @@ NETWORKS: dict[str, Network] = {
     'mixer_s32_224': Network(),
     'resmlp_12_224': Network(),
     'convit_tiny': Network(),
-    'crossvit_9_240': Network(),
+    'crossvit_9_240': Network(heavy=True),
     'pvt_v1_tiny': Network(),
     'pvt_v2_b0': Network(),
     'swinv2_tiny_window8_256': _scanned('swinv2_tiny_window8_256'),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from longview.modelzoo.layers.norms.gdn import GDN, gdn
 from longview.modelzoo.vision import ci2p_vit
@@ -34,6 +35,7 @@ def test_squeezed_widths_are_those_of_mobilenet():
     assert [ci2p_vit.squeezed(width) for width in (8, 32, 48, 76, 1152)] == [8, 8, 16, 24, 288]
 
 
+@pytest.mark.heavy
 def test_the_encoder_learns_only_where_it_is_not_frozen():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
     patches = ci2p_vit.Patches(8, (4,))

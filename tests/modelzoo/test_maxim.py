@@ -48,6 +48,7 @@ def test_doubling_is_flax_s_transposed_convolution():
     np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_every_stage_gives_images_of_every_scale():
     found = jax.eval_shape(SMALL.init_with_output, jax.random.key(0), jnp.zeros((1, 10, 13, 3)))[0]
     assert [image.shape[1:3] for image in found] == [(5, 7), (10, 13)] * 2

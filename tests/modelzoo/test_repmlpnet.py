@@ -22,9 +22,8 @@ def test_parameters_are_those_of_the_repository(name):
     assert abs(count / 1e6 - repmlpnet.PUBLISHED[name].params) < 0.1
 
 
-@pytest.mark.parametrize(
-    'partition, size', [((4, 6), (16, 24)), pytest.param((4, 2), (32, 16), marks=pytest.mark.heavy)]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize('partition, size', [((4, 6), (16, 24)), ((4, 2), (32, 16))])
 def test_the_deployed_network_equals_the_trained_one(partition, size):
     trained, deployed = (
         modelzoo.create_model(name, 7, partition=partition) for name in ('repmlpnet_test', 'repmlpnet_deploy_test')

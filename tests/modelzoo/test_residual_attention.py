@@ -31,6 +31,7 @@ def with_mask(variables: dict, value: int) -> dict:
     return variables | {'params': variables['params'] | {'mask': mask}}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize('adds', [False, True])
 def test_a_residual_mask_of_zeros_and_a_naive_one_of_ones_change_nothing(adds):
     module = residual_attention.AttentionModule(16, 2, adds=adds)

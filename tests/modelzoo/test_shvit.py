@@ -23,6 +23,7 @@ def normal(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
+@pytest.mark.heavy
 def test_the_deployed_network_equals_the_trained_one():
     trained, deployed = (modelzoo.create_model(name, 7) for name in ('shvit_test', 'shvit_deploy_test'))
     x = normal(2, 28, 36, 3)

@@ -53,6 +53,7 @@ def test_a_dilated_kernel_leaves_pixels_out():
     np.testing.assert_allclose(y[0, ..., 0], wanted, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_a_block_is_almost_the_identity_at_the_start():
     block = spartan.Block(2, dense=True)
     x = jnp.asarray(normal(1, 4, 4, 8))
