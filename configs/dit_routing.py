@@ -8,7 +8,7 @@ DiT: Efficient Vision Transformers with Dynamic Token Routing, Ma et al., 2023, 
 
 Published: 84.8 % on ImageNet-1k with 10.3 billion multiply-adds, of DiT-B5. Not run here: no code was published, and
 neither the sizes nor the training are the paper's. `imagenet` is DeiT's recipe with a budget of half the cost of all
-paths from the first tenth of the steps on. `digits` has two scales, three layers and the same budget; `static_digits`
+paths from the first tenth of the steps on. `digits` has two scales, four layers and the same budget; `static_digits`
 is the network of all paths with fewer channels, which costs as much. eval/hard_cost is the share of the cost of all
 paths that is spent.
 """
@@ -16,7 +16,7 @@ paths that is spent.
 from longview.configs import base
 
 BACKBONE = base.backbone('dit_routing_ours', forced=False)
-SMALL = BACKBONE | {'widths': (32, 64), 'heads': (2, 4), 'reductions': (2, 1), 'depth': 3, 'patch': 1, 'ratio': 2.0}
+SMALL = BACKBONE | {'widths': (32, 64), 'heads': (2, 4), 'reductions': (1, 1), 'depth': 4, 'patch': 2, 'ratio': 2.0}
 TINY = BACKBONE | {'widths': (8, 16), 'heads': (1, 2), 'reductions': (2, 1), 'depth': 2, 'drop_path': 0.1}
 STATIC = SMALL | {'widths': (24, 40), 'forced': True}
 
@@ -48,8 +48,8 @@ def recipe(backbone):
 
 get_config = base.presets(
     imagenet=recipe(BACKBONE | {'drop_path': 0.1}),
-    digits=routed(base.digits(SMALL, ema=None), steps=337),
-    static_digits=base.digits(STATIC, ema=None),
-    fashion_mnist=routed(base.fashion_mnist(SMALL | {'patch': 2}, ema=None), steps=7031),
+    digits=routed(base.digits(SMALL, epochs=60.0, ema=None), steps=674),
+    static_digits=base.digits(STATIC, epochs=60.0, ema=None),
+    fashion_mnist=routed(base.fashion_mnist(SMALL | {'patch': 4, 'reductions': (2, 1)}, ema=None), steps=7031),
     smoke=base.smoke(recipe(TINY)),
 )

@@ -177,6 +177,24 @@ class PyramidBackbone(Backbone):
         """Channels of each stage."""
 
 
+class HalvingBackbone(PyramidBackbone):
+    """A pyramid each of whose stages has half the height and width of the one before.
+
+    Final classes have the fields ``stem_stride``, the first stage's stride, and ``widths`` and ``depths``, a number a
+    stage.
+    """
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """``stem_stride``, doubled from stage to stage."""
+        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The widths."""
+        return tuple(self.widths)
+
+
 class SequenceBackbone(Backbone):
     """Reads words or vectors: a whole sequence, or one element at a time in constant memory.
 

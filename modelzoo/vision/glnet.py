@@ -291,7 +291,7 @@ class Downsample(nn.Module):
         return norm(Conv(self.features, 3, 2, 1, self.dtype, name='conv')(x), train=train)
 
 
-class GLNet(ft.PyramidBackbone):
+class GLNet(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -323,16 +323,6 @@ class GLNet(ft.PyramidBackbone):
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -142,7 +142,7 @@ def _resized(table: Float[Array, '1 h w c'], grid: ft.Grid) -> Float[Array, '1 h
     return posemb.resize(flat, table.shape[1:3], grid, matrix=posemb.linear_matrix).reshape(1, *grid, -1)
 
 
-class IFormer(ft.PyramidBackbone):
+class IFormer(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -176,16 +176,6 @@ class IFormer(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -180,7 +180,7 @@ class Stem(nn.Module):
         return x
 
 
-class LSNet(ft.PyramidBackbone):
+class LSNet(ft.HalvingBackbone):
     """The network; each stage but the first begins with two convolutions that halve the resolution and widen the map.
 
     Attributes:
@@ -207,16 +207,6 @@ class LSNet(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """8, 16, 32, 64 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -189,7 +189,7 @@ class Block(nn.Module):
         return y
 
 
-class NFNet(ft.PyramidBackbone):
+class NFNet(ft.HalvingBackbone):
     """A pyramid of these blocks.
 
     Attributes:
@@ -220,16 +220,6 @@ class NFNet(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -203,7 +203,7 @@ class Embed(nn.Module):
         return nn.relu(BatchNorm(dtype=self.dtype, name='norm')(x, train=train))
 
 
-class RepMLPNet(ft.PyramidBackbone):
+class RepMLPNet(ft.HalvingBackbone):
     """The network; each stage but the first halves the resolution, and the partitions with it.
 
     Attributes:
@@ -226,16 +226,6 @@ class RepMLPNet(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -84,7 +84,7 @@ class Bottle2neck(nn.Module):
         return jnp.concatenate([*outputs, last], axis=-1)
 
 
-class Res2Net(ft.PyramidBackbone):
+class Res2Net(ft.HalvingBackbone):
     """A ResNet of these blocks.
 
     Attributes:
@@ -110,16 +110,6 @@ class Res2Net(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

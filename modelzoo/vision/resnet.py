@@ -202,7 +202,7 @@ class WideBasic(nn.Module):
         return x + drop_path(conv(self.features, 3, 1, 1, name='conv2')(y), mask)
 
 
-class ResNet(ft.PyramidBackbone):
+class ResNet(ft.HalvingBackbone):
     """The network of the first paper and of ResNeXt; each stage halves the resolution of the one before.
 
     Attributes:
@@ -233,16 +233,6 @@ class ResNet(ft.PyramidBackbone):
     act: Callable[[Array], Array] = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
     stem: Callable[..., nn.Module] = Stem
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 for ImageNet."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -98,7 +98,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + drop_path(y, mask))
 
 
-class ResNetRS(ft.PyramidBackbone):
+class ResNetRS(ft.HalvingBackbone):
     """The network; each stage but the first halves the resolution.
 
     Attributes:
@@ -124,16 +124,6 @@ class ResNetRS(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

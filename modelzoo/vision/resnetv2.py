@@ -189,7 +189,7 @@ def _shortcut(block: Basic | Bottleneck, x: Array, normalized: Array) -> Array:
     return block.conv(block.features, 1, stride, 0, dtype=block.dtype, name='shortcut')(normalized)
 
 
-class ResNetV2(ft.PyramidBackbone):
+class ResNetV2(ft.HalvingBackbone):
     """The pre-activation network.
 
     Attributes:
@@ -222,16 +222,6 @@ class ResNetV2(ft.PyramidBackbone):
     act: Callable[[Array], Array] = nn.relu
     scan: bool = False
     deep_stem: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -207,7 +207,7 @@ class _StemConv(nn.Module):
         return self.norm(dtype=self.dtype, name='norm')(x, train=train)
 
 
-class SHViT(ft.PyramidBackbone):
+class SHViT(ft.HalvingBackbone):
     """The network; before each stage but the first a `Shrink` halves the resolution, with a `Block` before and after.
 
     Attributes:
@@ -235,16 +235,6 @@ class SHViT(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """16, 32, 64 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

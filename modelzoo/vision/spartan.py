@@ -220,7 +220,7 @@ class Stem(nn.Module):
         return x
 
 
-class SpaRTAN(ft.PyramidBackbone):
+class SpaRTAN(ft.HalvingBackbone):
     """The network; a 2x2 convolution before each stage but the first halves the resolution.
 
     Attributes:
@@ -239,16 +239,6 @@ class SpaRTAN(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

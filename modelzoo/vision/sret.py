@@ -161,7 +161,7 @@ class Stem(nn.Module):
         return x
 
 
-class SReT(ft.PyramidBackbone):
+class SReT(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -192,16 +192,6 @@ class SReT(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

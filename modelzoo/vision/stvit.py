@@ -215,7 +215,7 @@ class Downsample(nn.Module):
         return self.norm(dtype=self.dtype, name='norm')(x, train=train)
 
 
-class STViT(ft.PyramidBackbone):
+class STViT(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -248,16 +248,6 @@ class STViT(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -305,7 +305,7 @@ class ClassBlock(nn.Module):
         return token + Mlp(self.ratio, dtype=self.dtype, name='mlp')(y)
 
 
-class SVT(ft.PyramidBackbone):
+class SVT(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -340,16 +340,6 @@ class SVT(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -271,7 +271,7 @@ class PatchEmbedding(nn.Module):
         return LayerNorm(dtype=self.dtype, name='norm')(x)
 
 
-class TransNeXt(ft.PyramidBackbone):
+class TransNeXt(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -301,16 +301,6 @@ class TransNeXt(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -266,7 +266,7 @@ class Stage(nn.Module):
         return in_turn(blocks[first:], x, after, train=train, remat=self.remat)
 
 
-class VCMamba(ft.PyramidBackbone):
+class VCMamba(ft.HalvingBackbone):
     """The network.
 
     Attributes:
@@ -294,16 +294,6 @@ class VCMamba(ft.PyramidBackbone):
     mlp: Callable[..., nn.Module] = ConvMlp
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

@@ -129,7 +129,7 @@ def _halve(x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 c']:
     return max_pool(jnp.pad(x, ((0, 0), *over, (0, 0)), constant_values=-jnp.inf), 3, 2, 0)
 
 
-class VoVNet(ft.PyramidBackbone):
+class VoVNet(ft.HalvingBackbone):
     """The network; each stage but the first begins with pooling.
 
     Attributes:
@@ -159,16 +159,6 @@ class VoVNet(ft.PyramidBackbone):
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     remat: bool = False
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """4, 8, 16, 32 as published."""
-        return tuple(self.stem_stride * 2**index for index in range(len(self.depths)))
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """The widths."""
-        return tuple(self.widths)
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:

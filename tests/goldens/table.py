@@ -277,6 +277,7 @@ FUNCTIONS: dict[str, Function] = {
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
     # The ratios are given back as they came.
     'fast_scaling_compatibility': Function(f'{_ADAPTER}:fitted', only=('widths', 'groups')),
+    # Of dynamic routing for segmentation, whose gates DiT's routing has here: no proof of DiT, which has no code.
     'dynamic_routing_gate_budget': Function(f'{_ADAPTER}:routed'),
     # Figures of evaluations.
     'seg_confusion_miou': Function(f'{_ADAPTER}:confusion_and_more'),
