@@ -38,6 +38,7 @@ from longview.modelzoo.layers.convolutions.conv_norm import (
 )
 from longview.modelzoo.layers.convolutions.efficient_attention import EfficientAttention
 from longview.modelzoo.layers.frame import pyramid
+from longview.modelzoo.layers.frame.activation import Activation, made
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
@@ -74,10 +75,13 @@ class Basic(nn.Module):
         shortcut: factory of the module that replaces the identity where the shape changes.
         dtype: compute type.
         residual: factory of the connection.
-        act: activation after each norm inside the branch; `evonorm.unchanged` for a norm that includes one.
+        act: activation after each norm inside the branch (see layers/frame/activation.py); `evonorm.unchanged` for a
+            norm that includes one.
         end_norm: factory of the norms without an activation after them: the last one of the branch and that of the
             shortcut; by default `norm`.
         attention: factory of a part that rescales the channels of the branch at its end; None for none.
+        conv: factory of the 3x3 convolutions, with the arguments of `conv.Conv`.
+        sum_act: activation after the sum.
     """
 
     features: int
@@ -86,17 +90,20 @@ class Basic(nn.Module):
     shortcut: Callable[..., nn.Module] = projection
     dtype: DTypeLike = jnp.float32
     residual: Callable[..., nn.Module] = Add
-    act: Callable[[Array], Array] = nn.relu
+    act: Activation = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
     attention: Callable[..., nn.Module] | None = None
+    conv: Callable[..., nn.Module] = PlainConv
+    sum_act: Activation = nn.relu
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
         """Returns the stream of maps after the block; `mask` is this block's part of `drop.path_masks`."""
 
         def branch(x: Array) -> Array:
-            conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype)
-            y = self.act(conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train))
+            conv = functools.partial(ConvNorm, self.features, 3, dtype=self.dtype, conv=self.conv)
+            y = conv(stride=self.stride, norm=self.norm, name='conv1')(x, train=train)
+            y = made(self.act, 'act1')(y)
             return drop_path(_attended(self, conv(norm=_last_norm(self), name='conv2')(y, train=train)), mask)
 
         return _join(self, s, branch, train=train)
@@ -106,8 +113,8 @@ class Bottleneck(nn.Module):
     """``relu(shortcut(x) + branch(x))``: a 1x1 convolution to fewer channels, a 3x3 one, and a 1x1 one back.
 
     Attributes:
-        features, stride, norm, shortcut, dtype, residual, act, end_norm, attention: as in `Basic`; the stride is that
-            of the 3x3 convolution.
+        features, stride, norm, shortcut, dtype, residual, act, end_norm, attention, conv, sum_act: as in `Basic`; the
+            stride is that of the 3x3 convolution.
         groups: groups of the 3x3 convolution ("cardinality").
         base_width: the 3x3 convolution has ``features / 4 * base_width / 64`` channels in each group.
     """
@@ -120,9 +127,11 @@ class Bottleneck(nn.Module):
     groups: int = 1
     base_width: int = 64
     residual: Callable[..., nn.Module] = Add
-    act: Callable[[Array], Array] = nn.relu
+    act: Activation = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
     attention: Callable[..., nn.Module] | None = None
+    conv: Callable[..., nn.Module] = PlainConv
+    sum_act: Activation = nn.relu
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
@@ -131,8 +140,9 @@ class Bottleneck(nn.Module):
         def branch(x: Array) -> Array:
             width = self.features // 4 * self.base_width // 64 * self.groups
             conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
-            y = self.act(conv(width, 1, name='conv1')(x, train=train))
-            y = self.act(conv(width, 3, self.stride, groups=self.groups, name='conv2')(y, train=train))
+            y = made(self.act, 'act1')(conv(width, 1, name='conv1')(x, train=train))
+            y = conv(width, 3, self.stride, groups=self.groups, conv=self.conv, name='conv2')(y, train=train)
+            y = made(self.act, 'act2')(y)
             last = ConvNorm(self.features, 1, norm=_last_norm(self), dtype=self.dtype, name='conv3')
             return drop_path(_attended(self, last(y, train=train)), mask)
 
@@ -169,7 +179,7 @@ def _join(block: Basic | Bottleneck, s: Stream, branch: Callable[[Array], Array]
         shortcut = block.shortcut(block.features, block.stride, norm, block.dtype, name='shortcut')
         s = join.carry(s, lambda x: shortcut(x, train=train))
     s = join.write(join.carry(s, lambda x: x.astype(y.dtype)), y)
-    s = join.carry(s, nn.relu)
+    s = join.carry(s, made(block.sum_act, 'sum_act'))
     return outer.open(s) if restarts else s
 
 
@@ -216,8 +226,9 @@ class ResNet(ft.HalvingBackbone):
         dtype: compute type; parameters are float32.
         remat: whether to recompute each block in the backward pass.
         residual: factory of the connections of the blocks to the stream of maps.
-        act, end_norm: those of the stem and the blocks; see `Basic`. The ReLU after each sum is not affected.
+        act, end_norm: those of the stem and the blocks; see `Basic`. The activation after each sum is `sum_act`.
         stem: factory of the stem: `conv_norm.Stem` or `conv_norm.DeepStem`.
+        conv, sum_act: those of the blocks; see `Basic`.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -230,9 +241,11 @@ class ResNet(ft.HalvingBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     residual: Callable[..., nn.Module] = Add
-    act: Callable[[Array], Array] = nn.relu
+    act: Activation = nn.relu
     end_norm: Callable[..., nn.Module] | None = None
     stem: Callable[..., nn.Module] = Stem
+    conv: Callable[..., nn.Module] = PlainConv
+    sum_act: Activation = nn.relu
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
@@ -245,7 +258,15 @@ class ResNet(ft.HalvingBackbone):
         stem = self.stem(self.stem_width, self.stem_stride, self.norm, self.dtype, self.act, name='stem')(
             x, train=train
         )
-        block = functools.partial(self.block, norm=self.norm, dtype=self.dtype, act=self.act, end_norm=self.end_norm)
+        block = functools.partial(
+            self.block,
+            norm=self.norm,
+            dtype=self.dtype,
+            act=self.act,
+            end_norm=self.end_norm,
+            conv=self.conv,
+            sum_act=self.sum_act,
+        )
         stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), self.residual)
         maps = pyramid.run(
             self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train, residual=self.residual

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo.layers.convolutions.conv import Conv, Padding, keeping
+from longview.modelzoo.layers.frame.activation import Activation, made
 from longview.modelzoo.layers.frame.pool import halve, max_pool
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 
@@ -34,6 +35,7 @@ class ConvNorm(nn.Module):
         dtype: compute type.
         groups: groups of the convolution.
         padding: of the convolution, as `conv.Conv` takes it; None keeps the size at stride 1.
+        conv: factory of the convolution, with the arguments of `conv.Conv`.
     """
 
     features: int
@@ -43,11 +45,12 @@ class ConvNorm(nn.Module):
     dtype: DTypeLike = jnp.float32
     groups: int = 1
     padding: Padding | None = None
+    conv: Callable[..., nn.Module] = PlainConv
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
         """Returns a map; with the padding of default, of h / stride by w / stride pixels, rounded up."""
-        conv = PlainConv(
+        conv = self.conv(
             self.features,
             self.kernel_size,
             self.stride,
@@ -92,14 +95,14 @@ class Stem(nn.Module):
         stride: 4 for a 7x7 convolution as on ImageNet, or 1 for a 3x3 convolution as on CIFAR.
         norm: factory of the normalization.
         dtype: compute type.
-        act: activation.
+        act: activation; see layers/frame/activation.py.
     """
 
     features: int
     stride: int = 4
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: DTypeLike = jnp.float32
-    act: Callable[[Array], Array] = nn.relu
+    act: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
@@ -110,7 +113,7 @@ class Stem(nn.Module):
         """
         kernel_size, stride = stem_conv(self.stride)
         conv = PlainConv(self.features, kernel_size, stride, kernel_size // 2, self.dtype, name='conv')
-        x = self.act(self.norm(dtype=self.dtype, name='norm')(conv(x), train=train))
+        x = made(self.act, 'act')(self.norm(dtype=self.dtype, name='norm')(conv(x), train=train))
         return max_pool(x, 3, 2, 1) if stride == 2 else x
 
 
@@ -125,7 +128,7 @@ class DeepStem(nn.Module):
     stride: int = 4
     norm: Callable[..., nn.Module] = BatchNorm
     dtype: DTypeLike = jnp.float32
-    act: Callable[[Array], Array] = nn.relu
+    act: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Float[Array, 'b h2 w2 d']:
@@ -139,7 +142,7 @@ class DeepStem(nn.Module):
             ((self.features // 2, step), (self.features // 2, 1), (self.features, 1))
         ):
             conv = ConvNorm(width, 3, stride, self.norm, self.dtype, name=f'conv{index}')
-            x = self.act(conv(x, train=train))
+            x = made(self.act, f'act{index}')(conv(x, train=train))
         return max_pool(x, 3, 2, 1) if step == 2 else x
 
 
