@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from longview.kernels.conv2d import conv2d
-from longview.methods import losses
+from longview.methods import conditioning, losses
 from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.dense import boxes, detect
 from longview.methods.evaluate.knn import vote
@@ -345,3 +345,15 @@ def fitted(widths: list[list[int]], mults: list[list[int]], groups: list[list[in
     """Widths that groups divide, of three networks."""
     found = [scaling.fitted(*rows) for rows in zip(widths, groups, mults)]
     return {'widths': np.asarray([row[0] for row in found]), 'groups': np.asarray([row[1] for row in found])}
+
+
+def conditioned(weight: jax.Array) -> Outputs:
+    """A convolution's kernel with rows of length 1, and its condition numbers: ours has the output channels last."""
+    before = jnp.moveaxis(weight, 0, -1)
+    after = conditioning.conditioned(before)
+    number = lambda w: conditioning.condition_number(jax.lax.stop_gradient(w))
+    return {
+        'conditioned': jnp.moveaxis(after, -1, 0),
+        'condition_before': number(before),
+        'condition_after': number(after),
+    }

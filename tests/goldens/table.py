@@ -10,7 +10,8 @@ beside it: the reference's own float32 is as far from float64, by its note.
 from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
-from longview.modelzoo.vision import ci2p_vit, coatnet, maxvit, poincare_resnet, vcmamba, wavemix
+from longview.modelzoo.layers.convolutions import compression
+from longview.modelzoo.vision import ci2p_vit, coatnet, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
@@ -115,6 +116,7 @@ NETWORKS: dict[str, Network] = {
     ),
     'pit_ti_max': Network(),
     'mixer_s32_224': Network(),
+    'ninformer_d128_n64_l4': Network({'fn': f'{_SCAFFOLD}:NiNformerBlocks'}, names=ninformer.block_names('')),
     'resmlp_12_224': Network(),
     'convit_tiny': Network(),
     'crossvit_9_240': Network(heavy=True),
@@ -128,11 +130,11 @@ NETWORKS: dict[str, Network] = {
     'gdn_6': Network({'fn': 'modelzoo.layers.norms.gdn:GDN'}),
     'compressai_encoder_n12_m16': Network(
         {
-            'fn': 'modelzoo.vision.ci2p_vit:Analysis',
+            'fn': 'modelzoo.layers.convolutions.compression:Analysis',
             'widths': (12, 12, 12, 16),
             'norm': {'partial': 'modelzoo.layers.norms.gdn:GDN'},
         },
-        names=ci2p_vit.analysis_names('', ''),
+        names=compression.analysis_names('', ''),
     ),
     'ci2p_embed_n8_m8': Network({'fn': f'{_SCAFFOLD}:CompressedPatches'}, names=ci2p_vit.patch_names('', 'patches/')),
     'coatnet_0_224': Network(heavy=True),
@@ -273,6 +275,7 @@ FUNCTIONS: dict[str, Function] = {
     # The rearranged image and kernel are the paper's own way to the sum.
     'im2win_conv': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
     'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+    'weight_conditioning': Function(f'{_ADAPTER}:conditioned'),
     'gdn_parameter_gradients': Function(f'{_ADAPTER}:divided', settings={'least': 'beta_min'}),
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
     # The ratios are given back as they came.

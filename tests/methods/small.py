@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from longview.methods.conditioning import Conditioned
 from longview.methods.distill.logits import Distill
 from longview.methods.ema import Ema
 from longview.methods.evaluate.few_shot import FewShot
@@ -111,6 +112,7 @@ METHODS = {
     'lora': lambda b: LowRank(supervised(b), rank=1, alpha=2.0),
     'pissa': lambda b: LowRank(supervised(b), rank=1, start=pissa),
     'quant': lambda b: FakeQuant(supervised(b), bits=4),
+    'weight_norm': lambda b: Conditioned(supervised(b), gain=True),
     'distill': lambda b: Distill(
         classifier(b), [classifier(b), classifier(Pyramid())], label_weight=0.5, discriminator_weight=0.1
     ),
