@@ -37,6 +37,7 @@ FIRST = {
     'mqar_zoology': 'paper_attention',
     'mamba': 'paper',
     'wavemix': 'cifar10',
+    'ninformer': 'cifar10',
     'poincare_resnet': 'cifar10',
     'residual_attention': 'cifar10',
 }

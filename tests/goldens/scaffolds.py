@@ -24,8 +24,9 @@ from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.mlp import Mlp
 from longview.modelzoo.layers.frame.patch import Patches
 from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.norms import zero_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
-from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm
+from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm, RMSNorm
 from longview.modelzoo.layers.residuals.frac_connections import FracConnections
 from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
@@ -38,6 +39,7 @@ from longview.modelzoo.vision import (
     lsnet,
     maxvit,
     moat,
+    ninformer,
     poincare_resnet,
     sret,
     svt,
@@ -93,6 +95,16 @@ def clip_vision_names():
     return (*vit.TRANSFORMERS_CLIP, ('visual_projection.weight', 'projection/kernel'))
 
 
+class NiNformerBlocks(nn.Module):
+    """The blocks of a NiNformer on tokens."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name in trunk.names(4):
+            x = ninformer.Block(name=name)(x)
+        return x
+
+
 class HieraBlocks(nn.Module):
     """The first three stages of Hiera-T on tokens that are in units; each 8th channel is the result."""
 
@@ -121,6 +133,49 @@ class OrthoViT(nn.Module):
         mlp = functools.partial(Mlp, activation=nn.gelu)
         x = Stack(Orthogonal, 3, 3, mlp, Direction, last_norm=False, name='blocks')(x)
         return Dense(10, name='head')(LayerNorm(name='norm')(x[:, 0]))
+
+
+class ZeroMeanViT(nn.Module):
+    """Patches with positions behind a class token without; norms have no parameters, and a matrix reads the token."""
+
+    norm: Callable[..., nn.Module]
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.reshape(len(x), 4, 8, 4, 8, 3).swapaxes(2, 3).reshape(len(x), 16, 192)
+        x = Dense(self.width, name='stem')(x) + self.param('pos_embed', nn.initializers.zeros, (1, 16, self.width))
+        token = self.param('cls_token', nn.initializers.zeros, (1, 1, self.width))
+        x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, self.width)), x], axis=1)
+        mixer, mlp = functools.partial(Attention, 4, head_width=16), functools.partial(Mlp, hidden=256)
+        for name in trunk.names(3):
+            x = PreNorm(self.norm, mixer, mlp, Add, name=name)(x, None)
+        return Dense(10, name='head')(self.norm(name='norm')(x[:, 0]))
+
+
+def pre_ln_vit() -> ZeroMeanViT:
+    return ZeroMeanViT(functools.partial(LayerNorm, affine=False))
+
+
+def pre_rms_vit() -> nn.Module:
+    centered = nn.map_variables(ZeroMeanViT, 'params', zero_mean.centered_writes, init=True)
+    return centered(functools.partial(RMSNorm, epsilon=1e-5, affine=False))
+
+
+def pre_crms_vit() -> ZeroMeanViT:
+    return ZeroMeanViT(zero_mean.CRMSNorm, 63)
+
+
+def zero_mean_vit_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'transformer.layers.{i}.', 'block{i:02d}/'
+    parts = (('1.to_qkv', 'mixer/qkv'), ('1.to_out', 'mixer/out'), ('3.net.0', 'mlp/up'), ('3.net.2', 'mlp/down'))
+    return (
+        ('pos_embedding', 'pos_embed'),
+        ('cls_token', 'cls_token'),
+        *((f'to_patch_embedding.1.{a}', f'stem/{b}') for a, b in _AFFINE),
+        *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
+        *((f'mlp_head.1.{a}', f'head/{b}') for a, b in _AFFINE),
+    )
 
 
 class PreActivation(nn.Module):

@@ -22,7 +22,7 @@ from tests.modelzoo.tiny import DEAR, deep_ones_heavy, filled, images, jit, prim
 
 TINY = images('*_test')
 # The weights of these mix a fixed number of patches: another image size is refused.
-FIXED = ('mixer_test', 'resmlp_test', 'repmlpnet_test', 'repmlpnet_deploy_test')
+FIXED = ('mixer_test', 'ninformer_test', 'resmlp_test', 'repmlpnet_test', 'repmlpnet_deploy_test')
 # One network of each loop over blocks: the trunk's, stages of it, the pyramid's, and a family's own. How these run is
 # shown to change no number; of the others `pytest -m heavy` shows it, by a compilation of a training step each.
 LOOPS = ('vit_test', 'swinv2_test', 'resnet_test', 'preact_resnet_test', 'skipnet_test')
