@@ -183,6 +183,9 @@ NETWORKS: dict[str, Network] = {
     'skipnet_ffgate1_38': Network(),
     'vcmamba_s': Network(heavy=True),
     'vcmamba_mixer': Network({'fn': 'modelzoo.vision.vcmamba:FourScans'}, names=vcmamba._MIXER),
+    'kronecker_self_attention_32': Network(
+        {'fn': 'modelzoo.layers.attention.kronecker:KroneckerAttention', 'heads': 8, 'head_width': 64}
+    ),
     'mae_d96_l3_img64_p8': Network({'fn': f'{_SCAFFOLD}:Autoencoder'}, names=scaffolds.autoencoder_names()),
     # timm's epsilon in B0 is not the authors'.
     'evonorm_b0': Network({'fn': 'modelzoo.layers.norms.evonorm:EvoNormB0', 'epsilon': 1e-3}),
