@@ -176,6 +176,9 @@ NETWORKS: dict[str, Network] = {
     'svt_channel_token_mixing_128': Network(
         {'fn': f'{_SCAFFOLD}:ScatteringTokens'}, channels=-1, names=scaffolds.scattering_tokens_names()
     ),
+    'msa_conv_2d_k3': Network(
+        {'fn': 'modelzoo.layers.attention.msa_conv:MSAConv', 'features': 32, 'kernel_size': 3, 'stride': 2}
+    ),
     'transnext_micro': Network({'name': 'transnext_micro', 'scan': True}, heavy=True),
     'transnext_aggregated_attention_12x12': Network(
         {'fn': f'{_SCAFFOLD}:AggregatedAttention'}, names=scaffolds.aggregated_attention_names()
