@@ -55,6 +55,8 @@ class Start(Wrapper):
         network: which network of the other run; by default the one of the same name, or its only one.
         strict: whether every array has to be there but those that are `fresh`; False loads what has its name and shape
             in the other run and lets all else start anew. What starts anew and what is left over is printed.
+        parts: places of this network that are taken, each with its place in the other network, whatever else that one
+            has: ``{'backbone/stem/encoder': 'encoder'}``. All else starts anew. Empty to take the whole network.
     """
 
     read: Checkpoint
@@ -62,6 +64,7 @@ class Start(Wrapper):
     fresh: str = ''
     network: str | None = None
     strict: bool = True
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.read, Checkpoint):
@@ -88,7 +91,8 @@ class Start(Wrapper):
 
     def _take(self, name: str, like: Mapping[str, Any], fresh: str) -> dict[str, Any]:
         source = self.network or _like_named(self.read, name)
-        return _Taken.of(self.read, source, like, averaged=self.averaged).arrays(fresh, strict=self.strict)
+        taken = _Taken.of(self.read, source, like, averaged=self.averaged, parts=self.parts)
+        return taken.arrays(fresh, strict=self.strict)
 
 
 class Trained(Loaded):
@@ -146,28 +150,40 @@ class _Taken:
     Attributes:
         read: the checkpoint.
         like: the network's arrays by path, or their shapes.
+        wanted: the paths of `like` that are to be taken.
         saved: shapes of all arrays of the checkpoint.
-        places: where each array of `like` that is there lies in the checkpoint.
+        places: where each array that is wanted and there lies in the checkpoint.
         left: arrays of the other network that this one does not have.
     """
 
     read: Checkpoint
     like: dict[str, Any]
+    wanted: list[str]
     saved: dict[str, tuple[int, ...]]
     places: dict[str, str]
     left: list[str]
 
     @classmethod
-    def of(cls, read: Checkpoint, network: str, like: Mapping[str, Any], *, averaged: bool) -> '_Taken':
+    def of(
+        cls,
+        read: Checkpoint,
+        network: str,
+        like: Mapping[str, Any],
+        *,
+        averaged: bool,
+        parts: Mapping[str, str] | None = None,
+    ) -> '_Taken':
         flat, saved = by_path(dict(like)), read.shapes()
+        there = _moved(flat, parts) if parts else {path: path for path in flat}
         places = {}
-        for path in flat:
-            found = next((name for name in _names(network, path, saved, averaged) if name in saved), None)
+        for path, other in there.items():
+            found = next((name for name in _names(network, other, saved, averaged) if name in saved), None)
             if found is not None:
                 places[path] = found
         prefix = f'deployed/{network}/'
         left = [path.removeprefix(prefix) for path in saved if path.startswith(prefix)]
-        return cls(read, flat, saved, places, sorted(path for path in left if path not in flat))
+        known = set(there.values())
+        return cls(read, flat, list(there), saved, places, sorted(path for path in left if path not in known))
 
     def arrays(self, fresh: str, *, strict: bool, quiet: bool = False) -> dict[str, Any]:
         """Returns the tree of the arrays that are read: all but those that `fresh` matches or, not `strict`, that fit.
@@ -175,7 +191,7 @@ class _Taken:
         Raises:
             ValueError: an array is missing or of another shape.
         """
-        wanted = [path for path in self.like if not (fresh and re.fullmatch(fresh, path))]
+        wanted = [path for path in self.wanted if not (fresh and re.fullmatch(fresh, path))]
         odd = [path for path in wanted if self.saved.get(self.places.get(path, '')) != tuple(self.like[path].shape)]
         if odd and strict:
             path = odd[0]
@@ -201,6 +217,26 @@ class _Taken:
         ]
         if any(parts) and jax.process_index() == 0:
             print(f'note: of the network from {self.read} {" and ".join(filter(None, parts))}.', flush=True)
+
+
+def _moved(paths: Collection[str], parts: Mapping[str, str]) -> dict[str, str]:
+    """Returns the paths that lie in one of the `parts`, each with its path in the other network.
+
+    Raises:
+        ValueError: nothing of this network lies in a part.
+    """
+    moved = {}
+    for ours, theirs in parts.items():
+        found = [path for path in paths if f'{path.partition("/")[2]}/'.startswith(f'{ours}/')]
+        if not found:
+            raise ValueError(
+                f'Start.parts names {ours!r}, and the network has nothing there: its places are '
+                f'{_listed(sorted({path.partition("/")[2].rpartition("/")[0] for path in paths}))}.'
+            )
+        for path in found:
+            kind, _, rest = path.partition('/')
+            moved[path] = '/'.join(filter(None, (kind, theirs, rest.removeprefix(f'{ours}/'))))
+    return moved
 
 
 def _listed(paths: Sequence[str]) -> str:

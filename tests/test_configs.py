@@ -71,8 +71,8 @@ STAGED = {
     'smaller': ('digits',),
     'teacher_student': ('digits',),
 }
-# A matrix and a bias, and nothing else to learn.
-LINEAR = ('segment:digits_pixels',)
+# One matrix or convolution, with its bias, or one each way; the second has it in its first stage.
+LINEAR = ('segment:digits_pixels', 'ci2p_vit:encoded_digits')
 # Methods: small data only, for they are about how a network learns.
 METHODS = (
     'depth_mup',

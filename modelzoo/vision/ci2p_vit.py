@@ -9,13 +9,17 @@ channels, which is not trained; two inverted residuals halve the sides once more
 pixels there are 64 tokens, a quarter of a ViT-B/16's. The ViT has neither a class token nor positions and reads the
 mean of its tokens. LayerNorm's epsilon is 1e-6, GELU is the exact one.
 
+The network of two scales (``ds``) has 16x16 tokens of 192 channels, as the encoder leaves them, in the first half of
+its blocks; the second inverted residual then makes the 8x8 tokens of 768 channels that the other half reads.
+
 The published configuration builds the encoder with ReLU, and loads into it the weights of one with GDN, whose GDN it
-drops: ``norm=None`` is that network, ``norm=gdn.GDN`` the encoder that fits the weights. Where we differ: the network
-has no variant of two scales, of which the last commit switches off what makes it one.
+drops: ``norm=None`` is that network, ``norm=gdn.GDN`` the encoder that fits the weights. The last commit switches off
+the step between the two scales, and runs all blocks with 192 channels; ours has the step.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +29,7 @@ from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.attention.attention import Attention
-from longview.modelzoo.layers.convolutions.conv import Conv
+from longview.modelzoo.layers.convolutions.compression import Analysis, analysis_names
 from longview.modelzoo.layers.convolutions.conv_norm import ConvNorm
 from longview.modelzoo.layers.frame import trunk
 from longview.modelzoo.layers.frame.block import PreNorm
@@ -33,36 +37,10 @@ from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.drop import path_masks
 from longview.modelzoo.layers.frame.mlp import Mlp
 from longview.modelzoo.layers.frame.pool import global_mean
-from longview.modelzoo.layers.norms import gdn
 from longview.modelzoo.layers.norms.norm import LayerNorm
 from longview.modelzoo.layers.residuals.residual import Add
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-class Analysis(nn.Module):
-    """Convolutions of 5x5 and stride 2, with a normalization or ReLU between them.
-
-    Attributes:
-        widths: output channels of each.
-        norm: factory of the normalization; None for ReLU.
-        dtype: compute type.
-    """
-
-    widths: Sequence[int] = (128, 128, 128, 192)
-    norm: Callable[..., nn.Module] | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h2 w2 d']:
-        """Returns a map whose sides are halved by each convolution, rounded up."""
-        for index, width in enumerate(self.widths):
-            if index and self.norm is None:
-                x = nn.relu(x)
-            elif index:
-                x = self.norm(dtype=self.dtype, name=f'norm{index - 1}')(x)
-            x = Conv(width, 5, 2, 2, self.dtype, name=f'conv{index}')(x)
-        return x
 
 
 class Squeeze(nn.Module):
@@ -118,13 +96,13 @@ class Patches(nn.Module):
     """The encoder and two inverted residuals, of which the second halves the sides.
 
     Attributes:
-        features: output channels.
+        features: output channels; None for the map before the second inverted residual, with the encoder's.
         widths, norm: as in `Analysis`.
         frozen: whether the encoder's parameters get no gradient.
         dtype: compute type.
     """
 
-    features: int
+    features: int | None
     widths: Sequence[int] = (128, 128, 128, 192)
     norm: Callable[..., nn.Module] | None = None
     frozen: bool = True
@@ -139,7 +117,14 @@ class Patches(nn.Module):
         y = encoder(self.widths, self.norm, self.dtype, name='encoder')(x)
         width = self.widths[-1]
         y = InvertedResidual(width, 4 * width, dtype=self.dtype, name='reshape0')(y, train=train)
-        return InvertedResidual(self.features, 6 * width, 5, 2, self.dtype, name='reshape1')(y, train=train)
+        if self.features is None:
+            return y
+        return halved(self.features, width, self.dtype, 'reshape1')(y, train=train)
+
+
+def halved(features: int, width: int, dtype: DTypeLike, name: str) -> InvertedResidual:
+    """Returns the inverted residual that halves the sides of a map of `width` channels."""
+    return InvertedResidual(features, 6 * width, 5, 2, dtype, name=name)
 
 
 class CI2PViT(ft.Backbone):
@@ -155,6 +140,8 @@ class CI2PViT(ft.Backbone):
         norm, mixer, mlp: factories of a block's parts.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks run; see layers/frame/trunk.py.
+        early_heads: heads of the first half of the blocks where these run at the encoder's resolution and width; None
+            for a network of one scale.
     """
 
     width: int = 768
@@ -171,40 +158,61 @@ class CI2PViT(ft.Backbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
+    early_heads: int | None = None
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The patch embedding, each block, the last norm."""
-        return (('stem',), *((name,) for name in trunk.names(self.depth)), ('norm',))
+        """The patch embedding, each block, the last norm; the step between two scales joins the block before it."""
+        blocks = [[name] for name in trunk.names(self.depth)]
+        if self.early_heads is not None:
+            blocks[self.depth // 2 - 1].append('middle')
+        return (('stem',), *map(tuple, blocks), ('norm',))
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
         """Returns ``stem``, ``tokens``, ``map`` and ``pooled``, the mean of the tokens."""
         mean, deviation = (jnp.asarray(values, x.dtype)[None, None, None] for values in self.pixels)
-        patches = Patches(self.width, self.encoder, self.encoder_norm, self.frozen, self.dtype, name='stem')
-        stem = patches(x * deviation + mean, train=train)
+        early = self.early_heads is not None
+        patches = Patches(
+            None if early else self.width, self.encoder, self.encoder_norm, self.frozen, self.dtype, name='stem'
+        )
+        stem = x = patches(x * deviation + mean, train=train)
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
-        parts['mixer'] = functools.partial(parts['mixer'], heads=self.heads)
-        blocks = [PreNorm(**parts, residual=Add, name=name) for name in trunk.names(self.depth)]
         masks = path_masks(self, self.drop_path, self.depth, x.shape[0], train=train)
-        tokens = stem.reshape(x.shape[0], -1, self.width)
-        tokens = trunk.run(self, blocks, tokens, masks, train=train, remat=self.remat, scan=self.scan)
+        half = self.depth // 2 if early else 0
+        if early:
+            tokens = self._run(x, slice(half), self.early_heads, parts, masks, train=train)
+            x = halved(self.width, self.encoder[-1], self.dtype, 'middle')(tokens.reshape(x.shape), train=train)
+        tokens = self._run(x, slice(half, self.depth), self.heads, parts, masks, train=train)
         tokens = parts['norm'](name='norm')(tokens)
         return {
             ft.STEM: stem,
             ft.TOKENS: tokens,
-            ft.MAP: tokens.reshape(stem.shape),
+            ft.MAP: tokens.reshape(x.shape),
             ft.POOLED: jnp.mean(tokens.astype(jnp.float32), axis=1),
         }
+
+    def _run(
+        self, x: Float[Array, 'b h w c'], which: slice, heads: int, parts: dict[str, Any], masks: Any, *, train: bool
+    ) -> Float[Array, 'b n c']:
+        """Returns the pixels of a map as tokens, after some of the blocks."""
+        mixer = functools.partial(parts['mixer'], heads=heads)
+        blocks = [
+            PreNorm(**parts | {'mixer': mixer}, residual=Add, name=name) for name in trunk.names(self.depth)[which]
+        ]
+        tokens, masks = x.reshape(x.shape[0], -1, x.shape[-1]), jax.tree.map(lambda mask: mask[which], masks)
+        return trunk.run(self, blocks, tokens, masks, train=train, remat=self.remat, scan=self.scan)
 
 
 VARIANTS = {
     'ci2p_vit_base_256': CI2PViT(),
+    'ci2p_vit_ds_base_256': CI2PViT(early_heads=3),
     'ci2p_vit_test': CI2PViT(16, 2, 2, (4,), pixels=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))),
 }
 
-# The paper has no figures of this network on ImageNet-1k but those of a variant of two scales.
-PUBLISHED = {'ci2p_vit_base_256': ft.Published('https://arxiv.org/abs/2502.10120', (256, 256))}
+# The paper's figure on ImageNet-1k is that of the network of two scales.
+_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2502.10120', (256, 256))
+PUBLISHED = {'ci2p_vit_base_256': _PAPER(), 'ci2p_vit_ds_base_256': _PAPER(top1=77.0)}
 
 # Published names of a classifier's parameters, and ours; see weights.py. 1x1 convolutions of the squeeze are matrices.
 _SCALE = (('weight', 'scale'), ('bias', 'bias'))
@@ -214,26 +222,24 @@ _POINT = (('weight', 'kernel', 2), ('bias', 'bias'))
 _CONVS = (('expand_conv', 'up'), ('depthwise_conv', 'conv'), ('linear_conv', 'down'))
 
 
-def analysis_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
-    """Returns the names of an encoder at these places; every second layer there is a convolution."""
+def _residual_names(there: str, here: str) -> tuple[tuple, ...]:
+    """Returns the names of an inverted residual at these places."""
     return (
-        *((f'{there}{2 * index}.{a}', f'{here}conv{index}/{b}') for index in range(4) for a, b in _AFFINE),
-        *((f'{there}{2 * index + 1}.{a}', b and f'{here}norm{index}/{b}') for index in range(3) for a, b in gdn.NAMES),
+        *((f'{there}.{a}.conv.weight', f'{here}/{b}/conv/kernel') for a, b in _CONVS),
+        *((f'{there}.{a}.bn.{c}', f'{here}/{b}/norm/{d}') for a, b in _CONVS for c, d in _BATCH),
+        *(
+            (f'{there}.se.{a}.conv.{c}', f'{here}/squeeze/{b}/{d}', *axes)
+            for a, b in (('conv1', 'down'), ('conv2', 'up'))
+            for c, d, *axes in _POINT
+        ),
     )
 
 
 def patch_names(there: str, here: str) -> tuple[tuple, ...]:
     """Returns the names of the patch embedding at these places."""
-    back = 'patchReshape.{k}'
     return (
         *analysis_names(f'{there}compressai.', f'{here}encoder/'),
-        *((f'{there}{back}.{a}.conv.weight', f'{here}reshape{{k}}/{b}/conv/kernel') for a, b in _CONVS),
-        *((f'{there}{back}.{a}.bn.{c}', f'{here}reshape{{k}}/{b}/norm/{d}') for a, b in _CONVS for c, d in _BATCH),
-        *(
-            (f'{there}{back}.se.{a}.conv.{c}', f'{here}reshape{{k}}/squeeze/{b}/{d}', *axes)
-            for a, b in (('conv1', 'down'), ('conv2', 'up'))
-            for c, d, *axes in _POINT
-        ),
+        *_residual_names(f'{there}patchReshape.{{k}}', f'{here}reshape{{k}}'),
     )
 
 
@@ -249,6 +255,7 @@ _PARTS = (
 NAMES = {
     'CI2PViT': (
         *patch_names('backbone.to_patch_embedding.', 'backbone/stem/'),
+        *_residual_names('backbone.transformer.patchReshape', 'backbone/middle'),
         *((f'{_LAYER}.{there}.{a}', f'backbone/block{{i:02d}}/{here}/{b}') for p, there, here in _PARTS for a, b in p),
         *((f'backbone.transformer.ln1.{a}', f'backbone/norm/{b}') for a, b in _SCALE),
         *((f'head.fc.{a}', f'head/{b}') for a, b in _AFFINE),

@@ -380,6 +380,23 @@ def test_what_fits_can_be_taken_and_the_rest_is_listed(averaged, tmp_path, capsy
         Start(supervised(NET), Best(str(tmp_path / 'other')), strict=False).given(SEEN)
 
 
+def test_parts_are_taken_from_wherever_they_are_in_another_network(averaged, tmp_path, capsys):
+    task, v = averaged
+    network = alone(task, v)
+    other = {kind: {'encoder': network[kind]['backbone'], 'other': {}} for kind in ('params', 'batch_stats')}
+    with contextlib.closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save_best(1, {'variables': other}, {'network': other})
+    start = lambda **parts: Start(Supervised(NET, Linear(3)), Best(str(tmp_path)), parts=parts).given(SEEN)
+    same(start(backbone='encoder').networks['network'], {kind: {'backbone': other[kind]['encoder']} for kind in other})
+    assert 'params/head/bias, params/head/kernel start anew' in capsys.readouterr().out
+    norm = start(**{'backbone/norm': 'encoder/norm'}).networks['network']
+    same(norm, {kind: {'backbone': {'norm': other[kind]['encoder']['norm']}} for kind in other})
+    with pytest.raises(ValueError, match="Start.parts names 'stem', and the network has nothing there: its places are"):
+        start(stem='encoder/stem')
+    with pytest.raises(ValueError, match='params/head/bias is .* in this config and absent in the checkpoint'):
+        start(head='head')
+
+
 @pytest.mark.parametrize('name', RUNS)
 def test_a_network_of_a_run_is_had_again_without_describing_it(name, tmp_path):
     task = RUNS[name]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from longview.modelzoo.layers.norms.gdn import GDN, gdn
+from longview.modelzoo.restorers.autoencoder import Autoencoder
 from longview.modelzoo.vision import ci2p_vit
 from tests.modelzoo.tiny import filled, jit, shapes
 
@@ -29,6 +30,25 @@ def test_what_is_below_its_bound_only_rises():
 def test_tokens_are_a_quarter_of_those_of_patches_of_16():
     features = shapes('ci2p_vit_base_256').features
     assert features['tokens'].shape == (2, 64, 768) and features['map'].shape == (2, 8, 8, 768)
+
+
+def test_the_first_half_of_two_scales_reads_the_encoder_s_map():
+    features = shapes('ci2p_vit_ds_base_256').features
+    assert features['stem'].shape == (2, 16, 16, 192) and features['tokens'].shape == (2, 64, 768)
+    halves = [
+        shapes('ci2p_vit_ds_base_256').params['backbone'][f'block{index:02d}']['mixer']['out']['kernel']
+        for index in (5, 6)
+    ]
+    assert [kernel.shape for kernel in halves] == [(192, 192), (768, 768)]
+
+
+def test_an_autoencoder_gives_back_images_of_any_size():
+    network = Autoencoder((4, 6), norm=GDN)
+    x = jnp.zeros((2, 9, 14, 3))
+    images, variables = jax.eval_shape(lambda: network.init_with_output(jax.random.key(0), x))
+    assert images[0].shape == x.shape
+    kernels = [variables['params'][part]['conv0']['kernel'].shape for part in ('encoder', 'decoder')]
+    assert kernels == [(5, 5, 3, 4), (5, 5, 6, 4)] and 'norm0' in variables['params']['decoder']
 
 
 def test_squeezed_widths_are_those_of_mobilenet():
