@@ -157,24 +157,29 @@ def pre_ln_vit() -> ZeroMeanViT:
     return ZeroMeanViT(functools.partial(LayerNorm, affine=False))
 
 
-def pre_rms_vit() -> nn.Module:
-    centered = nn.map_variables(ZeroMeanViT, 'params', zero_mean.centered_writes, init=True)
-    return centered(functools.partial(RMSNorm, epsilon=1e-5, affine=False))
+class PreRmsViT(nn.Module):
+    """The same with parameters that are centered each time that they are used."""
+
+    @nn.compact
+    def __call__(self, x):
+        norm = functools.partial(RMSNorm, epsilon=1e-5, affine=False)
+        init = self.is_initializing()
+        return nn.map_variables(ZeroMeanViT, 'params', zero_mean.centered_writes, init=init)(norm, name='vit')(x)
 
 
 def pre_crms_vit() -> ZeroMeanViT:
     return ZeroMeanViT(zero_mean.CRMSNorm, 63)
 
 
-def zero_mean_vit_names() -> tuple[tuple[str, str], ...]:
-    there, here = 'transformer.layers.{i}.', 'block{i:02d}/'
+def zero_mean_vit_names(prefix: str = '') -> tuple[tuple[str, str], ...]:
+    there, here = 'transformer.layers.{i}.', f'{prefix}block{{i:02d}}/'
     parts = (('1.to_qkv', 'mixer/qkv'), ('1.to_out', 'mixer/out'), ('3.net.0', 'mlp/up'), ('3.net.2', 'mlp/down'))
     return (
-        ('pos_embedding', 'pos_embed'),
-        ('cls_token', 'cls_token'),
-        *((f'to_patch_embedding.1.{a}', f'stem/{b}') for a, b in _AFFINE),
+        ('pos_embedding', f'{prefix}pos_embed'),
+        ('cls_token', f'{prefix}cls_token'),
+        *((f'to_patch_embedding.1.{a}', f'{prefix}stem/{b}') for a, b in _AFFINE),
         *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
-        *((f'mlp_head.1.{a}', f'head/{b}') for a, b in _AFFINE),
+        *((f'mlp_head.1.{a}', f'{prefix}head/{b}') for a, b in _AFFINE),
     )
 
 

@@ -33,6 +33,7 @@ class Attention(nn.Module):
         dtype: compute type; the softmax is float32.
         out_init: initial values of the second matrix, if they differ.
         scale: of the logits, if it is another than 1 / sqrt(K).
+        head_width: channels of a head, if they are others than the width divided by the heads.
     """
 
     heads: int
@@ -41,6 +42,7 @@ class Attention(nn.Module):
     dtype: DTypeLike = jnp.float32
     out_init: init.Initializer | None = None
     scale: float | None = None
+    head_width: int | None = None
 
     def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
         """Mixes the tokens, of any number and in any order."""
@@ -50,7 +52,7 @@ class Attention(nn.Module):
     @nn.compact
     def with_values(
         self, x: Float[Array, 'b n d'], mix: ValueMix | None
-    ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n d']]:
+    ) -> tuple[Float[Array, 'b n d'], None, Float[Array, 'b n v']]:
         """Mixes the tokens with values that may come from the first block; see value_residual.py.
 
         Args:
@@ -60,9 +62,9 @@ class Attention(nn.Module):
         Returns:
             The mixed tokens, None (`Attention` keeps no state), and the values it used.
         """
-        width = x.shape[-1]
+        width, inner = x.shape[-1], inner_width(x.shape[-1], self.heads, self.head_width)
         own = mix is None or mix.has_own
-        qkv = Dense((3 if own else 2) * width, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        qkv = Dense((3 if own else 2) * inner, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
         v = rest[0] if mix is None else mix.values(*rest)
         y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v)), scale=self.scale))
@@ -128,6 +130,11 @@ def shown(weights: Float[Array, 'b h n m']) -> Float[Array, 'b h n m']:
     if see is not None:
         see(weights)
     return weights
+
+
+def inner_width(width: int, heads: int, head_width: int | None) -> int:
+    """Returns the channels of all heads together, by default the width."""
+    return width if head_width is None else heads * head_width
 
 
 def split_heads(x: Float[Array, 'b n d'], heads: int) -> Float[Array, 'b h n k']:

@@ -58,6 +58,7 @@ class Mlp(nn.Module):
         kernel_init: initial values of both matrices.
         dtype: compute type.
         out_init: initial values of the second matrix, if they differ.
+        hidden: hidden width, if it is another than ``int(ratio * width)``.
     """
 
     ratio: float = 4.0
@@ -65,11 +66,13 @@ class Mlp(nn.Module):
     kernel_init: init.Initializer = init.trunc_normal(0.02)
     dtype: DTypeLike = jnp.float32
     out_init: init.Initializer | None = None
+    hidden: int | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
         """Acts on the last axis."""
-        up = Dense(int(x.shape[-1] * self.ratio), True, self.kernel_init, self.dtype, name='up')
+        hidden = self.hidden or int(x.shape[-1] * self.ratio)
+        up = Dense(hidden, True, self.kernel_init, self.dtype, name='up')
         down = Dense(x.shape[-1], True, self.out_init or self.kernel_init, self.dtype, name='down')
         return down(self.activation(up(x)))
 

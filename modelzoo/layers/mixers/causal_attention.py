@@ -5,6 +5,7 @@ to the embedding. The cache has a fixed number of places, so its size does not g
 """
 
 import abc
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from longview.modelzoo.layers.attention.attention import attend, merge_heads, split_heads
+from longview.modelzoo.layers.attention.attention import attend, inner_width, merge_heads, split_heads
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.mixers.mixer import Mixer
@@ -37,11 +38,13 @@ class CachedAttention(Mixer):
         heads: number of heads; divides the width.
         places: number of elements that the cache has room for.
         dtype: compute type; the softmax is float32.
+        head_width: channels of a head, if they are others than the width divided by the heads.
     """
 
     heads: int = 1
     places: int = 1024
     dtype: DTypeLike = jnp.float32
+    head_width: int | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def longest(self) -> int | None:
@@ -50,13 +53,13 @@ class CachedAttention(Mixer):
 
     def init_state(self, batch: int, width: int) -> State:
         """Returns the state before the first element."""
-        empty = jnp.zeros((batch, self.heads, self.places, width // self.heads), self.dtype)
+        empty = jnp.zeros((batch, self.heads, self.places, self.head_width or width // self.heads), self.dtype)
         return State(empty, empty, jnp.zeros((), jnp.int32))
 
     @abc.abstractmethod
     def with_values(
         self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
-    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t v']]:
         """Returns the outputs, the state after them and the values used.
 
         Args:
@@ -85,7 +88,7 @@ class CausalAttention(CachedAttention):
     """``out(softmax(q k^T / sqrt(K)) v)`` with ``[q | k | v] = qkv(x)`` and a causal mask.
 
     Attributes:
-        heads, places, dtype: see `CachedAttention`.
+        heads, places, dtype, head_width: see `CachedAttention`.
         use_bias: whether the matrices have biases.
         kernel_init, out_init: initial values of the first and of the last matrix.
     """
@@ -97,7 +100,7 @@ class CausalAttention(CachedAttention):
     @nn.compact
     def with_values(
         self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
-    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
+    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t v']]:
         """Returns the outputs, the state after them and the values used.
 
         Args:
@@ -105,9 +108,9 @@ class CausalAttention(CachedAttention):
             mix: how the first block's values and this block's own are combined; None for its own alone.
             state: of the elements read before; None for a whole sequence.
         """
-        width = x.shape[-1]
+        width, inner = x.shape[-1], inner_width(x.shape[-1], self.heads, self.head_width)
         own = mix is None or mix.has_own
-        qkv = Dense((3 if own else 2) * width, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
+        qkv = Dense((3 if own else 2) * inner, self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
         values = rest[0] if mix is None else mix.values(*rest)
         y, state = self._attend(*(split_heads(part, self.heads) for part in (q, k, values)), state)

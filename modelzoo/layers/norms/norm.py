@@ -22,41 +22,46 @@ class LayerNorm(nn.Module):
     Attributes:
         epsilon: torch's default.
         dtype: of the result.
+        affine: whether there are a scale and a bias.
     """
 
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
+    affine: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d'], *, train: bool = False) -> Float[Array, '*n d']:
         """Normalizes the last axis; `train` is ignored, so that the layer can replace `BatchNorm`."""
         del train
-        scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
-        bias = self.param('bias', jax.nn.initializers.zeros, (x.shape[-1],))
+        scale, bias = _affine(self, x.shape[-1], self.affine, self.affine)
         x = x.astype(jnp.float32)
         x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return (x * _last_axis(scale, x) + _last_axis(bias, x)).astype(self.dtype)
+        return _transformed(x, scale, bias).astype(self.dtype)
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x^2) + epsilon) * scale``.
+    """``x / sqrt(mean(x^2) + epsilon) * scale``, and ``+ bias`` where asked for.
 
     Attributes:
         epsilon: by default that of the gated linear attention code on which ViG builds.
         dtype: of the result.
+        affine: whether there is a scale.
+        use_bias: whether there is a bias, as in `LayerNorm`, whose parameters this norm then has.
     """
 
     epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
+    affine: bool = True
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
         """Normalizes the last axis; leading axes, such as heads, share the scale."""
-        scale = self.param('scale', jax.nn.initializers.ones, (x.shape[-1],))
+        scale, bias = _affine(self, x.shape[-1], self.affine, self.use_bias)
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
-        return (x * _last_axis(scale, x)).astype(self.dtype)
+        return _transformed(x, scale, bias).astype(self.dtype)
 
 
 class GroupNorm(nn.Module):
@@ -146,6 +151,17 @@ class NoNorm(nn.Module):
 def l2_normalize(x: Float[Array, '*n'], axis: int) -> Float[Array, '*n']:
     """Returns ``x / max(|x|, 1e-12)`` with the L2 norm along `axis`."""
     return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)
+
+
+def _affine(norm: nn.Module, width: int, scaled: bool, shifted: bool) -> tuple[Array | None, Array | None]:
+    """Returns the scale and the bias of a norm, None for what it has not."""
+    scale = norm.param('scale', jax.nn.initializers.ones, (width,)) if scaled else None
+    return scale, norm.param('bias', jax.nn.initializers.zeros, (width,)) if shifted else None
+
+
+def _transformed(x: Array, scale: Array | None, bias: Array | None) -> Array:
+    x = x if scale is None else x * _last_axis(scale, x)
+    return x if bias is None else x + _last_axis(bias, x)
 
 
 def _last_axis(vector: Array, like: Array) -> Array:
