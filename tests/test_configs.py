@@ -126,6 +126,7 @@ DEEP = {
     'maxvit_t': ('imagenet', 'fashion_mnist'),
     'hiera_t': ('imagenet', 'fashion_mnist'),
     'pit_s': ('imagenet', 'fashion_mnist'),
+    's2aformer': ('imagenet', 'fashion_mnist'),
 }
 FIRST |= {name: 'digits' for name in (*METHODS, *MADE, *STAGED)}
 CLASSES = {'imagenet2012': 1000, 'fake_imagenet': 1000, 'cifar10': 10, 'digits': 10, 'fashion_mnist': 10}

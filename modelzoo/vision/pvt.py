@@ -27,7 +27,8 @@ from jaxtyping import Array, Float
 
 from longview.kernels.depthwise_conv import depthwise_conv
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.attention import attention, posemb
+from longview.modelzoo.layers.attention import posemb
+from longview.modelzoo.layers.attention.reduced import ReducedAttention, Squares, squares
 from longview.modelzoo.layers.convolutions.conv import convolve
 from longview.modelzoo.layers.frame import init, trunk
 from longview.modelzoo.layers.frame.block import PreNorm
@@ -41,55 +42,6 @@ from longview.modelzoo.layers.residuals.residual import Add
 
 _HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _ZEROS = jax.nn.initializers.zeros
-
-
-class ReducedAttention(nn.Module):
-    """Attention of all pixels to those of a reduced map.
-
-    Attributes:
-        heads: number of heads; divides the width.
-        memory: factory of the module that reduces the map for keys and values; None for no reduction.
-        kernel_init: initial values of the matrices.
-        dtype: compute type; the softmax is float32.
-    """
-
-    heads: int
-    memory: Callable[..., nn.Module] | None = None
-    kernel_init: init.Initializer = init.trunc_normal(0.02)
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d'], *, train: bool = False) -> Float[Array, 'b h w d']:
-        """Mixes the pixels of a map."""
-        width = x.shape[-1]
-        memory = x if self.memory is None else self.memory(dtype=self.dtype, name='memory')(x)
-        flat, memory = (tokens.reshape(x.shape[0], -1, width) for tokens in (x, memory))
-        q = Dense(width, True, self.kernel_init, self.dtype, name='q')(flat)
-        kv = Dense(2 * width, True, self.kernel_init, self.dtype, name='kv')(memory)
-        q, k, v = (attention.split_heads(part, self.heads) for part in (q, *jnp.split(kv, 2, axis=-1)))
-        mixed = attention.merge_heads(attention.attend(q, k, v))
-        return Dense(width, True, self.kernel_init, self.dtype, name='out')(mixed).reshape(x.shape)
-
-
-class Squares(nn.Module):
-    """One matrix on each square of pixels, then LayerNorm.
-
-    Attributes:
-        side: side of the squares.
-        kernel_init, bias_init: initial values; by default torch's.
-        dtype: compute type.
-    """
-
-    side: int
-    kernel_init: init.Initializer | None = None
-    bias_init: init.Initializer | None = None
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b h w d']) -> Float[Array, 'b h2 w2 d']:
-        """Returns a map with one pixel per square."""
-        x = Patches(x.shape[-1], self.side, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
-        return LayerNorm(dtype=self.dtype, name='norm')(x)
 
 
 class Averages(nn.Module):
@@ -110,11 +62,6 @@ class Averages(nn.Module):
         x = adaptive_mean(x, (7, 7))
         x = Patches(x.shape[-1], 1, self.kernel_init, self.bias_init, self.dtype, name='conv')(x)
         return gelu(LayerNorm(dtype=self.dtype, name='norm')(x))
-
-
-def squares(side: int) -> Callable[..., nn.Module] | None:
-    """The `memory` of v1 for a reduction by `side`."""
-    return None if side == 1 else functools.partial(Squares, side)
 
 
 def he_squares(side: int) -> Callable[..., nn.Module] | None:

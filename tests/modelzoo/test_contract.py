@@ -39,7 +39,7 @@ UNREAD = {
 # Names of matrices and tables; a complex bias is one for real and imaginary parts.
 MATRICES = ('/kernel', 'pos_embed', 'token_table', '/A_log', '/direction', '/complex_bias')
 # Matrices of one column.
-COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel', 'gate/kernel')
+COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel', 'gate/kernel', 'mixer/q/kernel')
 CLASSES = 7
 # What is float32 whatever the compute type; networks with two heads have all of it.
 VECTORS = {ft.POOLED, ft.DISTILLED, 'logits', 'label_logits', 'teacher_logits', ft.COST, ft.HARD_COST}

@@ -48,9 +48,10 @@ def test_gate_multiplies_a_linear_map_and_without_token_mixing_sees_one_token():
 def test_weights_for_another_number_of_tokens_are_refused():
     gate = MixerGate()
     with pytest.raises(ValueError, match='the weights mix 6 tokens and the input has 5: use the image size'):
-        gate.apply(filled(gate, X), X[:, :5])
+        jax.eval_shape(gate.apply, filled(gate, X), jnp.asarray(X[:, :5]))
     with pytest.raises(ValueError, match='NiNformer has a weight for each pair of patches'):
-        modelzoo.backbone('ninformer_test').init(jax.random.key(0), X, None, method='encode')
+        encode = functools.partial(modelzoo.backbone('ninformer_test').init, method='encode', grid=None)
+        jax.eval_shape(encode, jax.random.key(0), jnp.asarray(X))
 
 
 def test_dropout_drops_half_of_what_it_should_and_depends_on_the_row_alone():

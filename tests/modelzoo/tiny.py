@@ -171,6 +171,7 @@ DEAR = (
     'poincare_resnet_test',
     'repmlpnet_test',
     'residual_attention_test',
+    's2a_test',
     'shvit_test',
     'sparsenet_test',
     'sret_test',
