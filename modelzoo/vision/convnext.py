@@ -4,16 +4,20 @@ Liu et al., 2022, "A ConvNet for the 2020s", https://arxiv.org/abs/2201.03545; r
 https://github.com/facebookresearch/ConvNeXt (MIT), commit 048efce. Woo et al., 2023, "ConvNeXt V2: Co-designing and
 Scaling ConvNets with Masked Autoencoders", https://arxiv.org/abs/2301.00808; reference
 https://github.com/facebookresearch/ConvNeXt-V2 (MIT for the code, CC BY-NC 4.0 for the weights). `NAMES` maps their
-parameter names.
+parameter names. Khalfaoui-Hassani et al., 2021, "Dilated convolution with learnable spacings",
+https://arxiv.org/abs/2112.03740, puts its convolution (layers/convolutions/dcls.py) in the place of the depthwise one;
+reference https://github.com/K-H-Ismail/ConvNeXt-dcls (MIT), commit aad45f3.
 
 A block is a 7x7 depthwise convolution, LayerNorm and a feed-forward layer of four times the width, in one branch with
 LayerScale; version 2 has global response normalization inside the feed-forward layer and no LayerScale. LayerNorm's
-epsilon is 1e-6 everywhere. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
+epsilon is 1e-6 everywhere. With learnable spacings a kernel is 17x17 and has 34 or 40 weights, at positions that all
+blocks of a stage share. The classifier reads the normalized mean of the last stage, not the mean of ``map``.
 
 Where sides do not divide we differ: images are then padded with zeros, where the reference crops them.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -23,10 +27,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
-from longview.modelzoo.layers.convolutions.conv import DepthwiseConv
+from longview.modelzoo.layers.convolutions.conv import DepthwiseConv, keeping
+from longview.modelzoo.layers.convolutions.dcls import Dcls
 from longview.modelzoo.layers.frame import init, meta_next, trunk
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.drop import by_stage, path_masks
+from longview.modelzoo.layers.frame.drop import by_stage, drop_path, path_masks
 from longview.modelzoo.layers.frame.mlp import Mlp, gelu
 from longview.modelzoo.layers.frame.patch import patch_grid
 from longview.modelzoo.layers.frame.pool import global_mean
@@ -56,8 +61,43 @@ class ResponseMlp(nn.Module):
         return Dense(x.shape[-1], True, self.kernel_init, self.dtype, name='down')(y)
 
 
+class PlacingBlock(meta_next.MetaNeXt):
+    """A block whose convolution gets the positions of its weights."""
+
+    @nn.compact
+    def __call__(self, s: Array, given: tuple[Array | None, Array], *, train: bool = False) -> Array:
+        """Returns the stream after the block; `given` are its part of `drop.path_masks`, and the positions."""
+        mask, positions = given
+        join = self.residual(name='residual')
+        y = self.mixer(name='mixer')(join.read(s), positions)
+        y = self.mlp(name='mlp')(self.norm(name='norm')(y, train=train))
+        return join.write(s, drop_path(y, None if mask is None else mask[0]))
+
+
+class PlacingStage(trunk.Stage):
+    """The blocks of one resolution, whose convolutions have their weights at the same positions.
+
+    Attributes:
+        conv: factory of the convolution, such as `dcls.Dcls`; it says how positions start.
+    """
+
+    conv: Callable[..., nn.Module] = Dcls
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
+    ) -> Float[Array, 'b h w d']:
+        """Returns the map after the stage, of the same shape; `masks` are those of its blocks."""
+        positions = self.conv(parent=None).positions_of(self, x.shape[-1], axes=2)
+        given = masks, jnp.broadcast_to(positions[None], (self.depth, *positions.shape))
+        blocks = [self.block(name=name) for name in trunk.names(self.depth)]
+        join = self.residual(name='residual')
+        s = trunk.run(self, blocks, join.open(x), given, train=train, remat=self.remat, scan=self.scan)
+        return join.close(s)
+
+
 class ConvNeXt(ft.PyramidBackbone):
-    """Both versions.
+    """Both versions, and those with other depthwise convolutions.
 
     Attributes:
         widths, depths: channels and blocks of each stage.
@@ -67,6 +107,8 @@ class ConvNeXt(ft.PyramidBackbone):
         norm, mlp, residual: factories of the blocks' parts.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks of a stage run; see layers/frame/trunk.py.
+        conv: factory of the depthwise convolutions, with the arguments of `conv.Conv`; None for `conv.DepthwiseConv`.
+        shares_positions: whether `conv` is a `dcls.Dcls` whose positions the blocks of a stage share.
     """
 
     widths: Sequence[int] = (96, 192, 384, 768)
@@ -80,6 +122,8 @@ class ConvNeXt(ft.PyramidBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
+    conv: Callable[..., nn.Module] | None = None
+    shares_positions: bool = False
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -93,8 +137,15 @@ class ConvNeXt(ft.PyramidBackbone):
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block, the last norm; downsampling belongs to the block before it."""
-        return meta_next.layers(self.depths)
+        """The stem, each block, the last norm; downsampling belongs to the block before it.
+
+        Positions that are shared belong to the first block of their stage.
+        """
+        layers = meta_next.layers(self.depths)
+        if not self.shares_positions:
+            return layers
+        first = {path: f'{path.partition("/")[0]}/positions' for path in itertools.chain(*layers) if '/block00' in path}
+        return tuple((*layer, *(first[path] for path in layer if path in first)) for layer in layers)
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
@@ -116,22 +167,45 @@ class ConvNeXt(ft.PyramidBackbone):
         return {**features, ft.MAP: norm(x).astype(self.dtype), ft.POOLED: norm(global_mean(x))}
 
     def _stage(self, index: int) -> trunk.Stage:
-        mixer = functools.partial(
-            DepthwiseConv, self.kernel_size, init.trunc_normal(0.02), self.dtype, True, jax.nn.initializers.zeros
-        )
+        mixer = self._conv(self.widths[index])
         norm, mlp = (functools.partial(part, dtype=self.dtype) for part in (self.norm, self.mlp))
-        block = functools.partial(meta_next.MetaNeXt, mixer, norm, mlp, self.residual)
-        return trunk.Stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
+        kind = PlacingBlock if self.shares_positions else meta_next.MetaNeXt
+        block = functools.partial(kind, mixer, norm, mlp, self.residual)
+        stage = functools.partial(PlacingStage, conv=mixer) if self.shares_positions else trunk.Stage
+        return stage(block, self.depths[index], self.residual, self.remat, self.scan, name=ft.stage(index))
+
+    def _conv(self, width: int) -> Callable[..., nn.Module]:
+        """Returns the factory of the depthwise convolutions of a stage."""
+        kernel_init, zeros = init.trunc_normal(0.02), jax.nn.initializers.zeros
+        if self.conv is None:
+            return functools.partial(DepthwiseConv, self.kernel_size, kernel_init, self.dtype, True, zeros)
+        return functools.partial(
+            self.conv,
+            width,
+            self.kernel_size,
+            1,
+            keeping(self.kernel_size),
+            self.dtype,
+            groups=width,
+            use_bias=True,
+            kernel_init=kernel_init,
+            bias_init=zeros,
+        )
 
 
 _V2 = functools.partial(ConvNeXt, mlp=ResponseMlp, residual=Add)
+
+
+def _spaced(count: int, *sizes: Sequence[int], **fields: int) -> ConvNeXt:
+    fields = {'kernel_size': 17} | fields
+    return ConvNeXt(*sizes, conv=functools.partial(Dcls, count=count), shares_positions=True, **fields)
 
 
 def _widths(first: int) -> tuple[int, ...]:
     return tuple(first * 2**index for index in range(4))
 
 
-# Section 2.7 of the first paper (and table 9 for XL); table 5 in the appendix of the second.
+# Section 2.7 of the first paper (and table 9 for XL); table 5 in the appendix of the second; the code of the third.
 _SMALL, _DEEP = (2, 2, 6, 2), (3, 3, 27, 3)
 VARIANTS = {
     'convnext_tiny': ConvNeXt(),
@@ -147,13 +221,18 @@ VARIANTS = {
     'convnextv2_base': _V2(_widths(128), _DEEP),
     'convnextv2_large': _V2(_widths(192), _DEEP),
     'convnextv2_huge': _V2(_widths(352), _DEEP),
+    'convnext_dcls_tiny': _spaced(34),
+    'convnext_dcls_small': _spaced(40, _widths(96), _DEEP),
+    'convnext_dcls_base': _spaced(40, _widths(128), _DEEP),
     'convnext_test': ConvNeXt((16, 32), (1, 2), kernel_size=5),
     'convnextv2_test': _V2((16, 32), (1, 2), kernel_size=3),
+    'convnext_dcls_test': _spaced(5, (8, 16), (1, 2), kernel_size=7),
 }
 
 # The repositories' tables: trained on ImageNet-1k alone, XL on ImageNet-22k before.
 _V1_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2201.03545', (224, 224))
 _V2_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2301.00808', (224, 224))
+_DCLS_PAPER = functools.partial(ft.Published, 'https://arxiv.org/abs/2112.03740', (224, 224))
 PUBLISHED = {
     'convnext_tiny': _V1_PAPER(28, 4.5, 82.1),
     'convnext_small': _V1_PAPER(50, 8.7, 83.1),
@@ -168,6 +247,9 @@ PUBLISHED = {
     'convnextv2_base': _V2_PAPER(89, 15.4, 84.9),
     'convnextv2_large': _V2_PAPER(198, 34.4, 85.8),
     'convnextv2_huge': _V2_PAPER(660, 115, 86.3),
+    'convnext_dcls_tiny': _DCLS_PAPER(28, 5.0, 82.5),
+    'convnext_dcls_small': _DCLS_PAPER(50, 9.5, 83.7),
+    'convnext_dcls_base': _DCLS_PAPER(89, 16.5, 84.1),
 }
 
 
@@ -222,6 +304,8 @@ NAMES = {
             for a, b in _AFFINE
             for there, here in (('dwconv', 'mixer'), ('pwconv1', 'mlp/up'), ('pwconv2', 'mlp/down'))
         ),
+        # Files hold the positions of a stage once more under each of its other blocks.
+        ('stages.{s}.0.dwconv.P', 'backbone/stage{s}/positions'),
         *((f'{_THERE}.norm.{a}', f'{_HERE}/norm/{b}') for a, b in _NORM),
         (f'{_THERE}.gamma', f'{_HERE}/residual/scale'),
         (f'{_THERE}.grn.gamma', f'{_HERE}/mlp/response/scale'),

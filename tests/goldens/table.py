@@ -12,6 +12,7 @@ from typing import Any
 from longview.modelzoo.layers.mixers import mamba
 from longview.modelzoo.layers.convolutions import compression
 from longview.modelzoo.vision import ci2p_vit, coatnet, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
+from longview.modelzoo.vision.convnext import NAMES as CONVNEXT_NAMES
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
@@ -31,6 +32,12 @@ def _scanned(variant: str) -> Network:
 def _zoology(mixer: str, width: int = 32, **options: int) -> Network:
     build = {'fn': _ZOOLOGY, 'mixer': mixer, 'width': width, 'vocabulary': 128, 'mlp': True, 'options': options}
     return Network(build)
+
+
+def _dcls(interpolation: str) -> Network:
+    build = {'fn': 'modelzoo.layers.convolutions.dcls:Dcls', 'features': 12, 'kernel_size': 7, 'padding': 3}
+    names = (('weight', 'kernel'), ('bias', 'bias'), ('input', 'positions'), ('SIG', 'widths'))
+    return Network({**build, 'groups': 12, 'count': 4, 'interpolation': interpolation}, names=names)
 
 
 def _resformer(variant: str) -> Network:
@@ -94,6 +101,14 @@ NETWORKS: dict[str, Network] = {
         {'fn': 'modelzoo.vision.iformer:InceptionMixer', 'heads': 3, 'attending': 1, 'halved': True}, channels=-1
     ),
     'convnext_tiny': _scanned('convnext_tiny'),
+    'convnext_dcls_tiny': Network(
+        {'name': 'convnext_dcls_tiny', 'scan': True},
+        names=(*CONVNEXT_NAMES['ConvNeXt'], ('stages.{s}.0.dwconv.input', 'backbone/stage{s}/positions')),
+        heavy=True,
+    ),
+    'dcls2d_v0': _dcls('v0'),
+    'dcls2d_v1': _dcls('v1'),
+    'dcls2d_gauss': _dcls('gauss'),
     'inceptionnext_atto': Network(),
     'inceptionnext_tiny': Network(heavy=True),
     'hornet_tiny_7x7': _scanned('hornet_tiny_7x7'),

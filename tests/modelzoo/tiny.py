@@ -86,6 +86,7 @@ def primitives(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> collections.Counter[core
 # Deep and wide variants, and second tests' own networks of a family: what they would cost the default suite is spent on
 # others of their families.
 DEEP = (
+    'convnext_dcls_[sb]*',
     'preact_resnet1*4_cifar',
     'preact_resnet1001_cifar',
     'resnetv2_200',
@@ -158,6 +159,7 @@ DEEP = (
 
 # Networks whose programs take long to compile: what compiles them is heavy, shapes and names are not.
 DEAR = (
+    'convnext_dcls_test',
     'ci2p_vit_test',
     'crossvit_test',
     'dit_routing_test',
