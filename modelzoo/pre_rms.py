@@ -146,6 +146,9 @@ def _parts(backbone: nn.Module, mixers: Sequence[type], mlps: Sequence[type]) ->
         raise ValueError(
             f'{name} has other connections than plain sums, which do not keep the mean over channels at 0.'
         )
+    mixer = parts.mixer
+    if getattr(mixer, 'out_norm', None) is not None or getattr(mixer, 'head_scale', None) == 'out':
+        raise ValueError(f'{type(mixer).__name__} of {name} changes what its last matrix writes: leave that out.')
     for field, wanted in (('first_norm', False), ('pre_norm', True), ('tied', False)):
         found = getattr(backbone, field, wanted)
         if found != wanted:

@@ -101,9 +101,9 @@ AFTER_A_RUN = (
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
-    'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits'),
     'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),
     'pre_rmsnorm': ('imagenet', 'compressed_digits', 'fashion_mnist'),
+    'normformer': ('imagenet', 'plain_digits', 'fashion_mnist'),
     'crossvit_9': ('imagenet', 'fine_digits', 'coarse_digits', 'fashion_mnist'),
     'poincare_resnet': ('cifar10', 'published_digits', 'fashion_mnist'),
     'dit_routing': ('imagenet', 'fashion_mnist'),

@@ -29,6 +29,8 @@ from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm, RMSNorm
 from longview.modelzoo.layers.residuals.frac_connections import FracConnections
 from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
+from longview.modelzoo.layers.residuals.normformer import ResScale
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Add, Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
@@ -180,6 +182,42 @@ def zero_mean_vit_names(prefix: str = '') -> tuple[tuple[str, str], ...]:
         *((f'to_patch_embedding.1.{a}', f'{prefix}stem/{b}') for a, b in _AFFINE),
         *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
         *((f'mlp_head.1.{a}', f'{prefix}head/{b}') for a, b in _AFFINE),
+    )
+
+
+class NormFormerDecoder(nn.Module):
+    """Causal blocks with all of NormFormer's parts, and a norm; examples are the second axis."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.swapaxes(0, 1)
+        mixer = functools.partial(CausalAttention, 4, head_scale='out', out_norm=LayerNorm)
+        mlp = functools.partial(Mlp, ratio=2, hidden_norm=LayerNorm)
+        for name in trunk.names(3):
+            x = mixers.Block(LayerNorm, mixer, mlp, ResScale, name=name)(x, None)
+        return LayerNorm(name='norm')(x).swapaxes(0, 1)
+
+
+def normformer_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'layers.{i}.', 'block{i:02d}/'
+    norms = (
+        ('self_attn_layer_norm', 'mixer_norm'),
+        ('attn_ln', 'mixer/out_norm'),
+        ('final_layer_norm', 'mlp_norm'),
+        ('ffn_layernorm', 'mlp/hidden_norm'),
+    )
+    parts = (('self_attn.out_proj', 'mixer/out'), ('fc1', 'mlp/up'), ('fc2', 'mlp/down'))
+    return (
+        (f'{there}c_attn', f'{here}mixer/head_scale'),
+        (f'{there}w_resid', f'{here}mlp_residual/scale'),
+        *(
+            (f'{there}self_attn.{n}_proj.{a}', f'{here}mixer/qkv/{b}:{k}')
+            for k, n in enumerate('qkv')
+            for a, b in _AFFINE
+        ),
+        *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
+        *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in norms for c, d in _SCALED),
+        *((f'norm.{a}', f'norm/{b}') for a, b in _SCALED),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from longview.modelzoo.heads import Classifier, LanguageHead, Linear, TwoHeads
+from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.attention.posemb import sincos2d
 from longview.modelzoo.layers.frame.mlp import Mlp, SwiGLU
 from longview.modelzoo.layers.mixers.causal_attention import CausalAttention
@@ -95,6 +96,7 @@ def test_a_compressed_network_decodes_as_it_reads():
         (pre_rms, ResNet(), 'neither a ViT nor the sequence trunk'),
         (pre_rms, _VIT(norm=NoNorm), 'NoNorm in its blocks where LayerNorm is wanted'),
         (pre_rms, _VIT(residual=ReZero), 'other connections than plain sums'),
+        (pre_rms, _VIT(mixer=functools.partial(Attention, out_norm=LayerNorm)), 'changes what its last matrix writes'),
         (pre_rms, _VIT(first_norm=True), 'first_norm is True: only a network with first_norm=False'),
         (pre_rms, _TRUNK(pre_norm=False), 'pre_norm is False: only a network with pre_norm=True'),
         (pre_rms, _TRUNK(vocabulary=9, tied=True), 'tied is True'),

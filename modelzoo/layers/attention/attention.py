@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -21,6 +22,9 @@ from longview.kernels.attention import attention, attention_weights
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.residuals.value_residual import ValueMix
+
+# Where a head's answer may be multiplied by its number: before the last matrix, or the matrix's output cut into heads.
+HEAD_SCALES = ('heads', 'out')
 
 
 class Attention(nn.Module):
@@ -34,6 +38,7 @@ class Attention(nn.Module):
         out_init: initial values of the second matrix, if they differ.
         scale: of the logits, if it is another than 1 / sqrt(K).
         head_width: channels of a head, if they are others than the width divided by the heads.
+        head_scale, out_norm: see `leave`.
     """
 
     heads: int
@@ -43,6 +48,8 @@ class Attention(nn.Module):
     out_init: init.Initializer | None = None
     scale: float | None = None
     head_width: int | None = None
+    head_scale: str | None = None
+    out_norm: Callable[..., nn.Module] | None = None
 
     def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
         """Mixes the tokens, of any number and in any order."""
@@ -68,7 +75,34 @@ class Attention(nn.Module):
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
         v = rest[0] if mix is None else mix.values(*rest)
         y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v)), scale=self.scale))
-        return Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')(y), None, v
+        out = Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')
+        return leave(self, y, out), None, v
+
+
+def leave(attention: nn.Module, y: Float[Array, 'b n v'], out: nn.Module) -> Float[Array, 'b n d']:
+    """Returns the output of an attention whose heads, one after the other, answered `y`.
+
+    Args:
+        attention: bound, with these fields. `heads`; `head_scale`: the place of a learned number for each head, of
+            `HEAD_SCALES`, or None; `out_norm`: factory of a norm of the result, or None; `dtype`.
+        y: the answers.
+        out: the last matrix.
+
+    Raises:
+        ValueError: there is no such place, or the heads do not divide the width behind the matrix.
+    """
+    place = attention.head_scale
+    if place not in (None, *HEAD_SCALES):
+        raise ValueError(f'head_scale is {place!r}: use one of {", ".join(HEAD_SCALES)}, or None.')
+    y = _scaled_heads(attention, out(_scaled_heads(attention, y, place == 'heads')), place == 'out')
+    return y if attention.out_norm is None else attention.out_norm(dtype=attention.dtype, name='out_norm')(y)
+
+
+def _scaled_heads(attention: nn.Module, y: Float[Array, 'b n d'], wanted: bool) -> Float[Array, 'b n d']:
+    if not wanted:
+        return y
+    scale = attention.param('head_scale', jax.nn.initializers.ones, (attention.heads,)).astype(y.dtype)
+    return merge_heads(split_heads(y, attention.heads) * scale.reshape(1, -1, 1, 1))
 
 
 def attend(

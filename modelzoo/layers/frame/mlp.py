@@ -59,6 +59,7 @@ class Mlp(nn.Module):
         dtype: compute type.
         out_init: initial values of the second matrix, if they differ.
         hidden: hidden width, if it is another than ``int(ratio * width)``.
+        hidden_norm: factory of a norm after the activation; None for none.
     """
 
     ratio: float = 4.0
@@ -67,6 +68,7 @@ class Mlp(nn.Module):
     dtype: DTypeLike = jnp.float32
     out_init: init.Initializer | None = None
     hidden: int | None = None
+    hidden_norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, '*n d']) -> Float[Array, '*n d']:
@@ -74,7 +76,8 @@ class Mlp(nn.Module):
         hidden = self.hidden or int(x.shape[-1] * self.ratio)
         up = Dense(hidden, True, self.kernel_init, self.dtype, name='up')
         down = Dense(x.shape[-1], True, self.out_init or self.kernel_init, self.dtype, name='down')
-        return down(self.activation(up(x)))
+        y = self.activation(up(x))
+        return down(y if self.hidden_norm is None else self.hidden_norm(dtype=self.dtype, name='hidden_norm')(y))
 
 
 class SwiGLU(nn.Module):

@@ -6,6 +6,7 @@ to the embedding. The cache has a fixed number of places, so its size does not g
 
 import abc
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from longview.modelzoo.layers.attention.attention import attend, inner_width, merge_heads, split_heads
+from longview.modelzoo.layers.attention.attention import attend, inner_width, leave, merge_heads, split_heads
 from longview.modelzoo.layers.frame import init
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.mixers.mixer import Mixer
@@ -91,11 +92,14 @@ class CausalAttention(CachedAttention):
         heads, places, dtype, head_width: see `CachedAttention`.
         use_bias: whether the matrices have biases.
         kernel_init, out_init: initial values of the first and of the last matrix.
+        head_scale, out_norm: see `layers.attention.attention.leave`.
     """
 
     use_bias: bool = True
     kernel_init: init.Initializer = init.trunc_normal(0.02)
     out_init: init.Initializer = init.trunc_normal(0.02)
+    head_scale: str | None = None
+    out_norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def with_values(
@@ -114,7 +118,8 @@ class CausalAttention(CachedAttention):
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
         values = rest[0] if mix is None else mix.values(*rest)
         y, state = self._attend(*(split_heads(part, self.heads) for part in (q, k, values)), state)
-        return Dense(width, self.use_bias, self.out_init, self.dtype, name='out')(y), state, values
+        out = Dense(width, self.use_bias, self.out_init, self.dtype, name='out')
+        return leave(self, y, out), state, values
 
 
 # Parameter names of zoology's attention, and ours; see weights.py.
