@@ -24,6 +24,8 @@ from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.mlp import Mlp
 from longview.modelzoo.layers.frame.patch import Patches
 from longview.modelzoo.layers.frame.pool import global_mean
+from longview.modelzoo.layers.mixers import mixer as mixers
+from longview.modelzoo.layers.mixers.causal_attention import CausalAttention
 from longview.modelzoo.layers.norms import zero_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm, RMSNorm
