@@ -40,6 +40,7 @@ FIRST = {
     'ninformer': 'cifar10',
     'poincare_resnet': 'cifar10',
     'residual_attention': 'cifar10',
+    'duoformer': 'cifar10',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
 WORDS = {
@@ -107,6 +108,7 @@ DEEP = {
     'crossvit_9': ('imagenet', 'fine_digits', 'coarse_digits', 'fashion_mnist'),
     'poincare_resnet': ('cifar10', 'published_digits', 'fashion_mnist'),
     'dit_routing': ('imagenet', 'fashion_mnist'),
+    'duoformer': ('cifar10', 'plain_digits', 'fashion_mnist'),
     'regnet': ('d_digits', 'dwr_digits', 'fast_digits', 'fashion_mnist'),
     'efficientnet_b0': ('imagenet', 'fashion_mnist'),
     'residual_attention': ('imagenet', 'cifar10', 'fashion_mnist'),

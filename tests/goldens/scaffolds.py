@@ -33,11 +33,13 @@ from longview.modelzoo.layers.residuals.frac_connections import FracConnections
 from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
 from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 from longview.modelzoo.layers.residuals.normformer import ResScale
+from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Add, Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
 from longview.modelzoo.vision import (
     coatnet,
+    duoformer,
     glnet,
     hiera,
     lsnet,
@@ -444,6 +446,24 @@ def glmix_block_names() -> tuple[tuple, ...]:
 
 def scattering_tokens_names() -> tuple[tuple[str, str], ...]:
     return tuple((name, f'mixer/{path}') for name, path in svt.MIXER_NAMES)
+
+
+class DuoFormerTokens(nn.Module):
+    """DuoFormer's transformer on the tokens of 7x7 regions, and its classifier; `scratch` is which one."""
+
+    scratch: bool
+
+    @nn.compact
+    def __call__(self, x):
+        scaled = {'scale': 2 * 96**-0.5, 'residual': functools.partial(LayerScale, initial=1e-5)}
+        how = {'heads': 4, 'chained': True} if self.scratch else {'heads': 3, **scaled}
+        former = duoformer.Former(3, grid=(7, 7), name='former', **how)
+        token = former(x.reshape(len(x), 7, 7, *x.shape[2:]))[:, 0]
+        return Dense(10, name='head')(token if self.scratch else LayerNorm(epsilon=1e-6, name='norm')(token))
+
+
+def duoformer_tokens_names() -> tuple[tuple[str, str], ...]:
+    return (*duoformer.FORMER_NAMES, *((f'head.{a}', f'head/{b}') for a, b in _AFFINE))
 
 
 def moat_block_names() -> tuple[tuple, ...]:

@@ -174,6 +174,17 @@ NETWORKS: dict[str, Network] = {
     'stvit_stoken_attention': Network({'fn': 'modelzoo.vision.stvit:SuperTokenAttention', 'heads': 4, 'cell': 4}),
     'glnet_4g': Network(heavy=True),
     'glnet_stl': Network(heavy=True),
+    'duoformer_r50_s2_depth2': Network({'name': 'duoformer_r50_s2', 'depth': 2, 'scan': True}, heavy=True),
+    'duoformer_multiscale_former_d96_s3': Network(
+        {'fn': f'{_SCAFFOLD}:DuoFormerTokens', 'scratch': True},
+        channels=-1,
+        names=scaffolds.duoformer_tokens_names(),
+    ),
+    'duoformer_multiscale_transformer_d96_s2': Network(
+        {'fn': f'{_SCAFFOLD}:DuoFormerTokens', 'scratch': False},
+        channels=-1,
+        names=scaffolds.duoformer_tokens_names(),
+    ),
     'glmix_block_64': Network({'fn': f'{_SCAFFOLD}:GLMixBlock'}, names=scaffolds.glmix_block_names()),
     'poincare_resnet_8_16_32_d8': Network({'fn': f'{_SCAFFOLD}:published_poincare_resnet'}, heavy=True),
     'poincare_conv2d': Network(
