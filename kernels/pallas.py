@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 CostEstimate = pl.CostEstimate
 ANY = pl.ANY
+Element = pl.Element
 HBM = pltpu.HBM
 SMEM = pltpu.SMEM
 roll = pltpu.roll

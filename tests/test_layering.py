@@ -20,7 +20,8 @@ SHARED = {path.stem for path in (ROOT / 'longview').glob('*.py')} - {'__init__'}
 
 # What the ops share.
 KERNELS = tuple(
-    f'kernels.{name}' for name in ('derivatives', 'dispatch', 'gates', 'native', 'pallas', 'scan_tpu', 'scans', 'vmem')
+    f'kernels.{name}'
+    for name in ('derivatives', 'dispatch', 'gates', 'native', 'pallas', 'rows_tpu', 'scan_tpu', 'scans', 'vmem')
 )
 ARRAYS = ('jax', 'jaxtyping', 'numpy')
 NETWORKS = ('jax', 'flax', 'jaxtyping', 'numpy')

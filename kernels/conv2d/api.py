@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from longview.kernels import dispatch, native
-from longview.kernels.conv2d import native_cpu, reference, xla
+from longview.kernels.conv2d import im2win, native_cpu, pallas_tpu, reference, xla
 from longview.kernels.conv2d.plan import Plan
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
@@ -46,7 +46,8 @@ def conv2d(
       stride: distance between outputs in pixels, along height and width.
       padding: 'SAME' (H / stride outputs, rounded up; an odd pixel is padded at the end), 'VALID', a number of zeros on
         every side, or ((top, bottom), (left, right)).
-      implementation: 'xla'; 'products' or 'conv', from which 'xla' chooses by platform and size; 'reference';
+      implementation: 'xla'; 'products' or 'conv', from which 'xla' chooses by platform and size; 'im2win', on windows
+        of rows that are laid down, and 'im2win_fused', a TPU kernel that keeps them in VMEM (one group); 'reference';
         'native_cpu' (channels in groups, kernels/native.py); or None for the default of the platform.
 
     Returns:
@@ -62,6 +63,13 @@ def conv2d(
         'xla': dispatch.Form(partial(xla.convolve, plan)),
         'products': dispatch.Form(partial(xla.convolve, plan, form='products')),
         'conv': dispatch.Form(partial(xla.conv, plan)),
+        'im2win': dispatch.Form(partial(im2win.convolve, plan)),
+        'im2win_fused': dispatch.Form(
+            partial(pallas_tpu.convolve, plan),
+            'tpu',
+            partial(pallas_tpu.missing, plan),
+            proven=False,  # not timed on a TPU
+        ),
         'reference': dispatch.Form(partial(reference.convolve, plan)),
         'native_cpu': dispatch.Form(
             partial(native_cpu.convolve, plan), 'cpu', partial(native_cpu.missing, plan), proven=native.enabled()

@@ -46,6 +46,11 @@ def conv(plan: Plan, x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+def gradients(plan: Plan, x: jax.Array, kernel: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the cotangents of images and kernel, for forms that have none of their own."""
+    return jax.vjp(partial(convolve, plan), x, kernel)[1](dy)
+
+
 def _pays(plan: Plan, x: jax.Array, kernel: jax.Array) -> bool:
     rows, columns = plan.sizes(x, kernel)
     if plan.is_matrix(kernel) or plan.groups(x, kernel) > 1:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from longview.kernels.conv2d import conv2d
+from longview.kernels.conv2d import conv2d, im2win
+from longview.kernels.conv2d.plan import Plan
 from longview.methods import conditioning, losses
 from longview.methods.average import add_vectors, greedy_soup, uniform_soup
 from longview.methods.dense import boxes, detect
@@ -86,11 +87,23 @@ def dropped(x: jax.Array, branch: jax.Array, gates: np.ndarray, death_rate: floa
 
 
 def convolution(x: jax.Array, kernel: jax.Array, stride: int) -> Outputs:
-    """A convolution without padding, channels first."""
-    y = conv2d(
-        jnp.moveaxis(jnp.asarray(x), 1, -1), jnp.transpose(jnp.asarray(kernel), (2, 3, 1, 0)), stride=stride, padding=0
-    )
-    return {'output': jnp.moveaxis(y, -1, 1)}
+    """A convolution on windows of rows, without padding; channels come before windows there, and behind them here."""
+    plan, rows = Plan((stride, stride), ((0, 0), (0, 0))), kernel.shape[2]
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array) -> Outputs:
+        x, kernel = jnp.moveaxis(x, 1, -1), jnp.transpose(kernel, (2, 3, 1, 0))
+        y = conv2d(x, kernel, stride=stride, padding=0, implementation='im2win')
+        windows = im2win.windows(plan, x, kernel)
+        windows = windows.reshape(*windows.shape[:3], rows, -1)
+        parts = im2win.kernel_windows(kernel).reshape(kernel.shape[1], rows, *kernel.shape[2:])
+        return {
+            'output': jnp.moveaxis(y, -1, 1),
+            'window_tensor': windows.transpose(0, 4, 1, 2, 3).reshape(len(x), x.shape[3], y.shape[1], -1),
+            'kernel_window': parts.transpose(3, 2, 0, 1).reshape(kernel.shape[3], x.shape[3], -1),
+        }
+
+    return run(x, kernel)
 
 
 def confusion_and_more(pred: np.ndarray, target: np.ndarray, classes: int, ignore: int) -> Outputs:

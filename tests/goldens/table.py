@@ -311,8 +311,8 @@ FUNCTIONS: dict[str, Function] = {
     # The rates by depth are the paper's in the adapter: ours begin at 0 with the first block, and divide in training.
     'stochastic_depth': Function(f'{_ADAPTER}:dropped', only=('train', 'eval')),
     # The rearranged image and kernel are the paper's own way to the sum.
-    'im2win_conv': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
-    'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution', only=('output',), gradients=False),
+    'im2win_conv': Function(f'{_ADAPTER}:convolution'),
+    'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution'),
     'weight_conditioning': Function(f'{_ADAPTER}:conditioned'),
     'gdn_parameter_gradients': Function(f'{_ADAPTER}:divided', settings={'least': 'beta_min'}),
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
