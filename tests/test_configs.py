@@ -40,6 +40,7 @@ FIRST = {
     'ninformer': 'cifar10',
     'poincare_resnet': 'cifar10',
     'residual_attention': 'cifar10',
+    'weighted_conv': 'digits',
     'duoformer': 'cifar10',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
@@ -101,6 +102,7 @@ AFTER_A_RUN = (
 )
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
+    'weighted_conv': ('fashion_mnist',),
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
     'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),
     'pre_rmsnorm': ('imagenet', 'compressed_digits', 'fashion_mnist'),

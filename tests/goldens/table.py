@@ -106,6 +106,15 @@ NETWORKS: dict[str, Network] = {
         names=(*CONVNEXT_NAMES['ConvNeXt'], ('stages.{s}.0.dwconv.input', 'backbone/stage{s}/positions')),
         heavy=True,
     ),
+    'weighted_conv2d': Network(
+        {
+            'fn': 'modelzoo.layers.convolutions.weighted:WeightedConv',
+            'features': 16,
+            'kernel_size': 5,
+            'padding': 2,
+            'density': (0.5, 0.8),
+        }
+    ),
     'dcls2d_v0': _dcls('v0'),
     'dcls2d_v1': _dcls('v1'),
     'dcls2d_gauss': _dcls('gauss'),

@@ -30,12 +30,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from longview.kernels.depthwise_conv import depthwise_conv
-from longview.modelzoo.layers.convolutions.conv import convolve
+from longview.modelzoo.layers.convolutions import places
 from longview.modelzoo.layers.frame import init
-
-# As `conv.Conv` takes it, for as many axes as there are.
-Paddings = int | str | tuple[tuple[int, int], ...]
 
 # A layer's published names and ours; see weights.py.
 NAMES = (('weight', 'kernel'), ('bias', 'bias'), ('P', 'positions'), ('SIG', 'widths'))
@@ -82,7 +78,7 @@ class Dcls(nn.Module):
     features: int
     kernel_size: int | tuple[int, ...]
     stride: int = 1
-    padding: Paddings = 0
+    padding: places.Paddings = 0
     dtype: DTypeLike = jnp.float32
     groups: int = 1
     use_bias: bool = True
@@ -109,7 +105,7 @@ class Dcls(nn.Module):
             ValueError: the groups do not divide the channels, an unknown interpolation, or sizes that do not fit.
         """
         axes, channels = x.ndim - 2, x.shape[-1]
-        count, sizes = self._count(axes), _sides(self.dilated_size or self.kernel_size, axes)
+        count, sizes = self._count(axes), places.sides(self.dilated_size or self.kernel_size, axes)
         shape = (count, self._channels(channels), self.features)
         fan_in = count * shape[1]
         weights = self.param('kernel', self.kernel_init or init.uniform_fan_in(fan_in), shape)
@@ -118,11 +114,11 @@ class Dcls(nn.Module):
         constant = None if first_width is None else jax.nn.initializers.constant(first_width)
         widths = None if constant is None else self.param('widths', constant, positions.shape)
         kernel = construct(weights, positions, widths, sizes, self.interpolation).astype(self.dtype)
-        y = _convolve(x.astype(self.dtype), kernel, self.stride, self._padding(axes))
+        y = places.convolve(x.astype(self.dtype), kernel, self.stride, self._padding(axes))
         if not self.use_bias:
             return y
         bias = self.param('bias', self.bias_init or init.uniform_fan_in(fan_in), (self.features,))
-        return y + bias.astype(self.dtype).reshape((1,) * (axes + 1) + (-1,))
+        return y + places.per_channel(bias.astype(self.dtype), y)
 
     @nn.nowrap
     def positions_of(self, owner: nn.Module, channels: int, axes: int) -> Float[Array, 'axes d c2 k']:
@@ -130,7 +126,7 @@ class Dcls(nn.Module):
 
         They start as the published ones: normal around the middle with a deviation of 0.5, none outside of the kernel.
         """
-        sizes = _sides(self.dilated_size or self.kernel_size, axes)
+        sizes = places.sides(self.dilated_size or self.kernel_size, axes)
         limits = [sizes[axis] // 2 for axis in _order(self.interpolation, axes)]
         bound = jnp.asarray(limits, jnp.float32).reshape(axes, 1, 1, 1)
         inside = lambda key, shape: jnp.clip(_STEP(key, shape, jnp.float32), -bound, bound)
@@ -145,7 +141,7 @@ class Dcls(nn.Module):
         return INTERPOLATIONS[self.interpolation]
 
     def _count(self, axes: int) -> int:
-        count = math.prod(_sides(self.kernel_size, axes)) if self.count is None else self.count
+        count = math.prod(places.sides(self.kernel_size, axes)) if self.count is None else self.count
         if count < 1:
             raise ValueError(f'Dcls.count is {count}: a kernel has at least 1 weight.')
         return count
@@ -163,7 +159,7 @@ class Dcls(nn.Module):
         if isinstance(self.padding, str):
             return self.padding
         given = ((self.padding,) * 2,) * axes if isinstance(self.padding, int) else self.padding
-        old, new = (_sides(size, axes) for size in (self.kernel_size, self.dilated_size or self.kernel_size))
+        old, new = (places.sides(size, axes) for size in (self.kernel_size, self.dilated_size or self.kernel_size))
         if any((large - small) % 2 for small, large in zip(old, new)):
             raise ValueError(
                 f'a kernel of {new} in the place of one of {old} has no middle in common with it: let both be odd.'
@@ -191,8 +187,8 @@ def construct(
     spread, _ = INTERPOLATIONS[interpolation]
     parts = []  # of each axis (d, c, k, side)
     for axis, side in zip(_order(interpolation, len(sizes)), sizes):
-        places = jnp.arange(side, dtype=jnp.float32)[None, None, None]
-        distance = places - (positions[axis] + side // 2)[..., None]
+        index = jnp.arange(side, dtype=jnp.float32)[None, None, None]
+        distance = index - (positions[axis] + side // 2)[..., None]
         parts.append(spread(distance, None if widths is None else widths[axis][..., None]))
     weights = jnp.moveaxis(weights, 0, -1).swapaxes(0, 1)
     if interpolation != 'v0':
@@ -214,27 +210,3 @@ def _summed(weights: Float[Array, 'd c k'], parts: Sequence[Array]) -> Float[Arr
 def _order(interpolation: str, axes: int) -> Sequence[int]:
     """Returns which of the positions is along each axis of the kernel, and which axis each is along."""
     return range(axes) if interpolation == 'v0' else range(axes)[::-1]
-
-
-def _sides(size: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-    sides = (size,) * axes if isinstance(size, int) else tuple(size)
-    if len(sides) != axes or min(sides) < 1:
-        raise ValueError(f'a kernel of {size} is for {axes} axes: give a side of at least 1, or one for each axis.')
-    return sides
-
-
-def _convolve(
-    x: Float[Array, 'b *places c'], kernel: Float[Array, '*sizes c2 d'], stride: int, padding: Paddings
-) -> Float[Array, 'b *out d']:
-    """Returns the convolution, of images with the kernels that are made for them."""
-    if x.ndim == 4:
-        return (depthwise_conv if kernel.shape[-2] == 1 else convolve)(x, kernel, stride=stride, padding=padding)
-    places = 'ZYX'[-(x.ndim - 2) :]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride,) * len(places),
-        padding,
-        dimension_numbers=(f'N{places}C', f'{places}IO', f'N{places}C'),
-        feature_group_count=x.shape[-1] // kernel.shape[-2],
-    )
