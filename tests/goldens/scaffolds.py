@@ -16,6 +16,7 @@ from longview.modelzoo.denoisers.edm import UNet
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.heads.detect import Towers
 from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.convolutions import tvconv as layers_tvconv
 from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.dense.fpn import Fpn
 from longview.modelzoo.layers.frame import pyramid, trunk
@@ -50,6 +51,7 @@ from longview.modelzoo.vision import (
     sret,
     svt,
     transnext,
+    tvconv,
     vit,
 )
 from longview.modelzoo.vision.ci2p_vit import Patches as EncodedPatches
@@ -99,6 +101,24 @@ class ClipVision(nn.Module):
 
 def clip_vision_names():
     return (*vit.TRANSFORMERS_CLIP, ('visual_projection.weight', 'projection/kernel'))
+
+
+class FaceEmbedding(nn.Module):
+    """TVConv's smallest network without a classifier."""
+
+    @nn.compact
+    def __call__(self, x):
+        backbone = tvconv.VARIANTS['tvconv_mobilenet_v2_x0_1']
+        return backbone.clone(parent=self, name='backbone')(x)['pooled']
+
+
+# The fill rule takes the scales of norms over whole maps for matrices; in goldens they have another name.
+def tvconv_names():
+    return tuple(layers_tvconv.names('', '', 1, 'input'))
+
+
+def face_embedding_names():
+    return tvconv.published_names(tvconv.MobileNetV2(), 'input')
 
 
 class NiNformerBlocks(nn.Module):

@@ -224,6 +224,12 @@ NETWORKS: dict[str, Network] = {
     'kronecker_self_attention_32': Network(
         {'fn': 'modelzoo.layers.attention.kronecker:KroneckerAttention', 'heads': 8, 'head_width': 64}
     ),
+    'tvconv_layer': Network(
+        {'fn': 'modelzoo.layers.convolutions.tvconv:TVConv', 'size': (12, 12)}, names=scaffolds.tvconv_names()
+    ),
+    'tvconv_mobilenet_v2_x0_1': Network(
+        {'fn': f'{_SCAFFOLD}:FaceEmbedding'}, names=scaffolds.face_embedding_names(), heavy=True
+    ),
     'mae_d96_l3_img64_p8': Network({'fn': f'{_SCAFFOLD}:Autoencoder'}, names=scaffolds.autoencoder_names()),
     # timm's epsilon in B0 is not the authors'.
     'evonorm_b0': Network({'fn': 'modelzoo.layers.norms.evonorm:EvoNormB0', 'epsilon': 1e-3}),

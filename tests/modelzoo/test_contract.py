@@ -37,7 +37,7 @@ UNREAD = {
     'ci2p_vit_test': ('backbone/stem/encoder/',),
 }
 # Names of matrices and tables; a complex bias is one for real and imaginary parts.
-MATRICES = ('/kernel', 'pos_embed', 'token_table', '/A_log', '/direction', '/complex_bias', '/positions')
+MATRICES = ('/kernel', 'pos_embed', 'token_table', '/A_log', '/direction', '/complex_bias', '/positions', '_map')
 # Matrices of one column.
 COLUMNS = ('control/linear/kernel', 'squeeze/kernel', 'attention/kernel', 'gate/kernel', 'mixer/q/kernel')
 CLASSES = 7

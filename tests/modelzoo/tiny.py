@@ -103,6 +103,7 @@ DEEP = (
     'sparsenet_bc*',
     'repmlpnet_[bdl][0-9]*',
     'repmlpnet_t256*',
+    'tvconv_mobilenet_v2_*',
     'wavemix_256_*',
     'wavemix_320_*',
     'wavemix_192_*',
@@ -184,6 +185,7 @@ DEAR = (
     't2t_vit*_test',
     'tic_test',
     'transnext_test',
+    'tvconv_mobilenet_test',
     'vovnet_test',
     'wavemix_test',
 )
