@@ -63,6 +63,7 @@ MADE = {
     'clip': ('digits', 'digits_labels'),
     'detect': ('digits', 'digits_one_scale'),
     'points': ('digits', 'digits_mean'),
+    'scse': ('digits', 'channel_digits', 'spatial_digits', 'plain_digits'),
     'segment': ('digits', 'digits_pixels'),
     'sessions': ('digits', 'digits_union', 'digits_finetuning', 'digits_joint', 'digits_all'),
 }
@@ -102,6 +103,7 @@ AFTER_A_RUN = (
 )
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
+    'scse': ('channel_digits', 'spatial_digits'),
     'weighted_conv': ('fashion_mnist',),
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
     'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),

@@ -3,7 +3,7 @@
 Like all heads they hold no running statistics, so their norms are of each pixel or example by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -58,12 +58,14 @@ class MlpDecoder(nn.Module):
         width: C; the paper has 256 for its two smallest networks and 768 for the others.
         stages: which stages are read, from fine to coarse; None for all.
         dtype: compute type; logits are float32.
+        attention: factory of a part that rescales the fused map, such as `scse.ConcurrentSqueeze`; None for none.
     """
 
     num_classes: int
     width: int = 256
     stages: Sequence[int] | None = None
     dtype: DTypeLike = jnp.float32
+    attention: Callable[..., nn.Module] | None = None
 
     needs = ft.PyramidBackbone
 
@@ -80,6 +82,8 @@ class MlpDecoder(nn.Module):
         joined = jnp.concatenate([bilinear(one(index, x), size) for index, x in enumerate(maps)], axis=-1)
         fused = Dense(self.width, use_bias=False, dtype=self.dtype, name='fuse')(joined)
         fused = nn.relu(LayerNorm(dtype=self.dtype, name='norm')(fused))
+        if self.attention is not None:
+            fused = self.attention(dtype=self.dtype, name='attention')(fused)
         return Dense(self.num_classes, name='classes')(fused.astype(jnp.float32))
 
 

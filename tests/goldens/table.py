@@ -10,7 +10,7 @@ beside it: the reference's own float32 is as far from float64, by its note.
 from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
-from longview.modelzoo.layers.convolutions import compression
+from longview.modelzoo.layers.convolutions import compression, scse
 from longview.modelzoo.vision import ci2p_vit, coatnet, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
 from longview.modelzoo.vision.convnext import NAMES as CONVNEXT_NAMES
 from tests.goldens import scaffolds
@@ -230,6 +230,12 @@ NETWORKS: dict[str, Network] = {
     'tvconv_mobilenet_v2_x0_1': Network(
         {'fn': f'{_SCAFFOLD}:FaceEmbedding'}, names=scaffolds.face_embedding_names(), heavy=True
     ),
+    'cse_layer': Network(
+        {'fn': 'modelzoo.layers.convolutions.squeeze_excite:SqueezeExcite', 'ratio': 0.5, 'multiple_of': 1},
+        names=scse.CHANNEL_NAMES,
+    ),
+    'sse_layer': Network({'fn': 'modelzoo.layers.convolutions.scse:SpatialSqueeze'}, names=scse.SPATIAL_NAMES),
+    'scse_layer': Network({'fn': 'modelzoo.layers.convolutions.scse:ConcurrentSqueeze'}),
     'mae_d96_l3_img64_p8': Network({'fn': f'{_SCAFFOLD}:Autoencoder'}, names=scaffolds.autoencoder_names()),
     # timm's epsilon in B0 is not the authors'.
     'evonorm_b0': Network({'fn': 'modelzoo.layers.norms.evonorm:EvoNormB0', 'epsilon': 1e-3}),
