@@ -21,8 +21,10 @@ from jaxtyping import Array, Float
 
 from longview.modelzoo.heads import Classifier
 from longview.modelzoo.layers.attention.attention import Attention
+from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.mlp import GatedMlp, Mlp, SwiGLU
 from longview.modelzoo.layers.mixers.causal_attention import CachedAttention, CausalAttention
+from longview.modelzoo.layers.mixers.mixer import Block
 from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
 from longview.modelzoo.layers.norms.zero_mean import CRMSNorm, centered, centered_writes
 from longview.modelzoo.layers.residuals.residual import Add
@@ -130,7 +132,7 @@ def _folded(
 def _parts(backbone: nn.Module, mixers: Sequence[type], mlps: Sequence[type]) -> _Parts:
     """Returns the layers of a block, and refuses networks that read their stream otherwise than through LayerNorm."""
     name = type(backbone).__name__
-    if any(not hasattr(backbone, field) for field in ('norm', 'mixer', 'mlp', 'residual')):
+    if any(not hasattr(backbone, field) for field in ('norm', 'mixer', 'mlp', 'residual', 'block', 'first_block')):
         raise ValueError(f'{name} is neither a ViT nor the sequence trunk, whose streams can be centered.')
     if not (callable(backbone.mixer) and (backbone.mlp is None or callable(backbone.mlp))):
         raise ValueError(f'{name} has blocks with different parts: give all of them one mixer and one mlp.')
@@ -146,6 +148,8 @@ def _parts(backbone: nn.Module, mixers: Sequence[type], mlps: Sequence[type]) ->
         raise ValueError(
             f'{name} has other connections than plain sums, which do not keep the mean over channels at 0.'
         )
+    if backbone.block not in (PreNorm, Block) or backbone.first_block is not None:
+        raise ValueError(f'{name} has blocks that do not read their stream through norms alone: use the usual block.')
     mixer = parts.mixer
     if getattr(mixer, 'out_norm', None) is not None or getattr(mixer, 'head_scale', None) == 'out':
         raise ValueError(f'{type(mixer).__name__} of {name} changes what its last matrix writes: leave that out.')

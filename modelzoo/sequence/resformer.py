@@ -15,12 +15,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from longview.modelzoo import features as ft
 from longview.modelzoo.layers.attention.attention import split_heads
+from longview.modelzoo.layers.attention.rotary import rotate
 from longview.modelzoo.layers.frame import init, variants
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.mlp import GatedMlp
@@ -58,16 +58,6 @@ class RotaryAttention(CachedAttention):
         values = own[0] if mix is None else mix.values(*own)
         y, state = self._attend(q, k, split_heads(values, self.heads), state)
         return dense('out', self.out_init)(y), state, values
-
-
-def rotate(x: Float[Array, 'b h t k'], first: Array | int, base: float) -> Float[Array, 'b h t k']:
-    """Applies rotary position embeddings; `first` is the position of the first element."""
-    half = x.shape[-1] // 2
-    speeds = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = (first + jnp.arange(x.shape[2]))[:, None].astype(jnp.float32) * speeds[None]
-    cosine, sine = jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
-    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
-    return jnp.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=-1).astype(x.dtype)
 
 
 class ResFormer(Trunk):

@@ -125,6 +125,8 @@ class Trunk(ft.SequenceBackbone):
         drop_path: stochastic depth of the last block; see layers/frame/drop.py.
         dtype: compute type; parameters are float32.
         remat, scan: how the blocks run; see layers/frame/trunk.py.
+        block: factory of a block, `layers.mixers.mixer.Block` or what takes its place.
+        first_block: factory of the first block, if it is of another form.
     """
 
     width: int = 256
@@ -143,6 +145,8 @@ class Trunk(ft.SequenceBackbone):
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     scan: bool = False
+    block: Callable[..., nn.Module] = Block
+    first_block: Callable[..., nn.Module] | None = None
 
     def setup(self) -> None:
         """Makes the parts."""
@@ -155,13 +159,14 @@ class Trunk(ft.SequenceBackbone):
             self.stem = WordEmbedding(self.vocabulary, self.width, self.places, self.dtype)
         parts = zip(
             trunk.names(self.depth),
+            trunk.forms(self.block, self.first_block, self.depth),
             self._in_turn(self.mixer),
             self._in_turn(self.mlp),
             along(self.residual, self.depth),
         )
         self.blocks = [
-            Block(typed(self.norm), typed(mixer), typed(mlp), residual, self.pre_norm, name=name)
-            for name, mixer, mlp, residual in parts
+            form(typed(self.norm), typed(mixer), typed(mlp), residual, self.pre_norm, name=name)
+            for name, form, mixer, mlp, residual in parts
         ]
         self.join = self.residual()
         self.norm_after = None if self.last_norm is None else self.last_norm(dtype=self.dtype, name='norm')
@@ -187,7 +192,8 @@ class Trunk(ft.SequenceBackbone):
         embedded = self.stem(x)
         branches = 1 + (self.mlp is not None)
         masks = path_masks(self, self.drop_path, self.depth, x.shape[0], branches=branches, train=train)
-        if self.scan and not (callable(self.mixer) and (self.mlp is None or callable(self.mlp))):
+        alike = callable(self.mixer) and (self.mlp is None or callable(self.mlp)) and self.first_block is None
+        if self.scan and not alike:
             raise NotImplementedError('blocks with different parts cannot run with scan: switch it off.')
         s = trunk.run(self, self.blocks, self.join.open(embedded), masks, train=train, remat=self.remat, scan=self.scan)
         tokens = self._closed(s)

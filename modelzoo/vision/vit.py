@@ -75,6 +75,8 @@ class ViT(ft.TokenBackbone):
         remat, scan: how the blocks run; see layers/frame/trunk.py.
         stem_bias: whether the patch embedding has a bias.
         first_norm: whether a norm stands before the blocks.
+        block: factory of a block, `layers.frame.block.PreNorm` or what takes its place.
+        first_block: factory of the first block, if it is of another form.
     """
 
     width: int = 192
@@ -96,10 +98,14 @@ class ViT(ft.TokenBackbone):
     scan: bool = False
     stem_bias: bool = True
     first_norm: bool = False
+    block: Callable[..., nn.Module] = PreNorm
+    first_block: Callable[..., nn.Module] | None = None
 
     def setup(self) -> None:
         """Makes the parts; `grid` raises ValueError for an `image_size` that does not fit."""
         self._check_pool()
+        if self.scan and self.first_block is not None:
+            raise ValueError('a first block of another form cannot run with scan: switch it off.')
         self.stem = Patches(self.width, self.patch, dtype=self.dtype, use_bias=self.stem_bias)
         self.tokens = [self.param(name, self.token_init, (1, 1, self.width)) for name in self.prefix]
         if self.fixed_positions is None:
@@ -108,9 +114,10 @@ class ViT(ft.TokenBackbone):
             self.pos_embed = self.param('pos_embed', init.trunc_normal(0.02), shape)
         parts = {part: functools.partial(getattr(self, part), dtype=self.dtype) for part in ('norm', 'mixer', 'mlp')}
         parts['mixer'] = functools.partial(parts['mixer'], heads=self.heads)
+        forms = trunk.forms(self.block, self.first_block, self.depth)
         self.blocks = [
-            PreNorm(**parts, residual=residual, name=name)
-            for name, residual in zip(trunk.names(self.depth), along(self.residual, self.depth))
+            form(**parts, residual=residual, name=name)
+            for name, form, residual in zip(trunk.names(self.depth), forms, along(self.residual, self.depth))
         ]
         self.join = self.residual()
         self.norm_before = parts['norm'](name='first_norm') if self.first_norm else None

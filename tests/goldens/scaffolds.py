@@ -22,11 +22,12 @@ from longview.modelzoo.layers.dense.fpn import Fpn
 from longview.modelzoo.layers.frame import pyramid, trunk
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.dense import Dense
-from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.frame.mlp import Mlp, SwiGLU
 from longview.modelzoo.layers.frame.patch import Patches
 from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.mixers import mixer as mixers
 from longview.modelzoo.layers.mixers.causal_attention import CausalAttention
+from longview.modelzoo.layers.mixers.hybrid_norm import HybridBlock
 from longview.modelzoo.layers.norms import zero_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm, RMSNorm
@@ -38,6 +39,7 @@ from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Add, Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero
+from longview.modelzoo.sequence.trunk import Trunk
 from longview.modelzoo.vision import (
     coatnet,
     duoformer,
@@ -242,6 +244,26 @@ def normformer_names() -> tuple[tuple[str, str], ...]:
         *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in parts for c, d in _AFFINE),
         *((f'{there}{a}.{c}', f'{here}{b}/{d}') for a, b in norms for c, d in _SCALED),
         *((f'norm.{a}', f'norm/{b}') for a, b in _SCALED),
+    )
+
+
+def hybrid_norm_lm() -> Trunk:
+    """A language model of OLMo's parts in HybridNorm's blocks."""
+    norm = functools.partial(RMSNorm, epsilon=1e-5)
+    mixer = functools.partial(CausalAttention, 4, use_bias=False, kv_heads=2, qkv_norm=norm, rotary=5e5)
+    mlp = functools.partial(SwiGLU, 3, 1, gate_first=False)
+    return Trunk(64, 3, mixer, mlp, norm, norm, vocabulary=128, tied=True, block=HybridBlock)
+
+
+def hybrid_norm_names() -> tuple[tuple[str, str], ...]:
+    there, here = 'transformer.blocks.{i}.', 'backbone/block{i:02d}/'
+    norms = (*((f'{n}_norm', f'mixer/{n}_norm') for n in 'qkv'), ('ff_norm', 'mlp_norm'))
+    parts = (('att_proj', 'mixer/qkv'), ('attn_out', 'mixer/out'), ('ff_proj', 'mlp/up'), ('ff_out', 'mlp/down'))
+    return (
+        ('transformer.wte.weight', 'backbone/stem/table'),
+        ('transformer.ln_f.weight', 'backbone/norm/scale'),
+        *((f'{there}{a}.weight', f'{here}{b}/kernel') for a, b in parts),
+        *((f'{there}{a}.weight', f'{here}{b}/scale') for a, b in norms),
     )
 
 

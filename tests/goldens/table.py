@@ -245,6 +245,7 @@ NETWORKS: dict[str, Network] = {
     ),
     'pre_rmsnorm_vit_small': Network({'fn': f'{_SCAFFOLD}:PreRmsViT'}, names=scaffolds.zero_mean_vit_names('vit/')),
     'pre_crmsnorm_vit_small': Network({'fn': f'{_SCAFFOLD}:pre_crms_vit'}, names=scaffolds.zero_mean_vit_names()),
+    'hybridnorm_small': Network({'fn': f'{_SCAFFOLD}:hybrid_norm_lm'}, names=scaffolds.hybrid_norm_names()),
     # Residual connections.
     'normformer_small': Network({'fn': f'{_SCAFFOLD}:NormFormerDecoder'}, names=scaffolds.normformer_names()),
     'rezero_transformer': Network({'fn': f'{_SCAFFOLD}:rezero'}, names=scaffolds.rezero_names()),

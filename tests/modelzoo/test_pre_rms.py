@@ -12,6 +12,7 @@ from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.attention.posemb import sincos2d
 from longview.modelzoo.layers.frame.mlp import Mlp, SwiGLU
 from longview.modelzoo.layers.mixers.causal_attention import CausalAttention
+from longview.modelzoo.layers.mixers.hybrid_norm import HybridNorm
 from longview.modelzoo.layers.mixers.mamba import Mamba
 from longview.modelzoo.layers.norms.norm import LayerNorm, NoNorm, RMSNorm
 from longview.modelzoo.layers.norms.zero_mean import CRMSNorm
@@ -97,6 +98,7 @@ def test_a_compressed_network_decodes_as_it_reads():
         (pre_rms, _VIT(norm=NoNorm), 'NoNorm in its blocks where LayerNorm is wanted'),
         (pre_rms, _VIT(residual=ReZero), 'other connections than plain sums'),
         (pre_rms, _VIT(mixer=functools.partial(Attention, out_norm=LayerNorm)), 'changes what its last matrix writes'),
+        (pre_rms, _VIT(block=HybridNorm), 'blocks that do not read their stream through norms alone'),
         (pre_rms, _VIT(first_norm=True), 'first_norm is True: only a network with first_norm=False'),
         (pre_rms, _TRUNK(pre_norm=False), 'pre_norm is False: only a network with pre_norm=True'),
         (pre_rms, _TRUNK(vocabulary=9, tied=True), 'tied is True'),

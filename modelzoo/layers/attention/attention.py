@@ -10,7 +10,7 @@ network inside of `watching` (analysis/attention_maps.py). Nobody watches by def
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ class Attention(nn.Module):
         scale: of the logits, if it is another than 1 / sqrt(K).
         head_width: channels of a head, if they are others than the width divided by the heads.
         head_scale, out_norm: see `leave`.
+        qkv_norm: factory of the norms of queries, keys and values over the channels of a head; None for none.
     """
 
     heads: int
@@ -50,6 +51,7 @@ class Attention(nn.Module):
     head_width: int | None = None
     head_scale: str | None = None
     out_norm: Callable[..., nn.Module] | None = None
+    qkv_norm: Callable[..., nn.Module] | None = None
 
     def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
         """Mixes the tokens, of any number and in any order."""
@@ -74,9 +76,16 @@ class Attention(nn.Module):
         qkv = Dense((3 if own else 2) * inner, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
         v = rest[0] if mix is None else mix.values(*rest)
-        y = merge_heads(attend(*(split_heads(part, self.heads) for part in (q, k, v)), scale=self.scale))
+        y = attend(*normed(self, *(split_heads(part, self.heads) for part in (q, k, v))), scale=self.scale)
         out = Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')
-        return leave(self, y, out), None, v
+        return leave(self, merge_heads(y), out), None, v
+
+
+def normed(attention: nn.Module, *qkv: Float[Array, 'b _ n _']) -> Sequence[Float[Array, 'b _ n _']]:
+    """Returns queries, keys and values, each normalized by a norm of its own if `attention` has a `qkv_norm`."""
+    if attention.qkv_norm is None:
+        return qkv
+    return [attention.qkv_norm(dtype=attention.dtype, name=f'{name}_norm')(x) for name, x in zip('qkv', qkv)]
 
 
 def leave(attention: nn.Module, y: Float[Array, 'b n v'], out: nn.Module) -> Float[Array, 'b n d']:

@@ -81,19 +81,21 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """``down(silu(gate) * value)`` with ``[gate | value] = up(x)``, no biases.
+    """``down(silu(gate) * value)`` with ``[gate | value] = up(x)`` or ``[value | gate]``, no biases.
 
     Attributes:
         ratio: hidden width over width of the plain `Mlp` with as many parameters; the hidden width here is 2/3 of it.
         multiple_of: the hidden width is rounded up to a multiple of this.
         kernel_init: initial values of both matrices.
         dtype: compute type.
+        gate_first: whether the gate is the first half, or the second.
     """
 
     ratio: float = 4
     multiple_of: int = 256
     kernel_init: init.Initializer = jax.nn.initializers.normal(0.02)
     dtype: DTypeLike = jnp.float32
+    gate_first: bool = True
 
     def hidden(self, width: int) -> int:
         """Returns the hidden width."""
@@ -105,7 +107,7 @@ class SwiGLU(nn.Module):
         width, hidden = x.shape[-1], self.hidden(x.shape[-1])
         up = Dense(2 * hidden, False, self.kernel_init, self.dtype, name='up')
         down = Dense(width, False, self.kernel_init, self.dtype, name='down')
-        gate, value = jnp.split(up(x), 2, axis=-1)
+        gate, value = jnp.split(up(x), 2, axis=-1)[:: 1 if self.gate_first else -1]
         return down(nn.silu(gate) * value)
 
 

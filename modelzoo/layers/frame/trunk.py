@@ -24,6 +24,13 @@ def names(depth: int) -> list[str]:
     return [f'block{index:02d}' for index in range(depth)]
 
 
+def forms(
+    block: Callable[..., nn.Module], first: Callable[..., nn.Module] | None, depth: int
+) -> list[Callable[..., nn.Module]]:
+    """Returns the factory of each block, of which the first may be of another form."""
+    return [first or block, *[block] * (depth - 1)]
+
+
 def stage_paths(depths: Sequence[int], between: Sequence[str] = ()) -> list[list[str]]:
     """Returns the parameter paths of each block of a pyramid, from the first to the last.
 

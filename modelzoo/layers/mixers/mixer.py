@@ -89,7 +89,7 @@ class Block(nn.Module):
         """Makes the branches."""
         made = {'mixer': self.mixer} | ({} if self.mlp is None else {'mlp': self.mlp})
         self.branches = [
-            (join, self.norm(name=f'{name}_norm'), initialized(join, part)(name=name))
+            (join, self._norm(name), initialized(join, part)(name=name))
             for join, (name, part) in zip(connect(self.residual, list(made)), made.items())
         ]
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
         """Returns the stream after the block; `mask` is this block's part of `drop.path_masks`."""
         branch_masks = [None] * len(self.branches) if mask is None else mask
         for (join, norm, part), branch_mask in zip(self.branches, branch_masks):
-            x = self._before(s, join, norm)
+            s, x = self._before(s, join, norm)
             s, y = run_mixer(join, part, s, x, train=train) if _keeps_state(part) else (s, part(x))
             s = self._after(s, drop_path(y, branch_mask), join, norm)
         return s
@@ -110,16 +110,19 @@ class Block(nn.Module):
         """Returns the stream of the next elements after the block, and the states after them."""
         after = []
         for (join, norm, part), state in zip(self.branches, states):
-            x = self._before(s, join, norm)
+            s, x = self._before(s, join, norm)
             s, y, state = extend_mixer(join, part, s, x, state) if _keeps_state(part) else (s, part(x), state)
             s = self._after(s, y, join, norm)
             after.append(state)
         return s, after
 
-    def _before(self, s: Stream, join: nn.Module, norm: nn.Module) -> Array:
-        return norm(join.read(s)) if self.pre_norm else join.read(s)
+    def _norm(self, branch: str) -> nn.Module | None:
+        return self.norm(name=f'{branch}_norm')
 
-    def _after(self, s: Stream, y: Array, join: nn.Module, norm: nn.Module) -> Stream:
+    def _before(self, s: Stream, join: nn.Module, norm: nn.Module | None) -> tuple[Stream, Array]:
+        return s, norm(join.read(s)) if self.pre_norm else join.read(s)
+
+    def _after(self, s: Stream, y: Array, join: nn.Module, norm: nn.Module | None) -> Stream:
         s = join.write(s, y)
         return s if self.pre_norm else join.carry(s, norm)
 
