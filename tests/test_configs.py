@@ -103,6 +103,7 @@ AFTER_A_RUN = (
 )
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
+    'cross_d': ('imagenet', 'fashion_mnist'),
     'scse': ('channel_digits', 'spatial_digits'),
     'weighted_conv': ('fashion_mnist',),
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),

@@ -115,6 +115,9 @@ NETWORKS: dict[str, Network] = {
             'density': (0.5, 0.8),
         }
     ),
+    'crossd_conv': Network(
+        {'fn': 'modelzoo.layers.convolutions.cross_d:CrossDConv', 'features': 16, 'kernel_size': 3, 'padding': 1}
+    ),
     'dcls2d_v0': _dcls('v0'),
     'dcls2d_v1': _dcls('v1'),
     'dcls2d_gauss': _dcls('gauss'),
