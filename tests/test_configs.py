@@ -124,7 +124,7 @@ DEEP = {
     'iformer_small': ('imagenet', 'fashion_mnist'),
     't2t_vit_7': ('imagenet', 'plain_digits', 'fashion_mnist'),
     'stvit_small': ('imagenet', 'fashion_mnist'),
-    'tic': ('imagenet', 'plain_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
+    'tic': ('imagenet', 'plain_digits', 'vit_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
     'transnext_micro': ('imagenet', 'fashion_mnist'),
     'sret_t': ('imagenet', 'fashion_mnist'),
     'inception_resnet_v2': ('imagenet', 'v4_digits', 'fashion_mnist'),
