@@ -109,6 +109,7 @@ DEEP = {
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
     'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),
     'pf_nets': ('imagenet', 'vit_imagenet', 'depthwise_digits', 'hybrid_digits', 'random_digits', 'fashion_mnist'),
+    'pf_nets': ('imagenet', 'vit_imagenet', 'depthwise_digits', 'hybrid_digits', 'random_digits', 'fashion_mnist'),
     'pre_rmsnorm': ('imagenet', 'compressed_digits', 'fashion_mnist'),
     'normformer': ('imagenet', 'plain_digits', 'fashion_mnist'),
     'hybridnorm': ('imagenet', 'plain_digits', 'fashion_mnist'),
@@ -235,7 +236,8 @@ def check_state(run: Run, name: str, preset: str, tmp_path: pathlib.Path, monkey
         batch = {k: spec('int32', 16) for k in ('words', 'label')} | {k: spec('int32') for k in ('epoch', 'index')}
     else:
         (shape,) = (shape for end, shape in SHAPES.items() if preset.endswith(end))
-        batch = {'image': spec('uint8', *shape), **{k: spec('int32') for k in ('label', 'epoch', 'index')}}
+        halves = ('source',) * preset.startswith('search')
+        batch = {'image': spec('uint8', *shape), **{k: spec('int32') for k in ('label', 'epoch', 'index', *halves)}}
     init = lambda rng, batch: init_state(run.task, optimizer.transform, rng, batch, lambda batch, rng: batch)
     batch = transformed(run.train_transforms, tuple(batch.items()))
     if f'{name}:{preset}' in AFTER_A_RUN:

@@ -37,42 +37,11 @@ from longview.modelzoo.layers.frame import init, trunk
 from longview.modelzoo.layers.frame.block import PreNorm, in_turn
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.drop import by_stage, path_masks
-from longview.modelzoo.layers.frame.mlp import Mlp, gelu
+from longview.modelzoo.layers.frame.mlp import Mlp
 from longview.modelzoo.layers.frame.patch import pair
-from longview.modelzoo.layers.frame.pool import max_pool
+from longview.modelzoo.layers.mixers.max_mixer import MaxMixer
 from longview.modelzoo.layers.norms.norm import LayerNorm
 from longview.modelzoo.layers.residuals.residual import Add, along
-
-
-class MaxMixer(nn.Module):
-    """``out(gelu(max3x3(gelu(up(x)))))``: mixes the tokens of a map without parameters.
-
-    Attributes:
-        grid: rows and columns of the map.
-        ratio: hidden width over width.
-        dtype: compute type.
-    """
-
-    grid: ft.Grid
-    ratio: int = 3
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, 'b n d'], *, train: bool = False) -> Float[Array, 'b n d']:
-        """Mixes the tokens, row by row.
-
-        Raises:
-            ValueError: there are other tokens than those of the map.
-        """
-        del train
-        if x.shape[1] != self.grid[0] * self.grid[1]:
-            raise ValueError(
-                f'MaxMixer gets {x.shape[1]} tokens for a map of {self.grid[0]}x{self.grid[1]}: leave out the learned '
-                'tokens (tokens=0).'
-            )
-        y = gelu(_dense(x, self.ratio * x.shape[-1], self.dtype, 'qkv')(x))
-        y = max_pool(y.reshape(x.shape[0], *self.grid, -1), 3, 1, 1).reshape(y.shape)
-        return _dense(y, x.shape[-1], self.dtype, 'out')(gelu(y))
 
 
 def attention(grid: ft.Grid, heads: int, width: int, dtype: DTypeLike, **fields: Any) -> Attention:

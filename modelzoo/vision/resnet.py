@@ -6,6 +6,8 @@ Zagoruyko and Komodakis, 2016, "Wide Residual Networks", https://arxiv.org/abs/1
 He et al., 2018, "Bag of Tricks for Image Classification with Convolutional Neural Networks",
 https://arxiv.org/abs/1812.01187: a deep stem, and shortcuts that average ("ResNet-D"); with efficient channel attention
 (https://arxiv.org/abs/1910.03151) as in timm.
+Han et al., 2022, "Learning Features with Parameter-Free Layers", https://arxiv.org/abs/2202.02777: maxima of 3x3 pixels
+in the place of 3x3 convolutions; reference https://github.com/naver-ai/PfLayer (Apache-2.0), resnet_pf.py.
 References: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0) and torchvision, whose
 parameter names are the same; for CIFAR https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause) and
 https://github.com/xternalz/WideResNet-pytorch (MIT).
@@ -37,6 +39,7 @@ from longview.modelzoo.layers.convolutions.conv_norm import (
     projection,
 )
 from longview.modelzoo.layers.convolutions.efficient_attention import EfficientAttention
+from longview.modelzoo.layers.convolutions.spatial import Hybrid, MaxPool
 from longview.modelzoo.layers.frame import pyramid
 from longview.modelzoo.layers.frame.activation import Activation, made
 from longview.modelzoo.layers.frame.drop import drop_path
@@ -117,6 +120,8 @@ class Bottleneck(nn.Module):
             stride is that of the 3x3 convolution.
         groups: groups of the 3x3 convolution ("cardinality").
         base_width: the 3x3 convolution has ``features / 4 * base_width / 64`` channels in each group.
+        spatial: factory of what stands in the place of the 3x3 convolution with its norm and activation (see
+            layers/convolutions/spatial.py); None for these, and `groups` and `conv` are theirs alone.
     """
 
     features: int
@@ -132,6 +137,7 @@ class Bottleneck(nn.Module):
     attention: Callable[..., nn.Module] | None = None
     conv: Callable[..., nn.Module] = PlainConv
     sum_act: Activation = nn.relu
+    spatial: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, s: Stream, mask: Float[Array, ' b'] | None, *, train: bool = False) -> Stream:
@@ -141,8 +147,11 @@ class Bottleneck(nn.Module):
             width = self.features // 4 * self.base_width // 64 * self.groups
             conv = functools.partial(ConvNorm, norm=self.norm, dtype=self.dtype)
             y = made(self.act, 'act1')(conv(width, 1, name='conv1')(x, train=train))
-            y = conv(width, 3, self.stride, groups=self.groups, conv=self.conv, name='conv2')(y, train=train)
-            y = made(self.act, 'act2')(y)
+            if self.spatial is None:
+                y = conv(width, 3, self.stride, groups=self.groups, conv=self.conv, name='conv2')(y, train=train)
+                y = made(self.act, 'act2')(y)
+            else:
+                y = self.spatial(width, self.stride, self.norm, self.act, self.dtype, name='spatial')(y, train=train)
             last = ConvNorm(self.features, 1, norm=_last_norm(self), dtype=self.dtype, name='conv3')
             return drop_path(_attended(self, last(y, train=train)), mask)
 
@@ -218,7 +227,7 @@ class ResNet(ft.HalvingBackbone):
     Attributes:
         depths: blocks of each stage.
         widths: output channels of each stage.
-        block: factory of a block: `Basic` or `Bottleneck`.
+        block: factory of a block, `Basic` or `Bottleneck`, or one for each block.
         norm: factory of every normalization.
         stem_width: channels after the stem.
         stem_stride: 4 for ImageNet, 1 for CIFAR; see `conv_norm.Stem`.
@@ -233,7 +242,7 @@ class ResNet(ft.HalvingBackbone):
 
     depths: Sequence[int] = (3, 4, 6, 3)
     widths: Sequence[int] = (256, 512, 1024, 2048)
-    block: Callable[..., nn.Module] = Bottleneck
+    block: pyramid.Blocks = Bottleneck
     norm: Callable[..., nn.Module] = BatchNorm
     stem_width: int = 64
     stem_stride: int = 4
@@ -258,16 +267,16 @@ class ResNet(ft.HalvingBackbone):
         stem = self.stem(self.stem_width, self.stem_stride, self.norm, self.dtype, self.act, name='stem')(
             x, train=train
         )
-        block = functools.partial(
-            self.block,
-            norm=self.norm,
-            dtype=self.dtype,
-            act=self.act,
-            end_norm=self.end_norm,
-            conv=self.conv,
-            sum_act=self.sum_act,
-        )
-        stages = pyramid.connected(pyramid.halving(block, self.widths, self.depths), self.residual)
+        parts = {
+            'norm': self.norm,
+            'dtype': self.dtype,
+            'act': self.act,
+            'end_norm': self.end_norm,
+            'conv': self.conv,
+            'sum_act': self.sum_act,
+        }
+        blocks = [functools.partial(block, **parts) for block in pyramid.each(self.block, sum(self.depths))]
+        stages = pyramid.connected(pyramid.halving(blocks, self.widths, self.depths), self.residual)
         maps = pyramid.run(
             self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train, residual=self.residual
         )
@@ -282,8 +291,18 @@ class ResNetD(ResNet):
         block, stem: as in `ResNet`.
     """
 
-    block: Callable[..., nn.Module] = functools.partial(Bottleneck, shortcut=AverageProjection)
+    block: pyramid.Blocks = functools.partial(Bottleneck, shortcut=AverageProjection)
     stem: Callable[..., nn.Module] = DeepStem
+
+
+class PfResNet(ResNet):
+    """A `ResNet` with parameter-free layers in its bottlenecks; its published names are others.
+
+    Attributes:
+        block: as in `ResNet`.
+    """
+
+    block: pyramid.Blocks = functools.partial(Bottleneck, spatial=MaxPool)
 
 
 class WideResNet(ft.PyramidBackbone):
@@ -346,6 +365,7 @@ def _next(groups: int, base_width: int) -> Callable[..., nn.Module]:
 
 
 _BASIC_D = {'block': functools.partial(Basic, shortcut=AverageProjection), 'widths': (64, 128, 256, 512)}
+_HYBRID = functools.partial(Bottleneck, spatial=Hybrid)
 _ECA = functools.partial(Bottleneck, shortcut=AverageProjection, attention=EfficientAttention)
 
 
@@ -355,6 +375,7 @@ def _wide(layers: int, factor: int) -> WideResNet:
 
 # ResNet: table 1, and section 4.2 for CIFAR (6 n + 2 layers). ResNeXt: table 1, and torchvision's sizes of 101 layers.
 # Wide ResNets: table 1, and WRN-50-2-bottleneck for ImageNet. ResNet-D: 50 layers in the paper, the others timm's.
+# ``_max`` and ``_hybrid``: the names of the authors' code.
 VARIANTS = {
     'resnet18': ResNet((2, 2, 2, 2), **_BASIC),
     'resnet34': ResNet((3, 4, 6, 3), **_BASIC),
@@ -382,8 +403,11 @@ VARIANTS = {
     'ecaresnet50d': ResNetD(block=_ECA),
     'ecaresnet101d': ResNetD((3, 4, 23, 3), block=_ECA),
     'ecaresnet269d': ResNetD((3, 30, 48, 8), block=_ECA),
+    'resnet50_max': PfResNet(),
+    'resnet50_hybrid': PfResNet(block=_HYBRID),
     'ecaresnetd_test': ResNetD((1, 2), (32, 64), _ECA, stem_width=32),
     'resnet_test': ResNet((1, 2), (32, 64), _next(2, 64), stem_width=16),
+    'resnet_hybrid_test': PfResNet((1, 1), (16, 32), _HYBRID, stem_width=8, stem_stride=1),
     'resnet_cifar_test': ResNet(
         (2, 1), (8, 16), functools.partial(Basic, shortcut=Subsample), stem_width=8, stem_stride=1
     ),
@@ -397,6 +421,8 @@ _NEXT = functools.partial(ft.Published, 'https://arxiv.org/abs/1611.05431', (224
 _WIDE = functools.partial(ft.Published, 'https://arxiv.org/abs/1605.07146')
 # Of ResNet-50-D the figures were not compared with the paper's text, which was not at hand.
 _D = functools.partial(ft.Published, 'https://arxiv.org/abs/1812.01187', (224, 224))
+# The table of the authors' repository; longer training reaches 75.5 and 78.0.
+_FREE = functools.partial(ft.Published, 'https://arxiv.org/abs/2202.02777', (224, 224))
 PUBLISHED = {
     'resnet18': _RESNET(macs=1.8, top1=72.12),
     'resnet34': _RESNET(macs=3.6, top1=75.97),
@@ -404,6 +430,8 @@ PUBLISHED = {
     'resnet101': _RESNET(macs=7.6, top1=78.25),
     'resnet152': _RESNET(macs=11.3, top1=78.57),
     'resnet50d': _D(macs=4.3, top1=77.16),
+    'resnet50_max': _FREE(params=14.2, macs=2.2, top1=74.3),
+    'resnet50_hybrid': _FREE(params=17.3, macs=2.6, top1=77.1),
     'wide_resnet50_2': _WIDE((224, 224), params=68.9, top1=78.1),
     'resnext50_32x4d': _NEXT(params=25.0, macs=4.2, top1=77.8),
     'resnext101_32x4d': _NEXT(macs=8.0, top1=78.8),
@@ -458,6 +486,19 @@ _TRANSFORMERS_NAMES = (
 )
 
 
+def _pf_names(there: str, here: str) -> tuple[tuple[str, str], ...]:
+    """Returns the names of a convolution with a norm in PfLayer."""
+    norm = ((f'{there}.1.{a}', f'{here}/norm/{b}') for a, b in _NORM)
+    return ((f'{there}.0.weight', f'{here}/conv/kernel'), *norm)
+
+
+_PF_PARTS = (
+    ('reduction_block', 'conv1'),
+    ('conv_block', 'conv2'),
+    ('conv_block.1', 'spatial'),
+    ('expansion_block', 'conv3'),
+    ('downsample', 'shortcut'),
+)
 _DEEP_STEM = (('conv1.0', 'conv1.1', 0), ('conv1.3', 'conv1.4', 1), ('conv1.6', 'bn1', 2))
 NAMES = {
     'ResNetD': (
@@ -485,6 +526,17 @@ NAMES = {
             for name, ours in (('weight', 'kernel'), ('bias', 'bias'))
         ),
         *_TRANSFORMERS_NAMES,
+    ),
+    'PfResNet': (
+        *_pf_names('conv1', 'backbone/stem'),
+        *(
+            pair
+            for stage in range(4)
+            for there, here in _PF_PARTS
+            for pair in _pf_names(f'layer{stage + 1}.{{i}}.{there}', f'backbone/stage{stage}/block{{i:02d}}/{here}')
+        ),
+        ('fc.weight', 'head/kernel'),
+        ('fc.bias', 'head/bias'),
     ),
     'WideResNet': (
         ('conv1.weight', 'backbone/stem/kernel'),

@@ -54,6 +54,7 @@ NETWORKS: dict[str, Network] = {
     'vig_tiny': _scanned('vig_tiny'),
     'vig_h_tiny': Network(output=2e-4, gradient=2e-4, heavy=True),
     'resnet18': Network(),
+    'resnet50_max': Network(heavy=True),
     'wrn_16_8_cifar': Network(),
     'resnetv2_50x1_bit': Network(output=2e-4, gradient=6e-2),  # gradient: 6e-3 by its note
     'resnetv2_50d_evos': Network(heavy=True),
@@ -142,6 +143,7 @@ NETWORKS: dict[str, Network] = {
         {'fn': f'{_SCAFFOLD}:HieraBlocks'}, channels=-1, names=scaffolds.hiera_block_names()
     ),
     'pit_ti_max': Network(),
+    'vit_ti_max': Network(gradient=4e-3, heavy=True),  # gradient: 4e-4 by its note
     'mixer_s32_224': Network(),
     'ninformer_d128_n64_l4': Network({'fn': f'{_SCAFFOLD}:NiNformerBlocks'}, names=ninformer.block_names('')),
     'resmlp_12_224': Network(),

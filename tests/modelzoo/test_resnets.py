@@ -18,6 +18,8 @@ MILLIONS = {
     'resnet18': 11.69,
     'resnet34': 21.80,
     'resnet50': 25.56,
+    'resnet50_max': 14.23,  # of the goldens' notes, as the next
+    'resnet50_hybrid': 17.33,
     'resnet101': 44.55,
     'resnet152': 60.19,
     'wide_resnet50_2': 68.88,

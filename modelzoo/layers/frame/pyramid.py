@@ -15,6 +15,9 @@ from longview.modelzoo.layers.frame.block import in_turn
 from longview.modelzoo.layers.frame.drop import path_masks
 from longview.modelzoo.layers.residuals.residual import Add, Stream, along
 
+# A factory for all blocks of a network or a stage, or one for each.
+Blocks = Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
+
 
 class Stage(nn.Module):
     """The blocks of one resolution.
@@ -83,26 +86,39 @@ def layers(depths: Sequence[int], last: Sequence[str] = ()) -> tuple[tuple[str, 
     return (('stem',), *map(tuple, trunk.stage_paths(depths)), tuple(last))
 
 
-def with_stride(
-    block: Callable[..., nn.Module], features: int, depth: int, stride: int
-) -> list[Callable[..., nn.Module]]:
+def each(block: Blocks, depth: int) -> list[Callable[..., nn.Module]]:
+    """Returns the factory of each of so many blocks, of which one is given for all, or one for each.
+
+    Raises:
+        ValueError: there are several, and not one for each.
+    """
+    if callable(block):
+        return [block] * depth
+    if len(block) != depth:
+        raise ValueError(f'there are {len(block)} factories for {depth} blocks: give one for all, or one for each.')
+    return list(block)
+
+
+def with_stride(block: Blocks, features: int, depth: int, stride: int) -> list[Callable[..., nn.Module]]:
     """Returns the factories of a stage whose first block has the stride.
 
     Args:
-        block: factory that takes `features`, `stride` and a name.
+        block: factory that takes `features`, `stride` and a name, or one for each block.
         features: output channels of every block.
         depth: number of blocks.
         stride: of the first block; the others have stride 1.
     """
-    return [functools.partial(block, features=features, stride=1 if index else stride) for index in range(depth)]
-
-
-def halving(
-    block: Callable[..., nn.Module], widths: Sequence[int], depths: Sequence[int]
-) -> list[list[Callable[..., nn.Module]]]:
-    """Returns the factories of stages; each stage but the first halves the resolution. See `with_stride`."""
     return [
-        with_stride(block, width, depth, 2 if index else 1)
+        functools.partial(one, features=features, stride=1 if index else stride)
+        for index, one in enumerate(each(block, depth))
+    ]
+
+
+def halving(block: Blocks, widths: Sequence[int], depths: Sequence[int]) -> list[list[Callable[..., nn.Module]]]:
+    """Returns the factories of stages; each stage but the first halves the resolution. See `with_stride`."""
+    blocks = iter(each(block, sum(depths)))
+    return [
+        with_stride([next(blocks) for _ in range(depth)], width, depth, 2 if index else 1)
         for index, (width, depth) in enumerate(zip(widths, depths, strict=True))
     ]
 

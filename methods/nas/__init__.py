@@ -1,0 +1,1 @@
+"""Architecture search: which of several operations each block of a network gets."""
