@@ -22,19 +22,19 @@ from longview.configs import base
 
 BACKBONE = base.backbone('tvconv_mobilenet_v2_x0_1')
 EVERYTHING = (('.*', 1.0),)
-VARYING = {'partial': 'modelzoo.layers.convolutions.tvconv:TVConv', 'width': 16, 'depth': 1}
+VARYING = {'partial': 'modelzoo.layers.convolutions.tvconv:TVConv', 'width': 8, 'depth': 1}
 SMALL = BACKBONE | {
-    'depths': (1, 2, 2),
-    'widths': (16, 24, 32),
+    'depths': (1, 1, 1),
+    'widths': (8, 16, 24),
     'expansions': (1, 4, 4),
     'steps': (1, 1, 2),
-    'stem_width': 16,
+    'stem_width': 8,
     'head_width': 64,
     'embedding': 64,
     'image_size': 8,
     'varying': VARYING,
 }
-TINY = SMALL | {'image_size': 32, 'drop_path': 0.1, 'varying': VARYING | {'width': 8}}
+TINY = SMALL | {'image_size': 32, 'drop_path': 0.1, 'varying': VARYING | {'width': 4}}
 
 
 def recipe(backbone):
@@ -51,8 +51,8 @@ def recipe(backbone):
 
 get_config = base.presets(
     imagenet=recipe(BACKBONE),
-    digits=base.digits(SMALL, epochs=20.0, ema=None),
-    plain_digits=base.digits(SMALL | {'varying': None}, epochs=20.0, ema=None),
+    digits=base.digits(SMALL, epochs=15.0, ema=None),
+    plain_digits=base.digits(SMALL | {'varying': None}, epochs=15.0, ema=None),
     fashion_mnist=base.fashion_mnist(SMALL | {'steps': (1, 2, 2), 'image_size': 28}, ema=None),
     smoke=base.smoke(recipe(TINY)),
 )
