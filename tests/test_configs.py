@@ -103,6 +103,9 @@ AFTER_A_RUN = (
 )
 # Presets whose network takes long to trace; what is left checks the other presets of the same config.
 DEEP = {
+    'tvconv': ('imagenet', 'fashion_mnist'),
+    'kronecker': ('imagenet', 'plain_conv_digits', 'without_conv_digits', 'kv_digits', 'fashion_mnist'),
+    'weight_conditioning': ('imagenet', 'plain_digits', 'plain_conv_digits', 'conv_digits', 'fashion_mnist'),
     'cross_d': ('imagenet', 'fashion_mnist'),
     'scse': ('channel_digits', 'spatial_digits'),
     'weighted_conv': ('fashion_mnist',),
