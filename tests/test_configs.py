@@ -111,7 +111,7 @@ DEEP = {
     'weighted_conv': ('fashion_mnist',),
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
     'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),
-    'pf_nets': ('imagenet', 'vit_imagenet', 'depthwise_digits', 'hybrid_digits', 'random_digits', 'fashion_mnist'),
+    'prelu_net': ('imagenet', 'plain_digits', 'deep_digits', 'fashion_mnist'),
     'pf_nets': ('imagenet', 'vit_imagenet', 'depthwise_digits', 'hybrid_digits', 'random_digits', 'fashion_mnist'),
     'pre_rmsnorm': ('imagenet', 'compressed_digits', 'fashion_mnist'),
     'normformer': ('imagenet', 'plain_digits', 'fashion_mnist'),

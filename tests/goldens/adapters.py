@@ -22,6 +22,7 @@ from longview.modelzoo.layers.frame import scaling
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.norms.gdn import gdn
 from longview.modelzoo.layers.norms.norm import l2_normalize
+from longview.modelzoo.layers.prelu import prelu
 from longview.modelzoo.vision import dit_routing
 
 Outputs = dict[str, Any]
@@ -358,6 +359,11 @@ def fitted(widths: list[list[int]], mults: list[list[int]], groups: list[list[in
     """Widths that groups divide, of three networks."""
     found = [scaling.fitted(*rows) for rows in zip(widths, groups, mults)]
     return {'widths': np.asarray([row[0] for row in found]), 'groups': np.asarray([row[1] for row in found])}
+
+
+def rectified(x: jax.Array, slope: jax.Array) -> jax.Array:
+    """PReLU: our channels are the last axis."""
+    return jnp.moveaxis(prelu(jnp.moveaxis(x, 1, -1), slope), -1, 1)
 
 
 def conditioned(weight: jax.Array) -> Outputs:

@@ -340,6 +340,7 @@ FUNCTIONS: dict[str, Function] = {
     # The rearranged image and kernel are the paper's own way to the sum.
     'im2win_conv': Function(f'{_ADAPTER}:convolution'),
     'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution'),
+    'prelu_channelwise': Function(f'{_ADAPTER}:rectified'),
     'weight_conditioning': Function(f'{_ADAPTER}:conditioned'),
     'gdn_parameter_gradients': Function(f'{_ADAPTER}:divided', settings={'least': 'beta_min'}),
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),

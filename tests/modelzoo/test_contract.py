@@ -134,7 +134,8 @@ def test_shapes_of_every_variant(name):
     height, width, channels = sizes[ft.MAP][1:]
     # InceptionNeXt's classifier widens the mean before its logits; CrossViT's reads half as much of another branch.
     more = 3 if name.startswith('inceptionnext') else 1.5 if name.startswith('crossvit') else 1
-    assert sizes[ft.POOLED] == (2, more * channels)
+    # PReLU nets have hidden layers.
+    assert sizes[ft.POOLED] == (2, backbone.hidden if name.startswith('prelu_net') else more * channels)
     if isinstance(backbone, ft.TokenBackbone):
         assert (height, width) == backbone.grid(*x.shape[1:3])
         assert sizes[ft.TOKENS] == (2, height * width, channels)

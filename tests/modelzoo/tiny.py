@@ -90,6 +90,7 @@ DEEP = (
     'preact_resnet1*4_cifar',
     'preact_resnet1001_cifar',
     'resnetv2_200',
+    'prelu_net_[bc]',
     'resnet50_hybrid',
     'vit_[sb]_max',
     'resnetv2_1*d',
