@@ -32,6 +32,7 @@ from longview.methods.ssl.swav import SwAV
 from longview.methods.ssl.views import Crop, Jitter, Views
 from longview.methods.supervised import Supervised
 from longview.methods.task import init_state, make_step
+from longview.methods.zero_mean import ZeroMean
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier, Linear
 from longview.modelzoo.layers.convolutions.conv import Conv
@@ -129,6 +130,7 @@ METHODS = {
     'ema': lambda b: Ema(supervised(b), 0.9),
     'loss_scale': lambda b: LossScale(supervised(b)),
     'freeze': lambda b: Freeze(supervised(b), 'backbone/norm/.*'),
+    'zero_mean': lambda b: ZeroMean(supervised(b)),
 }
 
 
