@@ -8,6 +8,7 @@ https://arxiv.org/abs/1812.01187: a deep stem, and shortcuts that average ("ResN
 (https://arxiv.org/abs/1910.03151) as in timm.
 Han et al., 2022, "Learning Features with Parameter-Free Layers", https://arxiv.org/abs/2202.02777: maxima of 3x3 pixels
 in the place of 3x3 convolutions; reference https://github.com/naver-ai/PfLayer (Apache-2.0), resnet_pf.py.
+Connections between stages, HiResNet's: layers/residuals/hierarchical.py.
 References: timm 1.0.31 (https://github.com/huggingface/pytorch-image-models, Apache-2.0) and torchvision, whose
 parameter names are the same; for CIFAR https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2-Clause) and
 https://github.com/xternalz/WideResNet-pytorch (MIT).
@@ -45,6 +46,7 @@ from longview.modelzoo.layers.frame.activation import Activation, made
 from longview.modelzoo.layers.frame.drop import drop_path
 from longview.modelzoo.layers.frame.pool import global_mean
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
+from longview.modelzoo.layers.residuals import hierarchical
 from longview.modelzoo.layers.residuals.residual import Add, SetsInitialValues, SharesValues, Single, Stream
 
 
@@ -238,6 +240,8 @@ class ResNet(ft.HalvingBackbone):
         act, end_norm: those of the stem and the blocks; see `Basic`. The activation after each sum is `sum_act`.
         stem: factory of the stem: `conv_norm.Stem` or `conv_norm.DeepStem`.
         conv, sum_act: those of the blocks; see `Basic`.
+        across: factory of the connections from earlier levels into a stage, such as
+            `hierarchical.HierarchicalResidual`; None for none.
     """
 
     depths: Sequence[int] = (3, 4, 6, 3)
@@ -255,11 +259,18 @@ class ResNet(ft.HalvingBackbone):
     stem: Callable[..., nn.Module] = Stem
     conv: Callable[..., nn.Module] = PlainConv
     sum_act: Activation = nn.relu
+    across: Callable[..., nn.Module] | None = None
 
     @property
     def layers(self) -> tuple[tuple[str, ...], ...]:
-        """The stem, each block; no other layer follows."""
-        return pyramid.layers(self.depths)
+        """The stem, each block with what is added before or after it; no other layer follows."""
+        groups = [list(group) for group in pyramid.layers(self.depths)]
+        for stage, depth in enumerate(self.depths):
+            if self.across is not None:
+                first = 1 + sum(self.depths[:stage])
+                groups[first].append(f'{ft.stage(stage)}_input')
+                groups[first + depth - 1].append(f'{ft.stage(stage)}_output')
+        return tuple(map(tuple, groups))
 
     @nn.compact
     def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
@@ -278,10 +289,27 @@ class ResNet(ft.HalvingBackbone):
         blocks = [functools.partial(block, **parts) for block in pyramid.each(self.block, sum(self.depths))]
         stages = pyramid.connected(pyramid.halving(blocks, self.widths, self.depths), self.residual)
         maps = pyramid.run(
-            self, stem, stages, drop_path=self.drop_path, remat=self.remat, train=train, residual=self.residual
+            self,
+            stem,
+            stages,
+            drop_path=self.drop_path,
+            remat=self.remat,
+            train=train,
+            residual=self.residual,
+            across=None if self.across is None else functools.partial(self._across, stem, train),
         )
         features = {ft.stage(index): value for index, value in enumerate(maps)}
         return {ft.STEM: stem, **features, ft.MAP: maps[-1], ft.POOLED: global_mean(maps[-1])}
+
+    def _across(self, stem: Array, train: bool, stage: int, place: str, x: Array, maps: list[Array]) -> Array:
+        """Returns the input or output of a stage with what it gets from all levels before the one that it reads."""
+        if stage == 0:
+            return x
+        # The stem and the first stage have one size; the input of a stage has that of the stage before.
+        levels, halved = [stem, *maps[:-1]], [0, *range(stage - 1)]
+        strides = [2 ** (stage - (place == hierarchical.INPUT) - times) for times in halved]
+        norm, name = self.end_norm or self.norm, f'{ft.stage(stage)}_{place}'
+        return self.across(place, norm=norm, dtype=self.dtype, name=name)(x, levels, strides, train=train)
 
 
 class ResNetD(ResNet):

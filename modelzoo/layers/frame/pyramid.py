@@ -54,6 +54,7 @@ def run(
     train: bool,
     residual: Callable[..., nn.Module] = Add,
     scan: bool = False,
+    across: Callable[[int, str, Array, list[Array]], Array] | None = None,
 ) -> list[Float[Array, 'b h2 w2 d']]:
     """Runs the stages as children ``stage0``, ``stage1``, ... of `module`; returns the output of each.
 
@@ -66,6 +67,8 @@ def run(
         train: passed to the blocks.
         residual: factory of the connection that opens and closes the stream; by default the stream is the map itself.
         scan: see `Stage`.
+        across: (stage, 'input' or 'output', the map at this place, outputs of the earlier stages) -> the map that takes
+            its place; None for no such connections.
 
     Raises:
         NotImplementedError: `scan` with blocks whose variables have different shapes.
@@ -75,7 +78,11 @@ def run(
     s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):
         stage_masks = None if masks is None else masks[first : first + len(blocks), 0]
+        if across is not None:
+            s = join.open(across(index, 'input', join.close(s), maps))
         s = Stage(blocks, remat, scan, name=f'stage{index}')(s, stage_masks, train=train)
+        if across is not None:
+            s = join.open(across(index, 'output', join.close(s), maps))
         maps.append(join.close(s))
         first += len(blocks)
     return maps
