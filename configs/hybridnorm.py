@@ -9,11 +9,12 @@ https://arxiv.org/abs/2205.01580, with a class token and learned positions.
     python train.py --config configs/hybridnorm.py:star_digits --workdir runs/hybridnorm_star_digits
     python train.py --config configs/hybridnorm.py:plain_digits --workdir runs/plain_vit_digits
 
-Published: language models, of which one has 1.2 B parameters and one experts; curves in which their losses are below
-those of pre-norm and post-norm, for instance with 1 T words at a peak rate of 3e-4 and a decay of 0.1
+Published: language models, a dense one of 1.2 B parameters and one of experts with 7 B; curves in which their losses
+are below those of pre-norm and post-norm, the dense one on 1 T words at a peak rate of 3e-4 and a decay of 0.1
 (https://github.com/BryceZhuo/HybridNorm, dense_model/configs/exps/1.2B-dense-HybriedNorm.yaml). ImageNet was not run
-here. `digits` is a ViT of 3 blocks of 48 channels, `star_digits` the same with an ordinary first block (HybridNorm*),
-`plain_digits` the same with LayerNorm before each branch. What they reach: docs/results.md.
+here. `digits` is a ViT of 3 blocks of 48 channels on 4 patches, whose mean is read, `star_digits` the same with an
+ordinary first block (HybridNorm*), `plain_digits` the same with LayerNorm before each branch. What they reach:
+docs/results.md.
 """
 
 from longview.configs import base
@@ -26,7 +27,8 @@ BACKBONE = {
     'remat': False,
     'scan': False,
 }
-SMALL = BACKBONE | {'image_size': 8, 'patch': 2, 'width': 48, 'depth': 3, 'heads': 3}
+POOLED = BACKBONE | {'prefix': (), 'pool': 'mean', 'width': 48, 'depth': 3, 'heads': 3}
+SMALL = POOLED | {'image_size': 8, 'patch': 4}
 TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'heads': 2, 'drop_path': 0.1}
 NORM = {'partial': 'modelzoo.layers.norms.norm:RMSNorm', 'epsilon': 1e-5}
 HYBRID = {
@@ -46,9 +48,9 @@ def recipe(backbone, warmup_epochs):
 
 get_config = base.presets(
     imagenet=recipe(BACKBONE | STAR | {'dtype': 'bfloat16'}, warmup_epochs=8.0),
-    digits=base.digits(SMALL | HYBRID, ema=None),
-    star_digits=base.digits(SMALL | STAR, ema=None),
-    plain_digits=base.digits(SMALL, ema=None),
-    fashion_mnist=base.fashion_mnist(SMALL | {'image_size': 28, 'patch': 4} | STAR, ema=None),
+    digits=base.digits(SMALL | HYBRID, epochs=60.0, ema=None),
+    star_digits=base.digits(SMALL | STAR, epochs=60.0, ema=None),
+    plain_digits=base.digits(SMALL, epochs=60.0, ema=None),
+    fashion_mnist=base.fashion_mnist(POOLED | {'image_size': 28, 'patch': 4} | STAR, ema=None),
     smoke=base.smoke(recipe(TINY | STAR, warmup_epochs=0.1)),
 )

@@ -11,8 +11,8 @@ https://arxiv.org/abs/2205.01580, with a class token and learned positions.
 Published: the paper has language models alone. 1.3 B parameters reach the perplexity of their baseline 24 % faster, or
 one that is 0.27 better; those of 125 M train at a rate of 3e-3 in the place of 1e-3, by the commands of
 https://github.com/facebookresearch/fairseq (MIT), examples/normformer. ImageNet was not run here. `digits` is a ViT of
-3 blocks of 48 channels with all four parts, `plain_digits` the same without, at the same rate. What they reach:
-docs/results.md.
+3 blocks of 48 channels on 4 patches, whose mean is read, with all four parts, `plain_digits` the same without, at the
+same rate. What they reach: docs/results.md.
 """
 
 from longview.configs import base
@@ -25,7 +25,8 @@ BACKBONE = {
     'remat': False,
     'scan': False,
 }
-SMALL = BACKBONE | {'image_size': 8, 'patch': 2, 'width': 48, 'depth': 3, 'heads': 3}
+POOLED = BACKBONE | {'prefix': (), 'pool': 'mean', 'width': 48, 'depth': 3, 'heads': 3}
+SMALL = POOLED | {'image_size': 8, 'patch': 4}
 TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'heads': 2, 'drop_path': 0.1}
 NORM = {'partial': 'modelzoo.layers.norms.norm:LayerNorm', 'epsilon': 1e-5}
 PARTS = {
@@ -44,8 +45,8 @@ def recipe(backbone, warmup_epochs):
 
 get_config = base.presets(
     imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=8.0),
-    digits=base.digits(SMALL | PARTS, ema=None),
-    plain_digits=base.digits(SMALL, ema=None),
-    fashion_mnist=base.fashion_mnist(SMALL | {'image_size': 28, 'patch': 4} | PARTS, ema=None),
+    digits=base.digits(SMALL | PARTS, epochs=60.0, ema=None),
+    plain_digits=base.digits(SMALL, epochs=60.0, ema=None),
+    fashion_mnist=base.fashion_mnist(POOLED | {'image_size': 28, 'patch': 4} | PARTS, ema=None),
     smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
 )

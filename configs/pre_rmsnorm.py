@@ -10,10 +10,10 @@ https://arxiv.org/abs/2205.01580, with the class token and the learned positions
     python train.py --config configs/pre_rmsnorm.py:plain_digits --workdir runs/pre_ln_digits
 
 Published: training and inference of vision transformers and of GPT take 1 to 10 % less time; no accuracies, for the
-networks are the same. ImageNet was not run here. `digits` is a ViT of 3 blocks of 48 channels with centered weights,
-`plain_digits` the same with LayerNorm, from the same initial values and with the same gradients but for rounding;
-`compressed_digits` stores 47 of 48 channels and starts as itself. A trained network is converted by
-`modelzoo.pre_rms`. What they reach: docs/results.md.
+networks are the same. ImageNet was not run here. `digits` is a ViT of 3 blocks of 48 channels with centered weights, on
+4 patches whose mean is read, `plain_digits` the same with LayerNorm, from the same initial values and with the same
+gradients but for rounding; `compressed_digits` stores 47 of 48 channels, and its norms have nothing to learn. A trained
+network is converted by `modelzoo.pre_rms`. What they reach: docs/results.md.
 """
 
 from longview.configs import base
@@ -26,7 +26,8 @@ BACKBONE = {
     'remat': False,
     'scan': False,
 }
-SMALL = BACKBONE | {'image_size': 8, 'patch': 2, 'width': 48, 'depth': 3, 'heads': 3}
+POOLED = BACKBONE | {'prefix': (), 'pool': 'mean', 'width': 48, 'depth': 3, 'heads': 3}
+SMALL = POOLED | {'image_size': 8, 'patch': 4}
 TINY = BACKBONE | {'patch': 8, 'width': 32, 'depth': 2, 'heads': 2, 'drop_path': 0.1}
 NORM = {'partial': 'modelzoo.layers.norms.norm:RMSNorm', 'epsilon': 1e-6, 'use_bias': True}
 COMPRESSED = SMALL | {
@@ -51,9 +52,9 @@ def recipe(backbone, warmup_epochs):
 
 get_config = base.presets(
     imagenet=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=8.0),
-    digits=zero_mean(base.digits(SMALL | {'norm': NORM}, ema=None)),
-    compressed_digits=base.digits(COMPRESSED, ema=None),
-    plain_digits=base.digits(SMALL, ema=None),
-    fashion_mnist=zero_mean(base.fashion_mnist(SMALL | {'image_size': 28, 'patch': 4, 'norm': NORM}, ema=None)),
+    digits=zero_mean(base.digits(SMALL | {'norm': NORM}, epochs=60.0, ema=None)),
+    compressed_digits=base.digits(COMPRESSED, epochs=60.0, ema=None),
+    plain_digits=base.digits(SMALL, epochs=60.0, ema=None),
+    fashion_mnist=zero_mean(base.fashion_mnist(POOLED | {'image_size': 28, 'patch': 4, 'norm': NORM}, ema=None)),
     smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
 )
