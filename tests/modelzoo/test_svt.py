@@ -38,6 +38,24 @@ def test_bounds_of_the_frame_and_its_inverse_in_double_precision(side):
     assert 0.95 < least <= 1 <= largest < 1.05
 
 
+def test_pairs_of_orientations_one_by_one_are_the_whole_transform():
+    x = normal(1, 2, 6, 10, 3)
+
+    @jit
+    def run(x):
+        low, high = dual_tree.analyze(x)
+        back = dual_tree.synthesize(low, high)
+        rows, columns = map(jnp.asarray, dual_tree.pairs(6, 10))
+        made = [dual_tree.analyze_pair(x, *matrices) for matrices in zip(rows, columns)]
+        total = dual_tree.from_low_pass(dual_tree.low_pass(x))
+        for maps, *matrices in zip(made, rows, columns):
+            total += dual_tree.synthesize_pair(maps, *matrices)
+        wanted = [high[:, :, :, (n, 5 - n), :, :] for n in range(3)]
+        return (low, wanted, back), (dual_tree.low_pass(x), made, total)
+
+    jax.tree.map(lambda ours, whole: np.testing.assert_allclose(ours, whole, atol=2e-6), *jax.device_get(run(x)))
+
+
 def test_a_constant_is_low_pass():
     low, high, _ = jax.device_get(there_and_back(np.full((1, 8, 12, 3), 1.5, np.float32)))
     np.testing.assert_allclose(low, 1.5, rtol=1e-6)

@@ -56,6 +56,49 @@ def synthesize(low: Float[Array, 'b h w c'], high: Float[Array, 'b h2 w2 6 2 c']
     return jnp.einsum('hu,buwc->bhwc', rows, jnp.einsum('wv,buvc->buwc', columns, bands))
 
 
+def low_pass(x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+    """Returns the low-pass map of `analyze` alone."""
+    rows, columns = (jnp.asarray(_analysis(side)[:side], x.dtype) for side in x.shape[1:3])
+    return jnp.einsum('vw,buwc->buvc', columns, jnp.einsum('uh,bhwc->buwc', rows, x))
+
+
+def from_low_pass(low: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+    """Returns what `synthesize` makes of a low-pass map alone."""
+    rows, columns = (jnp.asarray(_synthesis(side)[:, :side], low.dtype) for side in low.shape[1:3])
+    return jnp.einsum('hu,buwc->bhwc', rows, jnp.einsum('wv,buvc->buwc', columns, low))
+
+
+def pairs(height: int, width: int) -> tuple[Float[np.ndarray, '3 2 h h'], Float[np.ndarray, '3 2 w w']]:
+    """Returns the matrices of the rows and of the columns, of both directions, for the three pairs of orientations.
+
+    The pairs are 15 and 165 degrees, 45 and 135, 75 and 105.
+    """
+    rows, columns = ([_both(side, high) for high in (False, True)] for side in (height, width))
+    return np.stack([rows[1], rows[1], rows[0]]), np.stack([columns[0], columns[1], columns[1]])
+
+
+def _both(side: int, high: bool) -> Float[np.ndarray, '2 n n']:
+    """Returns one filter's part of `_analysis` and of `_synthesis`."""
+    part = slice(side, None) if high else slice(side)
+    return np.stack([_analysis(side)[part], _synthesis(side)[:, part]]).astype(np.float32)
+
+
+def analyze_pair(
+    x: Float[Array, 'b h w c'], rows: Float[Array, '2 h h'], columns: Float[Array, '2 w w']
+) -> Float[Array, 'b h2 w2 2 2 c']:
+    """Returns two of the oriented maps of `analyze`, given their matrices of `pairs`."""
+    band = jnp.einsum('vw,buwc->buvc', columns[0], jnp.einsum('uh,bhwc->buwc', rows[0], x))
+    return jnp.stack(_to_complex(band), axis=3)
+
+
+def synthesize_pair(
+    high: Float[Array, 'b h2 w2 2 2 c'], rows: Float[Array, '2 h h'], columns: Float[Array, '2 w w']
+) -> Float[Array, 'b h w c']:
+    """Returns what `synthesize` makes of two of the oriented maps alone."""
+    band = _from_complex(high[..., 0, :, :], high[..., 1, :, :])
+    return jnp.einsum('hu,buwc->bhwc', rows[1], jnp.einsum('wv,buvc->buwc', columns[1], band))
+
+
 def _to_complex(band: Float[Array, 'b h w c']) -> tuple[Float[Array, 'b h2 w2 2 c'], Float[Array, 'b h2 w2 2 c']]:
     """Returns two complex maps of the squares of a band; their squares add up to those of the band."""
     batch, height, width, channels = band.shape
