@@ -92,7 +92,7 @@ def _hyperbolic(
     ratio = jnp.minimum(jnp.tanh(size), poincare.RIM) / size
     sizes = poincare.length(planes.T)[:, 0]
     y = poincare.fully_connected(products * ratio, squares * ratio**2, sizes, offsets, c, published=published)
-    return poincare.to_origin(y, c)
+    return poincare.to_origin(y, c).value()
 
 
 def _beta(size: int) -> float:
@@ -158,20 +158,23 @@ class PoincareNorm(nn.Module):
         scale = self.param('scale', jax.nn.initializers.ones, ()) if self.learned else 1.0
         old_mean = self.variable('batch_stats', 'mean', jnp.zeros, (x.shape[-1],))
         old_var = self.variable('batch_stats', 'var', jnp.ones, ())
-        x = poincare.from_origin(x.astype(jnp.float32), c)
+        x, count = poincare.from_origin(x.astype(jnp.float32), c), x.size // x.shape[-1]
         if train or self.published:
             center = poincare.midpoint(x, c)
-            spread = jnp.mean(poincare.distance(x, jnp.broadcast_to(center, x.shape), c) ** 2)
         else:
-            center, spread = poincare.from_origin(old_mean.value, c), old_var.value
+            center = poincare.from_origin(old_mean.value, c)
+        vector = lambda point: point.reshape((1,) * (x.ndim - 1) + (-1,))
+        # The difference, and not x itself: where it is small its inner products would not be exact.
+        apart, middle, target = poincare.span(x - vector(center), vector(center), vector(target))
+        x = middle + apart
+        spread = jnp.mean(poincare.distance(x, middle, c) ** 2) if train or self.published else old_var.value
         if train:
-            new_mean, new_var = self._merged(poincare.to_origin(center, c), spread, x.size // x.shape[-1])
+            new_mean, new_var = self._merged(poincare.to_origin(center, c), spread, count)
             old_mean.value = self.momentum * old_mean.value + (1 - self.momentum) * new_mean
             old_var.value = self.momentum * old_var.value + (1 - self.momentum) * new_var
-        center, target = (jnp.broadcast_to(point, x.shape) for point in (center, target))
-        tangents = poincare.transport(center, target, poincare.aim(center, x, c), c)
+        tangents = poincare.transport(middle, target, poincare.aim(middle, x, c), c)
         y = poincare.shoot(target, jnp.sqrt(scale / (spread + 1e-6)) * tangents, c)
-        return poincare.to_origin(y, c).astype(self.dtype)
+        return poincare.to_origin(y, c).value().astype(self.dtype)
 
     def _merged(self, mean: Float[Array, ' d'], var: Float[Array, ''], count: int) -> tuple[Array, Array]:
         """Returns the averages over the microbatches of this step so far; see layers/norms/batchnorm.py."""

@@ -83,10 +83,32 @@ def test_the_midpoint_of_two_points_is_as_far_from_both_and_moves_with_them():
     np.testing.assert_allclose(moved, wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize('near', [1.0, 1e-3])
+def test_a_span_of_vectors_has_their_sums_and_distances(near):
+    z, y, shift = points(0, 1, 4), points(1, 1, 4), points(2, 6, 4)
+
+    def chain(x, y, z):
+        moved = poincare.transport(y, z, poincare.aim(y, x, C), C)
+        return poincare.to_origin(poincare.shoot(z, 0.3 * moved, C), C), poincare.distance(x, y, C)
+
+    @jit
+    def run(y, z, shift):
+        x = y + near * shift
+        repeated = (jnp.broadcast_to(vector, x.shape) for vector in (y, z))
+        apart, first, second = poincare.span(x - y, y, z)
+        ours, lengths = chain(first + apart, first, second)
+        return (ours.value(), lengths), chain(x, *repeated)
+
+    (ours, lengths), (wanted, far) = jax.device_get(run(y, z, shift))
+    np.testing.assert_allclose(ours, wanted, atol=2e-6)
+    np.testing.assert_allclose(lengths, far, rtol=1e-5 / near)
+
+
 def test_outputs_are_distances_to_hyperplanes():
     x, z = np.asarray(points(0, 6, 4)), np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
     sizes, squares = np.linalg.norm(z, axis=0), (x**2).sum(-1, keepdims=True)
-    y = jax.device_get(jit(functools.partial(poincare.fully_connected, c=C))(x @ z, squares, sizes, np.zeros(3)))
+    run = lambda *arrays: poincare.fully_connected(*arrays, C).value()
+    y = jax.device_get(jit(run)(x @ z, squares, sizes, np.zeros(3)))
     # Signed distances of points to hyperplanes through the origin have a closed form.
     signed = lambda x, unit: np.arcsinh(2 * C**0.5 * (x @ unit) / (1 - C * (x**2).sum(-1, keepdims=True))) * C**-0.5
     np.testing.assert_allclose(signed(y, np.eye(3)), 2 * sizes * signed(x, z / sizes), rtol=2e-3)
