@@ -320,6 +320,21 @@ class DuoFormer(ft.PyramidBackbone):
         return jnp.concatenate(tokens, axis=3)
 
 
+class ScratchDuoFormer(DuoFormer):
+    """The network that its authors train from scratch; its published names are others.
+
+    Attributes:
+        scales, channel_token, scale, chained, residual, last_norm: as in `DuoFormer`.
+    """
+
+    scales: int = 3
+    channel_token: bool = False
+    scale: float | None = None
+    chained: bool = True
+    residual: Callable[..., nn.Module] = Add
+    last_norm: bool = False
+
+
 def by_region(x: Float[Array, 'b h w d'], side: int) -> Float[Array, 'b r c s d']:
     """Returns the pixels of each region of side x side: by rows, but four of them by columns."""
     rows, columns = (length // side for length in x.shape[1:3])
@@ -332,18 +347,11 @@ def _filled(x: Array, size: ft.Grid) -> Array:
 
 
 # The sizes are those of the reference's script, but for scales.
-_SCRATCH = {
-    'channel_token': False,
-    'scale': None,
-    'chained': True,
-    'residual': Add,
-    'last_norm': False,
-}
 _TINY = functools.partial(Trunk, (1, 1, 1), (8, 12, 16), stem_width=8)
 VARIANTS = {
     'duoformer_r50_s2': DuoFormer(),
-    'duoformer_scratch_r50_s3': DuoFormer(scales=3, **_SCRATCH),
-    'duoformer_scratch_r50_s4': DuoFormer(scales=4, **_SCRATCH),
+    'duoformer_scratch_r50_s3': ScratchDuoFormer(),
+    'duoformer_scratch_r50_s4': ScratchDuoFormer(scales=4),
     'duoformer_test': DuoFormer(_TINY, 12, 2, 2, grid=(2, 2)),
 }
 
@@ -355,10 +363,9 @@ def _refit(backbone: DuoFormer, path: str, table: Array) -> Array:
     return posemb.refit(table, backbone.grid, before=1, matrix=posemb.smooth_cubic_matrix)
 
 
-RESIZE = {'DuoFormer': _refit}
+RESIZE = {'DuoFormer': _refit, 'ScratchDuoFormer': _refit}
 
-# Published names of a classifier's parameters and statistics, and ours; see weights.py. Of two names of one array the
-# second is that of the scratch networks.
+# Published names of a classifier's parameters and statistics, and ours; see weights.py.
 _SCALED = (('weight', 'scale'), ('bias', 'bias'))
 _BATCH = (*_SCALED, ('running_mean', 'mean'), ('running_var', 'var'))
 _AFFINE = (('weight', 'kernel'), ('bias', 'bias'))
@@ -381,23 +388,26 @@ def _scale_names(there: str, qkv: str, out: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-# Of the transformer alone.
-FORMER_NAMES = (
-    ('cls_token', 'former/cls_token'),
-    ('pos_embed', 'former/pos_embed'),
-    ('pos_embed_for_scale', 'former/scale_pos_embed'),
-    *_scale_names('blocks.{i}', 'qkv1', 'proj1'),
-    *_scale_names('scaleBlocks.{i}', 'qkv', 'proj'),
-    *(
-        (f'blocks.{{i}}.attn.{a}.{c}', f'former/patch{{i:02d}}/{b}/{d}')
-        for a, b in (('qkv', 'qkv'), ('proj', 'out'))
-        for c, d in _AFFINE
-    ),
-    # What the reference has and does not use.
-    *((f'blocks.{{i}}.attn.{a}_norm.{b}', '') for a in 'qk' for b, _ in _SCALED),
-    *((f'{name}.{a}', '') for name in ('patch_embed.proj', 'fc_norm') for a, _ in _AFFINE),
-    *((f'norm.{a}', f'norm/{b}') for a, b in _SCALED),
-)
+def former_names(*, scratch: bool) -> tuple[tuple[str, str], ...]:
+    """Returns the names of the transformer alone, with the norm behind it."""
+    scales = ('scaleBlocks.{i}', 'qkv', 'proj') if scratch else ('blocks.{i}', 'qkv1', 'proj1')
+    return (
+        ('cls_token', 'former/cls_token'),
+        ('pos_embed', 'former/pos_embed'),
+        ('pos_embed_for_scale', 'former/scale_pos_embed'),
+        *_scale_names(*scales),
+        *(
+            (f'blocks.{{i}}.attn.{a}.{c}', f'former/patch{{i:02d}}/{b}/{d}')
+            for a, b in (('qkv', 'qkv'), ('proj', 'out'))
+            for c, d in _AFFINE
+        ),
+        *((f'norm.{a}', f'norm/{b}') for a, b in _SCALED),
+        # What the reference has and does not use.
+        *((f'blocks.{{i}}.attn.{a}_norm.{b}', '') for a in 'qk' for b, _ in _SCALED),
+        *((f'{name}.{a}', '') for name in ('patch_embed.proj', 'fc_norm') for a, _ in _AFFINE),
+    )
+
+
 _TRUNK = (
     ('resnet_projector.0.weight', 'trunk/stem/conv/kernel'),
     *((f'resnet_projector.1.{a}', f'trunk/stem/norm/{b}') for a, b in _BATCH),
@@ -420,10 +430,17 @@ _TOKENS = (
     ('channel_token', 'scale_token'),
     *((f'projection.proj_heads{{s}}.{a}', f'project{{s}}/{b}', *axes) for (a, b), axes in zip(_AFFINE, ((2,), ()))),
 )
-NAMES = {
-    'DuoFormer': (
+
+
+def _names(*, scratch: bool) -> tuple[tuple, ...]:
+    return (
         *((there, f'backbone/{here}', *axes) for there, here, *axes in (*_TRUNK, *_TOKENS)),
-        *((f'vision_transformer.{there}', here and f'backbone/{here}') for there, here in FORMER_NAMES),
+        *(
+            (f'vision_transformer.{there}', here and f'backbone/{here}')
+            for there, here in former_names(scratch=scratch)
+        ),
         *((f'vision_transformer.head.{a}', f'head/{b}') for a, b in _AFFINE),
-    ),
-}
+    )
+
+
+NAMES = {'DuoFormer': _names(scratch=False), 'ScratchDuoFormer': _names(scratch=True)}

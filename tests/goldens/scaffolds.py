@@ -504,8 +504,8 @@ class DuoFormerTokens(nn.Module):
         return Dense(10, name='head')(token if self.scratch else LayerNorm(epsilon=1e-6, name='norm')(token))
 
 
-def duoformer_tokens_names() -> tuple[tuple[str, str], ...]:
-    return (*duoformer.FORMER_NAMES, *((f'head.{a}', f'head/{b}') for a, b in _AFFINE))
+def duoformer_tokens_names(*, scratch: bool) -> tuple[tuple[str, str], ...]:
+    return (*duoformer.former_names(scratch=scratch), *((f'head.{a}', f'head/{b}') for a, b in _AFFINE))
 
 
 def moat_block_names() -> tuple[tuple, ...]:

@@ -192,12 +192,12 @@ NETWORKS: dict[str, Network] = {
     'duoformer_multiscale_former_d96_s3': Network(
         {'fn': f'{_SCAFFOLD}:DuoFormerTokens', 'scratch': True},
         channels=-1,
-        names=scaffolds.duoformer_tokens_names(),
+        names=scaffolds.duoformer_tokens_names(scratch=True),
     ),
     'duoformer_multiscale_transformer_d96_s2': Network(
         {'fn': f'{_SCAFFOLD}:DuoFormerTokens', 'scratch': False},
         channels=-1,
-        names=scaffolds.duoformer_tokens_names(),
+        names=scaffolds.duoformer_tokens_names(scratch=False),
     ),
     'glmix_block_64': Network({'fn': f'{_SCAFFOLD}:GLMixBlock'}, names=scaffolds.glmix_block_names()),
     'poincare_resnet_8_16_32_d8': Network({'fn': f'{_SCAFFOLD}:published_poincare_resnet'}, heavy=True),
