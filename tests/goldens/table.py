@@ -249,7 +249,9 @@ NETWORKS: dict[str, Network] = {
         {'fn': f'{_SCAFFOLD}:pre_ln_vit'}, names=scaffolds.zero_mean_vit_names(), heavy=True
     ),
     'pre_rmsnorm_vit_small': Network({'fn': f'{_SCAFFOLD}:PreRmsViT'}, names=scaffolds.zero_mean_vit_names('vit/')),
-    'pre_crmsnorm_vit_small': Network({'fn': f'{_SCAFFOLD}:pre_crms_vit'}, names=scaffolds.zero_mean_vit_names()),
+    'pre_crmsnorm_vit_small': Network(
+        {'fn': f'{_SCAFFOLD}:pre_crms_vit'}, names=scaffolds.zero_mean_vit_names(), heavy=True
+    ),
     'hybridnorm_small': Network({'fn': f'{_SCAFFOLD}:hybrid_norm_lm'}, names=scaffolds.hybrid_norm_names()),
     # Residual connections.
     'normformer_small': Network({'fn': f'{_SCAFFOLD}:NormFormerDecoder'}, names=scaffolds.normformer_names()),

@@ -67,6 +67,7 @@ def test_converted_networks_have_the_same_logits(kind):
         assert jax.tree.map(jnp.shape, jax.eval_shape(one.init, jax.random.key(0), x)) == jax.tree.map(jnp.shape, v)
 
 
+@pytest.mark.heavy
 def test_a_language_model_with_gates_is_converted():
     network = Classifier(_TRUNK(mlp=functools.partial(SwiGLU, multiple_of=4), vocabulary=9, places=8), LanguageHead(9))
     variables = filled(network, WORDS)
