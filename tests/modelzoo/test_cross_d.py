@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from longview import modelzoo
-from longview.modelzoo.layers.convolutions.cross_d import CrossDConv, slices
+from longview.modelzoo.layers.convolutions.cross_d import CrossDConv, mixes
 from tests.modelzoo.tiny import filled, jit
 
 
@@ -15,11 +15,17 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
+def slices(kernel: jax.Array, shift: jax.Array) -> jax.Array:
+    """The slice of each image."""
+    side = kernel.shape[0]
+    return jnp.einsum('bmnu,ucd->bmncd', mixes(side, shift), kernel.reshape(side**3, *kernel.shape[3:]))
+
+
 @pytest.mark.parametrize('side', [3, 5])
 def test_slices_are_those_of_a_spectrum_with_turned_phases(side):
     kernel, shift = noise(side, side, side, 2, 3), noise(2, 3, seed=1)
     shift[1] = 1  # no rotation
-    ours = jax.device_get(jit(slices)(kernel, shift))
+    ours = jax.device_get(jit(slices)(jnp.asarray(kernel), jnp.asarray(shift)))
     spectrum = np.fft.fftn(kernel, axes=(0, 1, 2))
     frequencies = np.stack(np.meshgrid(*[np.fft.fftfreq(side)] * 3, indexing='ij'), axis=-1)
     for own, t in zip(ours, shift):

@@ -10,8 +10,8 @@ that were trained on images serve volumes. The reference takes them over in the 
 
 We compute the same otherwise: ``sum(R f)`` is ``t . f`` with the column sums t of R, so the phases shift the kernel by
 t, around its borders and between its places, and a shift is a product of one matrix along each axis. For odd sides,
-which alone have a middle slice, these are real. The kernels of all images are made anew in the backward pass, so that
-nothing but the input is kept for it.
+which alone have a middle slice, these are real. The slices of all images are made place by place, in the backward pass
+anew, so they are never there as a whole.
 
 As in the reference there is no bias by default, and kernels start by He's rule with the fan-out of the volume; what
 predicts the rotation starts as torch's convolutions. Its batch statistics are used where they do not change (in
@@ -127,21 +127,20 @@ class Rotation(nn.Module):
         return 1 + angle * (jnp.roll(axis, -2, axis=1) - jnp.roll(axis, -1, axis=1))
 
 
-def slices(kernel: Float[Array, 'k k k c d'], shift: Float[Array, 'b 3']) -> Float[Array, 'b k k c d']:
-    """Returns the middle slices of a kernel that is shifted around its borders, one slice for each shift.
+def mixes(side: int, shift: Float[Array, 'b 3']) -> Float[Array, 'b k k k3']:
+    """Returns the shares that all places of a kernel have in its middle slice, once it is shifted around its borders.
 
     Args:
-        kernel: of odd side.
+        side: of the kernel, odd.
         shift: along each axis, in places; between them the kernel is what its frequencies make it.
     """
-    side = kernel.shape[0]
     index = jnp.arange(side, dtype=jnp.float32)
     away = (index[:, None] - index[None])[None, None] - shift[..., None, None]  # (b, axis, to, from)
     waves = (2 * jnp.cos(2 * jnp.pi * wave * away / side) for wave in range(1, side // 2 + 1))
     moves = (1 + sum(waves, jnp.zeros_like(away))) / side
     first, rows, columns = moves[:, 0, side // 2], moves[:, 1], moves[:, 2]
-    mixes = jnp.einsum('bu,bmv,bnw->bmnuvw', first, rows, columns, precision='highest')
-    return jnp.einsum('bmnuvw,uvwcd->bmncd', mixes, kernel, precision='highest')
+    found = jnp.einsum('bu,bmv,bnw->bmnuvw', first, rows, columns, precision='highest')
+    return found.reshape(*found.shape[:3], side**3)
 
 
 def _convolve_each(
@@ -151,23 +150,30 @@ def _convolve_each(
     stride: int,
     pads: tuple[tuple[int, int], ...],
 ) -> Float[Array, 'b p q d']:
-    """Returns each image convolved with its own slice, as a sum of products over the places of the kernel.
+    """Returns each image convolved with its own slice, as a sum of products over the places of the slice.
 
     Products keep the batch an axis of its own, which a mesh may split; a convolution would make it groups of channels.
+    One place at a time, forwards and backwards, no more than this place of the slices is ever there.
     """
+    batch, side, (channels, features) = x.shape[0], kernel.shape[0], kernel.shape[-2:]
+    groups, whole = x.shape[-1] // channels, kernel.reshape(side**3, channels, features)
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    rows, columns = ((length - side) // stride + 1 for length in x.shape[1:3])
+    x = x.reshape(*x.shape[:3], groups, channels)
+    spans = batch, (rows - 1) * stride + 1, (columns - 1) * stride + 1, groups, channels
 
     @jax.checkpoint
-    def run(x: Array, kernel: Array, shift: Array) -> Array:
-        (side, *_, channels, features), groups = kernel.shape, x.shape[-1] // kernel.shape[-2]
-        own = slices(kernel, shift).astype(x.dtype).reshape(x.shape[0], side, side, channels, groups, -1)
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-        rows, columns = (-(-(length - side + 1) // stride) for length in x.shape[1:3])
-        x = x.reshape(*x.shape[:3], groups, channels)
-        y = jnp.zeros((x.shape[0], rows, columns, groups, features // groups), jnp.float32)
-        for i in range(side):
-            for j in range(side):
-                seen = x[:, i : i + stride * rows : stride, j : j + stride * columns : stride][:, :rows, :columns]
-                y = y + jnp.einsum('bpqgc,bcgd->bpqgd', seen, own[:, i, j], preferred_element_type=jnp.float32)
-        return y.reshape(*y.shape[:3], features).astype(x.dtype)
+    def product(x: Array, whole: Array, row: Array, column: Array, mix: Array) -> Array:
+        seen = lax.dynamic_slice(x, (0, row, column, 0, 0), spans)[:, ::stride, ::stride]
+        own = jnp.einsum('bu,ucd->bcd', mix, whole, precision='highest').astype(x.dtype)
+        own = own.reshape(batch, channels, groups, features // groups)
+        return jnp.einsum('bpqgc,bcgd->bpqgd', seen, own, preferred_element_type=jnp.float32)
 
-    return run(x, kernel, shift)
+    def add(y: Array, place: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        return y + product(x, whole, *place), None
+
+    of_places = mixes(side, shift).reshape(batch, side**2, side**3).swapaxes(0, 1)
+    indices = jnp.divmod(jnp.arange(side**2), side)
+    y = jnp.zeros((batch, rows, columns, groups, features // groups), jnp.float32)
+    y, _ = lax.scan(add, y, (*indices, of_places))
+    return y.reshape(batch, rows, columns, features).astype(x.dtype)

@@ -14,10 +14,10 @@ kernel. As in the published code the first of a kernel's positions is along its 
 axis for the others. In training, positions (and widths) want five times the rate and no decay, and they are kept inside
 the kernel: methods/spacings.py.
 
-All spreads are products of one along each axis, and so are their sums. The kernel is therefore a product of matrices,
-and the array of places by weights that the reference makes is never made. We differ where a kernel is not square: the
-reference then takes the middle of another axis for all but 'v0', and of a cube's three axes 'v0' takes the last two in
-turn.
+All spreads are products of one along each axis, and so are their sums. The weights of a kernel are added one after the
+other, so the array of places by weights that the reference makes is never made. We differ where a kernel is not square:
+the reference then takes the middle of another axis for all but 'v0', and of a cube's three axes 'v0' takes the last two
+in turn.
 """
 
 import math
@@ -185,26 +185,26 @@ def construct(
         interpolation: a name of `INTERPOLATIONS`.
     """
     spread, _ = INTERPOLATIONS[interpolation]
-    parts = []  # of each axis (d, c, k, side)
-    for axis, side in zip(_order(interpolation, len(sizes)), sizes):
-        index = jnp.arange(side, dtype=jnp.float32)[None, None, None]
-        distance = index - (positions[axis] + side // 2)[..., None]
-        parts.append(spread(distance, None if widths is None else widths[axis][..., None]))
-    weights = jnp.moveaxis(weights, 0, -1).swapaxes(0, 1)
-    if interpolation != 'v0':
-        weights = weights / (math.prod(part.sum(-1) for part in parts) + _TINY)
-    return jnp.moveaxis(_summed(weights, parts), (0, 1), (-1, -2))
+    axes = len(sizes)
 
+    # Made anew in the backward pass, so that nothing as large as the kernel is kept of a weight.
+    @jax.checkpoint
+    def share(weight: Array, position: Array, width: Array | None) -> Array:
+        parts = []  # of each axis (side, c, d)
+        for axis, side in zip(_order(interpolation, axes), sizes):
+            index = jnp.arange(side, dtype=jnp.float32)[:, None, None]
+            distance = index - (position[axis] + side // 2)[None]
+            parts.append(spread(distance, None if width is None else width[axis][None]))
+        if interpolation != 'v0':
+            weight = weight / (math.prod(part.sum(0) for part in parts) + _TINY)
+        alone = [jnp.expand_dims(part, [m for m in range(axes) if m != n]) for n, part in enumerate(parts)]
+        return math.prod(alone, start=jnp.expand_dims(weight, [*range(axes)]))
 
-def _summed(weights: Float[Array, 'd c k'], parts: Sequence[Array]) -> Float[Array, 'd c *sizes']:
-    """Returns the sum over k of the products with each axis' (d, c, k, side), slice by slice where there are three."""
-    first, *rest = parts
-    if len(rest) > 1:
-        slices = lax.map(lambda share: _summed(weights * share, rest), jnp.moveaxis(first, -1, 0))
-        return jnp.moveaxis(slices, 0, 2)
-    if not rest:
-        return jnp.einsum('dck,dcki->dci', weights, first, precision='highest')
-    return jnp.einsum('dcki,dckj->dcij', weights[..., None] * first, rest[0], precision='highest')
+    def add(kernel: Array, one: tuple[Array, Array, Array | None]) -> tuple[Array, None]:
+        return kernel + share(*one), None
+
+    turned = [None if array is None else array.transpose(3, 0, 2, 1) for array in (positions, widths)]
+    return lax.scan(add, jnp.zeros((*sizes, *weights.shape[1:]), jnp.float32), (weights, *turned))[0]
 
 
 def _order(interpolation: str, axes: int) -> Sequence[int]:
