@@ -205,6 +205,7 @@ def kernels() -> Node:
         'depthwise_conv',
         'inception_conv',
         'conv2d',
+        'fused_block',
         'causal_conv1d',
         'attention',
     )

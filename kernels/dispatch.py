@@ -44,6 +44,7 @@ OPS = (
     'depthwise_conv',
     'inception_conv',
     'conv2d',
+    'fused_block',
     'causal_conv1d',
     'attention',
 )

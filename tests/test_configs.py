@@ -121,6 +121,7 @@ DEEP = {
     'poincare_resnet': ('cifar10', 'published_digits', 'fashion_mnist'),
     'dit_routing': ('imagenet', 'fashion_mnist'),
     'duoformer': ('cifar10', 'plain_digits', 'fashion_mnist'),
+    'convfirst': ('imagenet', 'plain_digits', 'mbconv_digits', 'fashion_mnist'),
     'regnet': ('d_digits', 'dwr_digits', 'fast_digits', 'fashion_mnist'),
     'efficientnet_b0': ('imagenet', 'fashion_mnist'),
     'residual_attention': ('imagenet', 'cifar10', 'fashion_mnist'),

@@ -11,7 +11,7 @@ from typing import Any
 
 from longview.modelzoo.layers.mixers import mamba
 from longview.modelzoo.layers.convolutions import compression, scse
-from longview.modelzoo.vision import ci2p_vit, coatnet, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
+from longview.modelzoo.vision import ci2p_vit, coatnet, convfirst, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
 from longview.modelzoo.vision.convnext import NAMES as CONVNEXT_NAMES
 from tests.goldens import scaffolds
 from tests.goldens.functions import Function
@@ -218,6 +218,12 @@ NETWORKS: dict[str, Network] = {
     ),
     'msa_conv_2d_k3': Network(
         {'fn': 'modelzoo.layers.attention.msa_conv:MSAConv', 'features': 32, 'kernel_size': 3, 'stride': 2}
+    ),
+    'convfirst_block': Network(
+        {'fn': 'modelzoo.vision.convfirst:ConvFirst', 'features': 32, 'fused': True}, names=convfirst._CONV_FIRST_NAMES
+    ),
+    'convfirst_mbconv_block': Network(
+        {'fn': 'modelzoo.vision.convfirst:MBConv', 'features': 32}, names=convfirst._MBCONV_NAMES
     ),
     'transnext_micro': Network({'name': 'transnext_micro', 'scan': True}, heavy=True),
     'transnext_aggregated_attention_12x12': Network(

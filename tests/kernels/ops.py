@@ -10,6 +10,7 @@ from longview.kernels.attention import attention
 from longview.kernels.causal_conv1d import causal_conv1d
 from longview.kernels.conv2d import conv2d
 from longview.kernels.depthwise_conv import depthwise_conv, inception_conv
+from longview.kernels.fused_block import fused_block
 from longview.kernels.gla import bidirectional_gla, gla
 from longview.kernels.linear_scan import linear_scan
 from longview.kernels.long_conv import long_conv
@@ -51,6 +52,15 @@ _ROWS, _HEADS, _IMAGE = (2, 21, 8), (2, 21, 2, 4), (2, 7, 6, 8)
 _QKV = {'q': _HEADS, 'k': _HEADS, 'v': (2, 21, 2, 6)}
 _MAMBA = {'u': _ROWS, 'delta': _ROWS, 'A': (8, 4), 'B': (2, 21, 4), 'C': (2, 21, 4)}
 _INCEPTION = {'x': _IMAGE, 'square': (3, 3, 1, 2), 'row': (1, 5, 1, 2), 'column': (5, 1, 1, 2)}
+_FUSED = {
+    'x': _IMAGE,
+    'kernel': (3, 3, 4, 8),
+    'kernel_bias': (8,),
+    'up': (8, 16),
+    'up_bias': (16,),
+    'down': (16, 8),
+    'down_bias': (8,),
+}
 
 OPS = {
     'gla': Op(gla, _QKV | {'g': _HEADS}, ('q', 'k', 'v', 'g'), negative=('g',)),
@@ -68,6 +78,7 @@ OPS = {
     'depthwise_conv': Op(depthwise_conv, {'x': _IMAGE, 'kernel': (3, 3, 1, 8)}, ('x',)),
     'inception_conv': Op(inception_conv, _INCEPTION, ('x',)),
     'conv2d': Op(conv2d, {'x': _IMAGE, 'kernel': (1, 1, 8, 4)}, ('x',), kernel=False),
+    'fused_block': Op(fused_block, _FUSED, ('x',)),
     'causal_conv1d': Op(causal_conv1d, {'x': _ROWS, 'kernel': (4, 8)}, ('x',), kernel=False),
     'attention': Op(attention, _QKV, ('q', 'k', 'v'), options={'causal': True}, kernel=False),
 }

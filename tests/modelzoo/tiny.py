@@ -152,6 +152,7 @@ DEEP = (
     'sparsenet_dense_test',
     'fractalnet_stem_test',
     'ese_vovnet_test',
+    'convfirst_mbconv_*',
     'vit_base_patch16_clip_*',
     'vit_large_patch14_clip_*',
     'hiera_[sbl]*',
@@ -166,6 +167,7 @@ DEEP = (
 DEAR = (
     'convnext_dcls_test',
     'ci2p_vit_test',
+    'convfirst_test',
     'crossvit_test',
     'dit_routing_test',
     'duoformer_test',
