@@ -32,7 +32,7 @@ def learned(config):
         'weight_decay': 1e-2,
         'decay_rules': (('density', 1.0),),
     }
-    groups = [('.*density', densities), ('.*', config['optimizer'])]
+    groups = [('(?!.*density).*', config['optimizer']), ('.*density', densities)]  # the first one's rate is logged
     node = lambda paths, optimizer: {'fn': 'methods.optim.apart:Group', 'paths': paths, 'optimizer': optimizer}
     return config | {'optimizer': {'partial': 'methods.optim.apart:apart', 'groups': [node(*one) for one in groups]}}
 
