@@ -36,18 +36,18 @@ PLAIN = SMALL | {'scales': 1}
 TINY = BACKBONE | SIZES | {'trunk': TRUNK | {'stem_stride': 4}, 'drop_path': 0.1}
 
 
-def recipe(backbone):
+def recipe(backbone, warmup_epochs):
     """The reference's example."""
-    optimizer = base.adamw(peak=5e-5, start=2e-6, end=2e-10, warmup_epochs=15.0, weight_decay=1e-4)
+    optimizer = base.adamw(peak=5e-5, start=2e-6, end=2e-10, warmup_epochs=warmup_epochs, weight_decay=1e-4)
     config = base.cifar10(backbone, optimizer, epochs=50.0, batch_size=128)
     config['data']['image_size'] = 224
     return config
 
 
 get_config = base.presets(
-    cifar10=recipe(BACKBONE | {'dtype': 'bfloat16'}),
+    cifar10=recipe(BACKBONE | {'dtype': 'bfloat16'}, warmup_epochs=15.0),
     digits=base.digits(SMALL, ema=None),
     plain_digits=base.digits(PLAIN, ema=None),
     fashion_mnist=base.fashion_mnist(SMALL | {'grid': (7, 7)}, ema=None),
-    smoke=base.smoke(recipe(TINY)),
+    smoke=base.smoke(recipe(TINY, warmup_epochs=0.1)),
 )
