@@ -51,6 +51,7 @@ _HE = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 _ZEROS = jax.nn.initializers.zeros
 _NORMAL = init.trunc_normal(0.02)
 SIDE = 3  # of the neighbourhood
+CHUNK = 2048  # offsets whose biases are made at once
 
 
 class Queries(nn.Module):
@@ -99,10 +100,19 @@ class OffsetBias(nn.Module):
         (down, row), (right, column) = (np.unique(axis, return_inverse=True) for axis in (rows, columns))
         row, column = row.reshape(rows.shape), column.reshape(columns.shape)
         pairs = np.stack(np.meshgrid(down, right, indexing='ij'), axis=-1).reshape(-1, 2)
-        hidden = nn.relu(Dense(self.hidden, name='up')(jnp.asarray(pairs, jnp.float32)))
-        table = Dense(self.heads, name='down')(hidden)
+        chunks = -(-len(pairs) // CHUNK)
+        padded = np.pad(pairs, ((0, -len(pairs) % chunks), (0, 0))).reshape(chunks, -1, 2)
+        # A chunk after the other, made anew for the gradient: there are many more hidden values than biases.
+        make = nn.scan(
+            nn.remat(OffsetBias._biases, prevent_cse=False), variable_broadcast='params', split_rngs={'params': False}
+        )
+        table = make(self, None, jnp.asarray(padded, jnp.float32))[1].reshape(-1, self.heads)
         index = row[:, None, :, None] * len(right) + column[None, :, None]
         return table.T[:, index.reshape(queries[0] * queries[1], -1)]
+
+    def _biases(self, carry: None, pairs: Float[Array, 'n 2']) -> tuple[None, Float[Array, 'n h']]:
+        hidden = nn.relu(Dense(self.hidden, name='up')(pairs))
+        return carry, Dense(self.heads, name='down')(hidden)
 
 
 def offsets(queries: int, keys: int, trained: int) -> Float[np.ndarray, 'n p']:
