@@ -11,8 +11,10 @@ import pytest
 from flax import linen as nn
 
 from longview import modelzoo
+from longview.modelzoo import weights
 from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.convolutions.dcls import INTERPOLATIONS, Dcls, construct
+from longview.modelzoo.vision import convnext
 from tests.modelzoo.tiny import filled, jit
 
 SIZES = ((6,), (5, 4), (3, 5, 4))
@@ -123,6 +125,21 @@ def test_sharing_positions_is_having_the_same_ones_and_the_sum_of_their_gradient
     wanted = sum(block['mixer']['positions'] for block in of_copies['backbone']['stage0'].values())
     np.testing.assert_allclose(gradients['backbone']['stage0']['positions'], wanted, rtol=1e-3, atol=1e-6)
     assert shared.backbone.layers[1:3] == (('stage0/block00', 'stage0/positions'), ('stage0/block01',))
+
+
+def test_published_files_repeat_the_positions_of_a_stage():
+    model = modelzoo.create_model('convnext_dcls_test', 3)
+    params = jax.device_get(filled(model, jnp.zeros((1, 8, 8, 3)))['params'])
+    names = convnext.NAMES['ConvNeXt']
+    published = weights.to_published(names, params)
+    assert published['stages.1.0.dwconv.P'].shape == (2, 16, 1, 5)
+    assert 'stages.1.1.dwconv.P' not in published
+    published['stages.1.1.dwconv.P'] = published['stages.1.0.dwconv.P'].copy()
+    loaded = weights.load_published(names, params, published)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    published['stages.1.1.dwconv.P'] += 1
+    with pytest.raises(ValueError, match='1 extra: stages.1.1.dwconv.P'):
+        weights.load_published(names, params, published)
 
 
 def test_a_residual_network_takes_it_in_the_place_of_its_convolutions():
