@@ -195,6 +195,24 @@ class HalvingBackbone(PyramidBackbone):
         return tuple(self.widths)
 
 
+class Bounded(Backbone):
+    """Knows a bound of its Lipschitz constant, from the image to ``pooled`` in the L2 norm, by power iteration."""
+
+    @abc.abstractmethod
+    def iterates(self, shape: tuple[int, int, int]) -> Any:
+        """Returns a tree of the shapes of the vectors that `lipschitz` iterates, for images of a shape (H, W, C)."""
+
+    @abc.abstractmethod
+    def lipschitz(self, iterates: Any, *, iterations: int, through: bool = True) -> tuple[Float[Array, ''], Any]:
+        """Returns the bound for images of one shape, and the new iterates; see layers/lipschitz.py.
+
+        Args:
+            iterates: arrays of the shapes that the method of that name returns: random ones, or those of before.
+            iterations: steps of power iteration.
+            through: whether the gradient flows through these; else it is that at fixed iterates.
+        """
+
+
 class SequenceBackbone(Backbone):
     """Reads words or vectors: a whole sequence, or one element at a time in constant memory.
 
@@ -278,6 +296,7 @@ class Restorer(nn.Module, abc.ABC):
 _OFFERS = {
     TokenBackbone: 'embed, positions and encode',
     PyramidBackbone: 'stages with strides and channels',
+    Bounded: 'a bound of its Lipschitz constant',
     SequenceBackbone: 'init_state and step',
     TextBackbone: 'words with a padding mask',
     Denoiser: 'an image from a noisy image and its time',
@@ -290,7 +309,7 @@ def require(backbone: nn.Module, capability: type[nn.Module], who: str) -> None:
 
     Args:
         backbone: the network to check.
-        capability: TokenBackbone, PyramidBackbone, SequenceBackbone, TextBackbone, Denoiser or Restorer.
+        capability: TokenBackbone, PyramidBackbone, Bounded, SequenceBackbone, TextBackbone, Denoiser or Restorer.
         who: the name of the asking method, for the message.
 
     Raises:

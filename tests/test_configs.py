@@ -30,6 +30,7 @@ FIRST = {
     'fractalnet': 'cifar10',
     'sparsenet': 'cifar10',
     'fixup_resnet110': 'cifar10',
+    'liresnet': 'cifar10',
     'hiresnet': 'cifar10',
     'skipnet': 'cifar10',
     's4d': 'cifar10',

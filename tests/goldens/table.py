@@ -13,7 +13,7 @@ from longview.modelzoo.layers.mixers import mamba
 from longview.modelzoo.layers.convolutions import compression, scse
 from longview.modelzoo.vision import ci2p_vit, coatnet, convfirst, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
 from longview.modelzoo.vision.convnext import NAMES as CONVNEXT_NAMES
-from tests.goldens import scaffolds
+from tests.goldens import bounded, scaffolds
 from tests.goldens.functions import Function
 from tests.goldens.networks import Network
 
@@ -263,6 +263,8 @@ NETWORKS: dict[str, Network] = {
     'normformer_small': Network({'fn': f'{_SCAFFOLD}:NormFormerDecoder'}, names=scaffolds.normformer_names()),
     'rezero_transformer': Network({'fn': f'{_SCAFFOLD}:rezero'}, names=scaffolds.rezero_names()),
     'fixup_resnet20': Network(),
+    'liresnet_d4_w16_cifar10': Network({'name': 'liresnet18_w256_cifar', 'num_classes': 10, 'depth': 4, 'width': 16}),
+    'liresnet_bound_d3_w8': Network({'fn': 'tests.goldens.bounded:LogitsAndBound'}, names=bounded.NAMES),
     'hyper_connections_vit': Network(
         {'fn': f'{_SCAFFOLD}:hyper'},
         output=1e-3,  # the reference's own reruns differ by 4e-5
@@ -356,6 +358,13 @@ FUNCTIONS: dict[str, Function] = {
     'fast_scaling_compatibility': Function(f'{_ADAPTER}:fitted', only=('widths', 'groups')),
     # Of dynamic routing for segmentation, whose gates DiT's routing has here: no proof of DiT, which has no code.
     'dynamic_routing_gate_budget': Function(f'{_ADAPTER}:routed'),
+    # Certified robustness.
+    'liresnet_power_iteration': Function('tests.goldens.bounded:power_of_residual'),
+    'liresnet_power_detached': Function('tests.goldens.bounded:power_of_strided'),
+    'liresnet_cholesky_orth': Function('tests.goldens.bounded:orthogonal_rows'),
+    'gloro_emma_loss': Function('tests.goldens.bounded:robust_loss'),
+    'gloro_margin_loss': Function('tests.goldens.bounded:robust_loss'),
+    'gloro_trades_loss': Function('tests.goldens.bounded:robust_loss'),
     # Figures of evaluations.
     'seg_confusion_miou': Function(f'{_ADAPTER}:confusion_and_more'),
     'det_coco_ap': Function(f'{_ADAPTER}:average_precision', settings={'side': 'image'}),

@@ -24,6 +24,7 @@ from longview.methods.peft.low_rank import LowRank, pissa
 from longview.methods.prune.magnitude import Prune
 from longview.methods.prune.trained_rank import TrainedRank
 from longview.methods.quant.fake import FakeQuant
+from longview.methods.robust.gloro import Gloro
 from longview.methods.ssl.masked import Autoencoder, MaskedAutoencoder
 from longview.methods.ssl.parts import Projector
 from longview.methods.ssl.rotation import RotNet
@@ -35,6 +36,7 @@ from longview.methods.task import init_state, make_step
 from longview.methods.zero_mean import ZeroMean
 from longview.modelzoo import features as ft
 from longview.modelzoo.heads import Classifier, Linear
+from longview.modelzoo.heads.unit import UnitLinear
 from longview.modelzoo.layers.convolutions.conv import Conv
 from longview.modelzoo.layers.frame.dense import Dense
 from longview.modelzoo.layers.frame.drop import drop_path, path_masks
@@ -127,6 +129,7 @@ METHODS = {
     'knn': lambda b: NearestNeighbours(supervised(b), num_classes=10, bank=24, neighbours=3),
     'few_shot': lambda b: FewShot(supervised(b), num_classes=10, bank=24, shots=(1, 2)),
     'early_exit': lambda b: EarlyExit(b, Linear(10), functools.partial(Branch, 10), ('stage0',), (0.5, 1.0)),
+    'gloro': lambda b: Gloro(b, UnitLinear(10)),
     'ema': lambda b: Ema(supervised(b), 0.9),
     'loss_scale': lambda b: LossScale(supervised(b)),
     'freeze': lambda b: Freeze(supervised(b), 'backbone/norm/.*'),

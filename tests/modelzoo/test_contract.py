@@ -21,8 +21,8 @@ from longview.modelzoo.layers.frame.patch import stem_grid
 from tests.modelzoo.tiny import DEAR, deep_ones_heavy, filled, images, jit, primitives, shapes, sized
 
 TINY = images('*_test')
-# The weights of these mix a fixed number of patches: another image size is refused.
-FIXED = ('mixer_test', 'ninformer_test', 'resmlp_test', 'repmlpnet_test', 'repmlpnet_deploy_test')
+# The weights of these mix a fixed number of patches or pixels: another image size is refused.
+FIXED = ('mixer_test', 'ninformer_test', 'resmlp_test', 'repmlpnet_test', 'repmlpnet_deploy_test', 'liresnet_test')
 # One network of each loop over blocks: the trunk's, stages of it, the pyramid's, and a family's own. How these run is
 # shown to change no number; of the others `pytest -m heavy` shows it, by a compilation of a training step each.
 LOOPS = ('vit_test', 'swinv2_test', 'resnet_test', 'preact_resnet_test', 'skipnet_test')
@@ -134,6 +134,8 @@ def test_shapes_of_every_variant(name):
     height, width, channels = sizes[ft.MAP][1:]
     # InceptionNeXt's classifier widens the mean before its logits; CrossViT's reads half as much of another branch.
     more = 3 if name.startswith('inceptionnext') else 1.5 if name.startswith('crossvit') else 1
+    if isinstance(backbone, ft.Bounded):  # a vector of its own, of all pixels
+        more = backbone.neck_width / channels
     # PReLU nets have hidden layers.
     assert sizes[ft.POOLED] == (2, backbone.hidden if name.startswith('prelu_net') else more * channels)
     if isinstance(backbone, ft.TokenBackbone):
