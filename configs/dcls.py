@@ -14,8 +14,9 @@ Published: 28 M parameters, 82.5 % top-1 on ImageNet-1k at 224 px, where ConvNeX
 epochs of batches of 4,096, 20 of them warm-up to a rate of 4e-3, a cosine to 1e-6, averaged weights. Positions have
 five times the rate and no decay, are kept inside of the kernel, and repel each other from the 22nd epoch on. bfloat16
 with float32 parameters. `digits` has nine weights in kernels of 7x7, `gauss_digits` with the other interpolation, and
-`plain_digits` the same network with plain kernels of 3x3; `resnet_digits` and `plain_resnet_digits` are the same of a
-residual network with batch normalization. What they reach: docs/results.md.
+`plain_digits` the same network with plain kernels of 3x3. `resnet_digits` is a residual network with three weights in
+kernels of 5x5, and `plain_resnet_digits` has as many parameters in plain kernels of 3x3. What they reach:
+docs/results.md.
 """
 
 from longview.configs import base
@@ -29,7 +30,8 @@ PLAIN = base.backbone('convnext_tiny', scan=False) | SIZES | {'kernel_size': 3}
 TINY = SMALL | {'patch': 4, 'drop_path': 0.1}
 HE = {'fn': 'jax.nn.initializers:variance_scaling', 'scale': 2.0, 'mode': 'fan_out', 'distribution': 'normal'}
 PLAIN_RESNET = base.backbone('resnet18', stem_stride=1, stem_width=16, depths=(1, 1), widths=(16, 32))
-RESNET = PLAIN_RESNET | {'conv': DCLS | {'use_bias': False, 'dilated_size': 5, 'kernel_init': HE}}
+# A weight and its two coordinates are three parameters: as many as nine weights.
+RESNET = PLAIN_RESNET | {'conv': DCLS | {'count': 3, 'use_bias': False, 'dilated_size': 5, 'kernel_init': HE}}
 # Steps of 21 epochs.
 BEGINS = 21 * (base.IMAGENET_SIZE // 4096)
 
