@@ -17,7 +17,6 @@ Where we differ from DARTS: weights and ``alpha`` move in the same step, each by
 statistics are those of the search.
 """
 
-import abc
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -85,18 +84,18 @@ def _without_gradient(v: Variables, paths: Sequence[str]) -> Variables:
 
 
 @dataclasses.dataclass(frozen=True)
-class Found(abc.ABC):
-    """A computation: the network of one operation a block, with random weights, and ``ops.json``.
+class Picked:
+    """A computation: the network of the operations with the largest ``alpha``, with random weights, and ``ops.json``.
 
-    The file has under ``ops`` the operation of each block, and under ``parameter_free`` the share of the blocks with an
-    operation without parameters, of those that keep the resolution (``stride 1``) and of those that halve it
-    (``stride 2``).
+    The file has under ``ops`` the operation of each block, under ``weights`` those of all operations, and under
+    ``parameter_free`` the share of the blocks with an operation without parameters, of those that keep the resolution
+    (``stride 1``) and of those that halve it (``stride 2``).
 
     Attributes:
         run: workdir of the search, such as ``{'stage': 'search'}`` in a config; a `ResNet` of bottlenecks whose
             `spatial` is a `Mixed`.
         network: which network of the run.
-        seed: of the random weights, and of what is drawn.
+        seed: of the random weights.
     """
 
     run: str
@@ -111,56 +110,69 @@ class Found(abc.ABC):
         """
         opened = work.open(self.run)
         network = opened.networks[self.network]
-        backbone = network.module.backbone
-        ops = ops_of(backbone)
-        picks, more = self._picks(opened, network, len(ops))
-        module = network.module.clone(backbone=with_ops(backbone, picks.tolist()))
-        x = jnp.zeros(opened.data.batch_spec(1, train=False)['image'].shape)
-        init = jax.jit(functools.partial(module.init, train=False))
-        free = parameter_free(network.variables['params'], len(ops))[picks]
-        named = dict(zip(places(network), (_name(ops[pick]) for pick in picks), strict=True))
-        halves = _halves(backbone)
-        share = lambda which: float(free[which].mean()) if which.any() else None
-        shares = {'stride 1': share(~halves), 'stride 2': share(halves)}
-        files = {'ops.json': {'ops': named, 'parameter_free': shares, **more}}
-        return Made(files, {self.network: Network(module, init(jax.random.key(self.seed), x))})
-
-    @abc.abstractmethod
-    def _picks(self, opened: Opened, network: Network, count: int) -> tuple[Int[np.ndarray, ' m'], dict[str, Any]]:
-        """Returns the number of each block's operation, of so many, and what else the file is to say."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Picked(Found):
-    """The operations of the largest ``alpha``; the file has the weights of all under ``weights``."""
-
-    def _picks(self, opened: Opened, network: Network, count: int) -> tuple[Int[np.ndarray, ' m'], dict[str, Any]]:
+        ops_of(network.module.backbone)  # says what is wrong with it
         params = by_path(network.variables['params'])
         weights = np.stack([jax.nn.softmax(params[path]) for path in _alphas(network)])
-        return weights.argmax(axis=1), {'weights': weights.round(4).tolist()}
+        module, said = _found(network, weights.argmax(axis=1))
+        files = {'ops.json': {**said, 'weights': weights.round(4).tolist()}}
+        return Made(files, {self.network: _started(module, opened, self.seed)})
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn(Found):
-    """The best of some networks drawn at random; the file has all accuracies under ``accuracies``.
+class Drawn:
+    """A computation: the best of some networks drawn at random, with random weights, and ``ops.json``.
+
+    The file is that of `Picked`, with the accuracies of all networks under ``accuracies`` in place of weights.
 
     Attributes:
-        data: a data set whose evaluation split has the examples to compare by.
+        run, network: as in `Picked`.
+        seed: of the random weights, and of what is drawn.
+        data: a data set whose evaluation split has the examples to compare by; None for the run's own.
         held: the numbers of these examples, which the run was not trained on; None for all of the split.
         candidates: number of networks.
     """
 
+    run: str
+    network: str = NETWORK
+    seed: int = 0
     data: Any = None
     held: Sequence[int] | None = None
     candidates: int = 50
 
-    def _picks(self, opened: Opened, network: Network, count: int) -> tuple[Int[np.ndarray, ' m'], dict[str, Any]]:
+    def __call__(self, work: Work) -> Made:
+        """Returns the file and the network.
+
+        Raises:
+            ValueError: the run's network has no mixtures.
+        """
+        opened = work.open(self.run)
+        network = opened.networks[self.network]
+        count = len(ops_of(network.module.backbone))
         size = (self.candidates, len(places(network)))
         drawn = np.random.default_rng(self.seed).integers(0, count, size)
-        right = lambda task, v, batch: {'right': right_by(task.deployed(v)[self.network], batch, drawn)}
-        right = opened.gather(right, self.data)['right']
+        program = lambda task, v, batch: {'right': right_by(task.deployed(v)[self.network], batch, drawn)}
+        right = opened.gather(program, self.data)['right']
         accuracies = (right if self.held is None else right[np.asarray(self.held)]).mean(axis=0)
-        return drawn[accuracies.argmax()], {'accuracies': accuracies.round(4).tolist()}
+        module, said = _found(network, drawn[accuracies.argmax()])
+        files = {'ops.json': {**said, 'accuracies': [round(float(one), 4) for one in accuracies]}}
+        return Made(files, {self.network: _started(module, opened, self.seed)})
+
+
+def _found(network: Network, picks: Int[np.ndarray, ' m']) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns the network with these operations, one a block, and what there is to say of them."""
+    backbone = network.module.backbone
+    ops, halves = ops_of(backbone), _halves(backbone)
+    free = parameter_free(network.variables['params'], len(ops))[picks]
+    share = lambda which: float(free[which].mean()) if which.any() else None
+    named = dict(zip(places(network), (_name(ops[pick]) for pick in picks), strict=True))
+    said = {'ops': named, 'parameter_free': {'stride 1': share(~halves), 'stride 2': share(halves)}}
+    return network.module.clone(backbone=with_ops(backbone, picks.tolist())), said
+
+
+def _started(module: nn.Module, opened: Opened, seed: int) -> Network:
+    """Returns a network with random weights, for images like those of the run."""
+    x = jnp.zeros(opened.data.batch_spec(1, train=False)['image'].shape)
+    return Network(module, jax.jit(functools.partial(module.init, train=False))(jax.random.key(seed), x))
 
 
 def right_by(network: Network, batch: Batch, drawn: Int[np.ndarray, 'n m']) -> Float[Array, 'b n']:
