@@ -251,9 +251,7 @@ NETWORKS: dict[str, Network] = {
     # timm's epsilon in B0 is not the authors'.
     'evonorm_b0': Network({'fn': 'modelzoo.layers.norms.evonorm:EvoNormB0', 'epsilon': 1e-3}),
     'evonorm_s0': Network({'fn': 'modelzoo.layers.norms.evonorm:EvoNormS0', 'groups': 8}),
-    'pre_ln_vit_small': Network(
-        {'fn': f'{_SCAFFOLD}:pre_ln_vit'}, names=scaffolds.zero_mean_vit_names(), heavy=True
-    ),
+    'pre_ln_vit_small': Network({'fn': f'{_SCAFFOLD}:pre_ln_vit'}, names=scaffolds.zero_mean_vit_names(), heavy=True),
     'pre_rmsnorm_vit_small': Network({'fn': f'{_SCAFFOLD}:PreRmsViT'}, names=scaffolds.zero_mean_vit_names('vit/')),
     'pre_crmsnorm_vit_small': Network(
         {'fn': f'{_SCAFFOLD}:pre_crms_vit'}, names=scaffolds.zero_mean_vit_names(), heavy=True
