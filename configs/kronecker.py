@@ -8,7 +8,7 @@ configs/vit_s16.py, of Beyer et al., 2022, https://arxiv.org/abs/2205.01580.
     python train.py --config configs/kronecker.py:plain_digits --workdir runs/kronecker_plain_digits
     python train.py --config configs/kronecker.py:conv_digits --workdir runs/kronecker_conv_digits
 
-Published: the paper's tables of convolutional networks on ImageNet, whose code is not public; it has no vision
+Published: the paper's tables of convolutional networks on ImageNet, whose code was not at hand; it has no vision
 transformer. ImageNet was not run here. `digits` is a transformer whose tokens are the 64 pixels, each of whose layers
 attends over the means of 8 rows and 8 columns; in `kv_digits` all pixels are queries, in `plain_digits` the keys are
 all pixels too, all else equal. `conv_digits`, `plain_conv_digits` and `without_conv_digits` are a ResNet with such

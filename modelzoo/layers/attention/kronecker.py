@@ -6,10 +6,10 @@ as if the image were drawn from a matrix-variate normal distribution, whose cova
 and volumes of any number of axes are treated alike: along each axis the means over all the others.
 
 Reference: https://github.com/lucidrains/kronecker-attention-pytorch (MIT), a re-implementation of KAO_QKV; the authors'
-own code is not public. As there and in the paper's equation, products are not divided by the root of the channels of a
-head, and the last matrix, with a bias, acts on the means before they are added: the bias counts once for each axis.
-Where we differ: heads may be as wide as the channels allow (the paper has one without matrices), and KAO_KV, which has
-no public code, has the matrices of KAO_QKV.
+own code, for TensorFlow, was not at hand. As there and in the paper's equation, products are not divided by the root of
+the channels of a head, and the last matrix, with a bias, acts on the means before they are added: the bias counts once
+for each axis. Where we differ: heads may be as wide as the channels allow (the paper has one without matrices), and
+KAO_KV, which the re-implementation lacks, has the matrices of KAO_QKV.
 """
 
 import functools
