@@ -87,8 +87,18 @@ class PlacingStage(trunk.Stage):
     def __call__(
         self, x: Float[Array, 'b h w d'], masks: Float[Array, 'l r b'] | None, *, train: bool = False
     ) -> Float[Array, 'b h w d']:
-        """Returns the map after the stage, of the same shape; `masks` are those of its blocks."""
-        positions = self.conv(parent=None).positions_of(self, x.shape[-1], axes=2)
+        """Returns the map after the stage, of the same shape; `masks` are those of its blocks.
+
+        Raises:
+            ValueError: the convolution has no positions.
+        """
+        layer = self.conv(parent=None)
+        if not isinstance(layer, Dcls):
+            raise ValueError(
+                f'{type(layer).__name__} has no positions to share: set shares_positions to False, or `conv` to a '
+                'factory of dcls.Dcls.'
+            )
+        positions = layer.positions_of(self, x.shape[-1], axes=2)
         given = masks, jnp.broadcast_to(positions[None], (self.depth, *positions.shape))
         blocks = [self.block(name=name) for name in trunk.names(self.depth)]
         join = self.residual(name='residual')

@@ -170,3 +170,9 @@ def test_a_residual_network_takes_it_in_the_place_of_its_convolutions():
 def test_mistakes_are_refused_in_a_sentence(layer: nn.Module, message: str):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(layer.init, jax.random.key(0), jnp.zeros((1, 8, 8, 4)))
+
+
+def test_what_has_no_positions_shares_none():
+    backbone = modelzoo.backbone('convnext_test', shares_positions=True)
+    with pytest.raises(ValueError, match='DepthwiseConv has no positions to share: set shares_positions to False'):
+        jax.eval_shape(backbone.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

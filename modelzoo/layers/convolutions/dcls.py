@@ -51,7 +51,8 @@ def _bilinear(distance: Array, width: Array | None) -> Array:
     return jnp.where((distance > -1) & (distance <= 1), hat, 0.0)
 
 
-# Each with the spread along one axis and the first value of its width; None has no widths.
+# Each with the spread along one axis and the first value of its width; None has no widths. As published, those of 'max'
+# start at 0, where their absolute value has no slope, and so stay there: it starts and remains 'v1'.
 INTERPOLATIONS: dict[str, tuple[Callable[[Array, Array | None], Array], float | None]] = {
     'v0': (_bilinear, None),
     'v1': (lambda distance, width: _hat(distance, 1.0), None),
