@@ -9,6 +9,7 @@ import pytest
 
 from longview import modelzoo
 from longview.modelzoo.layers.residuals.hierarchical import HierarchicalResidual
+from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
 from longview.trees import by_path, path_of
 from tests.modelzoo.tiny import filled, jit
 
@@ -108,6 +109,11 @@ def test_without_the_stages_the_projections_of_the_stem_remain():
 def test_another_place_is_refused():
     with pytest.raises(ValueError, match="HierarchicalResidual.into is 'outputs': use 'output', 'input' or 'both'"):
         sizes(PLAIN.clone(across=functools.partial(HierarchicalResidual, into='outputs')))
+
+
+def test_a_stream_of_several_maps_is_refused():
+    with pytest.raises(NotImplementedError, match='HyperConnections carries more than one map .* use residual.Add'):
+        sizes(OUTPUT.clone(residual=HyperConnections))
 
 
 def test_depths_are_those_of_the_blocks():

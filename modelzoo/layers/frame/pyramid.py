@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from longview.modelzoo.layers.frame import trunk
 from longview.modelzoo.layers.frame.block import in_turn
 from longview.modelzoo.layers.frame.drop import path_masks
-from longview.modelzoo.layers.residuals.residual import Add, Stream, along
+from longview.modelzoo.layers.residuals.residual import Add, Single, Stream, along
 
 # A factory for all blocks of a network or a stage, or one for each.
 Blocks = Callable[..., nn.Module] | Sequence[Callable[..., nn.Module]]
@@ -71,18 +71,24 @@ def run(
             its place; None for no such connections.
 
     Raises:
-        NotImplementedError: `scan` with blocks whose variables have different shapes.
+        NotImplementedError: `scan` with blocks whose variables have different shapes, or `across` with a connection
+            whose stream is not the map itself.
     """
     masks = path_masks(module, drop_path, sum(map(len, stages)), x.shape[0], branches=1, train=train)
     join = residual(name='residual')
+    if across is not None and not isinstance(join, Single):
+        raise NotImplementedError(
+            f'{type(join).__name__} carries more than one map from block to block, and connections across stages add '
+            'to one: use residual.Add, or leave out `across`.'
+        )
     s, maps, first = join.open(x), [], 0
     for index, blocks in enumerate(stages):
         stage_masks = None if masks is None else masks[first : first + len(blocks), 0]
         if across is not None:
-            s = join.open(across(index, 'input', join.close(s), maps))
+            s = across(index, 'input', s, maps)
         s = Stage(blocks, remat, scan, name=f'stage{index}')(s, stage_masks, train=train)
         if across is not None:
-            s = join.open(across(index, 'output', join.close(s), maps))
+            s = across(index, 'output', s, maps)
         maps.append(join.close(s))
         first += len(blocks)
     return maps
