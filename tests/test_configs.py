@@ -33,6 +33,7 @@ FIRST = {
     'liresnet': 'cifar10',
     'hiresnet': 'cifar10',
     'skipnet': 'cifar10',
+    's4': 'cifar10',
     's4d': 'cifar10',
     'sgconv': 'cifar10',
     'long_conv': 'cifar10',
@@ -42,8 +43,8 @@ FIRST = {
     'ninformer': 'cifar10',
     'poincare_resnet': 'cifar10',
     'residual_attention': 'cifar10',
-    'weighted_conv': 'digits',
     'duoformer': 'cifar10',
+    'weighted_conv': 'digits',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
 WORDS = {
@@ -108,8 +109,8 @@ DEEP = {
     'tvconv': ('imagenet', 'fashion_mnist'),
     'kronecker': ('imagenet', 'plain_conv_digits', 'without_conv_digits', 'kv_digits', 'fashion_mnist'),
     'weight_conditioning': ('imagenet', 'plain_digits', 'plain_conv_digits', 'conv_digits', 'fashion_mnist'),
-    'cross_d': ('imagenet', 'fashion_mnist'),
     'scse': ('channel_digits', 'spatial_digits'),
+    'cross_d': ('imagenet', 'fashion_mnist'),
     'weighted_conv': ('fashion_mnist',),
     'dcls': ('imagenet', 'gauss_digits', 'resnet_digits', 'plain_resnet_digits', 'fashion_mnist'),
     'maxim_s1': ('imagenet', 'conv_digits', 'fashion_mnist'),

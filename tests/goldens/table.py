@@ -9,8 +9,8 @@ beside it: the reference's own float32 is as far from float64, by its note.
 
 from typing import Any
 
-from longview.modelzoo.layers.mixers import mamba
 from longview.modelzoo.layers.convolutions import compression, scse
+from longview.modelzoo.layers.mixers import mamba
 from longview.modelzoo.vision import ci2p_vit, coatnet, convfirst, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
 from longview.modelzoo.vision.convnext import NAMES as CONVNEXT_NAMES
 from tests.goldens import bounded, scaffolds
@@ -301,6 +301,7 @@ NETWORKS: dict[str, Network] = {
     'gla_layer': Network({'fn': 'modelzoo.sequence.gla:GatedLinearAttention', 'heads': 2}),
     'gla_op': Network({'fn': f'{_SCAFFOLD}:GatedLinearAttention', 'values': 32}, channels=-1, names=()),
     's4d_layer': Network({'fn': 'modelzoo.sequence.s4d:S4D', 'states': 16}, channels=1),
+    's4_dplr_layer': Network({'fn': 'modelzoo.sequence.s4:S4', 'states': 16}, channels=1),
     's4d_classifier': Network(_backbone('s4d_example', width=32, depth=2)),
     'sgconv_layer': Network({'fn': 'modelzoo.sequence.sgconv:SGConv', 'places': 256, 'band': 32}, channels=1),
     'sgconv_classifier': Network(

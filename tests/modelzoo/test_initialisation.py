@@ -25,6 +25,7 @@ from longview.modelzoo.heads import Linear
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.mlp import Mlp
+from longview.modelzoo.layers.mixers import dplr_ssm
 from longview.modelzoo.layers.norms import evonorm, norm
 from longview.modelzoo.layers.norms.batchnorm import BatchNorm
 from longview.modelzoo.layers.norms.weight_standardization import ScaledConv, StandardizedConv
@@ -69,6 +70,7 @@ LIGHT = (
     'resmlp_12_224',
     'resnet18',
     'resnetv2_50x1_bit',
+    's4_example',
     's4d_example',
     'sgconv_example',
     'skipnet_ffgate1_38',
@@ -720,6 +722,22 @@ CONTRACTS = {
             leaves('s4d_example', '*log_dt', between(math.log(1e-3), math.log(1e-1))),
             leaves('s4d_example', '*mixer/C', normal(0.5**0.5)),
             leaves('s4d_example', '*mixer/D', normal(1.0)),
+        ),
+    ),
+    's4': Contract(
+        'Gu 2111.00396',
+        'section 2 and appendix C, and the code',
+        'A is HiPPO-LegS, as a diagonal of -1/2 + i times frequencies less a matrix of rank 1; steps as of s4d',
+        both(
+            leaves('s4_example', '*log_A_real', constant(float(np.float32(math.log(0.5))))),
+            equal(
+                lambda: made('s4_example', 'backbone/block00/mixer/A_imag')[:2, -1],
+                lambda: np.full(2, -dplr_ssm.hippo(64)[0].imag[-1]),
+                1e-4,
+            ),
+            leaves('s4_example', '*log_dt', between(math.log(1e-3), math.log(1e-1))),
+            leaves('s4_example', '*mixer/C', normal(0.5**0.5)),
+            leaves('s4_example', '*mixer/D', normal(1.0)),
         ),
     ),
     'mamba_rates': Contract(
