@@ -10,8 +10,8 @@ https://arxiv.org/abs/1808.08127.
 Published: 4 to 9 % more Dice for U-Net on scans of brains and organs, with 1.5 % more parameters. Not run here: neither
 data nor networks are the paper's. `digits` has scSE at the end of each branch of a small residual network and on the
 fused map of SegFormer's decoder, `channel_digits` and `spatial_digits` have cSE and sSE there, `plain_digits` nothing.
-The canvases are those of configs/segment.py, but of 16 x 16 pixels with one or two digits
-and no clutter, and a quarter as many. What they reach: docs/results.md.
+The canvases are those of configs/segment.py, but of 16 x 16 pixels with one or two digits and no clutter, and a quarter
+as many. What they reach: docs/results.md.
 """
 
 from longview.configs import base
