@@ -19,7 +19,7 @@ from flax import linen as nn
 from flax import traverse_util
 from jaxtyping import Array, Float
 
-from longview.modelzoo.heads import Classifier
+from longview.modelzoo.heads import Classifier, LanguageHead, Linear, TwoHeads
 from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.frame.block import PreNorm
 from longview.modelzoo.layers.frame.mlp import GatedMlp, Mlp, SwiGLU
@@ -72,6 +72,10 @@ def pre_crms(network: Classifier, variables: Mapping[str, Any]) -> tuple[Classif
     Raises:
         ValueError: the network is not of this kind, or a norm has a bias and the matrix behind it has none.
     """
+    if not isinstance(network.head, (Linear, TwoHeads, LanguageHead)):
+        raise ValueError(
+            f'the head is {type(network.head).__name__}: only one whose matrices read the features is known.'
+        )
     backbone = network.backbone
     norm, mixer, mlp = _parts(backbone, (Attention, CausalAttention), (Mlp,))
     width, heads = backbone.width, getattr(backbone, 'heads', mixer.heads)
@@ -130,7 +134,7 @@ def _folded(
 
 
 def _parts(backbone: nn.Module, mixers: Sequence[type], mlps: Sequence[type]) -> _Parts:
-    """Returns the layers of a block, and refuses networks that read their stream otherwise than through LayerNorm."""
+    """Returns the layers of a block, and refuses other networks."""
     name = type(backbone).__name__
     if any(not hasattr(backbone, field) for field in ('norm', 'mixer', 'mlp', 'residual', 'block', 'first_block')):
         raise ValueError(f'{name} is neither a ViT nor the sequence trunk, whose streams can be centered.')
@@ -141,8 +145,15 @@ def _parts(backbone: nn.Module, mixers: Sequence[type], mlps: Sequence[type]) ->
         if not isinstance(part, tuple(wanted)):
             allowed = ' or '.join(kind.__name__ for kind in wanted if kind is not type(None))
             raise ValueError(f'{name} has {type(part).__name__} in its blocks where {allowed} is wanted.')
+    _check_stream(backbone, parts.norm, parts.mixer)
+    return parts
+
+
+def _check_stream(backbone: nn.Module, norm: nn.Module, mixer: nn.Module) -> None:
+    """Raises where the stream is read or written otherwise than by norms and sums."""
+    name = type(backbone).__name__
     last = getattr(backbone, 'last_norm', backbone.norm)
-    if last is None or last() != parts.norm:
+    if last is None or last() != norm:
         raise ValueError(f'the last norm of {name} is not that of its blocks: make them the same LayerNorm.')
     if not isinstance(backbone.residual(parent=None), Add):
         raise ValueError(
@@ -150,14 +161,12 @@ def _parts(backbone: nn.Module, mixers: Sequence[type], mlps: Sequence[type]) ->
         )
     if backbone.block not in (PreNorm, Block) or backbone.first_block is not None:
         raise ValueError(f'{name} has blocks that do not read their stream through norms alone: use the usual block.')
-    mixer = parts.mixer
     if getattr(mixer, 'out_norm', None) is not None or getattr(mixer, 'head_scale', None) == 'out':
         raise ValueError(f'{type(mixer).__name__} of {name} changes what its last matrix writes: leave that out.')
     for field, wanted in (('first_norm', False), ('pre_norm', True), ('tied', False)):
         found = getattr(backbone, field, wanted)
         if found != wanted:
             raise ValueError(f'{name}.{field} is {found}: only a network with {field}={wanted} can be centered.')
-    return parts
 
 
 def _factories(backbone: nn.Module) -> tuple[Any, ...]:

@@ -119,3 +119,9 @@ def test_a_bias_that_no_matrix_can_take_up_is_refused():
     network = Classifier(_TRUNK(vocabulary=9, places=8), LanguageHead(9))
     with pytest.raises(ValueError, match='head has no bias to take up that of the norm before it'):
         pre_crms(network, filled(network, WORDS))
+
+
+@pytest.mark.quick
+def test_features_without_a_head_cannot_be_compressed():
+    with pytest.raises(ValueError, match='the head is NoneType'):
+        pre_crms(Classifier(_VIT(), None), {'params': {}})
