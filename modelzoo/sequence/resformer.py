@@ -7,8 +7,7 @@ names, which are Llama's (Touvron et al., 2023, https://arxiv.org/abs/2302.13971
 (Su et al., 2021, https://arxiv.org/abs/2104.09864) that pair the first half of the channels of a head with the second.
 
 The values are shared by the residual connection, see layers/residuals/value_residual.py; they are taken after the value
-projection. The epsilon of norms is 1e-5 in the published scripts and 1e-6 by default. Where we differ: keys and values
-have as many heads as queries.
+projection. The epsilon of norms is 1e-5 in the published scripts and 1e-6 by default.
 """
 
 import functools
@@ -37,6 +36,7 @@ class RotaryAttention(CachedAttention):
 
     Attributes:
         heads, places, dtype: see `layers.mixers.causal_attention.CachedAttention`.
+        kv_heads: heads of keys and values, each for as many neighbouring heads of queries; None for one each.
         base: base of the rotary frequencies.
         kernel_init, out_init: initial values of the first three matrices and of the last one.
     """
@@ -45,19 +45,35 @@ class RotaryAttention(CachedAttention):
     base: float = 10_000.0
     kernel_init: init.Initializer = _NORMAL
     out_init: init.Initializer = _NORMAL
+    kv_heads: int | None = None
+
+    def init_state(self, batch: int, width: int) -> State:
+        """Returns the state before the first element."""
+        return self._empty(batch, self.kv_heads or self.heads, width // self.heads)
 
     @nn.compact
     def with_values(
         self, x: Float[Array, 'b t d'], mix: ValueMix | None, state: State | None = None
-    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t d']]:
-        """Returns the outputs, the state after them and the values used; see `CachedAttention.with_values`."""
-        dense = lambda name, initial: Dense(x.shape[-1], False, initial, self.dtype, name=name)
+    ) -> tuple[Float[Array, 'b t d'], State | None, Float[Array, 'b t v']]:
+        """Returns the outputs, the state after them and the values used; see `CachedAttention.with_values`.
+
+        Raises:
+            ValueError: `kv_heads` does not divide the heads.
+        """
+        width, kv_heads = x.shape[-1], self.kv_heads or self.heads
+        if self.heads % kv_heads:
+            raise ValueError(
+                f'{self.heads} heads do not share {kv_heads} heads of keys and values: change one of the two.'
+            )
+        narrow = width * kv_heads // self.heads
+        dense = lambda name, features: Dense(features, False, self.kernel_init, self.dtype, name=name)(x)
         first = 0 if state is None else state.count
-        q, k = (rotate(split_heads(dense(name, self.kernel_init)(x), self.heads), first, self.base) for name in 'qk')
-        own = [dense('v', self.kernel_init)(x)] if mix is None or mix.has_own else []
-        values = own[0] if mix is None else mix.values(*own)
-        y, state = self._attend(q, k, split_heads(values, self.heads), state)
-        return dense('out', self.out_init)(y), state, values
+        q, k = split_heads(dense('q', width), self.heads), split_heads(dense('k', narrow), kv_heads)
+        own = [dense('v', narrow)] if mix is None or mix.has_own else []
+        values = own[0] if mix is None else mix.values(*own)[..., :narrow]
+        q, k = (rotate(part, first, self.base) for part in (q, k))
+        y, state = self._attend(q, k, split_heads(values, kv_heads), state)
+        return Dense(width, False, self.out_init, self.dtype, name='out')(y), state, values
 
 
 class ResFormer(Trunk):
@@ -98,21 +114,32 @@ PUBLISHED = {'resformer_82m': ft.Published('https://arxiv.org/abs/2410.17897', (
 
 
 def resformer(
-    variant: str = 'resformer_82m', *, heads: int | None = None, places: int = 2048, **fields: Any
+    variant: str = 'resformer_82m',
+    *,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    ratio: float | None = None,
+    places: int = 2048,
+    **fields: Any,
 ) -> ResFormer:
     """Returns a variant with some fields changed; for the fields see `Trunk`.
 
     Args:
         variant: one of `VARIANTS`.
         heads: number of heads.
+        kv_heads: number of heads of keys and values, by default as many (``num_key_value_heads`` there).
+        ratio: hidden width of the feed-forward layers over the width (``intermediate_size`` there).
         places: room in the cache for decoding; takes effect together with `heads`.
         **fields: see `layers.frame.variants.changed`; with `residual.Add` as `residual` it is Llama.
 
     Raises:
         ValueError: there is no such variant or field.
     """
-    mixer = {} if heads is None else {'mixer': functools.partial(RotaryAttention, heads, places)}
-    return variants.variant(VARIANTS, variant, mixer | fields)
+    made = variants.variant(VARIANTS, variant, {})
+    mixer = made.mixer if heads is None else functools.partial(RotaryAttention, heads, places)
+    mixer = mixer if kv_heads is None else functools.partial(mixer, kv_heads=kv_heads)
+    mlp = made.mlp if ratio is None else functools.partial(GatedMlp, ratio)
+    return variants.variant(VARIANTS, variant, {'mixer': mixer, 'mlp': mlp} | fields)
 
 
 # Published names of a language model's parameters, and ours; see weights.py.

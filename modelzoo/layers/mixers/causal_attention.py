@@ -142,7 +142,7 @@ class CausalAttention(CachedAttention):
         sizes = [inner, *[inner * kv_heads // self.heads] * (2 if own else 1)]
         qkv = Dense(sum(sizes), self.use_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, np.cumsum(sizes)[:-1], axis=-1)
-        values = rest[0] if mix is None else mix.values(*rest)
+        values = rest[0] if mix is None else mix.values(*rest)[..., : sizes[1]]
         heads = (split_heads(part, n) for part, n in zip((q, k, values), (self.heads, kv_heads, kv_heads)))
         q, k, v = normed(self, *heads)
         if self.rotary is not None:

@@ -2,9 +2,10 @@
 
 Zhu et al., 2024, "Hyper-Connections", https://arxiv.org/abs/2409.19606. The authors published pseudo-code only. The
 dynamic form agrees with https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, whose norm is RMSNorm
-with ``1 + scale``. With initial weights the network computes the plain residual network: branch k reads copy
-k modulo the number of copies, every output is added to every copy, and the copies are summed at the end. In the paper
-the static weights have no weight decay, for which an optimizer here needs ``decay_rules=(('static_alpha', 0.0),)``.
+with ``1 + scale``; that code also has the form without the tanh. With initial weights the network computes the plain
+residual network: branch k reads copy k modulo the number of copies, every output is added to every copy, and the copies
+are summed at the end. In the paper the static weights have no weight decay, for which an optimizer here needs
+``decay_rules=(('static_alpha', 0.0),)``.
 """
 
 from collections.abc import Callable
@@ -24,11 +25,13 @@ class HyperConnections(Residual):
 
     Attributes:
         streams: number of copies.
-        dynamic: whether alpha and beta depend on the copies, through a tanh.
+        dynamic: whether alpha and beta depend on the copies.
+        tanh: whether what depends on them goes through a tanh, as in the paper; without it, it is linear.
     """
 
     streams: int = 4
     dynamic: bool = True
+    tanh: bool = True
 
     def open(self, x: Float[Array, 'b *n']) -> Array:
         """Returns copies of `x`."""
@@ -63,11 +66,12 @@ class HyperConnections(Residual):
         if not self.dynamic:
             return alpha, beta
         x = unit_norm(self, s.reshape(*s.shape[:2], -1, s.shape[-1]))
+        bend = jnp.tanh if self.tanh else lambda y: y
         zeros, small = jax.nn.initializers.zeros, jax.nn.initializers.constant(0.01)
         kernel = self.param('dynamic_alpha_kernel', zeros, (s.shape[-1], 1 + self.streams))
-        alpha = alpha + jnp.tanh(x @ kernel) * self.param('dynamic_alpha_scale', small, ())
+        alpha = alpha + bend(x @ kernel) * self.param('dynamic_alpha_scale', small, ())
         kernel = self.param('dynamic_beta_kernel', zeros, (s.shape[-1],))
-        return alpha, beta + jnp.tanh(x @ kernel) * self.param('dynamic_beta_scale', small, ())
+        return alpha, beta + bend(x @ kernel) * self.param('dynamic_beta_scale', small, ())
 
     def _initial_alpha(self, key: Array, shape: tuple[int, int]) -> Array:
         """Returns the alpha with which the branch reads one copy and every copy stays as it is."""

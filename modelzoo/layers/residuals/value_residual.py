@@ -33,11 +33,15 @@ class ValueMix(NamedTuple):
     has_own: bool
 
     def values(self, own: Float[Array, 'b n d'] | None = None) -> Float[Array, 'b n d']:
-        """Returns V'_n; `own` is V_n, None for a block without values of its own."""
+        """Returns V'_n; `own` is V_n, None for a block without values of its own.
+
+        Where fewer heads have values than queries, V_1 is filled up with zeros, and is cut to the width of `own` here;
+        without that, the block cuts it.
+        """
         if own is None:
             return self.first
         first_weight, own_weight = (jnp.asarray(weight, own.dtype) for weight in self.weights)
-        return first_weight * self.first.astype(own.dtype) + own_weight * own
+        return first_weight * self.first[..., : own.shape[-1]].astype(own.dtype) + own_weight * own
 
 
 class ValueStream(NamedTuple):
@@ -72,7 +76,12 @@ class _CarriesValues(Residual, SharesValues):
         return s.x
 
     def store(self, s: ValueStream, values: Float[Array, 'b n d']) -> ValueStream:
-        """Returns the stream with `values` as the first block's, unless it has those already."""
+        """Returns the stream with `values` as the first block's, unless it has those already.
+
+        It has room for values as wide as the features; narrower ones are filled up with zeros.
+        """
+        spare = s.first.shape[-1] - values.shape[-1]
+        values = jnp.pad(values, ((0, 0),) * (values.ndim - 1) + ((0, spare),))
         first = jnp.where(s.has_first > 0, s.first, values.astype(s.first.dtype))
         return s._replace(first=first, has_first=jnp.maximum(s.has_first, 1))
 
