@@ -38,6 +38,7 @@ FIRST = {
     'sgconv': 'cifar10',
     'long_conv': 'cifar10',
     'mqar_zoology': 'paper_attention',
+    'orchid_recall': 'long_correlation',
     'mamba': 'paper',
     'wavemix': 'cifar10',
     'ninformer': 'cifar10',
@@ -48,6 +49,7 @@ FIRST = {
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
 WORDS = {
+    'orchid_recall': ('long_correlation', 'small_attention', 'smoke_magnitude', 'smoke_static'),
     'mqar_zoology': (
         'paper_attention',
         'small_based_conv',

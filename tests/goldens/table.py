@@ -25,6 +25,10 @@ def _backbone(variant: str, **fields: Any) -> dict[str, Any]:
     return {'fn': 'modelzoo:backbone', 'variant': variant, **fields}
 
 
+def _orchid(kind: str, **fields: Any) -> Network:
+    return Network({'fn': 'modelzoo.layers.mixers.orchid:Orchid', 'places': 16, 'hidden': 12, 'kind': kind, **fields})
+
+
 def _scanned(variant: str) -> Network:
     return Network({'name': variant, 'scan': True})
 
@@ -313,6 +317,9 @@ NETWORKS: dict[str, Network] = {
     'long_conv_classifier': Network(
         _backbone('long_conv_example', width=32, depth=2, mixer={'places': 256, 'squash': 0.003, 'bidirectional': True})
     ),
+    'orchid_absfreq_dct': _orchid('magnitude', features=5, inner=1, taps=5),
+    'orchid_absfreq_fft': _orchid('magnitude', transform='fft'),
+    'orchid_corr_dct': _orchid('correlation', features=5, inner=1),
     'hyena_operator': Network({'fn': 'modelzoo.layers.mixers.hyena:Hyena', 'places': 128, 'hidden': 16}),
     'zoology_attention': _zoology('attention', heads=2),
     'zoology_based': _zoology('based', width=48),
