@@ -21,19 +21,21 @@ from longview.configs import base
 BACKBONE = base.backbone('ninformer_256_4_cifar', dropout=0.5, scan=False)
 SMALL = BACKBONE | {'width': 32, 'depth': 3, 'patch': 2, 'dropout': 0.0}
 TINY = BACKBONE | {'width': 16, 'depth': 2, 'patch': 8, 'drop_path': 0.1}
+# The gate's initial values, torch's, for the networks beside it as well: smaller ones learn more slowly.
+INIT = {'fn': 'jax.nn.initializers:variance_scaling', 'scale': 1 / 3, 'mode': 'fan_in', 'distribution': 'uniform'}
+MLP = {'partial': 'modelzoo.layers.frame.mlp:Mlp', 'ratio': 3, 'kernel_init': INIT}
 PLAIN = base.VIT | {
     'width': 32,
     'depth': 3,
     'patch': 2,
-    'mlp': {'partial': 'modelzoo.layers.frame.mlp:Mlp', 'ratio': 3},
+    'mixer': {'partial': 'modelzoo.layers.attention.attention:Attention', 'kernel_init': INIT},
+    'mlp': MLP,
 }
 GATED = PLAIN | {
     'mixer': {'partial': 'modelzoo.layers.mixers.mixer_gate:MixerGate', 'ratio': 2.0},
-    'mlp': {'partial': 'modelzoo.layers.frame.mlp:Mlp', 'ratio': 2},
+    'mlp': MLP | {'ratio': 2},
 }
-MIXER = base.backbone(
-    'mixer_s32_224', width=32, depth=3, patch=2, mlp={'partial': 'modelzoo.layers.frame.mlp:Mlp', 'ratio': 5}
-)
+MIXER = base.backbone('mixer_s32_224', width=32, depth=3, patch=2, mlp=MLP | {'ratio': 5})
 
 
 def recipe(backbone):
