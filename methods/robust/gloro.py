@@ -45,10 +45,29 @@ from longview.modelzoo.heads.unit import UnitLinear
 _LEAST_SHARE = 0.01
 
 
+@jax.custom_vjp
 def distances(columns: Float[Array, 'd k'], label: Int[Array, ' b']) -> Float[Array, 'b k']:
-    """Returns how far the class vectors are from that of each example's label; the gradient at 0 is 0."""
-    square = jnp.sum(jnp.square(columns.T[label][:, None] - columns.T[None]), axis=-1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    """Returns how far the class vectors are from that of each example's label; the gradient at 0 is 0.
+
+    The gradient is written out as products of matrices, or all differences, (B, K, D), would be kept for it.
+    """
+    return jnp.sqrt(jnp.sum(jnp.square(columns.T[label][:, None] - columns.T[None]), axis=-1))
+
+
+def _distances_forward(columns: Array, label: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    away = distances(columns, label)
+    return away, (columns, label, away)
+
+
+def _distances_backward(kept: tuple[Array, Array, Array], cotangent: Array) -> tuple[Array, None]:
+    columns, label, away = kept
+    each = jnp.where(away > 0, cotangent / jnp.where(away > 0, away, 1.0), 0.0)
+    pairs = jnp.zeros((columns.shape[1],) * 2).at[label].add(each)
+    pairs = jnp.where(jnp.eye(len(pairs), dtype=bool), 0.0, pairs + pairs.T)  # rounding may part a vector from itself
+    return columns * pairs.sum(0)[None] - jnp.matmul(columns, pairs, precision='highest'), None
+
+
+distances.defvjp(_distances_forward, _distances_backward)
 
 
 def emma(

@@ -40,6 +40,7 @@ from longview.modelzoo.layers.lipschitz import (
 )
 
 _POOL = 4  # side of the neck's windows
+_AT_ONCE = 3  # blocks whose norms are found together: the more, the more memory, and the fewer products
 
 
 class LiResNet(ft.Bounded):
@@ -109,8 +110,8 @@ class LiResNet(ft.Bounded):
         power = functools.partial(spectral_norm, iterations=iterations, through=through)
         kept = [self.variables['params'][name] for name in trunk.names(self.depth)]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kept)
-        of_block = lambda params, start: self._alone().apply({'params': params}, start, power, method='bound')
-        norms, moved = jax.vmap(of_block)(stacked, iterates['blocks'])  # all blocks at once
+        of_block = lambda block: self._alone().apply({'params': block[0]}, block[1], power, method='bound')
+        norms, moved = jax.lax.map(of_block, (stacked, iterates['blocks']), batch_size=_AT_ONCE)
         bound, after = jnp.prod(norms), {'blocks': moved}
         for layer in (stem, neck, vector):
             norm, after[layer.name] = layer.bound(iterates[layer.name], power)
