@@ -46,6 +46,7 @@ FIRST = {
     'residual_attention': 'cifar10',
     'duoformer': 'cifar10',
     'weighted_conv': 'digits',
+    'neural_ode': 'fashion_mnist',
 }
 # Presets of what reads words, enough for each of its sizes and mixers; the first one is the paper's.
 WORDS = {

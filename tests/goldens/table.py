@@ -9,6 +9,7 @@ beside it: the reference's own float32 is as far from float64, by its note.
 
 from typing import Any
 
+from longview.modelzoo.layers import ode
 from longview.modelzoo.layers.convolutions import compression, scse
 from longview.modelzoo.layers.mixers import mamba
 from longview.modelzoo.vision import ci2p_vit, coatnet, convfirst, maxvit, ninformer, poincare_resnet, vcmamba, wavemix
@@ -27,6 +28,12 @@ def _backbone(variant: str, **fields: Any) -> dict[str, Any]:
 
 def _orchid(kind: str, **fields: Any) -> Network:
     return Network({'fn': 'modelzoo.layers.mixers.orchid:Orchid', 'places': 16, 'hidden': 12, 'kind': kind, **fields})
+
+
+def _ode(kind: str, steps: int, **fields: Any) -> Network:
+    func = {'partial': f'modelzoo.layers.ode:{kind}', **fields}
+    block = {'fn': 'modelzoo.layers.ode:ODEBlock', 'func': func, 'solver': 'rk4', 'steps': steps}
+    return Network(block, names=ode.names('f.', 'func/'))
 
 
 def _scanned(variant: str) -> Network:
@@ -305,6 +312,8 @@ NETWORKS: dict[str, Network] = {
     'gla_layer': Network({'fn': 'modelzoo.sequence.gla:GatedLinearAttention', 'heads': 2}),
     'gla_op': Network({'fn': f'{_SCAFFOLD}:GatedLinearAttention', 'values': 32}, channels=-1, names=()),
     's4d_layer': Network({'fn': 'modelzoo.sequence.s4d:S4D', 'states': 16}, channels=1),
+    'neural_ode_rk4': _ode('TimeMlp', steps=4, hidden=32),
+    'neural_ode_conv_rk4': _ode('TimeConvs', steps=2),
     's4_dplr_layer': Network({'fn': 'modelzoo.sequence.s4:S4', 'states': 16}, channels=1),
     's4d_classifier': Network(_backbone('s4d_example', width=32, depth=2)),
     'sgconv_layer': Network({'fn': 'modelzoo.sequence.sgconv:SGConv', 'places': 256, 'band': 32}, channels=1),
