@@ -56,6 +56,12 @@ TABLE = (
     ),
     Rule('modelzoo/layers', ('modelzoo.layers', 'kernels'), NETWORKS, 'a layer does not know which family uses it'),
     Rule(
+        'modelzoo/layers/ode.py',
+        ('modelzoo.layers', 'kernels'),
+        (*NETWORKS, 'diffrax'),
+        'solvers of others, imported where an equation is solved',
+    ),
+    Rule(
         'modelzoo/vision',
         ('modelzoo.features', 'modelzoo.heads', 'modelzoo.layers', 'modelzoo.weights', 'kernels'),
         NETWORKS,
