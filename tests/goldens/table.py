@@ -256,6 +256,7 @@ NETWORKS: dict[str, Network] = {
         {'fn': 'modelzoo.layers.convolutions.squeeze_excite:SqueezeExcite', 'ratio': 0.5, 'multiple_of': 1},
         names=scse.CHANNEL_NAMES,
     ),
+    'snnk_relu': Network({'fn': 'modelzoo.layers.snnk:ReluSnnk', 'features': 24, 'random_features': 32}),
     'sse_layer': Network({'fn': 'modelzoo.layers.convolutions.scse:SpatialSqueeze'}, names=scse.SPATIAL_NAMES),
     'scse_layer': Network({'fn': 'modelzoo.layers.convolutions.scse:ConcurrentSqueeze'}),
     'mae_d96_l3_img64_p8': Network({'fn': f'{_SCAFFOLD}:Autoencoder'}, names=scaffolds.autoencoder_names()),
@@ -367,6 +368,9 @@ FUNCTIONS: dict[str, Function] = {
     'im2win_conv_stride2': Function(f'{_ADAPTER}:convolution'),
     'prelu_channelwise': Function(f'{_ADAPTER}:rectified'),
     'weight_conditioning': Function(f'{_ADAPTER}:conditioned'),
+    'snnk_urf_features': Function('tests.goldens.kernel_features:features_and_layer'),
+    'snnk_asym_cos': Function('tests.goldens.kernel_features:cosine'),
+    'snnk_asym_cos_m': Function('tests.goldens.kernel_features:cosine'),
     'gdn_parameter_gradients': Function(f'{_ADAPTER}:divided', settings={'least': 'beta_min'}),
     'fast_scaling_factors': Function(f'{_ADAPTER}:scaled'),
     # The ratios are given back as they came.
