@@ -90,7 +90,8 @@ def roofline(kernels: Sequence[Kernel], machine: Machine) -> float:
 
 def efficiency(kernels: Sequence[Kernel], machine: Machine, seconds: float | None = None) -> float:
     """Returns the share of the peak that kernels reach in some time, by default in the least time."""
-    return math.fsum(k.operations for k in kernels) / machine.peak / (seconds or attainable(kernels, machine))
+    taken = attainable(kernels, machine) if seconds is None else seconds
+    return math.fsum(k.operations for k in kernels) / machine.peak / taken
 
 
 def gap(efficiency: float) -> float:
@@ -217,6 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--milliseconds', type=float, help='a measured latency of the batch')
     parser.add_argument('--folder', type=pathlib.Path, default=pathlib.Path('/tmp/waterline'))
     given = parser.parse_args(argv)
+    for name in ('peak', 'bandwidth', 'milliseconds'):
+        if getattr(given, name) is not None and getattr(given, name) <= 0:
+            parser.error(f'--{name} is {getattr(given, name)}: use a number above 0')
     peak, bandwidth = CHIPS[given.chip]
     machine = Machine(given.peak or peak, given.bandwidth or bandwidth)
     given.folder.mkdir(parents=True, exist_ok=True)

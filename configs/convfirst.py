@@ -10,7 +10,7 @@ https://github.com/andravin/spio (Apache-2.0), scripts/profile_block.py.
 
 Published: about four times as fast as ConvNeXt with kernels for whole blocks, on a GPU. Not run here. Neither the sizes
 of the network nor its training are published: `imagenet` has sizes of ours and ConvNeXt's recipe without averaged
-weights, whose batch statistics would be those of others; bfloat16 with float32 parameters. `digits` has two stages,
+weights; bfloat16 with float32 parameters. `digits` has two stages,
 `plain_digits` ConvNeXt's blocks at about as many multiply-adds (2.29 million for 2.19), and `mbconv_digits` blocks that
 expand first (2.34). All are evaluated layer by layer while they train; the last command evaluates with each block as
 one op, which moved neither the accuracy nor the loss of the first seed. Three seeds of `digits`: 99.16, 99.16 and

@@ -11,8 +11,9 @@ get_args_parser.py.
 Published: comparable or better features than plain convolutions on RadImageNet (images) and on volumes; no figure was
 read. Not run here, for RadImageNet is not public: `imagenet` is its recipe on ImageNet-1k. 90 epochs of batches of 512
 (16 devices with 32 images each), AdamW with a decay of 1e-4, a rate of 1e-3 that is divided by ten after 30 and 60
-epochs, crops and flips; bfloat16 with float32 parameters. The stem and the 1x1 convolutions stay plain. `plain_digits`
-is `digits` with plain convolutions, a third of whose weights it has. What they reach: docs/results.md.
+epochs, crops and flips, there by bilinear sampling and here by bicubic; bfloat16 with float32 parameters. The stem and
+the 1x1 convolutions stay plain. `plain_digits` is `digits` with plain convolutions, a third of whose weights it has.
+What they reach: docs/results.md.
 """
 
 from longview.configs import base

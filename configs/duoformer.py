@@ -8,7 +8,8 @@ a mirror of the authors' code, main_toy.py.
     python train.py --config configs/duoformer.py:digits --workdir runs/duoformer_digits
     python train.py --config configs/duoformer.py:plain_digits --workdir runs/duoformer_plain_digits
 
-Published: results on images of tissue, which are not public. Not run here. `cifar10` is the reference's example: images
+Published: results on images of tissue, which are not public. Not run here. `cifar10` is the reference's example, which
+has SVHN as committed: images
 made as large as 224 x 224, two scales, 50 epochs of batches of 128, Adam under one cycle up to 5e-5 (its comments have
 1e-4 for two scales, and 5e-5 for four with batches of 16) with a decay of 1e-4, all weights trained. What differs: the
 ResNet starts at random, there it is torchvision's pretrained one; the cycle rises in a line, there along a cosine, and

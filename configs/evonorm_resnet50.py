@@ -12,7 +12,7 @@ epochs of warm-up to a rate of 0.4 that is divided by ten after 30, 60 and 80 ep
 decay of 1e-4 on kernels only; bfloat16 with float32 parameters. Rectifiers after the sums stay, and the norms at the
 end of branches and on shortcuts are affine layers. What differs: crops as configs/base.py makes them. `s0` and
 `s0_digits` have EvoNorm-S0, which does not look at the batch, in ResNetV2, where no affine layer is left over.
-Like all small presets of networks with batch statistics, those of B0 evaluate the weights themselves.
+The small presets of B0 evaluate the weights themselves.
 """
 
 from longview.configs import base

@@ -19,7 +19,7 @@ from longview.configs import base
 
 BLOCK = {'partial': 'modelzoo.layers.ode:ODEBlock', 'solver': 'dopri5', 'rtol': 1e-3, 'atol': 1e-3}
 BACKBONE = base.backbone('ode_net_mnist', block=BLOCK)
-SMALL = {'width': 16}
+SMALL = {'width': 16, 'groups': 4}
 
 
 def solved(adjoint='checkpoints', **fields):

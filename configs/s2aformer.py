@@ -10,8 +10,8 @@ There is no public code. Recipe of ImageNet: configs/pvt_v2_b0.py, of the networ
 
 Published: results of sizes whose widths are not known to us; the size here is ours, with neither figures nor weights.
 ImageNet was not run here. `digits` has one channel of queries and keys in each of four heads, `four_digits` has four,
-and `plain_digits` as many as the values have, all else equal. What they reach: docs/results.md. Like all small presets
-of networks with batch statistics, these evaluate the weights themselves.
+and `plain_digits` as many as the values have, all else equal. What they reach: docs/results.md. The small presets
+evaluate the weights themselves.
 """
 
 from longview.configs import base

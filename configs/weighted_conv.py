@@ -9,10 +9,11 @@ https://github.com/cammarasana123/weightedConvolution2.0 (GPL-3.0: facts and num
     python train.py --config configs/weighted_conv.py:plain_digits --workdir runs/plain_weighted_digits
 
 Published: VGG on CIFAR-100 66.94 % with the weighted convolution and 56.89 % without, with densities that were tuned
-for the task; a recipe is published for neither. `digits` has the reference's example for kernels of 3x3, 0.7 beside
-1.0, in all layers, and was not tuned. `learned_digits` starts there, each layer learns its own, at the published rate
-and decay of 1e-2 each, along cosines of 10, 20, ... epochs; the published rate of all else, 1e-4 with a decay of 1e-2,
-is for the whole of CIFAR, and stays that of `plain_digits`, which has plain kernels. What they reach: docs/results.md.
+for the task; a recipe is published for learned densities alone. `digits` has the reference's example for kernels of
+3x3, 0.7 beside 1.0, in all layers, and was not tuned. `learned_digits` starts there, each layer learns its own, at the
+published rate and decay of 1e-2 each, along cosines of 10, 20, ... epochs; all else keeps the rate of `plain_digits`,
+which has plain kernels: the published 1e-4, with a decay of 1e-2 along a cosine to 1e-6 over 100 epochs, is too little
+for so few steps. What they reach: docs/results.md.
 """
 
 from longview.configs import base

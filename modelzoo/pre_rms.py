@@ -11,6 +11,7 @@ matrices behind it; so of a compressed network the features ``tokens`` and ``poo
 """
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from longview.modelzoo.layers.frame.mlp import GatedMlp, Mlp, SwiGLU
 from longview.modelzoo.layers.mixers.causal_attention import CachedAttention, CausalAttention
 from longview.modelzoo.layers.mixers.mixer import Block
 from longview.modelzoo.layers.norms.norm import LayerNorm, RMSNorm
-from longview.modelzoo.layers.norms.zero_mean import CRMSNorm, centered, centered_writes
+from longview.modelzoo.layers.norms.zero_mean import WRITES, CRMSNorm, centered, centered_writes
 from longview.modelzoo.layers.residuals.residual import Add
 
 # The matrix behind each norm of a block.
@@ -163,6 +164,12 @@ def _check_stream(backbone: nn.Module, norm: nn.Module, mixer: nn.Module) -> Non
         raise ValueError(f'{name} has blocks that do not read their stream through norms alone: use the usual block.')
     if getattr(mixer, 'out_norm', None) is not None or getattr(mixer, 'head_scale', None) == 'out':
         raise ValueError(f'{type(mixer).__name__} of {name} changes what its last matrix writes: leave that out.')
+    unknown = [token for token in getattr(backbone, 'prefix', ()) if not re.fullmatch(WRITES, token)]
+    if unknown:
+        raise ValueError(
+            f'{name} has the learned tokens {", ".join(unknown)}, which are not known to be centered: call them '
+            'cls_token or dist_token.'
+        )
     for field, wanted in (('first_norm', False), ('pre_norm', True), ('tied', False)):
         found = getattr(backbone, field, wanted)
         if found != wanted:

@@ -68,6 +68,11 @@ WORDS = {
 MADE = {
     'clip': ('digits', 'digits_labels'),
     'detect': ('digits', 'digits_one_scale'),
+    'long_range': tuple(
+        task + network
+        for task in ('listops', 'pathfinder', 'pixels', 'text', 'language')
+        for network in ('', '_attention')
+    ),
     'points': ('digits', 'digits_mean'),
     'scse': ('digits', 'channel_digits', 'spatial_digits', 'plain_digits'),
     'segment': ('digits', 'digits_pixels'),
@@ -120,6 +125,7 @@ DEEP = {
     'prelu_net': ('imagenet', 'plain_digits', 'deep_digits', 'fashion_mnist'),
     'pf_nets': ('imagenet', 'vit_imagenet', 'depthwise_digits', 'hybrid_digits', 'random_digits', 'fashion_mnist'),
     'pre_rmsnorm': ('imagenet', 'compressed_digits', 'fashion_mnist'),
+    'snnk': ('imagenet', 'plain_digits', 'full_digits', 'fashion_mnist'),
     'normformer': ('imagenet', 'plain_digits', 'fashion_mnist'),
     'hybridnorm': ('imagenet', 'plain_digits', 'fashion_mnist'),
     'crossvit_9': ('imagenet', 'fine_digits', 'coarse_digits', 'fashion_mnist'),
@@ -149,7 +155,7 @@ DEEP = {
     'pit_s': ('imagenet', 'fashion_mnist'),
     's2aformer': ('imagenet', 'fashion_mnist'),
 }
-FIRST |= {name: 'digits' for name in (*METHODS, *MADE, *STAGED)}
+FIRST |= {name: 'digits' for name in (*METHODS, *MADE, *STAGED)} | {'long_range': 'listops'}
 CLASSES = {'imagenet2012': 1000, 'fake_imagenet': 1000, 'cifar10': 10, 'digits': 10, 'fashion_mnist': 10}
 # The images of a preset, by how its name ends.
 SHAPES = {
@@ -174,7 +180,7 @@ def presets(name: str) -> list[str]:
 
 
 def shortened(node: Any) -> Any:
-    """Returns a config whose networks have at most two blocks a stage, and start at random.
+    """Returns a config whose networks have at most two blocks a stage, start at random, and read few drawn examples.
 
     The whole networks are traced by tests/modelzoo/test_contract.py.
     """
@@ -182,6 +188,8 @@ def shortened(node: Any) -> Any:
         node = {key: shortened(value) for key, value in node.items()}
         if isinstance(node.get('weights'), str):  # of a file
             node['weights'] = None
+        if 'examples' in node:
+            node['examples'] = 8
         return node | _shorter(node) if 'variant' in node else node
     return type(node)(map(shortened, node)) if isinstance(node, (list, tuple)) else node
 

@@ -12,7 +12,7 @@ The search of Han et al., 2022, https://arxiv.org/abs/2202.02777, which finds th
 without parameters and blocks of stride 2 do not, is not published; which searcher it was is not known here.
 
 Where we differ from DARTS: weights and ``alpha`` move in the same step, each by the gradient where the step begins
-(there ``alpha`` moves first), without the second-order term; both by the run's optimizer, whose `rate_rules` give
+(there ``alpha`` moves first), without the second-order term; both by the run's optimizer, whose `rate_rules` can give
 ``alpha`` a rate of its own. Where we differ from Guo et al.: networks are drawn at random, not evolved, and their batch
 statistics are those of the search.
 """
@@ -37,7 +37,7 @@ from longview.modelzoo.features import HalvingBackbone
 from longview.modelzoo.layers.convolutions.mixed import Mixed
 from longview.trees import by_path
 
-_ALPHA = r'(?:.*/)?alpha'
+_ALPHA = r'(?:.*/)?spatial/alpha'
 
 
 @dataclasses.dataclass(frozen=True)

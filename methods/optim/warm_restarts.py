@@ -28,6 +28,8 @@ def warm_restarts(
             f'the first cosine has {length} steps and each is {factor} times as long as the one before: '
             'give a period of at least a step, and a factor of at least 1.'
         )
+    if peak <= 0:
+        raise ValueError(f'the peak of the cosines is {peak}: use a rate above 0.')
     falls, starts = [], [0]
     while starts[-1] < steps:
         falls.append(optax.cosine_decay_schedule(peak, round(length), alpha=end / peak))

@@ -12,7 +12,8 @@ image within r of an image in the L2 norm has its logit i further above its logi
 
 so an image with the largest logit j is certified at r where that is below 0 for all other classes i. K is a product of
 norms found by power iteration (layers/lipschitz.py), which comes from below: after `eval_iterations` steps it is a
-bound to rounding. The certificate is of the numbers that are computed in float32.
+bound to rounding. The certificate is of the numbers that are computed in float32: on an accelerator evaluate with
+``--config.matmul_precision=highest``, or logits are coarser than that.
 
 The losses, with j the label and r the radius of training:
 
@@ -171,7 +172,12 @@ class Gloro(NetworkObjective):
         if not isinstance(self.source.head, UnitLinear):
             raise TypeError(
                 f'Gloro has a {type(self.source.head).__name__} as its head, whose class vectors it does not know: use '
-                'modelzoo.heads.unit.UnitLinear.'
+                'modelzoo.heads.unit:UnitLinear.'
+            )
+        if min(self.iterations, self.eval_iterations) < 1:
+            raise ValueError(
+                f'Gloro has iterations={self.iterations} and eval_iterations={self.eval_iterations}: use at least 1 of '
+                'each, or the bound bounds nothing.'
             )
         if self.radius <= 0:
             raise ValueError(f'Gloro.radius is {self.radius}: it is a distance between images, above 0.')

@@ -36,7 +36,7 @@ Power = Callable[[Linear, Array], tuple[Float[Array, ''], Array]]
 def min_max(x: Float[Array, '*n d']) -> Float[Array, '*n d']:
     """Returns the larger, then the smaller of each channel of the first half and its partner in the second.
 
-    An activation that permutes: neither a distance nor the norm of a gradient becomes larger or smaller (Anil et al.,
+    An activation that permutes: no distance becomes larger, and the norm of a gradient stays as it is (Anil et al.,
     2018, https://arxiv.org/abs/1811.05381, whose partners are neighbours).
 
     Raises:
@@ -84,7 +84,7 @@ def cholesky_orthogonal(matrices: Float[Array, '*n i j']) -> Float[Array, '*n i 
     e is a thousandth of the mean of the diagonal of X X^T, and has no gradient; so the norms are below 1. From the
     follow-up: Hu et al., 2023, "A Recipe for Improved Certifiable Robustness", https://arxiv.org/abs/2310.02513.
     """
-    gram = matrices @ jnp.swapaxes(matrices, -1, -2)
+    gram = jnp.matmul(matrices, jnp.swapaxes(matrices, -1, -2), precision='highest')
     least = 1e-3 * jax.lax.stop_gradient(jnp.trace(gram, axis1=-2, axis2=-1) / gram.shape[-1])
     gram = gram + least[..., None, None] * jnp.broadcast_to(jnp.eye(gram.shape[-1]), gram.shape)
     return jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(gram), matrices, lower=True)

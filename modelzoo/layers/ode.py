@@ -77,11 +77,14 @@ class ODEBlock(nn.Module):
         return solved(field, func.variables['params'], y, **how)[0]
 
     def _check(self) -> None:
+        _diffrax()
         if self.solver not in SOLVERS or self.adjoint not in ADJOINTS:
             raise ValueError(
                 f'ODEBlock has solver={self.solver!r} and adjoint={self.adjoint!r}: use one of {", ".join(SOLVERS)}, '
                 f'and one of {", ".join(ADJOINTS)}.'
             )
+        if self.steps is not None and not 1 <= self.steps <= self.most:
+            raise ValueError(f'ODEBlock has steps={self.steps} and most={self.most}: use from 1 to most steps.')
         if self.steps is None and self.solver in ('rk4', 'euler'):
             raise ValueError(f'{self.solver} does not know its error, which free steps need: set steps.')
 
@@ -210,7 +213,7 @@ class TimeConvs(nn.Module):
 
 
 def names(there: str, here: str) -> tuple[tuple[str, str], ...]:
-    """Returns the names of the parameters of f in the reference's example, and ours, at these places; see weights.py."""
+    """Returns the names of f's parameters in the reference's example, and ours, at these places; see weights.py."""
     affine = (('weight', 'kernel'), ('bias', 'bias'))
     return (
         *((f'{there}norm{{k}}.{a}', f'{here}norm{{k}}/{b}') for a, b in (('weight', 'scale'), ('bias', 'bias'))),

@@ -2,9 +2,9 @@
 
 He et al., 2015, "Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet Classification",
 https://arxiv.org/abs/1502.01852. The paper's own code is not published; values and gradients are those of
-torch.nn.functional.prelu. Slopes are not decayed, for decay would pull them to the plain rectifier: their name does not
-end in ``kernel``. A network takes it by its field `act` (layers/frame/activation.py). The initial values that go with a
-slope: `init.rectifier`.
+torch.nn.functional.prelu. Slopes are not decayed, for decay would pull them to the plain rectifier: optimizers decay
+parameters of two or more axes, and slopes have one. A network takes it by its field `act` (layers/frame/activation.py).
+The initial values that go with a slope: `init.rectifier`.
 """
 
 import jax

@@ -7,8 +7,8 @@ with the mode "dplr"; read for facts, no code was taken. See layers/mixers/dplr_
 Where we differ:
   * C is C. The reference trains ``C (1 - dA^L)``, with L the longest sequence, and can read no longer ones; ours reads
     any length, and a checkpoint of the reference has to be divided by that factor;
-  * the low-rank term is that of stable state spaces from the first commit on, and there is no dropout.
-Step sizes, poles, P and B have their own learning rate and no weight decay, which is left to the config.
+  * there is no dropout.
+Poles, P and B have their own learning rate, and these and step sizes no weight decay; both are left to the config.
 """
 
 import functools
@@ -134,8 +134,8 @@ class S4Network(Trunk):
 
 
 _CLASSIFIER = functools.partial(S4Network, last_norm=None, pre_norm=False)
-# The networks for gray CIFAR-10 as 1,024 pixels (512 channels, 6 blocks) and for ListOps of the long-range arena, by
-# configs/experiment/lra of the reference, but with LayerNorm throughout; and the width and depth of its example.
+# The network for gray CIFAR-10 as 1,024 pixels, by configs/experiment/lra/s4-lra-cifar.yaml of the reference; and the
+# width and depth of its example.
 VARIANTS = {
     's4_example': _CLASSIFIER(128, 4, S4),
     's4_lra_image': _CLASSIFIER(512, 6, functools.partial(S4, bidirectional=True, spaces=2)),

@@ -118,7 +118,13 @@ class MBConv(nn.Module):
 
 
 def _keeps(block: ConvFirst | MBConv, x: Float[Array, 'b h w c']) -> bool:
-    """Whether the block's output has the shape of its input."""
+    """Whether the block's output has the shape of its input.
+
+    Raises:
+        ValueError: the kernel has no middle.
+    """
+    if block.kernel_size % 2 == 0:
+        raise ValueError(f'kernel_size is {block.kernel_size}: use an odd side.')
     return block.stride == 1 and block.features == x.shape[-1]
 
 

@@ -35,7 +35,6 @@ from longview.modelzoo.layers.residuals.frac_connections import FracConnections
 from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
 from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 from longview.modelzoo.layers.residuals.normformer import ResScale
-from longview.modelzoo.layers.residuals.layer_scale import LayerScale
 from longview.modelzoo.layers.residuals.orthogonal import Orthogonal
 from longview.modelzoo.layers.residuals.residual import Add, Single, along
 from longview.modelzoo.layers.residuals.rezero import ReZero

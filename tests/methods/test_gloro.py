@@ -165,6 +165,7 @@ def test_it_starts_from_a_run_of_its_own_or_of_another_method(of, tmp_path):
     [
         (lambda: Gloro(NET, UnitLinear(10)), TypeError, 'Gloro needs a Bounded .a bound of its Lipschitz constant.'),
         (lambda: Gloro(SMALL, Linear(10)), TypeError, 'Gloro has a Linear as its head, .* use modelzoo.heads.unit'),
+        (lambda: Gloro(SMALL, UnitLinear(10), eval_iterations=0), ValueError, 'eval_iterations=0: use at least 1'),
         (lambda: Gloro(SMALL, UnitLinear(10), radius=0.0), ValueError, 'Gloro.radius is 0.0: it is a distance'),
         (
             lambda: jax.eval_shape(

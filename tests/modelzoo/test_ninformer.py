@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from longview import modelzoo
-from longview.modelzoo.layers.mixers.mixer_gate import MixerGate
+from longview.modelzoo.layers.mixers.mixer_gate import FeedForward, MixerGate
 from longview.modelzoo.vision import ninformer, vit
 from tests.modelzoo.tiny import filled, jit, shapes
 
@@ -55,7 +55,6 @@ def test_weights_for_another_number_of_tokens_are_refused():
 
 
 def test_dropout_drops_half_of_what_it_should_and_depends_on_the_row_alone():
-    block = ninformer.Block(rate=0.5)
     network = ninformer.NiNformer(16, 2, dropout=0.5, scan=True)
     images = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype(np.float32)
     variables = filled(network, images)
@@ -72,9 +71,20 @@ def test_dropout_drops_half_of_what_it_should_and_depends_on_the_row_alone():
     turned, _ = jax.device_get(run(rows[::-1], images[::-1]))
     chex.assert_trees_all_close(trained, turned[::-1], atol=1e-5)
     assert (abs(trained - plain).max(1) > 1e-2).all()
-    keys = jax.random.split(jax.random.key(0), (6, 3))
-    dropped = jit(block.apply)(zeroed(filled(block, X), 'mlp'), X, (None, keys))
-    assert np.isfinite(jax.device_get(dropped)).all()
+
+
+def test_a_feed_forward_layer_drops_half_of_its_output():
+    layer, x = FeedForward(8, 0.5), np.ones((64, 6, 8), np.float32)
+    y = jax.device_get(jit(layer.apply)(filled(layer, x), x, jax.random.split(jax.random.key(0), (2, 64))))
+    assert 0.45 < (y == 0).mean() < 0.55
+
+
+def test_dropout_without_keys_is_refused():
+    network = vit.vit('vit_test', mixer=functools.partial(MixerGate, ratio=1.0, rate=0.5))
+    x = np.zeros((1, 16, 16, 3), np.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), x)
+    with pytest.raises(ValueError, match='MixerGate.rate is 0.5 and the network gives it no keys for dropout'):
+        jax.eval_shape(functools.partial(network.apply, train=True), variables, x)
 
 
 def test_a_vit_takes_it_as_its_mixer():

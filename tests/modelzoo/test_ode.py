@@ -47,3 +47,5 @@ def test_what_cannot_be_is_refused():
         new(adjoint='direct')
     with pytest.raises(ValueError, match='rk4 does not know its error, which free steps need: set steps'):
         new(solver='rk4')
+    with pytest.raises(ValueError, match='steps=10 and most=8: use from 1 to most steps'):
+        new(solver='rk4', steps=10, most=8)

@@ -100,6 +100,7 @@ def test_a_compressed_network_decodes_as_it_reads():
         (pre_rms, _VIT(residual=ReZero), 'other connections than plain sums'),
         (pre_rms, _VIT(mixer=functools.partial(Attention, out_norm=LayerNorm)), 'changes what its last matrix writes'),
         (pre_rms, _VIT(block=HybridNorm), 'blocks that do not read their stream through norms alone'),
+        (pre_rms, _VIT(prefix=('cls_token', 'register')), 'tokens register, which are not known to be centered'),
         (pre_rms, _VIT(first_norm=True), 'first_norm is True: only a network with first_norm=False'),
         (pre_rms, _TRUNK(pre_norm=False), 'pre_norm is False: only a network with pre_norm=True'),
         (pre_rms, _TRUNK(vocabulary=9, tied=True), 'tied is True'),

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         own = mix is None or mix.has_own
         qkv = Dense((3 if own else 2) * inner, self.qkv_bias, self.kernel_init, self.dtype, name='qkv')(x)
         q, k, *rest = jnp.split(qkv, 3 if own else 2, axis=-1)
-        v = rest[0] if mix is None else mix.values(*rest)
+        v = rest[0] if mix is None else mix.values(*rest)[..., :inner]
         y = attend(*normed(self, *(split_heads(part, self.heads) for part in (q, k, v))), scale=self.scale)
         out = Dense(width, True, self.out_init or self.kernel_init, self.dtype, name='out')
         return leave(self, merge_heads(y), out), None, v

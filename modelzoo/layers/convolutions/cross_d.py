@@ -158,6 +158,10 @@ def _convolve_each(
     batch, side, (channels, features) = x.shape[0], kernel.shape[0], kernel.shape[-2:]
     groups, whole = x.shape[-1] // channels, kernel.reshape(side**3, channels, features)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    if min(x.shape[1:3]) < side:
+        raise ValueError(
+            f'the kernel is {side} x {side} and the image with its padding {x.shape[1]} x {x.shape[2]}: pad more.'
+        )
     rows, columns = ((length - side) // stride + 1 for length in x.shape[1:3])
     x = x.reshape(*x.shape[:3], groups, channels)
     spans = batch, (rows - 1) * stride + 1, (columns - 1) * stride + 1, groups, channels

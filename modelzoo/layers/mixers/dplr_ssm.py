@@ -87,7 +87,8 @@ def read(u: Float[Array, 'b t d'], space: Space, state: State | None) -> tuple[F
 def _reader(space: Space, size: int):
     """Returns the function (state, the next elements) -> (the state after them, their outputs)."""
     columns = _columns(space, size)
-    power = jnp.linalg.matrix_power(space.step, size)
+    with jax.default_matmul_precision('highest'):
+        power = jnp.linalg.matrix_power(space.step, size)
     rows = _rows(space._replace(leave=_times(space.leave[:, :, None], space.step[None])[:, :, 0]), space.step, size)
     inner = jnp.einsum('sdn,dnt->std', space.leave, columns, precision='highest')
 

@@ -80,13 +80,17 @@ class MixerGate(nn.Module):
 
         Args:
             x: as many tokens as at the first call, in the same order.
-            train: unused; there is dropout where there are keys.
+            train: whether there should be keys where there is dropout.
             keys: of the `KEYS` dropouts, one for each example; None for no dropout.
 
         Raises:
-            ValueError: the weights are for another number of tokens.
+            ValueError: the weights are for another number of tokens, or dropout has no keys in training.
         """
         self._check_tokens(x.shape[1])
+        if train and self.rate and keys is None:
+            raise ValueError(
+                f'MixerGate.rate is {self.rate} and the network gives it no keys for dropout: use rate=0, or NiNformer.'
+            )
         hidden = int(x.shape[-1] * self.ratio)
         branch = lambda name: FeedForward(hidden, self.rate, self.kernel_init, self.dtype, name=name)
         token_keys, channel_keys = (None, None) if keys is None else (keys[:2], keys[2:])

@@ -43,7 +43,7 @@ TRANSFORMS = ('dct', 'fft')
 
 
 class ChannelConv(nn.Module):
-    """A convolution over the sequence for groups of channels, one pixel of padding at each side for 3 taps.
+    """A convolution over the sequence for groups of channels, padded to keep the length.
 
     Attributes:
         taps: odd length of the kernels.

@@ -45,6 +45,10 @@ class FracConnections(Residual):
         Raises:
             ValueError: the fractions do not divide the width.
         """
+        if min(self.fractions, self.streams) < 1:
+            raise ValueError(
+                f'FracConnections has fractions={self.fractions} and streams={self.streams}: use at least 1 of each.'
+            )
         if x.shape[-1] % self.fractions:
             raise ValueError(
                 f'width {x.shape[-1]} does not divide into {self.fractions} fractions: change width or fractions.'

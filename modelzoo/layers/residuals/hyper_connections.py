@@ -4,8 +4,8 @@ Zhu et al., 2024, "Hyper-Connections", https://arxiv.org/abs/2409.19606. The aut
 dynamic form agrees with https://github.com/lucidrains/hyper-connections (MIT), release 0.4.11, whose norm is RMSNorm
 with ``1 + scale``; that code also has the form without the tanh. With initial weights the network computes the plain
 residual network: branch k reads copy k modulo the number of copies, every output is added to every copy, and the copies
-are summed at the end. In the paper the static weights have no weight decay, for which an optimizer here needs
-``decay_rules=(('static_alpha', 0.0),)``.
+are summed at the end, a multiple that the last norm takes away. In the paper the static weights have no weight decay,
+for which an optimizer here needs ``decay_rules=(('static_alpha', 0.0),)``.
 """
 
 from collections.abc import Callable
@@ -35,6 +35,8 @@ class HyperConnections(Residual):
 
     def open(self, x: Float[Array, 'b *n']) -> Array:
         """Returns copies of `x`."""
+        if self.streams < 1:
+            raise ValueError(f'HyperConnections.streams is {self.streams}: use at least 1.')
         return jnp.repeat(x[:, None], self.streams, axis=1)
 
     def read(self, s: Float[Array, 'b s *n']) -> Float[Array, 'b *n']:

@@ -21,7 +21,7 @@ from longview.modelzoo.layers.residuals.residual import Single
 
 
 class ResScale(Single):
-    """``scale * s + y`` for a block's second branch with one scale per channel, 1 at first; ``s + y`` for the first."""
+    """``scale * s + y`` with one scale per channel, 1 at first; ``s + y`` for the first branch of a block."""
 
     @nn.compact
     def write(self, s: Array, y: Float[Array, 'b *n']) -> Array:

@@ -40,8 +40,17 @@ class ValueMix(NamedTuple):
         """
         if own is None:
             return self.first
+        _check_room(own, self.first)
         first_weight, own_weight = (jnp.asarray(weight, own.dtype) for weight in self.weights)
         return first_weight * self.first[..., : own.shape[-1]].astype(own.dtype) + own_weight * own
+
+
+def _check_room(values: Array, room: Array) -> None:
+    if values.shape[-1] > room.shape[-1]:
+        raise ValueError(
+            f'values have {values.shape[-1]} channels and the stream has room for {room.shape[-1]}: use a smaller '
+            'head_width.'
+        )
 
 
 class ValueStream(NamedTuple):
@@ -80,6 +89,7 @@ class _CarriesValues(Residual, SharesValues):
 
         It has room for values as wide as the features; narrower ones are filled up with zeros.
         """
+        _check_room(values, s.first)
         spare = s.first.shape[-1] - values.shape[-1]
         values = jnp.pad(values, ((0, 0),) * (values.ndim - 1) + ((0, spare),))
         first = jnp.where(s.has_first > 0, s.first, values.astype(s.first.dtype))

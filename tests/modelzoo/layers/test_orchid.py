@@ -43,6 +43,13 @@ def test_a_network_that_answers_nothing_leaves_the_fixed_kernel(fields):
     assert np.abs(made - fixed).max() > 1e-3
 
 
+def test_correlations_of_a_sequence_with_itself_have_a_positive_spectrum():
+    spectrum = jnp.fft.rfft(X, axis=1)
+    found = Orchid(kind='correlation', transform='fft', exact=True)._compared([spectrum, spectrum])
+    np.testing.assert_allclose(found.imag, 0, atol=1e-5)
+    assert found.real.min() >= 0
+
+
 def test_what_cannot_be_is_refused():
     new = lambda **fields: Orchid(**SMALL | fields).init(jax.random.key(0), X)
     with pytest.raises(ValueError, match="Orchid with exact=True needs circular convolutions: use transform='fft'"):

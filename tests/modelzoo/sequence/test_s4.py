@@ -44,10 +44,12 @@ def test_no_power_of_the_matrix_makes_a_state_longer():
 
 
 def test_hippo_has_the_poles_of_its_triangular_matrix():
-    poles, P, _ = dplr_ssm.hippo(8)
+    poles, P, B = dplr_ssm.hippo(8)
     both = lambda x: np.concatenate([x, x.conj()])
     whole = np.diag(both(poles)) - np.outer(both(P), both(P).conj())
     np.testing.assert_allclose(np.sort(np.linalg.eigvals(whole).real), -np.arange(8.0, 0, -1), rtol=1e-6)
+    wanted = np.sum(np.sqrt((np.arange(8) + 0.5) * (2 * np.arange(8) + 1)))  # P and B before their change of basis
+    np.testing.assert_allclose(2 * (P.conj() @ B).real, wanted, rtol=1e-6)
 
 
 def test_a_sequence_read_in_parts_of_any_length_gives_what_the_whole_gives():
