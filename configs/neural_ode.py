@@ -36,10 +36,16 @@ def recipe(backbone):
     return config | {'task': task, 'optimizer': optimizer, 'data': config['data'] | {'train_crop': crop}}
 
 
+def digits(backbone):
+    """Digits of 16 x 16 pixels, of which the stem leaves 3 x 3."""
+    config = base.digits(backbone)
+    return config | {'data': config['data'] | {'image_size': 16}}
+
+
 get_config = base.presets(
     fashion_mnist=recipe(solved()),
-    digits=base.digits(solved(**SMALL)),
-    adjoint_digits=base.digits(solved('backsolve', **SMALL)),
-    plain_digits=base.digits(BACKBONE | SMALL | {'depth': 6, 'block': None}),
+    digits=digits(solved(**SMALL)),
+    adjoint_digits=digits(solved('backsolve', **SMALL)),
+    plain_digits=digits(BACKBONE | SMALL | {'depth': 6, 'block': None}),
     smoke=base.smoke(recipe(solved(**SMALL))),
 )
