@@ -13,7 +13,7 @@ of their layers replaced (16 random features cut at -5) or with adapters (8, cut
 start is ours. `digits` is a ViT of 3 blocks of 48 channels on 4 patches whose feed-forward layers have 32 random
 features, 1,536 trained numbers each; `plain_digits` has plain ones of 15 hidden units, 1,503 numbers; those of
 `full_digits` have the usual 4 times the width, 18,672 numbers. Adapters are `modelzoo.layers.snnk:AdaptedMlp` in the
-place of the ViT's Mlp, whose weights they take. What they reach: docs/results.md.
+place of the ViT's Mlp, whose weights they take. No preset was run to its end here.
 """
 
 from longview.configs import base

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 from jax.typing import DTypeLike
@@ -129,7 +130,7 @@ class Dcls(nn.Module):
         """
         sizes = places.sides(self.dilated_size or self.kernel_size, axes)
         limits = [sizes[axis] // 2 for axis in _order(self.interpolation, axes)]
-        bound = jnp.asarray(limits, jnp.float32).reshape(axes, 1, 1, 1)
+        bound = np.asarray(limits, np.float32).reshape(axes, 1, 1, 1)
         inside = lambda key, shape: jnp.clip(_STEP(key, shape, jnp.float32), -bound, bound)
         return owner.param('positions', inside, (axes, self.features, self._channels(channels), self._count(axes)))
 
