@@ -62,7 +62,7 @@ class Span:
 Points = Float[Array, '*n d'] | Span
 
 
-def span(*vectors: Float[Array, '*#n d']) -> list[Span]:
+def span(*vectors: Float[Array, '... d']) -> list[Span]:
     """Returns each of the vectors as a sum of them all."""
     places = range(len(vectors))
     products = {(i, j): dot(vectors[i], vectors[j]) for i in places for j in range(i, len(vectors))}
@@ -70,7 +70,7 @@ def span(*vectors: Float[Array, '*#n d']) -> list[Span]:
     return [Span(vectors, products, tuple(float(i == place) for i in places)) for place in places]
 
 
-def dot(x: Float[Array, '*#n d'] | Span, y: Float[Array, '*#n d'] | Span) -> Float[Array, '... 1']:
+def dot(x: Float[Array, '... d'] | Span, y: Float[Array, '... d'] | Span) -> Float[Array, '... 1']:
     """Returns inner products of vectors; of two of a span, by those of its basis."""
     if not isinstance(x, Span):
         return jnp.sum(x * y, axis=-1, keepdims=True)
@@ -189,7 +189,7 @@ def fully_connected(
 
 
 @jax.custom_jvp
-def _sinh_of_multiple(x: Float[Array, '*n o'], factor: Float[Array, '*#n o']) -> Float[Array, '*n o']:
+def _sinh_of_multiple(x: Float[Array, '*n o'], factor: Float[Array, '... o']) -> Float[Array, '*n o']:
     """Returns ``sinh(2 factor arcsinh(x))``; the slope is written out, for JAX would keep six arrays for it."""
     return jnp.sinh(2 * factor * jnp.arcsinh(x))
 

@@ -103,8 +103,9 @@ def shapes(module: nn.Module, *columns: jax.ShapeDtypeStruct) -> list[tuple[str,
 @pytest.mark.parametrize('family', families(), ids=lambda family: family.__name__.rpartition('.')[2])
 def test_every_family_has_places(family) -> None:
     network = list(family.VARIANTS.values())[-1]
-    # No single stream that blocks add to: FractalNet has columns, CrossViT two streams, routed tokens a stream a scale.
-    if family.__name__.endswith(('.fractalnet', '.crossvit', '.dit_routing')):
+    # No single stream that blocks add to: FractalNet has columns, CrossViT two streams, routed tokens a stream a scale,
+    # and DuoFormer's tokens are made of the streams of a pyramid.
+    if family.__name__.endswith(('.fractalnet', '.crossvit', '.dit_routing', '.duoformer')):
         assert [name for name, _, _ in shapes(network, example(network, (32, 32), 2))]
         return
     assert isinstance(network, ft.Backbone)
