@@ -48,6 +48,12 @@ _MORE = (
     'inception_resnet_v2',
     'regnety_004',
     'efficientnet_b0',
+    'crossvit_9_240',
+    'shvit_s1',
+    'hiera_tiny_224',
+    'pit_s_224',
+    'coatnet_0_rw_224',
+    'maxvit_tiny_tf_224',
 )
 _MODELS = flags.DEFINE_list('models', list(_PAIRS), 'Which of our variants, or "more" for those of _MORE.')
 _CALLS = flags.DEFINE_list('calls', ['forward', 'train'], 'What to measure.')
