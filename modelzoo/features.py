@@ -37,6 +37,7 @@ one length; then ``NAME_valid`` (B, N) is True where there is something.
 import abc
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -161,6 +162,39 @@ class TokenBackbone(Backbone):
     @abc.abstractmethod
     def encode(self, tokens: Float[Array, 'b n d'], grid: Grid | None, *, train: bool = False) -> Features:
         """Runs the blocks. For a subset of the tokens `grid` is None; some families refuse that."""
+
+
+class WholeGridBackbone(TokenBackbone):
+    """Has weights for each pair of patches, which take the place of positions and want the whole grid.
+
+    Final classes have the fields ``width`` and ``dtype``, a part ``stem``, the patch embedding, and the method `grid`;
+    their ``encode`` begins with `_check_whole`.
+    """
+
+    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> Features:
+        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``.
+
+        Raises:
+            ValueError: the patch does not divide the image, or the weights are for another number of patches.
+        """
+        grid = self.grid(*x.shape[1:3])
+        tokens = self.embed(x)
+        return {STEM: tokens.reshape(x.shape[0], *grid, self.width), **self.encode(tokens, grid, train=train)}
+
+    def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
+        """Returns the patch embeddings, row by row."""
+        return self.stem(x).reshape(x.shape[0], -1, self.width)
+
+    def positions(self, grid: Grid) -> Float[Array, '1 n d']:
+        """Returns zeros: the matrices across the patches depend on the positions themselves."""
+        return jnp.zeros((1, grid[0] * grid[1], self.width), self.dtype)
+
+    def _check_whole(self, grid: Grid | None) -> None:
+        if grid is None:
+            raise ValueError(
+                f'{type(self).__name__} has a weight for each pair of patches, so it cannot encode a subset of them: '
+                'replace tokens instead of dropping them.'
+            )
 
 
 class PyramidBackbone(Backbone):

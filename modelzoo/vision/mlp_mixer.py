@@ -97,7 +97,7 @@ class Affine(nn.Module):
         return (x.astype(jnp.float32) * alpha + beta).astype(self.dtype)
 
 
-class Mixer(ft.TokenBackbone):
+class Mixer(ft.WholeGridBackbone):
     """The trunk of both networks.
 
     Attributes:
@@ -138,27 +138,9 @@ class Mixer(ft.TokenBackbone):
         """The patch embedding, each block, the last norm."""
         return (('stem',), *((name,) for name in trunk.names(self.depth)), ('norm',))
 
-    def __call__(self, x: Float[Array, 'b h w c'], *, train: bool = False) -> ft.Features:
-        """Returns ``stem``, ``tokens``, ``map`` and ``pooled``.
-
-        Raises:
-            ValueError: the patch does not divide the image, or the weights are for another number of patches.
-        """
-        grid = self.grid(*x.shape[1:3])
-        tokens = self.embed(x)
-        return {ft.STEM: tokens.reshape(x.shape[0], *grid, self.width), **self.encode(tokens, grid, train=train)}
-
     def grid(self, height: int, width: int) -> ft.Grid:
         """Returns rows and columns of patches."""
         return patch_grid(height, width, self.patch)
-
-    def embed(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b n d']:
-        """Returns the patch embeddings, row by row."""
-        return self.stem(x).reshape(x.shape[0], -1, self.width)
-
-    def positions(self, grid: ft.Grid) -> Float[Array, '1 n d']:
-        """Returns zeros: the matrices across the patches depend on the positions themselves."""
-        return jnp.zeros((1, grid[0] * grid[1], self.width), self.dtype)
 
     def encode(self, tokens: Float[Array, 'b n d'], grid: ft.Grid | None, *, train: bool = False) -> ft.Features:
         """Runs the blocks on a whole grid of patches.
@@ -166,11 +148,7 @@ class Mixer(ft.TokenBackbone):
         Raises:
             ValueError: `grid` is None; the blocks have a weight for each pair of positions.
         """
-        if grid is None:
-            raise ValueError(
-                'Mixer has a weight for each pair of patches, so it cannot encode a subset of them: '
-                'replace tokens instead of dropping them.'
-            )
+        self._check_whole(grid)
         masks = path_masks(self, self.drop_path, self.depth, tokens.shape[0], train=train)
         s = trunk.run(self, self.blocks, self.join.open(tokens), masks, train=train, remat=self.remat, scan=self.scan)
         x = self.last_norm(self.join.close(s))
