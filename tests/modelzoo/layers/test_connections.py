@@ -10,9 +10,12 @@ import pytest
 from flax import traverse_util
 
 from longview.modelzoo.heads import Classifier, LanguageHead
+from longview.modelzoo.layers.attention.attention import Attention
 from longview.modelzoo.layers.residuals.frac_connections import FracConnections
 from longview.modelzoo.layers.residuals.hyper_connections import HyperConnections
+from longview.modelzoo.layers.residuals.value_residual import SharedValue
 from longview.modelzoo.sequence.resformer import resformer
+from longview.modelzoo.vision.vit import ViT
 from tests.modelzoo.tiny import filled, jit
 
 
@@ -94,6 +97,18 @@ def test_copies_in_fractions_begin_as_the_plain_residual_network(dynamic):
 
     ours, plain = jax.device_get(run())
     np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_a_vit_of_narrow_heads_shares_values_of_their_width_alone():
+    attention = functools.partial(Attention, head_width=2)
+    network = ViT(8, 2, 2, patch=4, image_size=8, residual=SharedValue, mixer=attention)
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))['params']
+    assert [params[f'block{index:02d}']['mixer']['out']['kernel'].shape for index in (0, 1)] == [(4, 8)] * 2
+    wide = network.clone(mixer=functools.partial(Attention, head_width=8))
+    with pytest.raises(
+        ValueError, match='values have 16 channels and the stream has room for 8: use a smaller head_width'
+    ):
+        jax.eval_shape(wide.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
 
 
 @pytest.mark.parametrize('variant', ['resformer_test', 'svformer_test'])
